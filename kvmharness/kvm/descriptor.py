@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What /dev/kvm, a VM and a vCPU have in common: a file descriptor that takes ioctls."""
+
+import os
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+from kvmharness.kvm._kvm import lib
+from kvmharness.kvm.clock import Bracket, BracketBuffer
+from kvmharness.kvm.errors import KvmError
+from kvmharness.kvm.ioctls import Ioctl
+
+
+class Descriptor:
+    """A KVM file descriptor, closed by close() or at the end of a `with` block.
+
+    With brackets on, `bracket` is the one around the newest ioctl.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._bracket_buffer: BracketBuffer | None = None
+        # Bound here and not in each method: a plain ioctl costs little more than these two calls.
+        self._call_value: Any = lib.ioctl_value
+        self._call_pointer: Any = lib.ioctl_pointer
+
+    def use_brackets(self, buffer: BracketBuffer) -> None:
+        """From now on read the host's clocks around each ioctl, into `buffer`."""
+        self._bracket_buffer = buffer
+        self._call_value = partial(lib.bracketed_ioctl_value, buffer.pointer)
+        self._call_pointer = partial(lib.bracketed_ioctl_pointer, buffer.pointer)
+
+    @property
+    def bracket(self) -> Bracket:
+        """Host clocks around the newest ioctl; ValueError when brackets are off."""
+        if self._bracket_buffer is None:
+            raise ValueError("brackets are off: call use_brackets() first")
+        return self._bracket_buffer.read()
+
+    def _ioctl(self, ioctl: Ioctl, value: int = 0) -> int:
+        result: int = self._call_value(self._fd, ioctl.number, value)
+        if result < 0:
+            raise KvmError(ioctl, -result)
+        return result
+
+    def _ioctl_pointer(self, ioctl: Ioctl, pointer: Any) -> int:
+        result: int = self._call_pointer(self._fd, ioctl.number, pointer)
+        if result < 0:
+            raise KvmError(ioctl, -result)
+        return result
+
+    def fileno(self) -> int:
+        """The file descriptor, -1 once closed."""
+        return self._fd
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was given back."""
+        return self._fd < 0
+
+    def close(self) -> None:
+        """Give the file descriptor back; again is harmless."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

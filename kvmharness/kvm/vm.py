@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A VM: memory, vCPUs, interrupt chip, clock."""
+
+from typing import Any, NamedTuple
+
+from kvmharness.kvm import ioctls
+from kvmharness.kvm._kvm import ffi
+from kvmharness.kvm.descriptor import Descriptor
+from kvmharness.kvm.memory import Memory
+from kvmharness.kvm.vcpu import Vcpu
+
+
+class ClockData(NamedTuple):
+    """A VM's clock (struct kvm_clock_data).
+
+    `clock` and `realtime` in ns, `host_tsc` in cycles; `flags` says what holds: KVM_CLOCK_TSC_STABLE
+    (the masterclock is in use), KVM_CLOCK_REALTIME and KVM_CLOCK_HOST_TSC (those fields are valid).
+    """
+
+    clock: int
+    flags: int
+    realtime: int
+    host_tsc: int
+
+
+class Vm(Descriptor):
+    """A VM; closing it closes its vCPUs and gives its memory back."""
+
+    def __init__(self, fd: int, vcpu_mmap_size: int) -> None:
+        super().__init__(fd)
+        self._vcpu_mmap_size = vcpu_mmap_size
+        self.vcpus: list[Vcpu] = []
+        self.memory: list[Memory] = []
+
+    def create_vcpu(self, number: int) -> Vcpu:
+        """KVM_CREATE_VCPU: the vCPU, whose TSC KVM has then set to 0 (kvm_arch_vcpu_postcreate)."""
+        vcpu = Vcpu(self._ioctl(ioctls.CREATE_VCPU, number), number, self._vcpu_mmap_size)
+        self.vcpus.append(vcpu)
+        if self._bracket_buffer is not None:
+            vcpu.use_brackets(self._bracket_buffer)
+        return vcpu
+
+    def add_memory(self, size: int, guest_address: int = 0) -> Memory:
+        """KVM_SET_USER_MEMORY_REGION: `size` zeroed bytes at a guest physical address, in the next slot."""
+        memory = Memory(size)
+        region = ffi.new("struct kvm_userspace_memory_region *")
+        region.slot = len(self.memory)
+        region.guest_phys_addr = guest_address
+        region.memory_size = size
+        region.userspace_addr = int(ffi.cast("uintptr_t", memory.address))
+        try:
+            self._ioctl_pointer(ioctls.SET_USER_MEMORY_REGION, region)
+        except OSError:
+            memory.close()
+            raise
+        self.memory.append(memory)
+        return memory
+
+    def check_extension(self, capability: int) -> int:
+        """KVM_CHECK_EXTENSION on the VM (KVM_CAP_CHECK_EXTENSION_VM): 0 when it lacks the capability."""
+        return self._ioctl(ioctls.CHECK_EXTENSION, capability)
+
+    def enable_cap(self, capability: int, *args: int) -> None:
+        """KVM_ENABLE_CAP on the VM, with up to four arguments."""
+        self._ioctl_pointer(
+            ioctls.VM_ENABLE_CAP, ffi.new("struct kvm_enable_cap *", {"cap": capability, "args": list(args)})
+        )
+
+    def set_tss_address(self, address: int) -> None:
+        """KVM_SET_TSS_ADDR: three pages that kvm_intel needs for real mode without unrestricted guest."""
+        self._ioctl(ioctls.SET_TSS_ADDR, address)
+
+    def set_identity_map_address(self, address: int) -> None:
+        """KVM_SET_IDENTITY_MAP_ADDR: one page for the same purpose; before the first vCPU."""
+        self._ioctl_pointer(ioctls.SET_IDENTITY_MAP_ADDR, ffi.new("uint64_t *", address))
+
+    def create_irqchip(self) -> None:
+        """KVM_CREATE_IRQCHIP: PIC, IOAPIC and local APICs in the kernel; before the first vCPU."""
+        self._ioctl(ioctls.CREATE_IRQCHIP)
+
+    def tsc_khz(self) -> int:
+        """KVM_GET_TSC_KHZ on the VM: what its vCPUs start with, in kHz."""
+        return self._ioctl(ioctls.VM_GET_TSC_KHZ)
+
+    def set_tsc_khz(self, khz: int) -> None:
+        """KVM_SET_TSC_KHZ on the VM, for the vCPUs to come, in kHz."""
+        self._ioctl(ioctls.VM_SET_TSC_KHZ, khz)
+
+    def clock(self) -> ClockData:
+        """KVM_GET_CLOCK. Its flags lag behind the vCPUs' TSCs until one of them runs."""
+        data: Any = ffi.new("struct kvm_clock_data *")
+        self._ioctl_pointer(ioctls.GET_CLOCK, data)
+        return ClockData(data.clock, data.flags, data.realtime, data.host_tsc)
+
+    def set_clock(self, clock: int, flags: int = 0, realtime: int = 0) -> None:
+        """KVM_SET_CLOCK: `clock` in ns; with KVM_CLOCK_REALTIME the time since `realtime` (ns) is added."""
+        self._ioctl_pointer(
+            ioctls.SET_CLOCK,
+            ffi.new("struct kvm_clock_data *", {"clock": clock, "flags": flags, "realtime": realtime}),
+        )
+
+    def close(self) -> None:
+        """Give back vCPUs, VM and memory, in this order; again is harmless."""
+        for vcpu in self.vcpus:
+            vcpu.close()
+        super().close()
+        for memory in self.memory:
+            memory.close()
