@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a KVM can do, found by effect: a script is played and its trace looked at.
+
+Capability bits do not show it. A KVM whose TSCs are protected, or one that runs under another
+hypervisor, may answer every TSC write with success and ignore it.
+"""
+
+from dataclasses import dataclass
+
+from kvmharness.contract import Claim, Finding, State, check
+from kvmharness.script import (
+    CreateVcpu,
+    GetClock,
+    GetMsrs,
+    GetTscOffset,
+    Read,
+    Run,
+    Script,
+    SetMsrs,
+    SetTscOffset,
+    Sleep,
+    Time,
+)
+from kvmharness.trace import Trace
+
+MS = 1_000_000
+
+# Values more than a second away, in both directions of time: under no rule anyone has proposed does
+# KVM take a write of them for an attempt to synchronize.
+_FAR = Time(1000 * 1000 * MS)
+
+PROBE: Script = (
+    CreateVcpu(vcpu=0, guest="rdtsc-16", label="create-0"),
+    CreateVcpu(vcpu=1, guest="rdtsc-64", label="create-1"),
+    GetMsrs(vcpu=0, indices=("TSC",), label="tsc-new"),
+    Sleep(ns=20 * MS),
+    GetMsrs(vcpu=0, indices=("TSC",), label="tsc-aged"),
+    Run(vcpu=0, label="guest-16"),
+    GetMsrs(vcpu=1, indices=("TSC",), label="tsc-1"),
+    Run(vcpu=1, label="guest-64"),
+    GetClock(label="clock"),
+    SetMsrs(vcpu=0, msrs=(("TSC", Read("tsc-aged", _FAR)),), label="write"),
+    GetMsrs(vcpu=0, indices=("TSC",), label="tsc-written"),
+    Run(vcpu=0, label="guest-written"),
+    GetMsrs(vcpu=1, indices=("TSC",), label="tsc-before-offset"),
+    GetTscOffset(vcpu=1, label="offset-before"),
+    SetTscOffset(vcpu=1, offset=Read("offset-before", _FAR), label="set-offset"),
+    GetTscOffset(vcpu=1, label="offset-set"),
+    GetMsrs(vcpu=1, indices=("TSC",), label="tsc-offset"),
+    Run(vcpu=1, label="guest-offset"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """Something a KVM can or cannot do. `missing` says in words what it is when it cannot."""
+
+    name: str
+    claim: Claim
+    missing: str
+
+
+CAPABILITIES = {
+    capability.name: capability
+    for capability in (
+        Capability(
+            "stable-tsc",
+            Claim(
+                "a vCPU's TSC goes on with the host's while it does not run",
+                seen=("tsc-aged",),
+                expected=("tsc-new",),
+            ),
+            "this host's TSC is unstable: KVM moves the vCPUs' offsets by itself",
+        ),
+        Capability(
+            "guest-16",
+            Claim("a 16-bit guest reads its TSC", seen=("guest-16",), expected=("tsc-aged",)),
+            "a guest in 16-bit real mode does not run",
+        ),
+        Capability(
+            "guest-64",
+            Claim("a 64-bit guest reads its TSC", seen=("guest-64",), expected=("tsc-1",)),
+            "a guest in 64-bit long mode does not run",
+        ),
+        Capability(
+            "tsc-write",
+            Claim(
+                "a write of MSR_IA32_TSC sets the vCPU's TSC",
+                seen=("tsc-written", "guest-written"),
+                expected=("write",),
+                instead="tsc-aged",
+            ),
+            "this KVM ignores writes of MSR_IA32_TSC",
+        ),
+        Capability(
+            "tsc-offset",
+            Claim(
+                "KVM_VCPU_TSC_OFFSET sets the vCPU's offset",
+                seen=("offset-set", "tsc-offset", "guest-offset"),
+                expected=("set-offset",),
+                instead="tsc-before-offset",
+            ),
+            "this KVM has no offset attribute that works (KVM_VCPU_TSC_OFFSET)",
+        ),
+    )
+}
+
+# Without a stable TSC no offset stays, so nothing else can be told from one.
+NEEDED_BY_ALL = ("stable-tsc",)
+
+
+def findings(probe: Trace) -> dict[str, Finding]:
+    """What the trace of PROBE shows of each capability: kept is there, broken is missing."""
+    return {name: check(capability.claim, probe) for name, capability in CAPABILITIES.items()}
+
+
+def missing(probe: Trace, needs: tuple[str, ...]) -> str:
+    """Why a scenario with these needs says nothing on the probed KVM; "" when nothing is missing."""
+    found = findings(probe)
+    for name in (*NEEDED_BY_ALL, *needs):
+        if found[name].state is not State.KEPT:
+            return CAPABILITIES[name].missing
+    return ""

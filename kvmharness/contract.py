@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Contracts: what userspace is entitled to, checked on a trace with its brackets as the only tolerance.
+
+A guest's TSC is the host's TSC plus an offset. Every step that writes or reads a TSC says something
+about that offset: a TSC of v, written or read while the host's TSC went from b to a, means an offset
+between v - a and v - b; the offset attribute says it exactly. A claim names the steps whose offset
+must agree (`seen` with `expected`), and the step that would explain it if the claim were broken
+(`instead`). So a claim is
+    kept       if what was seen agrees with what was expected, and not with what would be instead
+    broken     if it does not agree with what was expected
+    undecided  if the brackets are too wide to tell the two apart, or a step failed
+All this is for vCPUs that count at the host's rate (no TSC scaling).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from kvmharness.model.interval import Interval, signed
+from kvmharness.script import CreateVcpu, GetMsrs, GetTscOffset, Run, SetMsrs, SetTscOffset
+from kvmharness.trace import Event, Trace
+
+# Half of the second within which KVM takes a write for an attempt to synchronize (kvm_synchronize_tsc).
+TOGETHER_NS = 500_000_000
+
+
+class State(Enum):
+    """What became of a claim."""
+
+    KEPT = "kept"
+    BROKEN = "broken"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One thing userspace is entitled to.
+
+    `text` says it in words. `seen` and `expected` are labels of steps whose offsets must agree; of
+    several in `expected`, those that did not fail are taken together. `instead` is the label of the
+    step whose offset the vCPU would have if the claim were broken ("" if there is none), and
+    `otherwise` says in words what KVM did in that case. `together` names two steps that have to
+    follow each other within half a second, or nothing is claimed.
+    """
+
+    text: str
+    seen: tuple[str, ...]
+    expected: tuple[str, ...]
+    instead: str = ""
+    otherwise: str = ""
+    together: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A claim's state, why (a sentence, "" where kept), and at which step (counted from 1; 0 for none)."""
+
+    claim: Claim
+    state: State
+    reason: str = ""
+    step: int = 0
+
+
+def implied_offset(event: Event) -> Interval | None:
+    """The TSC offset that a step's values and bracket imply, in cycles; None if they imply none."""
+    operation = event.operation
+    if isinstance(operation, SetTscOffset | GetTscOffset):
+        return Interval(*[signed(event.values[0])] * 2) if event.values else None
+    tsc = guest_tsc(event)
+    if tsc is None:
+        return None
+    return Interval(tsc - event.bracket.tsc_after, tsc - event.bracket.tsc_before)
+
+
+def guest_tsc(event: Event) -> int | None:
+    """The guest TSC that a step wrote or read, in cycles; None if it did neither."""
+    operation = event.operation
+    if isinstance(operation, CreateVcpu):
+        return 0  # kvm_arch_vcpu_postcreate() writes 0
+    if not event.values:
+        return None
+    if isinstance(operation, SetMsrs):
+        names: Sequence[str] = [name for name, _ in operation.msrs]
+    elif isinstance(operation, GetMsrs):
+        names = operation.indices
+    elif isinstance(operation, Run):
+        return event.values[-1]
+    else:
+        return None
+    return event.values[names.index("TSC")] if "TSC" in names else None
+
+
+def check(claim: Claim, trace: Trace) -> Finding:
+    """Whether the claim holds in this trace."""
+    steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
+    events = {event.operation.label: event for event in trace.events}
+
+    def undecided(reason: str, step: int = 0) -> Finding:
+        return Finding(claim, State.UNDECIDED, reason, step)
+
+    for label in (*claim.together, *filter(None, [claim.instead])):
+        if label not in events:
+            return undecided(f"step '{label}' was not reached")
+    if claim.together:
+        first, second = (events[label] for label in claim.together)
+        elapsed = second.bracket.ns_after - first.bracket.ns_before
+        if elapsed >= TOGETHER_NS:
+            return undecided(
+                f"{claim.together[0]} and {claim.together[1]} were {elapsed / 1e6:.0f} ms apart: "
+                "too far for KVM to take them as one act",
+                steps[claim.together[1]],
+            )
+    expected = _expected(claim, events)
+    if isinstance(expected, str):
+        return undecided(expected)
+    instead = implied_offset(events[claim.instead]) if claim.instead else None
+    looked = False
+    for label in claim.seen:
+        seen = implied_offset(events[label]) if label in events and not events[label].error else None
+        if seen is None:
+            continue
+        looked = True
+        if seen.intersection(expected) is None:
+            return Finding(claim, State.BROKEN, _broken(claim, trace, label, expected, instead), steps[label])
+        if instead is not None and seen.intersection(instead) is not None:
+            return undecided(
+                f"the brackets are too wide to tell: {label} was {events[label].bracket.width} cycles wide",
+                steps[label],
+            )
+    if not looked:
+        errors = {events[label].error for label in claim.seen if label in events} - {""}
+        return undecided(f"none of {', '.join(claim.seen)} read anything {'/'.join(sorted(errors))}".rstrip())
+    return Finding(claim, State.KEPT)
+
+
+def _expected(claim: Claim, events: dict[str, Event]) -> Interval | str:
+    """The offset the claim expects, or why it cannot be known."""
+    expected: Interval | None = None
+    errors = []
+    for label in claim.expected:
+        if label not in events:
+            return f"step '{label}' was not reached"
+        if events[label].error:
+            errors.append(f"{label} failed with {events[label].error}")
+            continue
+        offset = implied_offset(events[label])
+        if offset is None:
+            errors.append(f"{label} read nothing")
+            continue
+        both = offset if expected is None else expected.intersection(offset)
+        if both is None:
+            return f"{' and '.join(claim.expected)} disagree with each other"
+        expected = both
+    return "; ".join(errors) if expected is None else expected
+
+
+def _broken(claim: Claim, trace: Trace, label: str, expected: Interval, instead: Interval | None) -> str:
+    event = next(event for event in trace.events if event.operation.label == label)
+    seen = implied_offset(event)
+    assert seen is not None
+    khz = next((each.values[0] for each in trace.events if isinstance(each.operation, CreateVcpu)), 0)
+    tsc = guest_tsc(event)
+    gap = expected.gap(seen)
+    distance = f"{abs(gap)} cycles ({_duration(abs(gap), khz)}) {'ahead of' if gap > 0 else 'behind'}"
+    if tsc is None:
+        text = f"{label} read an offset of {seen.low}, {distance} what was due"
+    else:
+        text = f"{label} read a TSC of {tsc} ({_duration(tsc, khz)}), {distance} what was due"
+    if instead is not None and claim.otherwise and seen.intersection(instead) is not None:
+        text += f": {claim.otherwise}"
+    return text
+
+
+def _duration(count: int, khz: int) -> str:
+    """Cycles as time, with as many digits as are worth reading."""
+    if not khz:
+        return "unknown time"
+    ns = count * 1_000_000 // khz
+    if ns < 1_000:
+        return f"{ns} ns"
+    if ns < 1_000_000:
+        return f"{ns / 1e3:.1f} us"
+    return f"{ns / 1e6:.1f} ms" if ns < 1_000_000_000 else f"{ns / 1e9:.3f} s"

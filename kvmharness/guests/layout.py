@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where things lie in a guest's memory (guest physical addresses, in bytes).
+
+0x1000          page tables of long mode: PML4, PDPT, page directory; the first 2 MiB, one to one
+0x4000 + 0x2000 * n   vCPU n: a page of code, then a page of results
+in the results  0x000  how many samples were taken (u64; only the endless programs count)
+                0x800  a ring of 256 samples (u64 each, guest TSC in cycles)
+"""
+
+PML4 = 0x1000
+PDPT = 0x2000
+PAGE_DIRECTORY = 0x3000
+MAX_VCPUS = 16
+CODE = 0x4000
+VCPU_STRIDE = 0x2000
+RESULTS = 0x1000  # behind the vCPU's code
+MEMORY_SIZE = CODE + MAX_VCPUS * VCPU_STRIDE
+
+COUNT = 0x000
+SAMPLES = 0x800
+RING_SIZE = 256
+
+# OUT to this port makes KVM_RUN return, with an interrupt chip in the kernel as well as without.
+EXIT_PORT = 0x10
+
+
+def code_address(vcpu: int) -> int:
+    """Where a vCPU's program begins; ValueError beyond the sixteenth vCPU."""
+    if not 0 <= vcpu < MAX_VCPUS:
+        raise ValueError(f"vcpu {vcpu}: the guest's memory has room for vCPUs 0 to {MAX_VCPUS - 1}")
+    return CODE + vcpu * VCPU_STRIDE
+
+
+def results_address(vcpu: int) -> int:
+    """Where a vCPU's results begin."""
+    return code_address(vcpu) + RESULTS

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Hotplug: a vCPU that comes later must count together with those that are there."""
+
+from kvmharness.contract import Claim
+from kvmharness.scenarios.scenario import Scenario
+from kvmharness.script import CreateVcpu, GetMsrs, GetTscOffset, Run, SetMsrs, Sleep, Time
+
+MS = 1_000_000
+
+SCENARIOS = (
+    Scenario(
+        "hotplug-after-restore",
+        "A vCPU added to a restored, running VM counts together with the restored one.",
+        "kvm_synchronize_tsc(), whose comment keeps kvmclock stable after vCPU hotplug; "
+        "QEMU's device_add of a vCPU",
+        ("tsc-write",),
+        (
+            CreateVcpu(vcpu=0, label="create-0"),
+            Sleep(ns=50 * MS),
+            SetMsrs(vcpu=0, msrs=(("TSC", Time(100_000 * MS)),), label="restore"),
+            Run(vcpu=0, label="guest-before"),
+            Sleep(ns=200 * MS),
+            CreateVcpu(vcpu=1, label="create-1"),
+            GetTscOffset(vcpu=0, label="offset-0"),
+            GetTscOffset(vcpu=1, label="offset-1"),
+            GetMsrs(vcpu=0, indices=("TSC",), label="tsc-0"),
+            GetMsrs(vcpu=1, indices=("TSC",), label="tsc-1"),
+            Run(vcpu=0, label="guest-0"),
+            Run(vcpu=1, label="guest-1"),
+        ),
+        (
+            Claim(
+                "the added vCPU counts together with the restored one",
+                seen=("offset-1", "tsc-1", "guest-1"),
+                expected=("offset-0", "tsc-0", "guest-0"),
+                instead="create-1",
+                otherwise="it counts from its own creation",
+            ),
+        ),
+    ),
+)

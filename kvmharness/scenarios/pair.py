@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""QEMU's restore of two vCPUs: it cannot save both TSCs in one instant, and counts on KVM to match them."""
+
+from kvmharness.contract import Claim
+from kvmharness.scenarios.scenario import Scenario
+from kvmharness.script import CreateVcpu, GetMsrs, GetTscOffset, Run, Script, SetMsrs, Sleep, Time
+
+MS = 1_000_000
+
+CLAIMS = (
+    Claim(
+        "vCPU 0 goes on from the TSC that was written to it",
+        seen=("offset-0", "tsc-0", "guest-0"),
+        expected=("restore-0",),
+        instead="tsc-new",
+        otherwise="the write was overridden, the vCPU still counts from its creation",
+    ),
+    Claim(
+        "vCPU 1, written 5 ms later with a value 2 ms further on, counts together with vCPU 0",
+        seen=("offset-1", "tsc-1", "guest-1"),
+        expected=("offset-0", "tsc-0", "guest-0"),
+        instead="restore-1",
+        otherwise="each vCPU was given a TSC of its own, the two are not synchronized",
+        together=("restore-0", "restore-1"),
+    ),
+)
+
+
+def _restore_pair(value_ms: int) -> Script:
+    return (
+        CreateVcpu(vcpu=0, label="create-0"),
+        CreateVcpu(vcpu=1, label="create-1"),
+        GetMsrs(vcpu=0, indices=("TSC",), label="tsc-new"),
+        Sleep(ns=50 * MS),
+        SetMsrs(vcpu=0, msrs=(("TSC", Time(value_ms * MS)),), label="restore-0"),
+        Sleep(ns=5 * MS),
+        SetMsrs(vcpu=1, msrs=(("TSC", Time((value_ms + 2) * MS)),), label="restore-1"),
+        GetTscOffset(vcpu=0, label="offset-0"),
+        GetTscOffset(vcpu=1, label="offset-1"),
+        GetMsrs(vcpu=0, indices=("TSC",), label="tsc-0"),
+        GetMsrs(vcpu=1, indices=("TSC",), label="tsc-1"),
+        Run(vcpu=0, label="guest-0"),
+        Run(vcpu=1, label="guest-1"),
+    )
+
+
+SCENARIOS = (
+    Scenario(
+        "qemu-pair-old",
+        "Two vCPUs of a snapshot older than a second, restored one after the other, go on from the "
+        "first one's saved TSC and count together.",
+        "QEMU, cpu_synchronize_all_post_init(); Oliver Upton's reply of 30 June 2023",
+        ("tsc-write",),
+        _restore_pair(100_000),
+        CLAIMS,
+    ),
+    Scenario(
+        "qemu-pair-young",
+        "Two vCPUs of a snapshot taken within a second of their creation, restored one after the "
+        "other, go on from the first one's saved TSC and count together.",
+        "kernel bug 217423 with more than one vCPU; Oliver Upton's reply of 30 June 2023",
+        ("tsc-write",),
+        _restore_pair(500),
+        CLAIMS,
+    ),
+)

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Restoring a snapshot: its TSC is written once, by MSR_IA32_TSC, into a VM that is young itself."""
+
+from kvmharness.contract import Claim
+from kvmharness.scenarios.scenario import Scenario
+from kvmharness.script import CreateVcpu, GetMsrs, GetTscOffset, Run, Script, SetMsrs, Sleep, Time
+
+MS = 1_000_000
+
+CLAIM = Claim(
+    "the restored vCPU goes on from the TSC that was written",
+    seen=("offset", "tsc", "guest", "tsc-later"),
+    expected=("restore",),
+    instead="tsc-new",
+    otherwise="the write was overridden, the vCPU still counts from its creation",
+)
+
+
+def _restore(value: Time) -> Script:
+    return (
+        CreateVcpu(vcpu=0, label="create"),
+        GetMsrs(vcpu=0, indices=("TSC",), label="tsc-new"),
+        Sleep(ns=50 * MS),
+        SetMsrs(vcpu=0, msrs=(("TSC", value),), label="restore"),
+        GetTscOffset(vcpu=0, label="offset"),
+        GetMsrs(vcpu=0, indices=("TSC",), label="tsc"),
+        Run(vcpu=0, label="guest"),
+        GetMsrs(vcpu=0, indices=("TSC",), label="tsc-later"),
+    )
+
+
+SCENARIOS = (
+    Scenario(
+        "young-restore",
+        "A vCPU restored from a snapshot that was taken within a second of its creation goes on from "
+        "the saved TSC.",
+        "kernel bug 217423; 'KVM: x86/tsc: Update guest tsc_offset again before vcpu first runs', "
+        "Like Xu, June 2023, and the replies; fixed by commit bf328e22e472 (Linux 6.7)",
+        ("tsc-write",),
+        _restore(Time(900 * MS)),
+        (CLAIM,),
+    ),
+    Scenario(
+        "old-restore",
+        "A vCPU restored from a snapshot that is older than a second goes on from the saved TSC.",
+        "Documentation/virt/kvm/api.rst, KVM_SET_MSRS; what every VMM's restore rests on",
+        ("tsc-write",),
+        _restore(Time(100_000 * MS)),
+        (CLAIM,),
+    ),
+)

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Traces: what happened when a script was played, each step between readings of the host's clocks.
+
+A trace file is JSON Lines: a header, one line a step, an end mark. Cycles and ns are whole numbers
+up to 2**64 - 1; a reader in another language must not put them into floating point.
+
+    {"trace": 1, "scenario": "young-restore", "release": "6.1.0-56-cloud-amd64", "tool": "0.1.0"}
+    {"op": {"op": "sleep", "ns": 50000000}, "tsc": [b, a], "ns": [b, a]}
+    {"op": {"op": "get_msrs", ...}, "tsc": [b, a], "ns": [b, a], "values": [51203111]}
+    {"op": {"op": "set_tsc_offset", ...}, "tsc": [b, a], "ns": [b, a], "values": [7], "errno": "ENXIO"}
+    {"end": 3}
+"""
+
+import errno
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from kvmharness import __version__, script
+from kvmharness.kvm.clock import Bracket
+from kvmharness.script import Operation, Script, ScriptError
+
+SCHEMA = 1
+MAX_LINE = 1_000_000
+
+
+class TraceError(ValueError):
+    """A trace file is broken; the text says at which line and how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One step as it was played.
+
+    `values` is what was read, or what was really written, by operation: kHz (create_vcpu); cycles in
+    the order of the MSRs (set_msrs, get_msrs); cycles modulo 2**64 (set_tsc_offset, get_tsc_offset);
+    the guest's samples in cycles (run); ns and flags (get_clock). `error` is its errno's name, or "".
+    """
+
+    operation: Operation
+    bracket: Bracket
+    values: tuple[int, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A script as it was played. `release` is the kernel's, as uname -r prints it.
+
+    It ends early where a vCPU could not be created or a value could not be worked out.
+    """
+
+    scenario: str
+    release: str
+    events: tuple[Event, ...]
+
+    @property
+    def script(self) -> Script:
+        """The operations that were played."""
+        return tuple(event.operation for event in self.events)
+
+
+def to_lines(trace: Trace) -> Iterator[str]:
+    """The trace as lines of JSON, without line ends."""
+    yield json.dumps(
+        {"trace": SCHEMA, "scenario": trace.scenario, "release": trace.release, "tool": __version__}
+    )
+    for event in trace.events:
+        yield json.dumps(_event_to_json(event), separators=(",", ":"))
+    yield json.dumps({"end": len(trace.events)})
+
+
+def from_lines(lines: Iterable[str]) -> Iterator[Trace]:
+    """The traces in these lines, one after the other. TraceError at the first line that is wrong."""
+    header: dict[str, Any] | None = None
+    events: list[Event] = []
+    number = 0
+    for number, line in enumerate(lines, 1):
+        try:
+            data = _parse(line)
+            if header is None:
+                header, events = _check_header(data), []
+            elif "end" in data:
+                if data != {"end": len(events)}:
+                    raise TraceError(
+                        f"the end mark counts {data['end']!r:.20} steps, {len(events)} are there"
+                    )
+                yield Trace(header["scenario"], header["release"], tuple(events))
+                header = None
+            elif len(events) >= script.MAX_STEPS:
+                raise TraceError(f"more than {script.MAX_STEPS} steps")
+            else:
+                events.append(_event_from_json(data))
+        except (ScriptError, TraceError) as error:
+            raise TraceError(f"line {number}: {error}") from None
+    if header is not None:
+        raise TraceError(f"line {number}: the trace of {header['scenario']!r} has no end mark: cut off?")
+
+
+def _parse(line: str) -> dict[str, Any]:
+    if len(line) > MAX_LINE:
+        raise TraceError(f"longer than {MAX_LINE} characters")
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError):
+        raise TraceError("not JSON") from None
+    if type(data) is not dict:
+        raise TraceError("not a JSON object")
+    return data
+
+
+def _check_header(data: dict[str, Any]) -> dict[str, Any]:
+    if data.get("trace") != SCHEMA:
+        raise TraceError(f"not the header of a trace this version reads (trace: {SCHEMA})")
+    for key in ("scenario", "release"):
+        if type(data.get(key)) is not str or len(data[key]) > 200:
+            raise TraceError(f"the header has no {key}")
+    return data
+
+
+def _event_to_json(event: Event) -> dict[str, Any]:
+    bracket = event.bracket
+    data: dict[str, Any] = {
+        "op": script.to_json(event.operation),
+        "tsc": [bracket.tsc_before, bracket.tsc_after],
+        "ns": [bracket.ns_before, bracket.ns_after],
+    }
+    if event.values:
+        data["values"] = list(event.values)
+    if event.error:
+        data["errno"] = event.error
+    return data
+
+
+def _event_from_json(data: dict[str, Any]) -> Event:
+    if not {"op", "tsc", "ns"} <= set(data) <= {"op", "tsc", "ns", "values", "errno"}:
+        raise TraceError("not a step: it needs op, tsc and ns, and may have values and errno")
+    tsc, ns = _numbers(data["tsc"], "tsc"), _numbers(data["ns"], "ns")
+    if len(tsc) != 2 or len(ns) != 2 or tsc[0] > tsc[1] or ns[0] > ns[1]:
+        raise TraceError("tsc and ns are not brackets: two numbers each, the later one second")
+    error = data.get("errno", "")
+    if error and error not in errno.errorcode.values():
+        raise TraceError(f"no errno is called {error!r:.60}")
+    return Event(
+        script.from_json(data["op"]),
+        Bracket(tsc[0], ns[0], ns[1], tsc[1]),
+        _numbers(data.get("values", []), "values"),
+        error,
+    )
+
+
+def _numbers(data: Any, what: str) -> tuple[int, ...]:
+    if type(data) is not list or not all(type(item) is int and 0 <= item < 2**64 for item in data):
+        raise TraceError(f"{what}: expected whole numbers from 0 to 2**64 - 1")
+    return tuple(data)
