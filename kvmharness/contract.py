@@ -94,43 +94,47 @@ def check(claim: Claim, trace: Trace) -> Finding:
     """Whether the claim holds in this trace."""
     steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
     events = {event.operation.label: event for event in trace.events}
+    unmet = _unmet_condition(claim, events)
+    if unmet:
+        return Finding(claim, State.UNDECIDED, unmet)
+    expected = _expected(claim, events)
+    if isinstance(expected, str):
+        return Finding(claim, State.UNDECIDED, expected)
+    instead = implied_offset(events[claim.instead]) if claim.instead else None
+    readings = {
+        label: offset
+        for label in claim.seen
+        if label in events and not events[label].error and (offset := implied_offset(events[label]))
+    }
+    for label, seen in readings.items():
+        if seen.intersection(expected) is None:
+            reason = _broken(trace, events[label], expected.gap(seen))
+            if instead is not None and claim.otherwise and seen.intersection(instead) is not None:
+                reason += f": {claim.otherwise}"
+            return Finding(claim, State.BROKEN, reason, steps[label])
+        if instead is not None and seen.intersection(instead) is not None:
+            width = events[label].bracket.width
+            reason = f"the brackets are too wide to tell: {label} is known to {width} cycles only"
+            return Finding(claim, State.UNDECIDED, reason, steps[label])
+    if not readings:
+        errors = sorted({events[label].error for label in claim.seen if label in events} - {""})
+        reason = f"none of {', '.join(claim.seen)} read anything {'/'.join(errors)}".rstrip()
+        return Finding(claim, State.UNDECIDED, reason)
+    return Finding(claim, State.KEPT)
 
-    def undecided(reason: str, step: int = 0) -> Finding:
-        return Finding(claim, State.UNDECIDED, reason, step)
 
+def _unmet_condition(claim: Claim, events: dict[str, Event]) -> str:
+    """Why nothing can be claimed here, or ""."""
     for label in (*claim.together, *filter(None, [claim.instead])):
         if label not in events:
-            return undecided(f"step '{label}' was not reached")
+            return f"step {label!r} was not reached"
     if claim.together:
         first, second = (events[label] for label in claim.together)
         elapsed = second.bracket.ns_after - first.bracket.ns_before
         if elapsed >= TOGETHER_NS:
-            return undecided(
-                f"{claim.together[0]} and {claim.together[1]} were {elapsed / 1e6:.0f} ms apart: "
-                "too far for KVM to take them as one act",
-                steps[claim.together[1]],
-            )
-    expected = _expected(claim, events)
-    if isinstance(expected, str):
-        return undecided(expected)
-    instead = implied_offset(events[claim.instead]) if claim.instead else None
-    looked = False
-    for label in claim.seen:
-        seen = implied_offset(events[label]) if label in events and not events[label].error else None
-        if seen is None:
-            continue
-        looked = True
-        if seen.intersection(expected) is None:
-            return Finding(claim, State.BROKEN, _broken(claim, trace, label, expected, instead), steps[label])
-        if instead is not None and seen.intersection(instead) is not None:
-            return undecided(
-                f"the brackets are too wide to tell: {label} was {events[label].bracket.width} cycles wide",
-                steps[label],
-            )
-    if not looked:
-        errors = {events[label].error for label in claim.seen if label in events} - {""}
-        return undecided(f"none of {', '.join(claim.seen)} read anything {'/'.join(sorted(errors))}".rstrip())
-    return Finding(claim, State.KEPT)
+            apart = f"{first.operation.label} and {second.operation.label} were {elapsed / 1e6:.0f} ms apart"
+            return f"{apart}, too far for KVM to take them as one act"
+    return ""
 
 
 def _expected(claim: Claim, events: dict[str, Event]) -> Interval | str:
@@ -139,7 +143,7 @@ def _expected(claim: Claim, events: dict[str, Event]) -> Interval | str:
     errors = []
     for label in claim.expected:
         if label not in events:
-            return f"step '{label}' was not reached"
+            return f"step {label!r} was not reached"
         if events[label].error:
             errors.append(f"{label} failed with {events[label].error}")
             continue
@@ -154,21 +158,14 @@ def _expected(claim: Claim, events: dict[str, Event]) -> Interval | str:
     return "; ".join(errors) if expected is None else expected
 
 
-def _broken(claim: Claim, trace: Trace, label: str, expected: Interval, instead: Interval | None) -> str:
-    event = next(event for event in trace.events if event.operation.label == label)
-    seen = implied_offset(event)
-    assert seen is not None
+def _broken(trace: Trace, event: Event, gap: int) -> str:
+    """What a step read, and how far that is from what was due (cycles, negative when behind)."""
+    label, tsc = event.operation.label, guest_tsc(event)
     khz = next((each.values[0] for each in trace.events if isinstance(each.operation, CreateVcpu)), 0)
-    tsc = guest_tsc(event)
-    gap = expected.gap(seen)
     distance = f"{abs(gap)} cycles ({_duration(abs(gap), khz)}) {'ahead of' if gap > 0 else 'behind'}"
     if tsc is None:
-        text = f"{label} read an offset of {seen.low}, {distance} what was due"
-    else:
-        text = f"{label} read a TSC of {tsc} ({_duration(tsc, khz)}), {distance} what was due"
-    if instead is not None and claim.otherwise and seen.intersection(instead) is not None:
-        text += f": {claim.otherwise}"
-    return text
+        return f"{label} read an offset of {signed(event.values[0])}, {distance} what was due"
+    return f"{label} read a TSC of {tsc} ({_duration(tsc, khz)}), {distance} what was due"
 
 
 def _duration(count: int, khz: int) -> str:

@@ -1,34 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Plays scripts on /dev/kvm and records what happened.
+"""Plays scripts on /dev/kvm and records what happened, both as JSON data (see `script` and `trace`).
 
 A failed operation is recorded with its errno and the script goes on; it ends early only where the
 rest cannot be played (a vCPU that was not created, a value that rests on a failed reading).
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import time
-from collections.abc import Callable
 
 from kvmharness import guests
 from kvmharness.guests.layout import MEMORY_SIZE
-from kvmharness.kvm import Bracket, BracketBuffer, Memory, Msr, System, Vcpu, Vm, read_host_clock
-from kvmharness.kvm.errors import KvmError
-from kvmharness.script import (
-    CreateVcpu,
-    GetClock,
-    GetMsrs,
-    GetTscOffset,
-    Operation,
-    Run,
-    Script,
-    ScriptError,
-    SetMsrs,
-    SetTscOffset,
-    Sleep,
-    resolve,
-)
-from kvmharness.trace import Event, Trace
+from kvmharness.kvm import MSRS, BracketBuffer, KvmError, read_host_clock
+from kvmharness.values import NothingReadError, resolve
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from kvmharness.kvm import BracketNumbers, Memory, System, Vcpu, Vm
 
 
 class Player:
@@ -42,14 +34,13 @@ class Player:
         self._system = system
         self._cpuid = system.supported_cpuid()
 
-    def play(self, scenario: str, script: Script) -> Trace:
-        """Play `script` from its first step; KvmError when not even a VM can be created."""
+    def play(self, script: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Play a script's operations; the steps of a trace. KvmError when not even a VM can be created."""
         affinity = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {_this_cpu(affinity)})
         try:
             with self._system.create_vm() as vm:
-                stage = _Stage(vm, vm.add_memory(MEMORY_SIZE), self._cpuid)
-                return Trace(scenario, os.uname().release, tuple(stage.play(script)))
+                return _Stage(vm, vm.add_memory(MEMORY_SIZE), self._cpuid).play(script)
         finally:
             os.sched_setaffinity(0, affinity)
 
@@ -65,93 +56,95 @@ def _this_cpu(allowed: set[int]) -> int:
 
 
 class _Stage:
-    """A VM while a script is played on it."""
+    """A VM while a script is played on it. Each operation is the method of its name."""
 
-    def __init__(self, vm: Vm, memory: Memory, cpuid: object) -> None:
+    def __init__(self, vm: Vm, memory: Memory, cpuid: Any) -> None:
         self._vm = vm
         self._memory = memory
         self._cpuid = cpuid
         self._brackets = BracketBuffer()
-        self._programs: dict[int, guests.Program] = {}
         self._vcpus: dict[int, Vcpu] = {}
+        self._programs: dict[int, guests.Program] = {}
         self._khz: dict[int, int] = {}
         self._read: dict[str, int] = {}
         vm.use_brackets(self._brackets)
-        self._act: dict[type[Operation], Callable[..., tuple[int, ...]]] = {
-            CreateVcpu: self._create_vcpu,
-            SetMsrs: self._set_msrs,
-            GetMsrs: self._get_msrs,
-            SetTscOffset: self._set_tsc_offset,
-            GetTscOffset: self._get_tsc_offset,
-            Run: self._run,
-            GetClock: self._get_clock,
-            Sleep: self._sleep,
-        }
 
-    def play(self, script: Script) -> list[Event]:
-        events = []
+    def play(self, script: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        steps = []
         for operation in script:
-            try:
-                event = self._play(operation)
-            except (ScriptError, KeyError):
+            if operation.get("vcpu") not in (None, *self._vcpus) and operation["op"] != "create_vcpu":
                 break
-            events.append(event)
-            if operation.label and event.values and not event.error:
-                self._read[operation.label] = event.values[0]
-        return events
+            try:
+                step = self._play(operation)
+            except NothingReadError:
+                break
+            steps.append(step)
+            if "values" in step and "errno" not in step:
+                self._read[operation.get("label", "")] = step["values"][0]
+        return steps
 
-    def _play(self, operation: Operation) -> Event:
-        self._bracket: Bracket | None = None
-        self._written: tuple[int, ...] = ()
+    def _play(self, operation: dict[str, Any]) -> dict[str, Any]:
+        # Set by operations that are not one ioctl, or that know what they write before it is refused.
+        self._bracket: BracketNumbers | None = None
+        self._written: list[int] = []
+        name = ""
         try:
-            values = self._act[type(operation)](operation)
+            values = getattr(self, "do_" + operation["op"])(operation)
         except KvmError as error:
+            values = self._written
             name = errno.errorcode.get(error.errno or 0, "EIO")
-            return Event(operation, self._bracket or self._brackets.read(), self._written, name)
-        return Event(operation, self._bracket or self._brackets.read(), values)
+        tsc_before, ns_before, ns_after, tsc_after = self._bracket or self._brackets.read()
+        step = {"op": operation, "tsc": [tsc_before, tsc_after], "ns": [ns_before, ns_after]}
+        if values:
+            step["values"] = values
+        if name:
+            step["errno"] = name
+        return step
 
-    def _create_vcpu(self, operation: CreateVcpu) -> tuple[int, ...]:
-        vcpu = self._vm.create_vcpu(operation.vcpu)
+    def do_create_vcpu(self, operation: dict[str, Any]) -> list[int]:
+        number = operation["vcpu"]
+        vcpu = self._vm.create_vcpu(number)
         self._bracket = self._vm.bracket
         vcpu.set_cpuid2(self._cpuid)
-        program = guests.PROGRAMS[operation.guest]
+        program = guests.PROGRAMS[operation["guest"]]
         guests.load(program, self._memory, vcpu)
         khz = vcpu.tsc_khz()
-        self._vcpus[operation.vcpu], self._programs[operation.vcpu] = vcpu, program
-        self._khz[operation.vcpu] = khz
-        return (khz,)
+        self._vcpus[number], self._programs[number], self._khz[number] = vcpu, program, khz
+        return [khz]
 
-    def _set_msrs(self, operation: SetMsrs) -> tuple[int, ...]:
-        vcpu, khz = self._vcpus[operation.vcpu], self._khz[operation.vcpu]
-        values = [resolve(value, khz, self._read) for _, value in operation.msrs]
-        self._written = tuple(values)
-        vcpu.set_msrs([(Msr[name], value) for (name, _), value in zip(operation.msrs, values, strict=True)])
-        return self._written
+    def do_set_msrs(self, operation: dict[str, Any]) -> list[int]:
+        number = operation["vcpu"]
+        names = [name for name, _ in operation["msrs"]]
+        values = [resolve(value, self._khz[number], self._read) for _, value in operation["msrs"]]
+        self._written = values
+        self._vcpus[number].set_msrs([(MSRS[name], value) for name, value in zip(names, values, strict=True)])
+        return values
 
-    def _get_msrs(self, operation: GetMsrs) -> tuple[int, ...]:
-        return tuple(self._vcpus[operation.vcpu].msrs([Msr[name] for name in operation.indices]))
+    def do_get_msrs(self, operation: dict[str, Any]) -> list[int]:
+        return self._vcpus[operation["vcpu"]].msrs([MSRS[name] for name in operation["indices"]])
 
-    def _set_tsc_offset(self, operation: SetTscOffset) -> tuple[int, ...]:
-        vcpu = self._vcpus[operation.vcpu]
-        offset = resolve(operation.offset, self._khz[operation.vcpu], self._read)
-        self._written = (offset,)
-        vcpu.set_tsc_offset(offset)
-        return self._written
+    def do_set_tsc_offset(self, operation: dict[str, Any]) -> list[int]:
+        number = operation["vcpu"]
+        offset = resolve(operation["offset"], self._khz[number], self._read)
+        self._written = [offset]
+        self._vcpus[number].set_tsc_offset(offset)
+        return [offset]
 
-    def _get_tsc_offset(self, operation: GetTscOffset) -> tuple[int, ...]:
-        return (self._vcpus[operation.vcpu].tsc_offset(),)
+    def do_get_tsc_offset(self, operation: dict[str, Any]) -> list[int]:
+        return [self._vcpus[operation["vcpu"]].tsc_offset()]
 
-    def _run(self, operation: Run) -> tuple[int, ...]:
-        self._vcpus[operation.vcpu].run(operation.ns)
-        return tuple(guests.samples(self._programs[operation.vcpu], self._memory, operation.vcpu))
+    def do_run(self, operation: dict[str, Any]) -> list[int]:
+        number = operation["vcpu"]
+        self._vcpus[number].run(operation["ns"])
+        return guests.samples(self._programs[number], self._memory, number)
 
-    def _get_clock(self, operation: GetClock) -> tuple[int, ...]:
+    def do_get_clock(self, operation: dict[str, Any]) -> list[int]:
         clock = self._vm.clock()
-        return (clock.clock, clock.flags)
+        return [clock.clock, clock.flags]
 
-    def _sleep(self, operation: Sleep) -> tuple[int, ...]:
-        before = read_host_clock()
-        time.sleep(operation.ns / 1e9)
-        after = read_host_clock()
-        self._bracket = Bracket(before.tsc_before, before.ns_before, after.ns_after, after.tsc_after)
-        return ()
+    def do_sleep(self, operation: dict[str, Any]) -> list[int]:
+        tsc_before, ns_before, _, _ = read_host_clock()
+        time.sleep(operation["ns"] / 1e9)
+        _, _, ns_after, tsc_after = read_host_clock()
+        self._bracket = (tsc_before, ns_before, ns_after, tsc_after)
+        return []

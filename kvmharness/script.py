@@ -2,11 +2,11 @@
 """Scripts: what to do to a VM, as plain data.
 
 A script is a tuple of operations. An operation may carry a label, by which later values and a
-contract refer to it. Everything goes to JSON and back unchanged.
+contract refer to it. Everything goes to JSON and back unchanged; the player plays the JSON.
 
 A value to write is a number of cycles, or
     Time(ns)              that many ns of the vCPU's own cycles
-    Read(label, plus)     the first value the step with that label read, plus an offset in cycles or Time
+    Read(label, plus)     the first value the step with that label read, plus a number or a Time
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from kvmharness.guests.layout import MAX_VCPUS
 from kvmharness.guests.rdtsc import PROGRAMS
-from kvmharness.kvm.msr import Msr
+from kvmharness.kvm.msr import MSRS
 
 MAX_STEPS = 10_000
 MAX_SLEEP_NS = 3600 * 10**9
@@ -41,22 +41,6 @@ class Read:
 
 
 Value = int | Time | Read
-
-
-def cycles(ns: int, khz: int) -> int:
-    """How many cycles a TSC of `khz` kHz counts in `ns` ns, rounded down."""
-    return ns * khz // 1_000_000
-
-
-def resolve(value: Value, khz: int, read: Mapping[str, int]) -> int:
-    """The cycles a value stands for, modulo 2**64; ScriptError when nothing was read under its label."""
-    if isinstance(value, int):
-        return value % 2**64
-    if isinstance(value, Time):
-        return cycles(value.ns, khz) % 2**64
-    if value.label not in read:
-        raise ScriptError(f"nothing was read under the label {value.label!r}")
-    return (read[value.label] + resolve(value.plus, khz, {})) % 2**64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +182,7 @@ def _pair_from_json(data: Any) -> tuple[str, Value]:
     return _msr(data[0]), _value_from_json(data[1])
 
 
-_msr = _one_of(Msr.__members__, "MSR")
+_msr = _one_of(MSRS, "MSR")
 
 # A field's name says what it holds, in every operation that has it.
 _DECODERS: dict[str, Callable[[Any], Any]] = {

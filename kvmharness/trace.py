@@ -15,10 +15,9 @@ import errno
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvmharness import __version__, script
-from kvmharness.kvm.clock import Bracket
 from kvmharness.script import Operation, Script, ScriptError
 
 SCHEMA = 1
@@ -27,6 +26,24 @@ MAX_LINE = 1_000_000
 
 class TraceError(ValueError):
     """A trace file is broken; the text says at which line and how."""
+
+
+class Bracket(NamedTuple):
+    """Host clocks just before and just after a step.
+
+    `tsc_*` in cycles of the host's TSC, `ns_*` in ns of CLOCK_MONOTONIC_RAW. What the kernel read of
+    these clocks in between lies between them, ends included.
+    """
+
+    tsc_before: int
+    ns_before: int
+    ns_after: int
+    tsc_after: int
+
+    @property
+    def width(self) -> int:
+        """How far apart the TSC readings are, in cycles."""
+        return self.tsc_after - self.tsc_before
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +76,14 @@ class Trace:
     def script(self) -> Script:
         """The operations that were played."""
         return tuple(event.operation for event in self.events)
+
+
+def from_played(scenario: str, release: str, steps: list[dict[str, Any]]) -> Trace:
+    """The trace of what the player returned. TraceError when it is not that."""
+    try:
+        return Trace(scenario, release, tuple(_event_from_json(step) for step in steps))
+    except ScriptError as error:
+        raise TraceError(str(error)) from None
 
 
 def to_lines(trace: Trace) -> Iterator[str]:

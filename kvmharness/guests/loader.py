@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Puts a program into a guest's memory, a vCPU at its start, and reads what it left."""
 
-from struct import pack, unpack
-from typing import Any
+from __future__ import annotations
 
 from kvmharness.guests import layout
-from kvmharness.guests.program import Program
-from kvmharness.kvm import Memory, Vcpu
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from kvmharness.guests.program import Program
+    from kvmharness.kvm import Memory, Vcpu
 
 _PRESENT_WRITABLE = 0x3
 _HUGE = 0x80
@@ -41,13 +45,18 @@ def samples(program: Program, memory: Memory, vcpu: int) -> list[int]:
     """
     results = layout.results_address(vcpu)
     if not program.endless:
-        (sample,) = unpack("<Q", memory.read(results + layout.SAMPLES, 8))
+        (sample,) = _numbers(memory.read(results + layout.SAMPLES, 8))
         memory.write(results + layout.SAMPLES, bytes(8))
         return [sample] if sample else []
-    (count,) = unpack("<Q", memory.read(results + layout.COUNT, 8))
+    (count,) = _numbers(memory.read(results + layout.COUNT, 8))
     size = layout.RING_SIZE
-    ring = unpack(f"<{size}Q", memory.read(results + layout.SAMPLES, 8 * size))
+    ring = _numbers(memory.read(results + layout.SAMPLES, 8 * size))
     return [ring[place % size] for place in range(max(0, count - (size - 1)), count)]
+
+
+def _numbers(data: bytes) -> list[int]:
+    """64-bit numbers as this CPU has them in memory."""
+    return memoryview(data).cast("Q").tolist()
 
 
 def _set_real_mode_segment(segment: Any, base: int) -> None:
@@ -56,9 +65,12 @@ def _set_real_mode_segment(segment: Any, base: int) -> None:
 
 
 def _write_page_tables(memory: Memory) -> None:
-    memory.write(layout.PML4, pack("<Q", layout.PDPT | _PRESENT_WRITABLE))
-    memory.write(layout.PDPT, pack("<Q", layout.PAGE_DIRECTORY | _PRESENT_WRITABLE))
-    memory.write(layout.PAGE_DIRECTORY, pack("<Q", _PRESENT_WRITABLE | _HUGE))
+    for address, entry in (
+        (layout.PML4, layout.PDPT | _PRESENT_WRITABLE),
+        (layout.PDPT, layout.PAGE_DIRECTORY | _PRESENT_WRITABLE),
+        (layout.PAGE_DIRECTORY, _PRESENT_WRITABLE | _HUGE),
+    ):
+        memory.write(address, entry.to_bytes(8, "little"))
 
 
 def _enter_long_mode(sregs: Any) -> None:

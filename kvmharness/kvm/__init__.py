@@ -1,24 +1,29 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""KVM's ioctls, and nothing else: System (/dev/kvm) makes Vm makes Vcpu, each a context manager."""
+"""KVM's ioctls, and nothing else: System (/dev/kvm) makes Vm makes Vcpu, each a context manager.
+
+This package, `guests` and `player` also run inside the lab's machines, whose emulated CPU is a hundred
+times slower than this one: they import neither typing nor dataclasses, enum or json, which would cost
+each boot a second. A test holds them to it.
+"""
 
 from kvmharness.kvm._kvm import ffi, lib
-from kvmharness.kvm.clock import Bracket, BracketBuffer, read_host_clock
+from kvmharness.kvm.clock import BracketBuffer, BracketNumbers, read_host_clock
 from kvmharness.kvm.errors import KvmError, KvmUnavailableError, MsrError
 from kvmharness.kvm.memory import Memory
-from kvmharness.kvm.msr import Msr
+from kvmharness.kvm.msr import MSRS
 from kvmharness.kvm.system import System
 from kvmharness.kvm.vcpu import Exit, Vcpu
 from kvmharness.kvm.vm import ClockData, Vm
 
 __all__ = [
-    "Bracket",
+    "MSRS",
     "BracketBuffer",
+    "BracketNumbers",
     "ClockData",
     "Exit",
     "KvmError",
     "KvmUnavailableError",
     "Memory",
-    "Msr",
     "MsrError",
     "System",
     "Vcpu",

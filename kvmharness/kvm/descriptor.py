@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What /dev/kvm, a VM and a vCPU have in common: a file descriptor that takes ioctls."""
 
+from __future__ import annotations
+
 import os
-from functools import partial
-from types import TracebackType
-from typing import Any, Self
 
 from kvmharness.kvm._kvm import lib
-from kvmharness.kvm.clock import Bracket, BracketBuffer
 from kvmharness.kvm.errors import KvmError
-from kvmharness.kvm.ioctls import Ioctl
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any, Self
+
+    from kvmharness.kvm.clock import BracketBuffer, BracketNumbers
+    from kvmharness.kvm.ioctls import Ioctl
 
 
 class Descriptor:
@@ -27,12 +32,19 @@ class Descriptor:
 
     def use_brackets(self, buffer: BracketBuffer) -> None:
         """From now on read the host's clocks around each ioctl, into `buffer`."""
+        bracket = buffer.pointer
+
+        def call_value(fd: int, number: int, value: int) -> Any:
+            return lib.bracketed_ioctl_value(bracket, fd, number, value)
+
+        def call_pointer(fd: int, number: int, pointer: Any) -> Any:
+            return lib.bracketed_ioctl_pointer(bracket, fd, number, pointer)
+
         self._bracket_buffer = buffer
-        self._call_value = partial(lib.bracketed_ioctl_value, buffer.pointer)
-        self._call_pointer = partial(lib.bracketed_ioctl_pointer, buffer.pointer)
+        self._call_value, self._call_pointer = call_value, call_pointer
 
     @property
-    def bracket(self) -> Bracket:
+    def bracket(self) -> BracketNumbers:
         """Host clocks around the newest ioctl; ValueError when brackets are off."""
         if self._bracket_buffer is None:
             raise ValueError("brackets are off: call use_brackets() first")

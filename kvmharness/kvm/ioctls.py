@@ -5,20 +5,19 @@ Source of the numbers: include/uapi/linux/kvm.h, declared in cdefs/ and checked 
 Source of the capabilities: Documentation/virt/kvm/api.rst.
 """
 
-from typing import NamedTuple
-
 from kvmharness.kvm._kvm import lib
 
 
-class Ioctl(NamedTuple):
+class Ioctl:
     """An ioctl of KVM.
 
     `available` names the capability that says a kernel has it; "" means always.
     """
 
-    name: str
-    number: int
-    available: str = ""
+    def __init__(self, name: str, number: int, available: str = "") -> None:
+        self.name = name
+        self.number = number
+        self.available = available
 
 
 GET_API_VERSION = Ioctl("KVM_GET_API_VERSION", lib.KVM_GET_API_VERSION)

@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Memory shared between this process and a guest, or between this process and KVM."""
 
-import mmap
+from __future__ import annotations
+
 import os
-from typing import Any
 
 from kvmharness.kvm._kvm import ffi, lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Memory:
@@ -16,8 +22,8 @@ class Memory:
     """
 
     def __init__(self, size: int, fd: int = -1) -> None:
-        if size <= 0 or size % mmap.PAGESIZE:
-            raise ValueError(f"{size} bytes are not a multiple of a page ({mmap.PAGESIZE})")
+        if size <= 0 or size % PAGE_SIZE:
+            raise ValueError(f"{size} bytes are not a multiple of a page ({PAGE_SIZE})")
         address = lib.map_memory(fd, size)
         if not address:
             raise OSError(ffi.errno, f"mapping {size} bytes: {os.strerror(ffi.errno)}")

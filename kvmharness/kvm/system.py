@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """/dev/kvm: what this kernel's KVM offers, and where VMs come from."""
 
+from __future__ import annotations
+
 import errno
 import os
-from typing import Any
 
 from kvmharness.kvm import ioctls
 from kvmharness.kvm._kvm import ffi, lib
 from kvmharness.kvm.descriptor import Descriptor
 from kvmharness.kvm.errors import KvmError, KvmUnavailableError
 from kvmharness.kvm.vm import Vm
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _OPEN_CAUSES = {
     errno.ENOENT: "there is no {path}: load kvm_amd or kvm_intel, or use the lab (kvmharness lab run)",

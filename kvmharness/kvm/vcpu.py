@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A vCPU: its registers, its TSC, running it."""
 
+from __future__ import annotations
+
 import errno
 import time
-from collections.abc import Mapping, Sequence
-from enum import IntEnum
-from typing import Any
 
 from kvmharness.kvm import ioctls
 from kvmharness.kvm._kvm import ffi, lib
 from kvmharness.kvm.descriptor import Descriptor
 from kvmharness.kvm.errors import KvmError, MsrError
 from kvmharness.kvm.memory import Memory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 # Looked up once: cffi parses a type's name anew in each ffi.new().
 _MSRS = ffi.typeof("struct kvm_msrs *")
@@ -20,22 +24,22 @@ _DEVICE_ATTR = ffi.typeof("struct kvm_device_attr *")
 RUN_TIMEOUT_NS = 10_000_000_000
 
 
-class Exit(IntEnum):
+class Exit:
     """Why KVM_RUN came back. INTR is also what a guest stopped by its deadline gets."""
 
-    UNKNOWN = lib.KVM_EXIT_UNKNOWN
-    EXCEPTION = lib.KVM_EXIT_EXCEPTION
-    IO = lib.KVM_EXIT_IO
-    HYPERCALL = lib.KVM_EXIT_HYPERCALL
-    DEBUG = lib.KVM_EXIT_DEBUG
-    HLT = lib.KVM_EXIT_HLT
-    MMIO = lib.KVM_EXIT_MMIO
-    IRQ_WINDOW_OPEN = lib.KVM_EXIT_IRQ_WINDOW_OPEN
-    SHUTDOWN = lib.KVM_EXIT_SHUTDOWN
-    FAIL_ENTRY = lib.KVM_EXIT_FAIL_ENTRY
-    INTR = lib.KVM_EXIT_INTR
-    INTERNAL_ERROR = lib.KVM_EXIT_INTERNAL_ERROR
-    SYSTEM_EVENT = lib.KVM_EXIT_SYSTEM_EVENT
+    UNKNOWN: int = lib.KVM_EXIT_UNKNOWN
+    EXCEPTION: int = lib.KVM_EXIT_EXCEPTION
+    IO: int = lib.KVM_EXIT_IO
+    HYPERCALL: int = lib.KVM_EXIT_HYPERCALL
+    DEBUG: int = lib.KVM_EXIT_DEBUG
+    HLT: int = lib.KVM_EXIT_HLT
+    MMIO: int = lib.KVM_EXIT_MMIO
+    IRQ_WINDOW_OPEN: int = lib.KVM_EXIT_IRQ_WINDOW_OPEN
+    SHUTDOWN: int = lib.KVM_EXIT_SHUTDOWN
+    FAIL_ENTRY: int = lib.KVM_EXIT_FAIL_ENTRY
+    INTR: int = lib.KVM_EXIT_INTR
+    INTERNAL_ERROR: int = lib.KVM_EXIT_INTERNAL_ERROR
+    SYSTEM_EVENT: int = lib.KVM_EXIT_SYSTEM_EVENT
 
 
 class Vcpu(Descriptor):
@@ -139,9 +143,9 @@ class Vcpu(Descriptor):
         """KVM_GET_REGS: a `struct kvm_regs *`."""
         return self._get(ioctls.GET_REGS, "kvm_regs")
 
-    def set_regs(self, values: Mapping[str, int] | Any) -> None:
+    def set_regs(self, values: dict[str, int] | Any) -> None:
         """KVM_SET_REGS, of a `struct kvm_regs *` or of names and values (the others become 0)."""
-        regs = ffi.new("struct kvm_regs *", values) if isinstance(values, Mapping) else values
+        regs = ffi.new("struct kvm_regs *", values) if isinstance(values, dict) else values
         self._ioctl_pointer(ioctls.SET_REGS, regs)
 
     def sregs(self) -> Any:

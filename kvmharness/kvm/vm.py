@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A VM: memory, vCPUs, interrupt chip, clock."""
 
-from typing import Any, NamedTuple
+from __future__ import annotations
 
 from kvmharness.kvm import ioctls
 from kvmharness.kvm._kvm import ffi
@@ -9,18 +9,23 @@ from kvmharness.kvm.descriptor import Descriptor
 from kvmharness.kvm.memory import Memory
 from kvmharness.kvm.vcpu import Vcpu
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
-class ClockData(NamedTuple):
+
+class ClockData:
     """A VM's clock (struct kvm_clock_data).
 
     `clock` and `realtime` in ns, `host_tsc` in cycles; `flags` says what holds: KVM_CLOCK_TSC_STABLE
     (the masterclock is in use), KVM_CLOCK_REALTIME and KVM_CLOCK_HOST_TSC (those fields are valid).
     """
 
-    clock: int
-    flags: int
-    realtime: int
-    host_tsc: int
+    def __init__(self, data: Any) -> None:
+        self.clock: int = data.clock
+        self.flags: int = data.flags
+        self.realtime: int = data.realtime
+        self.host_tsc: int = data.host_tsc
 
 
 class Vm(Descriptor):
@@ -88,9 +93,9 @@ class Vm(Descriptor):
 
     def clock(self) -> ClockData:
         """KVM_GET_CLOCK. Its flags lag behind the vCPUs' TSCs until one of them runs."""
-        data: Any = ffi.new("struct kvm_clock_data *")
+        data = ffi.new("struct kvm_clock_data *")
         self._ioctl_pointer(ioctls.GET_CLOCK, data)
-        return ClockData(data.clock, data.flags, data.realtime, data.host_tsc)
+        return ClockData(data)
 
     def set_clock(self, clock: int, flags: int = 0, realtime: int = 0) -> None:
         """KVM_SET_CLOCK: `clock` in ns; with KVM_CLOCK_REALTIME the time since `realtime` (ns) is added."""

@@ -4,11 +4,15 @@
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from kvmharness.lab.errors import LabError
+
+# A lock of os.lockf() holds between processes, not between the threads of one.
+_THREADS = threading.RLock()
 
 
 def root() -> Path:
@@ -19,17 +23,18 @@ def root() -> Path:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` (made if need be) against other processes of this user; the lock dies with us."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise LabError(f"the cache in {folder} cannot be used: {error.strerror}") from None
-    try:
-        os.lockf(fd, os.F_LOCK, 0)
-        yield
-    finally:
-        os.close(fd)
+    """Hold `folder` (made if need be) against others of this user; the lock dies with this process."""
+    with _THREADS:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise LabError(f"the cache in {folder} cannot be used: {error.strerror}") from None
+        try:
+            os.lockf(fd, os.F_LOCK, 0)
+            yield
+        finally:
+            os.close(fd)
 
 
 def published(place: Path, build: Callable[[Path], None]) -> Path:

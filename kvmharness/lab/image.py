@@ -29,23 +29,27 @@ import kvmharness
 from kvmharness.lab import cache
 from kvmharness.lab.cpio import Archive
 from kvmharness.lab.errors import LabError
-from kvmharness.lab.job import JOB_PATH
+from kvmharness.lab.wire import JOB_PATH
 
 _PACKAGE = Path(kvmharness.__file__).parent
 _INIT = Path(__file__).with_name("init.c")
 
 # Loads what the player loads, and lists it: Python modules, and the shared objects mapped for them.
 _LIST_FILES = """
-import json, sys
+import sys
 sys.path[:0] = {path!r}
-import kvmharness.lab.guest, traceback
-"a".encode("ascii").decode("ascii")
-sources = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+import kvmharness.lab.guest
+modules = list(sys.modules.values())
+sources = [getattr(module, "__file__", None) for module in modules]
 with open("/proc/self/maps") as maps:
+    import json
     mapped = sorted({{line.split(maxsplit=5)[5].rstrip() for line in maps if "/" in line}})
 print(json.dumps({{"sources": sorted(set(filter(None, sources))), "mapped": mapped}}))
 """
-_RUN_PLAYER = "import sys; sys.path[:0] = {path!r}; import kvmharness.lab.guest as guest; guest.main()"
+# Without the interpreter's own clearing up, which takes an emulated CPU longer than a scenario.
+_RUN_PLAYER = (
+    "import os, sys; sys.path[:0] = {path!r}; from kvmharness.lab.guest import main; main(); os._exit(0)"
+)
 
 
 def base() -> bytes:
@@ -68,11 +72,11 @@ def modules(paths: list[Path]) -> bytes:
     return bytes(archive)
 
 
-def job(text: str) -> bytes:
-    """The piece with a job."""
+def job(content: bytes) -> bytes:
+    """The piece with a job (see `wire`)."""
     command = [str(_interpreter()), "-I", "-S", "-B", "-c", _RUN_PLAYER.format(path=_import_path())]
     archive = Archive()
-    archive.add_file(JOB_PATH, text.encode())
+    archive.add_file(JOB_PATH, content)
     archive.add_file("/etc/command", "".join(f"{word}\n" for word in command).encode())
     return bytes(archive)
 

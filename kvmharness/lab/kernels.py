@@ -50,13 +50,18 @@ def find(spec: str) -> Kernel:
     if kind != "debian" or not colon or not version:
         raise LabError(f"unknown kernel {spec!r}: name it debian:VERSION, as in debian:6.1")
     package = _choose(spec, version)
-    place = cache.root() / "kernels" / f"{package.package}_{package.version}"
+    place = cache.root() / "kernels" / cache_name(package)
     cache.published(place, lambda folder: _build(package, folder))
     return _load(spec, place)
 
 
+def cache_name(package: apt.KernelPackage) -> str:
+    """What a package's kernel is called in the cache."""
+    return f"{package.package}_{package.version}"
+
+
 def cached() -> list[str]:
-    """The kernels in the cache, by package and version."""
+    """The kernels in the cache, by cache_name()."""
     folder = cache.root() / "kernels"
     return sorted(path.parent.name for path in folder.glob("*/kernel.json"))
 
@@ -71,7 +76,7 @@ def _choose(spec: str, version: str) -> apt.KernelPackage:
         series = sorted({"debian:" + ".".join(each.version.split(".")[:2]) for each in packages})
         near = difflib.get_close_matches(spec, series, cutoff=0.3) or series
         raise LabError(
-            f"unknown kernel {spec!r}: this machine's apt sources offer {', '.join(near) or 'no kernel at all'}"
+            f"unknown kernel {spec!r}: the apt sources here offer {', '.join(near) or 'no kernel at all'}"
         )
     return package
 
@@ -106,7 +111,7 @@ def _take(release: str, tree: Path, folder: Path) -> None:
         if vendor_module in available:
             ordered = modules.load_order(vendor_module, available)
             for name, module in ordered.items():
-                (folder / f"{name}.ko").write_bytes(module)
+                (folder / f"{name}.ko").write_bytes(modules.without_signature(module))
             load_order[vendor_module] = [f"{name}.ko" for name in ordered]
     if not load_order:
         raise LabError(f"{release} has neither {' nor '.join(VENDOR_MODULES)}: a kernel without KVM")

@@ -13,6 +13,7 @@ SCENARIOS = (
         "A vCPU added to a restored, running VM counts together with the restored one.",
         "kvm_synchronize_tsc(), whose comment keeps kvmclock stable after vCPU hotplug; "
         "QEMU's device_add of a vCPU",
+        "A vCPU plugged into a restored VM disagrees with the others about the time.",
         ("tsc-write",),
         (
             CreateVcpu(vcpu=0, label="create-0"),

@@ -36,6 +36,9 @@ SCENARIOS = (
         "the saved TSC.",
         "kernel bug 217423; 'KVM: x86/tsc: Update guest tsc_offset again before vcpu first runs', "
         "Like Xu, June 2023, and the replies; fixed by commit bf328e22e472 (Linux 6.7)",
+        "A snapshot taken within a second of a VM's creation comes back with the wrong TSC: KVM mistakes "
+        "the restore for an attempt to synchronize with its own start-up value, and drops the saved one "
+        "(kernel bug 217423).",
         ("tsc-write",),
         _restore(Time(900 * MS)),
         (CLAIM,),
@@ -44,6 +47,7 @@ SCENARIOS = (
         "old-restore",
         "A vCPU restored from a snapshot that is older than a second goes on from the saved TSC.",
         "Documentation/virt/kvm/api.rst, KVM_SET_MSRS; what every VMM's restore rests on",
+        "Restored VMs do not get their saved TSC back: the guest's clock jumps.",
         ("tsc-write",),
         _restore(Time(100_000 * MS)),
         (CLAIM,),

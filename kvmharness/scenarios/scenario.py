@@ -11,13 +11,15 @@ from kvmharness.script import Script
 class Scenario:
     """A named script and what userspace is entitled to when it is played.
 
-    `contract` says that in one sentence, `source` where it is from, `claims` what is checked on the
-    trace. `needs` are capabilities (kvmharness.capabilities) without which it says nothing.
+    `contract` says that in one sentence, `source` where it is from, `consequence` what it means for
+    people's VMs when a kernel breaks it, `claims` what is checked on the trace. `needs` names the
+    capabilities (kvmharness.capabilities) without which the scenario says nothing.
     """
 
     name: str
     contract: str
     source: str
+    consequence: str
     needs: tuple[str, ...]
     script: Script
     claims: tuple[Claim, ...]

@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A lab run: one kernel on one machine, played until there is a verdict or the machine is given up."""
+"""Plays inside a lab machine; a machine that is lost is booted again, and given up the third time."""
 
 import hashlib
+import marshal
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from kvmharness import capabilities
-from kvmharness.lab import image, job, machine
+from kvmharness import trace
+from kvmharness.lab import image, machine, wire
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machine import Boot, Machine
 from kvmharness.scenarios import Scenario
-from kvmharness.script import Script
+from kvmharness.session import PROBE_NAME, Session, plays
 from kvmharness.trace import Trace, TraceError
 
 ATTEMPTS = 3
-PROBE_NAME = "probe"
 
 
 class LostMachineError(Exception):
@@ -26,18 +25,20 @@ class LostMachineError(Exception):
         self.console = console
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
-    """What a lab run brought back: the probe's trace, and the scenarios' by name."""
+def job_for(scenarios: Sequence[Scenario]) -> tuple[str, bytes]:
+    """A job's number and content: the probe and these scenarios.
 
-    probe: Trace
-    traces: dict[str, Trace]
+    The number is made of the content, so that equal jobs are equal to the byte.
+    """
+    content = plays(scenarios)
+    number = hashlib.sha256(marshal.dumps(content)).hexdigest()[:16]
+    return number, marshal.dumps((number, content))
 
 
-def image_for(kernel: Kernel, on: Machine, job_text: str) -> bytes:
+def image_for(kernel: Kernel, on: Machine, job: bytes) -> bytes:
     """The whole initial file system of a lab run."""
     modules = image.modules(kernel.modules_for(on.vendor_module))
-    return image.base() + image.python() + modules + image.job(job_text)
+    return image.base() + image.python() + modules + image.job(job)
 
 
 def play(kernel: Kernel, on: Machine, scenarios: Sequence[Scenario]) -> Session:
@@ -46,29 +47,29 @@ def play(kernel: Kernel, on: Machine, scenarios: Sequence[Scenario]) -> Session:
     LostMachineError when no attempt came to its end; LabError when the kernel lacks what the machine
     needs.
     """
-    scripts: dict[str, Script] = {PROBE_NAME: capabilities.PROBE}
-    scripts.update({scenario.name: scenario.script for scenario in scenarios})
-    # The number is made of the content, so that equal jobs are equal to the byte.
-    number = hashlib.sha256(job.to_json("", scripts).encode()).hexdigest()[:16]
-    initrd = image_for(kernel, on, job.to_json(number, scripts))
+    number, job = job_for(scenarios)
+    initrd = image_for(kernel, on, job)
     for attempt in range(1, ATTEMPTS + 1):
         boot = machine.boot(on, kernel.vmlinux, initrd)
         try:
             traces = _read(number, boot)
             break
-        except TraceError as error:
+        except wire.BrokenResultError as error:
             if attempt == ATTEMPTS:
                 raise LostMachineError(f"{error}, {ATTEMPTS} times", last_lines(boot.console)) from None
-    return Session(traces[0], {trace.scenario: trace for trace in traces[1:]})
+    return Session(traces[0], {each.scenario: each for each in traces[1:]})
 
 
 def _read(number: str, boot: Boot) -> list[Trace]:
-    """The traces of a boot that went well in every respect; TraceError if anything speaks against it."""
+    """The traces of a boot; BrokenResultError unless it went well in every respect."""
     if boot.complaint:
-        raise TraceError(boot.complaint)
-    traces = job.read_result(number, boot.results)
+        raise wire.BrokenResultError(boot.complaint)
+    try:
+        traces = [trace.from_played(*content) for content in wire.decode(number, boot.results)]
+    except (TraceError, TypeError, ValueError) as error:
+        raise wire.BrokenResultError(f"the result makes no sense: {error}") from None
     if not traces or traces[0].scenario != PROBE_NAME:
-        raise TraceError("the result holds no probe")
+        raise wire.BrokenResultError("the result holds no probe")
     return traces
 
 

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""kvmharness judge: judge traces that were saved earlier, on any machine."""
+
+import argparse
+from pathlib import Path
+
+from kvmharness import trace
+from kvmharness.cli import options
+from kvmharness.cli.errors import UsageError
+from kvmharness.report import KernelReport
+from kvmharness.scenarios import SCENARIOS
+from kvmharness.session import PROBE_NAME
+from kvmharness.trace import Trace, TraceError
+from kvmharness.verdict import Result, exit_status, judge
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = commands.add_parser("judge", help="judge traces saved with --save-traces")
+    parser.add_argument("trace", nargs="+", type=Path, help="files of --save-traces")
+    options.add_report_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Read, judge, report: a column per kernel and place the files are named for."""
+    results: dict[tuple[str, str], list[Result]] = {}
+    for path in arguments.trace:
+        traces = _read(path)
+        found = results.setdefault(_key(path, traces), [])
+        found += [judge(SCENARIOS[each.scenario], each, traces[0]) for each in traces[1:]]
+    reports = [
+        KernelReport(name, "saved traces", release, tuple(found))
+        for (name, release), found in results.items()
+    ]
+    options.write_report(reports, arguments.format, arguments.output)
+    return exit_status(result for found in results.values() for result in found)
+
+
+def _key(path: Path, traces: list[Trace]) -> tuple[str, str]:
+    """What the traces of one kernel on one machine have in common."""
+    return path.name.removesuffix(f".{traces[-1].scenario}.jsonl"), traces[0].release
+
+
+def _read(path: Path) -> list[Trace]:
+    """The probe's trace and the scenarios' behind it. UsageError when the file does not hold that."""
+    try:
+        with path.open(encoding="ascii") as file:
+            traces = list(trace.from_lines(file))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: not a trace: it holds bytes that are not ASCII") from None
+    except TraceError as error:
+        raise UsageError(f"{path}: {error}") from None
+    if not traces or traces[0].scenario != PROBE_NAME:
+        raise UsageError(f"{path}: a saved trace begins with the probe of the KVM it was played on")
+    for each in traces[1:]:
+        options.pick([each.scenario], SCENARIOS, f"scenario in {path}:")
+    return traces

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Options and outputs that several commands share."""
+
+import argparse
+import difflib
+import errno
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+from kvmharness import trace
+from kvmharness.cli.errors import BAD_INPUT, UsageError
+from kvmharness.report import FORMATS, KernelReport
+from kvmharness.scenarios import SCENARIOS, Scenario
+from kvmharness.session import Session
+
+T = TypeVar("T")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line, and exit."""
+        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+
+
+def add_report_options(parser: argparse.ArgumentParser) -> None:
+    """--format, --output and --save-traces."""
+    parser.add_argument("--format", choices=FORMATS, default="text", help="how to report (default: text)")
+    parser.add_argument("--output", metavar="FILE", type=Path, help="write the report there, not to stdout")
+
+
+def add_save_traces(parser: argparse.ArgumentParser) -> None:
+    """--save-traces."""
+    parser.add_argument(
+        "--save-traces", metavar="DIR", type=Path, help="keep what was played, for `kvmharness judge`"
+    )
+
+
+def pick(names: Iterable[str], available: Mapping[str, T], what: str) -> list[T]:
+    """The things called so, in the order given, each once. UsageError for a name that is not there."""
+    picked = []
+    for name in dict.fromkeys(names):
+        if name not in available:
+            near = difflib.get_close_matches(name, available) or list(available)
+            raise UsageError(f"unknown {what} {name!r}: did you mean {' or '.join(near)}?")
+        picked.append(available[name])
+    return picked
+
+
+def pick_scenarios(names: Sequence[str]) -> list[Scenario]:
+    """The scenarios called so; all of them for no name."""
+    return pick(names or SCENARIOS, SCENARIOS, "scenario")
+
+
+def check_places(output: Path | None, save_traces: Path | None) -> None:
+    """UsageError unless report and traces can be written, before anything is measured."""
+    try:
+        if output is not None:
+            with output.open("a"):
+                pass
+        if save_traces is not None:
+            save_traces.mkdir(parents=True, exist_ok=True)
+            if not os.access(save_traces, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(save_traces))
+    except OSError as error:
+        raise UsageError(f"cannot write to {error.filename}: {error.strerror}") from None
+
+
+def write_report(reports: Sequence[KernelReport], form: str, output: Path | None) -> None:
+    """Write the report; where --output has become unwritable, to stdout instead, so that nothing is lost."""
+    text = FORMATS[form](reports)
+    if output is not None:
+        try:
+            output.write_text(text)
+            return
+        except OSError as error:
+            print(f"kvmharness: cannot write to {output}: {error.strerror}; here it is", file=sys.stderr)
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def save_sessions(sessions: Mapping[str, Session], prefix: str, folder: Path | None) -> None:
+    """Write each scenario's trace behind its probe's to `folder`, as PREFIX.SCENARIO.jsonl."""
+    if folder is None:
+        return
+    for name, session in sessions.items():
+        lines = [*trace.to_lines(session.probe), *trace.to_lines(session.traces[name])]
+        path = folder / f"{prefix.replace('/', '_')}.{name}.jsonl"
+        try:
+            path.write_text("".join(f"{line}\n" for line in lines))
+        except OSError as error:
+            print(f"kvmharness: cannot write to {path}: {error.strerror}", file=sys.stderr)
+
+
+def progress(text: str) -> None:
+    """A line of progress, where somebody is watching."""
+    if sys.stderr.isatty():
+        print(f"kvmharness: {text}", file=sys.stderr)

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""kvmharness run: the scenarios on this host's own /dev/kvm."""
+
+import argparse
+import os
+
+from kvmharness import host
+from kvmharness.cli import options
+from kvmharness.report import KernelReport
+from kvmharness.session import settle
+from kvmharness.verdict import exit_status
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = commands.add_parser("run", help="play scenarios on this host's /dev/kvm and judge them")
+    parser.add_argument("scenario", nargs="*", help="by name (default: all)")
+    options.add_report_options(parser)
+    options.add_save_traces(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Play, judge, report."""
+    scenarios = options.pick_scenarios(arguments.scenario)
+    options.check_places(arguments.output, arguments.save_traces)
+    outcome = settle(scenarios, host.play)
+    options.save_sessions(outcome.sessions, "host", arguments.save_traces)
+    report = KernelReport("host", "/dev/kvm", os.uname().release, outcome.results)
+    options.write_report([report], arguments.format, arguments.output)
+    return exit_status(outcome.results)

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Plays on this host's own /dev/kvm."""
+
+import os
+from collections.abc import Sequence
+
+from kvmharness import trace
+from kvmharness.kvm import System
+from kvmharness.player import Player
+from kvmharness.scenarios import Scenario
+from kvmharness.session import Session, plays
+
+
+def play(scenarios: Sequence[Scenario]) -> Session:
+    """Play the probe and the scenarios here.
+
+    KvmUnavailableError without a /dev/kvm that opens, KvmError where not even a VM can be created.
+    """
+    release = os.uname().release
+    with System() as system:
+        player = Player(system)
+        traces = [trace.from_played(name, release, player.play(steps)) for name, steps in plays(scenarios)]
+    return Session(traces[0], {each.scenario: each for each in traces[1:]})

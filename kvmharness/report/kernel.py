@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What every report is made of: one kernel on one machine, and what became of each scenario."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from kvmharness.verdict import Result, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class KernelReport:
+    """A kernel as the user named it, the machine it ran on, its release ("" if it never came up).
+
+    `notes` are lines worth showing under the table: a lost machine's last words, for one.
+    """
+
+    kernel: str
+    machine: str
+    release: str
+    results: tuple[Result, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Kernel and machine, as headings name them."""
+        return f"{self.kernel} on {self.machine}"
+
+    def counts(self) -> dict[str, int]:
+        """How many scenarios came to each verdict, in the order of Verdict; those that occur."""
+        counter = Counter(result.verdict for result in self.results)
+        return {verdict.value: counter[verdict] for verdict in Verdict if counter[verdict]}

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The report people read: a table, what is behind each verdict that is not PASS, what it means."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from kvmharness.report.kernel import KernelReport
+from kvmharness.scenarios import SCENARIOS
+from kvmharness.verdict import Result, Verdict
+
+WIDTH = 78
+
+
+def render(reports: Sequence[KernelReport]) -> str:
+    """The whole report, its lines at most 78 columns wide where words allow."""
+    return "\n".join([*_table(reports), *_details(reports), *_meaning(reports)]) + "\n"
+
+
+def _table(reports: Sequence[KernelReport]) -> Iterator[str]:
+    names = list(dict.fromkeys(result.scenario for report in reports for result in report.results))
+    columns = [[""] * 2 + names]
+    for report in reports:
+        verdicts = {result.scenario: result.verdict.value for result in report.results}
+        columns.append([report.title, report.release] + [verdicts.get(name, "-") for name in names])
+    widths = [max(map(len, column)) for column in columns]
+    for row in zip(*columns, strict=True):
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _details(reports: Sequence[KernelReport]) -> Iterator[str]:
+    told: set[tuple[str, str]] = set()
+    for report in reports:
+        for result in report.results:
+            if result.verdict is Verdict.PASS or (report.title, result.reason) in told:
+                continue
+            told.add((report.title, result.reason))
+            yield ""
+            step = f", step {result.step}" if result.step else ""
+            same = [each.scenario for each in report.results if each.reason == result.reason]
+            yield from _wrap(f"{result.verdict.value} {', '.join(same)}, {report.title}{step}", "", "  ")
+            if result.verdict is Verdict.FAIL:
+                yield from _wrap(f"contract: {result.contract}", "  ", "    ")
+            yield from _wrap(result.reason, "  ", "  ")
+        for note in report.notes:
+            yield f"  | {note}"
+
+
+def _meaning(reports: Sequence[KernelReport]) -> Iterator[str]:
+    yield ""
+    yield "In plain words"
+    for report in reports:
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in report.counts().items())
+        yield from _wrap(f"{report.title}: {counts}. {_words(report.results)}", "  ", "    ")
+
+
+def _words(results: Sequence[Result]) -> str:
+    verdicts = {result.verdict for result in results}
+    failed = [result for result in results if result.verdict is Verdict.FAIL]
+    if failed:
+        told = (SCENARIOS[each.scenario].consequence for each in failed if each.scenario in SCENARIOS)
+        return "This kernel breaks what userspace is entitled to. " + " ".join(told)
+    if Verdict.LOST in verdicts:
+        return "The machine was lost, so nothing is known about this kernel."
+    if Verdict.PASS not in verdicts:
+        return "Nothing could be judged here: this says nothing about the kernel, good or bad."
+    open_ones = verdicts - {Verdict.PASS}
+    return "Every contract that could be judged was kept." if open_ones else "Every contract was kept."
+
+
+def _wrap(text: str, first: str, rest: str) -> list[str]:
+    wrapper = textwrap.TextWrapper(WIDTH, first, rest, break_long_words=False, break_on_hyphens=False)
+    return wrapper.wrap(text)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A session: scenarios played on one KVM together with the probe of it, until each has a verdict."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from kvmharness import capabilities, script
+from kvmharness.scenarios import Scenario
+from kvmharness.trace import Trace
+from kvmharness.verdict import Result, Verdict, judge
+
+PROBE_NAME = "probe"
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What was played: the probe's trace, and the scenarios' by name."""
+
+    probe: Trace
+    traces: dict[str, Trace]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Verdicts, in the order of the scenarios, and the session each rests on, by scenario."""
+
+    results: tuple[Result, ...]
+    sessions: dict[str, Session]
+
+
+def plays(scenarios: Sequence[Scenario]) -> list[tuple[str, list[dict[str, object]]]]:
+    """What a player is to play, as names and JSON: the probe, then each scenario."""
+    scripts = [(PROBE_NAME, capabilities.PROBE), *((each.name, each.script) for each in scenarios)]
+    return [(name, [script.to_json(operation) for operation in operations]) for name, operations in scripts]
+
+
+def settle(scenarios: Sequence[Scenario], play: Callable[[Sequence[Scenario]], Session]) -> Outcome:
+    """Play and judge; what stays inconclusive is played again, three times in all.
+
+    What `play` raises passes through: nothing was judged then.
+    """
+    results: dict[str, Result] = {}
+    sessions: dict[str, Session] = {}
+    open_ones = list(scenarios)
+    for _ in range(ATTEMPTS):
+        session = play(open_ones)
+        for scenario in open_ones:
+            results[scenario.name] = judge(scenario, session.traces[scenario.name], session.probe)
+            sessions[scenario.name] = session
+        open_ones = [each for each in open_ones if results[each.name].verdict is Verdict.INCONCLUSIVE]
+        if not open_ones:
+            break
+    return Outcome(tuple(results[scenario.name] for scenario in scenarios), sessions)

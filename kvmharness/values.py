@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Values to write, as a script's JSON has them, and the cycles they stand for.
+
+123                                     123 cycles
+{"ns": 50}                              50 ns of the vCPU's own cycles
+{"read": "tsc", "plus": {"ns": 50}}     what the step labelled tsc read first, plus a value of the
+                                        other two kinds
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+
+class NothingReadError(Exception):
+    """A value rests on a step that read nothing."""
+
+
+def cycles(ns: int, khz: int) -> int:
+    """How many cycles a TSC of `khz` kHz counts in `ns` ns, rounded down."""
+    return ns * khz // 1_000_000
+
+
+def resolve(value: Any, khz: int, read: Mapping[str, int]) -> int:
+    """The cycles a value stands for on a vCPU of `khz` kHz, modulo 2**64; `read` is what each label read.
+
+    NothingReadError when its label read nothing.
+    """
+    if isinstance(value, int):
+        return value % 2**64
+    if "ns" in value:
+        return cycles(value["ns"], khz) % 2**64
+    if value["read"] not in read:
+        raise NothingReadError(value["read"])
+    return (read[value["read"]] + resolve(value["plus"], khz, read)) % 2**64
