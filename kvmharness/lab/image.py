@@ -23,7 +23,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
+from elftools.elf.segments import InterpSegment
 
 import kvmharness
 from kvmharness.lab import cache
@@ -161,16 +163,18 @@ def _is_elf(path: Path) -> bool:
 def _loaded_as(path: Path) -> str:
     """The file name a shared object is looked for by: its soname, where it has one."""
     with path.open("rb") as file:
-        for segment in ELFFile(file).iter_segments("PT_DYNAMIC"):
-            for tag in segment.iter_tags("DT_SONAME"):
-                return str(tag.soname)
+        for segment in ELFFile(file).iter_segments():
+            if isinstance(segment, DynamicSegment):
+                for tag in segment.iter_tags("DT_SONAME"):
+                    return str(tag.soname)
     return path.name
 
 
 def _program_loader(program: Path) -> str:
     with program.open("rb") as file:
-        for segment in ELFFile(file).iter_segments("PT_INTERP"):
-            return str(segment.get_interp_name())
+        for segment in ELFFile(file).iter_segments():
+            if isinstance(segment, InterpSegment):
+                return str(segment.get_interp_name())
     raise LabError(f"{program} names no dynamic loader")
 
 

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# `make run` and `make test` are all there is to set up: each installs what it needs first.
+
+BIN := .venv/bin
+
+.PHONY: run test test-full check bench setup clean
+
+# The main job on real kernels. 6.1 is expected to fail (status 1); anything else is a fault.
+run: setup
+	@$(BIN)/kvmharness lab run debian:6.1 debian:6.12 || [ $$? -eq 1 ]
+
+test: check
+	$(BIN)/pytest -m "not full"
+
+test-full: check
+	$(BIN)/pytest
+
+check: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python bench/run.py
+
+setup:
+	@scripts/setup
+
+clean:
+	rm -rf .venv build *.egg-info kvmharness/kvm/_kvm.c kvmharness/kvm/*.so

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Capabilities that tests need. Where one is missing the test is skipped by its name; in CI the lab
+may not be missing, and then the test fails."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kvmharness.kvm import KvmUnavailableError, System, Vm
+from kvmharness.lab import kernels, play
+from kvmharness.lab.kernels import Kernel
+from kvmharness.lab.machine import AMD
+from kvmharness.scenarios import SCENARIOS
+from kvmharness.session import Outcome, settle
+
+
+@pytest.fixture
+def system() -> Iterator[System]:
+    """An open /dev/kvm."""
+    try:
+        opened = System()
+    except KvmUnavailableError as error:
+        pytest.skip(f"missing capability /dev/kvm: {error}")
+    with opened:
+        yield opened
+
+
+@pytest.fixture
+def vm(system: System) -> Iterator[Vm]:
+    """A VM without memory or vCPUs."""
+    with system.create_vm() as created:
+        yield created
+
+
+@pytest.fixture(scope="session")
+def kernel() -> Callable[[str], Kernel]:
+    """Finds a kernel for the lab, by its name."""
+    for program in (AMD.emulator, "apt-get", "dpkg-deb", "cc"):
+        if shutil.which(program) is None:
+            message = f"missing capability lab: there is no {program}"
+            if os.environ.get("CI"):
+                pytest.fail(message)
+            pytest.skip(message)
+    return kernels.find
+
+
+@pytest.fixture(scope="session")
+def outcome(kernel: Callable[[str], Kernel]) -> Callable[[str], Outcome]:
+    """What all scenarios came to on a kernel, booted once for all tests that ask."""
+    known: dict[str, Outcome] = {}
+
+    def ask(spec: str) -> Outcome:
+        if spec not in known:
+            found = kernel(spec)
+            known[spec] = settle(list(SCENARIOS.values()), lambda each: play.play(found, AMD, each))
+        return known[spec]
+
+    return ask
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of this test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "kvmharness"

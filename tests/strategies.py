@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Hypothesis strategies for the project's own data."""
+
+from hypothesis import strategies as st
+
+from kvmharness import script
+from kvmharness.guests import PROGRAMS
+from kvmharness.kvm import MSRS
+from kvmharness.model.interval import Interval
+from kvmharness.trace import Bracket, Event, Trace
+
+labels = st.text("abcdefghijklmnopqrstuvwxyz-0123456789", max_size=20)
+vcpus = st.integers(0, 15)
+msrs = st.sampled_from(sorted(MSRS))
+cycles64 = st.integers(0, 2**64 - 1)
+times = st.builds(script.Time, st.integers(-(2**63), 2**63))
+plain_values = st.one_of(st.integers(-(2**63), 2**64 - 1), times)
+values = st.one_of(plain_values, st.builds(script.Read, labels, plain_values))
+
+operations = st.one_of(
+    st.builds(script.CreateVcpu, vcpu=vcpus, guest=st.sampled_from(sorted(PROGRAMS)), label=labels),
+    st.builds(
+        script.SetMsrs,
+        vcpu=vcpus,
+        msrs=st.lists(st.tuples(msrs, values), min_size=1, max_size=4).map(tuple),
+        label=labels,
+    ),
+    st.builds(
+        script.GetMsrs, vcpu=vcpus, indices=st.lists(msrs, min_size=1, max_size=4).map(tuple), label=labels
+    ),
+    st.builds(script.SetTscOffset, vcpu=vcpus, offset=values, label=labels),
+    st.builds(script.GetTscOffset, vcpu=vcpus, label=labels),
+    st.builds(script.Run, vcpu=vcpus, ns=st.integers(0, 10**12), label=labels),
+    st.builds(script.GetClock, label=labels),
+    st.builds(script.Sleep, ns=st.integers(0, 10**12), label=labels),
+)
+
+brackets = st.builds(
+    lambda tsc, width, ns, length: Bracket(tsc, ns, ns + length, tsc + width),
+    st.integers(0, 2**63),
+    st.integers(0, 2**40),
+    st.integers(0, 2**63),
+    st.integers(0, 2**40),
+)
+events = st.builds(
+    Event,
+    operations,
+    brackets,
+    st.lists(cycles64, max_size=3).map(tuple),
+    st.sampled_from(["", "EINVAL", "ENXIO", "ENOTTY"]),
+)
+traces = st.builds(Trace, labels, labels, st.lists(events, max_size=6).map(tuple))
+
+intervals = st.builds(
+    lambda low, width: Interval(low, low + width), st.integers(-(2**64), 2**64), st.integers(0, 2**62)
+)

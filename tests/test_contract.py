@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Contracts on hand-worked traces. The host counts 1 GHz: 1 ns is 1 cycle, 1 ms a million."""
+
+import pytest
+
+from kvmharness.contract import Claim, State, check
+from kvmharness.script import CreateVcpu, GetMsrs, GetTscOffset, Operation, Run, SetMsrs, SetTscOffset
+from kvmharness.trace import Bracket, Event, Trace
+
+MS = 1_000_000
+KHZ = 1_000_000
+RESTORED = 900 * MS
+
+
+def event(operation: Operation, host: int, *values: int, width: int = 1000, error: str = "") -> Event:
+    """A step whose ioctl took from `host` to `host + width`, in cycles and in ns."""
+    return Event(operation, Bracket(host, host, host + width, host + width), values, error)
+
+
+def read(label: str, host: int, tsc: int, *, width: int = 1000, vcpu: int = 0) -> Event:
+    return event(GetMsrs(vcpu=vcpu, indices=("TSC",), label=label), host, tsc, width=width)
+
+
+def restored(*after: Event, width: int = 1000) -> Trace:
+    """vCPU 0 is created at host TSC 1000 ms and written 900 ms worth of cycles at 1050 ms."""
+    return Trace(
+        "test",
+        "test",
+        (
+            event(CreateVcpu(vcpu=0, label="create"), 1000 * MS, KHZ),
+            read("before", 1001 * MS, 1 * MS),
+            event(
+                SetMsrs(vcpu=0, msrs=(("TSC", RESTORED),), label="write"), 1050 * MS, RESTORED, width=width
+            ),
+            *after,
+        ),
+    )
+
+
+GOES_ON = Claim(
+    "goes on",
+    seen=("after", "offset", "guest"),
+    expected=("write",),
+    instead="before",
+    otherwise="it was overridden",
+)
+
+
+def test_a_reading_that_goes_on_from_the_write_keeps_the_contract() -> None:
+    # Read 10 ms after the write: 900 ms + 10 ms.
+    assert check(GOES_ON, restored(read("after", 1060 * MS, 910 * MS))).state is State.KEPT
+
+
+def test_a_reading_that_goes_on_from_the_creation_breaks_it_and_says_how_far() -> None:
+    # Read 60 ms after the creation: TSC 60 ms instead of 910 ms. At best the kernel made the write at
+    # the end of its bracket and the reading at its beginning: 850 ms less the 1000 cycles of the write.
+    finding = check(GOES_ON, restored(read("after", 1060 * MS, 60 * MS)))
+    assert finding.state is State.BROKEN
+    assert finding.step == 4
+    assert finding.reason == (
+        "after read a TSC of 60000000 (60.0 ms), 849999000 cycles (850.0 ms) behind what was due: "
+        "it was overridden"
+    )
+
+
+@pytest.mark.parametrize(("off", "state"), [(1000, State.KEPT), (1001, State.BROKEN)])
+def test_the_brackets_are_the_only_tolerance(off: int, state: State) -> None:
+    # The write lies within [1050 ms, +1000], the reading at exactly 1060 ms (a bracket of no width):
+    # offsets from 900 ms - 1050 ms - 1000 to 900 ms - 1050 ms are possible, one cycle less is not.
+    trace = restored(read("after", 1060 * MS, 910 * MS - off, width=0))
+    assert check(GOES_ON, trace).state is state
+
+
+def test_brackets_too_wide_to_tell_leave_it_undecided() -> None:
+    # A reading that took a second may have been made before or after the write for all we know.
+    finding = check(GOES_ON, restored(read("after", 1060 * MS, 950 * MS, width=1000 * MS)))
+    assert finding.state is State.UNDECIDED
+    assert "too wide to tell" in finding.reason
+
+
+def test_an_offset_is_exact() -> None:
+    kept = event(GetTscOffset(vcpu=0, label="offset"), 1060 * MS, (900 * MS - 1050 * MS) % 2**64)
+    broken = event(GetTscOffset(vcpu=0, label="offset"), 1060 * MS, (900 * MS - 1050 * MS + 1) % 2**64)
+    assert check(GOES_ON, restored(kept)).state is State.KEPT
+    finding = check(GOES_ON, restored(broken))
+    assert finding.state is State.BROKEN
+    assert finding.reason == "offset read an offset of -149999999, 1 cycles (1 ns) ahead of what was due"
+
+
+def test_a_guests_newest_sample_counts() -> None:
+    run = event(Run(vcpu=0, label="guest"), 1060 * MS, 5, 910 * MS)
+    assert check(GOES_ON, restored(run)).state is State.KEPT
+
+
+def test_one_broken_reading_among_good_ones_breaks_the_contract() -> None:
+    trace = restored(
+        read("after", 1060 * MS, 910 * MS), event(Run(vcpu=0, label="guest"), 1070 * MS, 70 * MS)
+    )
+    finding = check(GOES_ON, trace)
+    assert (finding.state, finding.step) == (State.BROKEN, 5)
+
+
+def test_a_failed_reading_is_no_reading() -> None:
+    failed = event(GetTscOffset(vcpu=0, label="offset"), 1055 * MS, error="ENXIO")
+    assert check(GOES_ON, restored(failed, read("after", 1060 * MS, 910 * MS))).state is State.KEPT
+    finding = check(GOES_ON, restored(failed))
+    assert finding.state is State.UNDECIDED
+    assert finding.reason == "none of after, offset, guest read anything ENXIO"
+
+
+def test_a_failed_write_leaves_it_undecided() -> None:
+    trace = restored(read("after", 1060 * MS, 60 * MS))
+    write = event(trace.events[2].operation, 1050 * MS, RESTORED, error="EINVAL")
+    trace = Trace("test", "test", (*trace.events[:2], write, *trace.events[3:]))
+    finding = check(GOES_ON, trace)
+    assert finding.state is State.UNDECIDED
+    assert finding.reason == "write failed with EINVAL"
+
+
+def test_a_trace_that_ended_early_leaves_it_undecided() -> None:
+    trace = Trace("test", "test", restored().events[:1])
+    assert check(GOES_ON, trace).reason == "step 'before' was not reached"
+
+
+def pair(v0: int, v1: int, *, second_write: int = 1055 * MS) -> Trace:
+    """vCPUs 0 and 1 are written 100 s and 100.002 s, 5 ms apart, and read v0 at 1100, v1 at 1101 ms."""
+    return Trace(
+        "test",
+        "test",
+        (
+            event(CreateVcpu(vcpu=0), 1000 * MS, KHZ),
+            event(CreateVcpu(vcpu=1), 1001 * MS, KHZ),
+            event(SetMsrs(vcpu=0, msrs=(("TSC", 0),), label="write-0"), 1050 * MS, 100_000 * MS),
+            event(SetMsrs(vcpu=1, msrs=(("TSC", 0),), label="write-1"), second_write, 100_002 * MS),
+            read("tsc-0", 1100 * MS, v0),
+            read("tsc-1", 1101 * MS, v1, vcpu=1),
+        ),
+    )
+
+
+TOGETHER = Claim(
+    "together",
+    seen=("tsc-1",),
+    expected=("tsc-0",),
+    instead="write-1",
+    otherwise="each its own",
+    together=("write-0", "write-1"),
+)
+
+
+def test_vcpus_that_share_an_offset_count_together() -> None:
+    # 1101 - 1100 = 1 ms between the readings, and 1 ms between what they read.
+    assert check(TOGETHER, pair(100_050 * MS, 100_051 * MS)).state is State.KEPT
+
+
+def test_vcpus_that_each_kept_their_own_value_do_not() -> None:
+    # vCPU 1 was written 100.002 s at 1055 ms: 46 ms later it reads 100.048 s, 3 ms behind vCPU 0.
+    finding = check(TOGETHER, pair(100_050 * MS, 100_048 * MS))
+    assert finding.state is State.BROKEN
+    assert finding.reason.endswith("behind what was due: each its own")
+
+
+def test_writes_too_far_apart_are_no_pair() -> None:
+    # A player held up for half a second between the writes proves nothing about the kernel.
+    finding = check(TOGETHER, pair(100_050 * MS, 100_048 * MS, second_write=1600 * MS))
+    assert finding.state is State.UNDECIDED
+    assert "550 ms apart" in finding.reason
+
+
+def test_offsets_that_wrapped_around_are_the_same_offset() -> None:
+    trace = Trace(
+        "test",
+        "test",
+        (
+            event(CreateVcpu(vcpu=0), 1000 * MS, KHZ),
+            event(SetTscOffset(vcpu=0, offset=-5, label="write"), 1001 * MS, 2**64 - 5),
+            read("after", 3, 0, width=4),
+        ),
+    )
+    claim = Claim("kept", seen=("after",), expected=("write",))
+    # A TSC of 0 read at host TSC 3 to 7 means an offset of -7 to -3, and -5 is among them.
+    assert check(claim, trace).state is State.KEPT

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The tiny guests: their bytes, and what they do."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kvmharness import guests
+from kvmharness.guests import layout
+from kvmharness.kvm import BracketBuffer, Exit, Vm
+
+ONCE = ("rdtsc-16", "rdtsc-64")
+ENDLESS = ("ring-16", "ring-64")
+
+
+@pytest.mark.parametrize("name", guests.PROGRAMS)
+def test_the_bytes_are_what_an_assembler_makes_of_the_text(name: str, tmp_path: Path) -> None:
+    for tool in ("as", "objcopy"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"missing capability: {tool}")
+    program = guests.PROGRAMS[name]
+    source, assembled, flat = tmp_path / "guest.s", tmp_path / "guest.o", tmp_path / "guest.bin"
+    source.write_text(program.assembly)
+    subprocess.run(["as", "-o", assembled, source], check=True, timeout=60)
+    subprocess.run(["objcopy", "-O", "binary", "-j", ".text", assembled, flat], check=True, timeout=60)
+    assert program.code.hex() == flat.read_bytes().hex()
+
+
+def test_there_is_room_for_sixteen_vcpus_and_no_more() -> None:
+    last = layout.results_address(layout.MAX_VCPUS - 1)
+    assert last + 0x1000 == layout.MEMORY_SIZE
+    with pytest.raises(ValueError, match="vcpu 16"):
+        layout.code_address(16)
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("name", ONCE)
+@pytest.mark.parametrize("number", [0, 15])
+def test_a_guest_reads_its_tsc_inside_the_bracket_of_its_run(vm: Vm, name: str, number: int) -> None:
+    memory = vm.add_memory(layout.MEMORY_SIZE)
+    vcpu = vm.create_vcpu(number)
+    guests.load(guests.PROGRAMS[name], memory, vcpu)
+    offset = vcpu.tsc_offset()
+    vcpu.use_brackets(BracketBuffer())
+    for _ in range(3):
+        assert vcpu.run() == Exit.IO
+        before, _, _, after = vcpu.bracket
+        (sample,) = guests.samples(guests.PROGRAMS[name], memory, number)
+        assert before <= (sample - offset) % 2**64 <= after
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_ring_fills_with_growing_readings(vm: Vm, name: str) -> None:
+    memory = vm.add_memory(layout.MEMORY_SIZE)
+    vcpu = vm.create_vcpu(0)
+    guests.load(guests.PROGRAMS[name], memory, vcpu)
+    vcpu.use_brackets(BracketBuffer())
+    offset = vcpu.tsc_offset()
+    assert vcpu.run(20_000_000) == Exit.INTR
+    before, _, _, after = vcpu.bracket
+    samples = [(sample - offset) % 2**64 for sample in guests.samples(guests.PROGRAMS[name], memory, 0)]
+    assert len(samples) == layout.RING_SIZE - 1
+    assert samples == sorted(samples)
+    assert before <= samples[0] < samples[-1] <= after
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("name", [*ONCE, *ENDLESS])
+def test_a_guest_that_has_not_run_has_read_nothing(vm: Vm, name: str) -> None:
+    memory = vm.add_memory(layout.MEMORY_SIZE)
+    guests.load(guests.PROGRAMS[name], memory, vm.create_vcpu(0))
+    assert guests.samples(guests.PROGRAMS[name], memory, 0) == []

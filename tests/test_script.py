@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Scripts as JSON."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from kvmharness import script
+from kvmharness.scenarios import SCENARIOS
+from kvmharness.script import Operation, Read, ScriptError, SetMsrs, Time, from_json, to_json
+from tests.strategies import operations
+
+
+@given(operations)
+def test_every_operation_survives_json(operation: Operation) -> None:
+    assert from_json(json.loads(json.dumps(to_json(operation)))) == operation
+
+
+def test_json_reads_like_what_it_does() -> None:
+    operation = SetMsrs(vcpu=1, msrs=(("TSC", Read("tsc", Time(5))),), label="restore")
+    assert to_json(operation) == {
+        "op": "set_msrs",
+        "vcpu": 1,
+        "msrs": [["TSC", {"read": "tsc", "plus": {"ns": 5}}]],
+        "label": "restore",
+    }
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (7, "expected an operation, got 7"),
+        ({"op": "fly"}, "no operation is called 'fly'"),
+        ({"op": ["sleep"]}, "no operation is called"),
+        ({"op": "sleep"}, "sleep: missing or unknown: ns"),
+        ({"op": "sleep", "ns": 1, "vcpu": 0}, "sleep: missing or unknown: vcpu"),
+        ({"op": "sleep", "ns": True}, "whole number"),
+        ({"op": "sleep", "ns": -1}, "whole number from 0"),
+        ({"op": "get_msrs", "vcpu": 16, "indices": ["TSC"]}, "whole number from 0 to 15"),
+        ({"op": "get_msrs", "vcpu": 0, "indices": ["TCS"]}, "no MSR is called 'TCS'"),
+        ({"op": "get_msrs", "vcpu": 0, "indices": []}, "a list that is not empty"),
+        ({"op": "set_msrs", "vcpu": 0, "msrs": [["TSC"]]}, "an MSR and its value"),
+        ({"op": "create_vcpu", "vcpu": 0, "guest": "dos"}, "no guest is called 'dos'"),
+        (
+            {
+                "op": "set_tsc_offset",
+                "vcpu": 0,
+                "offset": {"read": "a", "plus": {"read": "b", "plus": 1}},
+            },
+            "cannot be a reading itself",
+        ),
+    ],
+)
+def test_json_that_makes_no_sense_is_refused_with_the_reason(data: Any, complaint: str) -> None:
+    with pytest.raises(ScriptError, match=complaint):
+        from_json(data)
+
+
+def test_every_operation_has_a_player() -> None:
+    from kvmharness.player import _Stage  # noqa: PLC0415
+
+    assert {name for name in dir(_Stage) if name.startswith("do_")} == {
+        f"do_{name}" for name in script.OPERATIONS
+    }
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_scenarios_labels_are_its_own_and_its_claims_refer_to_them(name: str) -> None:
+    scenario = SCENARIOS[name]
+    labels = [operation.label for operation in scenario.script if operation.label]
+    assert len(labels) == len(set(labels))
+    for claim in scenario.claims:
+        for label in (*claim.seen, *claim.expected, *filter(None, [claim.instead]), *claim.together):
+            assert label in labels
