@@ -48,6 +48,7 @@ class Vcpu(Descriptor):
     def __init__(self, fd: int, number: int, mmap_size: int) -> None:
         super().__init__(fd)
         self.number = number
+        self._shared: Memory | None = None
         try:
             self._shared = Memory(mmap_size, fd)
         except OSError:
@@ -193,7 +194,7 @@ class Vcpu(Descriptor):
 
     def close(self) -> None:
         """Give the shared page and the file descriptor back; again is harmless."""
-        shared, self._shared = getattr(self, "_shared", None), None
+        shared, self._shared = self._shared, None
         if shared is not None:
             self._run = ffi.NULL
             shared.close()

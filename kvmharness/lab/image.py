@@ -166,7 +166,7 @@ def _loaded_as(path: Path) -> str:
         for segment in ELFFile(file).iter_segments():
             if isinstance(segment, DynamicSegment):
                 for tag in segment.iter_tags("DT_SONAME"):
-                    return str(tag.soname)
+                    return str(tag.soname)  # type: ignore[attr-defined]
     return path.name
 
 

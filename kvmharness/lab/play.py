@@ -15,6 +15,9 @@ from kvmharness.trace import Trace, TraceError
 
 ATTEMPTS = 3
 
+# What the kernel calls its faults on the console.
+_FAULTS = ("Kernel panic", "BUG:", "Oops:", "WARNING:", "soft lockup", "hung task")
+
 
 class LostMachineError(Exception):
     """Every attempt lost the machine. `complaint` says how the last one went, `console` its last lines."""
@@ -56,7 +59,7 @@ def play(kernel: Kernel, on: Machine, scenarios: Sequence[Scenario]) -> Session:
             break
         except wire.BrokenResultError as error:
             if attempt == ATTEMPTS:
-                raise LostMachineError(f"{error}, {ATTEMPTS} times", last_lines(boot.console)) from None
+                raise LostMachineError(f"{error}, {ATTEMPTS} times", last_words(boot.console)) from None
     return Session(traces[0], {each.scenario: each for each in traces[1:]})
 
 
@@ -73,6 +76,8 @@ def _read(number: str, boot: Boot) -> list[Trace]:
     return traces
 
 
-def last_lines(console: str, count: int = 12) -> list[str]:
-    """The console's last lines that say anything."""
-    return [line.rstrip() for line in console.splitlines() if line.strip()][-count:]
+def last_words(console: str, count: int = 12) -> list[str]:
+    """The console's last lines that say anything, behind the earlier ones that name a fault."""
+    lines = [line.rstrip() for line in console.splitlines() if line.strip()]
+    faults = [line for line in lines[:-count] if any(fault in line for fault in _FAULTS)]
+    return faults[:count] + lines[-count:]

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Measures what the harness costs beside what it is made of, in one run, as ratios.
+
+    python bench/run.py [kvm] [lab]        (both without a name)
+
+Rounds of each contender alternate, so that a noisy machine disturbs all alike. Calls are compared by
+their best round, boots by their median.
+"""
+
+import importlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from cffi import FFI
+
+from kvmharness import guests
+from kvmharness.guests.layout import MEMORY_SIZE
+from kvmharness.kvm import MSRS, BracketBuffer, System, Vcpu, ioctls
+from kvmharness.kvm import ffi as kvm_ffi
+from kvmharness.kvm import lib as kvm_lib
+from kvmharness.lab import image, kernels, machine
+
+CALL_ROUNDS = 15
+BOOT_ROUNDS = 7
+LAB_KERNELS = ("debian:6.1", "debian:6.12")
+
+# The standard library's way, for comparison only: the harness itself does not use it.
+standard_ioctl = importlib.import_module("fcntl").ioctl
+
+
+def baseline() -> Any:
+    """bench/baseline.c, compiled and loaded."""
+    ffi = FFI()
+    ffi.cdef(
+        "double ioctl_loop(int, unsigned long, unsigned long, int);"
+        "int bracket_loop(int, unsigned long, void *, int, uint64_t *);"
+    )
+    source = Path(__file__).with_name("baseline.c")
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "baseline.so"
+        subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
+        return ffi.dlopen(str(library))
+
+
+def ns_a_call(call: Callable[[], object], count: int) -> float:
+    """Wall time of a call, in ns, over `count` calls in a row."""
+    begin = time.perf_counter_ns()
+    for _ in range(count):
+        call()
+    return (time.perf_counter_ns() - begin) / count
+
+
+def alternate(contenders: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """What each contender measured in each round, taking turns."""
+    measured: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, measure in contenders.items():
+            measured[name].append(measure())
+    return measured
+
+
+def show(what: str, unit: str, values: dict[str, float], aim: str) -> None:
+    """A line with each value, the second's ratio to the first, and the aim."""
+    (first, base), (second, value), *rest = values.items()
+    others = "".join(f", {name} {other:.0f} {unit}" for name, other in rest)
+    print(
+        f"{what:28} {first} {base:.0f} {unit}, {second} {value:.0f} {unit}{others}: "
+        f"{value / base:.2f} x {first} (aim {aim})"
+    )
+
+
+def bench_ioctl(
+    c: Any, what: str, fd: int, ioctl: ioctls.Ioctl, argument: int, call: Callable[[], object]
+) -> None:
+    """A plain ioctl: in C, through the bindings, through the standard library."""
+    count = 20_000
+    measured = alternate(
+        {
+            "C": lambda: float(c.ioctl_loop(fd, ioctl.number, argument, count)),
+            "bindings": lambda: ns_a_call(call, count),
+            "standard library": lambda: ns_a_call(lambda: standard_ioctl(fd, ioctl.number, argument), count),
+        },
+        CALL_ROUNDS,
+    )
+    show(what, "ns", {name: min(values) for name, values in measured.items()}, "<= 2 x C")
+
+
+def bench_bracket(c: Any, vcpu: Vcpu) -> None:
+    """How wide a bracket around GET_MSRS of the TSC is."""
+    count = 2000
+    msrs = kvm_ffi.new("struct kvm_msrs *", {"nmsrs": 1, "entries": [{"index": MSRS["TSC"]}]})
+    widths = kvm_ffi.new("uint64_t[]", count)
+    pointer, into = int(kvm_ffi.cast("uintptr_t", msrs)), int(kvm_ffi.cast("uintptr_t", widths))
+    local = FFI()
+
+    def in_c() -> float:
+        c.bracket_loop(
+            vcpu.fileno(),
+            kvm_lib.KVM_GET_MSRS,
+            local.cast("void *", pointer),
+            count,
+            local.cast("uint64_t *", into),
+        )
+        return float(median(widths))
+
+    def in_bindings() -> float:
+        seen = []
+        for _ in range(count):
+            vcpu.msrs([MSRS["TSC"]])
+            before, _, _, after = vcpu.bracket
+            seen.append(after - before)
+        return float(median(seen))
+
+    measured = alternate({"C": in_c, "bindings": in_bindings}, CALL_ROUNDS)
+    show("bracket of GET_MSRS, width", "cycles", {name: min(v) for name, v in measured.items()}, "<= 1.1 x C")
+
+
+def bench_run(c: Any, vcpu: Vcpu) -> None:
+    """KVM_RUN of the guest that reads its TSC once."""
+    count = 5000
+    measured = alternate(
+        {
+            "C": lambda: float(c.ioctl_loop(vcpu.fileno(), kvm_lib.KVM_RUN, 0, count)),
+            "bindings": lambda: ns_a_call(vcpu.run, count),
+        },
+        CALL_ROUNDS,
+    )
+    show("KVM_RUN of the rdtsc guest", "ns", {name: min(v) for name, v in measured.items()}, "<= 1.2 x C")
+
+
+def bench_kvm() -> None:
+    """The bindings, on this host's /dev/kvm."""
+    c = baseline()
+    with System() as system, system.create_vm() as vm:
+        memory = vm.add_memory(MEMORY_SIZE)
+        vcpu = vm.create_vcpu(0)
+        guests.load(guests.PROGRAMS["rdtsc-16"], memory, vcpu)
+        bench_ioctl(c, "KVM_GET_API_VERSION", system.fileno(), ioctls.GET_API_VERSION, 0, system.api_version)
+        bench_ioctl(c, "KVM_GET_TSC_KHZ of a vCPU", vcpu.fileno(), ioctls.VCPU_GET_TSC_KHZ, 0, vcpu.tsc_khz)
+        bench_run(c, vcpu)
+        vcpu.use_brackets(BracketBuffer())
+        bench_bracket(c, vcpu)
+
+
+def bench_lab() -> None:
+    """The lab, beside the same kernel booting to an init that does nothing and powering off."""
+    command = [sys.executable, "-m", "kvmharness", "lab", "run"]
+    for spec in LAB_KERNELS:
+        kernel = kernels.find(spec)
+        base = image.base()
+        image.python()
+
+        def bare(kernel: kernels.Kernel = kernel, base: bytes = base) -> float:
+            return machine.boot(machine.AMD, kernel.vmlinux, base).seconds * 1000
+
+        def lab(spec: str = spec) -> float:
+            begin = time.monotonic()
+            subprocess.run([*command, spec], stdout=subprocess.DEVNULL, check=False)
+            return (time.monotonic() - begin) * 1000
+
+        measured = alternate({"bare boot": bare, "lab run": lab}, BOOT_ROUNDS)
+        medians = {name: median(values) for name, values in measured.items()}
+        show(f"{spec} to the verdict", "ms", medians, "<= 1.5 x bare boot")
+
+
+BENCHES = {"kvm": bench_kvm, "lab": bench_lab}
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or BENCHES:
+        BENCHES[name]()

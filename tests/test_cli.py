@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command line: what it prints where, and what it exits with."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvmharness import host
+from kvmharness.cli import lab, options
+from kvmharness.cli.main import main
+from kvmharness.kvm import KvmUnavailableError, System
+from kvmharness.lab import kernels, play
+from kvmharness.lab.kernels import Kernel
+from kvmharness.lab.machine import AMD
+from kvmharness.report import FORMATS, KernelReport
+from kvmharness.scenarios import SCENARIOS, Scenario
+from kvmharness.session import Session
+from kvmharness.verdict import Result, Verdict
+from tests.test_verdict import play as play_made_up
+from tests.test_verdict import probe
+
+Capture = pytest.CaptureFixture[str]
+
+
+def status_of(*arguments: str) -> int:
+    """What the command exits with; argparse leaves by SystemExit."""
+    try:
+        return main(arguments)
+    except SystemExit as leaving:
+        return int(str(leaving.code))
+
+
+def one_line(text: str) -> str:
+    """The text, which has to be exactly one line."""
+    assert text.count("\n") == 1, text
+    assert text.endswith("\n")
+    return text.rstrip()
+
+
+@pytest.fixture
+def made_up_host(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Replaces this host's KVM by a made-up one."""
+
+    def use(**how: Any) -> None:
+        def play_here(scenarios: Sequence[Scenario]) -> Session:
+            return Session(
+                probe(**how), {each.name: play_made_up(each.name, each.script, **how) for each in scenarios}
+            )
+
+        monkeypatch.setattr(host, "play", play_here)
+
+    return use
+
+
+def opening(error: KvmUnavailableError) -> Callable[[], System]:
+    def fail() -> System:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "kvmharness: the following arguments are required: COMMAND (see kvmharness --help)"),
+        (["run", "young"], "kvmharness: unknown scenario 'young'"),
+        (["run", "young-restor"], "kvmharness: unknown scenario 'young-restor': did you mean young-restore"),
+        (["lab", "run", "fedora:40"], "kvmharness: unknown kernel 'fedora:40': name it debian:VERSION"),
+        (["lab", "run", "debian:6.1", "--machine", "amdd"], "kvmharness: unknown machine 'amdd': did you"),
+        (["run", "--format", "xml"], "kvmharness run: argument --format: invalid choice: 'xml'"),
+        (["run", "--output", "/no/such/folder/report"], "kvmharness: cannot write to /no/such/folder/report"),
+        (["judge", "/no/such/trace"], "kvmharness: cannot read /no/such/trace: No such file"),
+        (["judge", "/dev/null"], "kvmharness: /dev/null: a saved trace begins with the probe"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(arguments: list[str], line: str, capsys: Capture) -> None:
+    assert status_of(*arguments) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert one_line(error).startswith(line)
+
+
+@pytest.mark.parametrize("command", ["run", "probe"])
+def test_no_kvm_is_one_line_and_status_2(
+    command: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "System", lambda: System("/dev/no-such-kvm"))
+    assert status_of(command) == 2
+    assert one_line(capsys.readouterr().err).startswith("kvmharness: there is no /dev/no-such-kvm: load kvm_")
+
+
+def test_no_permission_is_one_line_and_status_2(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    real_open = os.open
+
+    def refuse(path: str, *rest: int) -> int:
+        if path == "/dev/kvm":
+            raise PermissionError(13, "no")
+        return real_open(path, *rest)
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert status_of("run") == 2
+    assert one_line(capsys.readouterr().err).startswith("kvmharness: no permission to open /dev/kvm")
+
+
+def test_no_qemu_is_one_line_and_status_2(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert status_of("lab", "run", "debian:6.1") == 2
+    assert one_line(capsys.readouterr().err) == (
+        "kvmharness: machine amd needs qemu-system-x86_64: install qemu-system-x86"
+    )
+
+
+def test_a_host_that_ignores_writes_is_told_so_and_exits_4(
+    made_up_host: Callable[..., None], capsys: Capture
+) -> None:
+    made_up_host(honours_writes=False, honours_offsets=False)
+    assert status_of("run") == 4
+    out = capsys.readouterr().out
+    assert "this KVM ignores writes of MSR_IA32_TSC" in out
+    assert "Nothing could be judged here" in out
+    assert "PASS" not in out
+    assert "FAIL" not in out
+
+
+@pytest.mark.kvm
+def test_this_hosts_own_kvm_is_played_without_a_false_alarm(system: System, capsys: Capture) -> None:
+    # Whatever this KVM is, its guests run; only a kernel that breaks a contract may fail one.
+    assert status_of("probe") == 0
+    text = capsys.readouterr().out
+    for name in ("guest-16", "guest-64"):
+        assert any(line.split()[:2] == [name, "yes"] for line in text.splitlines())
+    writes = any(line.split()[:2] == ["tsc-write", "yes"] for line in text.splitlines())
+    status = status_of("run", "old-restore")
+    assert status == (0 if writes else 4)
+
+
+def test_a_host_that_passes_exits_0_and_one_that_fails_exits_1(
+    made_up_host: Callable[..., None], capsys: Capture
+) -> None:
+    made_up_host()
+    assert status_of("run", "young-restore") == 0
+    assert "Every contract was kept." in capsys.readouterr().out
+    assert status_of("run", "young-restore", "qemu-pair-old") == 1
+    assert "FAIL qemu-pair-old" in capsys.readouterr().out
+
+
+def test_saved_traces_are_judged_again_to_the_same_verdicts(
+    made_up_host: Callable[..., None], capsys: Capture, tmp_path: Path
+) -> None:
+    made_up_host()
+    assert status_of("run", "--save-traces", str(tmp_path), "--format", "json") == 1
+    first = json.loads(capsys.readouterr().out)
+    files = [str(path) for path in tmp_path.iterdir()]
+    assert len(files) == len(SCENARIOS)
+    assert status_of("judge", "--format", "json", *files) == 1
+    again = json.loads(capsys.readouterr().out)
+
+    def by_name(report: dict[str, list[dict[str, list[dict[str, str]]]]]) -> dict[str, str]:
+        (kernel,) = report["kernels"]
+        return {result["scenario"]: result["verdict"] for result in kernel["results"]}
+
+    assert by_name(first) == by_name(again)
+
+
+def test_a_broken_trace_is_one_line_and_status_2(
+    made_up_host: Callable[..., None], capsys: Capture, tmp_path: Path
+) -> None:
+    made_up_host()
+    status_of("run", "old-restore", "--save-traces", str(tmp_path))
+    capsys.readouterr()
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    for broken, complaint in (
+        (whole[:-10], "not JSON"),
+        (whole.replace(b'"old-restore"', b'"odd-restore"'), "did you mean old-restore"),
+        (b"\xff" + whole, "bytes that are not ASCII"),
+    ):
+        path.write_bytes(broken)
+        assert status_of("judge", str(path)) == 2
+        assert complaint in one_line(capsys.readouterr().err)
+
+
+REPORTS = [
+    KernelReport(
+        "debian:6.1",
+        "amd",
+        "6.1.0",
+        (
+            Result("young-restore", Verdict.FAIL, "It goes on.", "it did not", 5),
+            Result("old-restore", Verdict.PASS, "It goes on."),
+        ),
+    ),
+    KernelReport(
+        "debian:6.12",
+        "amd",
+        "6.12.9",
+        (
+            Result("young-restore", Verdict.LOST, "It goes on.", "the machine hung"),
+            Result("old-restore", Verdict.SKIP, "It goes on.", "no TSC"),
+        ),
+        ("last words",),
+    ),
+]
+
+
+def test_the_text_report_is_a_table_with_reasons_and_plain_words() -> None:
+    text = FORMATS["text"](REPORTS)
+    assert text.splitlines()[:4] == [
+        "               debian:6.1 on amd  debian:6.12 on amd",
+        "               6.1.0              6.12.9",
+        "young-restore  FAIL               LOST",
+        "old-restore    PASS               SKIP",
+    ]
+    assert "FAIL young-restore, debian:6.1 on amd, step 5" in text
+    assert "  | last words" in text
+    assert "kernel bug 217423" in text.replace("\n", " ").replace("    ", "")
+    assert max(map(len, text.splitlines())) <= 78
+
+
+def test_the_ktap_report_is_ktap() -> None:
+    assert FORMATS["ktap"](REPORTS).splitlines() == [
+        "KTAP version 1",
+        "1..2",
+        "  KTAP version 1",
+        "  # Subtest: debian:6.1 on amd",
+        "  # release 6.1.0",
+        "  1..2",
+        "  # step 5: it did not",
+        "  not ok 1 young-restore",
+        "  ok 2 old-restore",
+        "not ok 1 debian:6.1 on amd",
+        "  KTAP version 1",
+        "  # Subtest: debian:6.12 on amd",
+        "  # release 6.12.9",
+        "  1..2",
+        "  not ok 1 young-restore # ERROR the machine hung",
+        "  ok 2 old-restore # SKIP no TSC",
+        "  # last words",
+        "not ok 2 debian:6.12 on amd",
+    ]
+
+
+def test_the_json_report_has_the_keys_users_rely_on() -> None:
+    data = json.loads(FORMATS["json"](REPORTS))
+    assert set(data) == {"schema", "tool", "kernels", "summary"}
+    kernel = data["kernels"][0]
+    assert {"kernel", "machine", "release", "behaves_as", "expect", "results"} <= set(kernel)
+    assert kernel["results"][0] == {
+        "scenario": "young-restore",
+        "verdict": "FAIL",
+        "contract": "broken",
+        "conforms": None,
+        "reason": "it did not",
+        "step": 5,
+    }
+    assert data["summary"]["exit_status"] == 1
+
+
+def test_a_report_that_cannot_be_written_is_printed_instead(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    options.write_report(REPORTS, "ktap", tmp_path / "report")
+    out, error = capsys.readouterr()
+    assert out == FORMATS["ktap"](REPORTS)
+    assert "No space left on device; here it is" in one_line(error)
+
+
+def test_a_lost_machine_is_reported_with_its_console_and_exits_3(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def lose(*_: object) -> Session:
+        raise play.LostMachineError("the machine hung, 3 times", ["BUG: something"])
+
+    monkeypatch.setattr(play, "play", lose)
+    monkeypatch.setattr(lab, "check_emulator", lambda machine: None)
+    monkeypatch.setattr(kernels, "find", lambda spec: Kernel(spec, "6.1.0", tmp_path, {}))
+    assert status_of("lab", "run", "debian:6.1") == 3
+    out = capsys.readouterr().out
+    assert "LOST" in out
+    assert "  | BUG: something" in out
+    assert "nothing is known about this kernel" in out.replace("\n    ", " ")
+
+
+def test_lists_name_what_other_commands_take(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert status_of("list", "scenarios") == 0
+    out = capsys.readouterr().out
+    assert all(name in out.splitlines() for name in SCENARIOS)
+    assert status_of("list", "machines") == 0
+    assert AMD.name in capsys.readouterr().out.splitlines()
+
+
+def test_every_format_has_an_answer_to_no_kernel_at_all() -> None:
+    for render in FORMATS.values():
+        assert render([]).endswith("\n")

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Real kernels in emulated machines: the verdicts, and what happens when a machine is lost."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from kvmharness.lab import image, kernels, machine, play
+from kvmharness.lab.cpio import Archive
+from kvmharness.lab.kernels import Kernel
+from kvmharness.lab.machine import AMD
+from kvmharness.scenarios import SCENARIOS
+from kvmharness.session import Outcome, settle
+from kvmharness.trace import to_lines
+from kvmharness.verdict import Verdict, exit_status
+
+pytestmark = pytest.mark.lab
+
+Find = Callable[[str], Kernel]
+Ask = Callable[[str], Outcome]
+
+
+def verdicts(outcome: Outcome) -> dict[str, str]:
+    return {result.scenario: result.verdict.value for result in outcome.results}
+
+
+def test_debian_6_1_breaks_the_restore_of_a_young_snapshot(outcome: Ask) -> None:
+    assert verdicts(outcome("debian:6.1")) == {
+        "young-restore": "FAIL",
+        "old-restore": "PASS",
+        "qemu-pair-old": "PASS",
+        "qemu-pair-young": "FAIL",
+        "offset-across-run": "PASS",
+        "hotplug-after-restore": "PASS",
+    }
+    assert exit_status(outcome("debian:6.1").results) == 1
+
+
+def test_debian_6_12_keeps_every_contract(outcome: Ask) -> None:
+    assert set(verdicts(outcome("debian:6.12")).values()) == {"PASS"}
+    assert exit_status(outcome("debian:6.12").results) == 0
+
+
+def test_a_failure_says_what_was_read_and_what_was_due(outcome: Ask) -> None:
+    (young,) = [each for each in outcome("debian:6.1").results if each.scenario == "young-restore"]
+    assert "behind what was due: the write was overridden" in young.reason
+    assert young.step == 5
+
+
+def test_two_boots_are_the_same_to_the_byte(kernel: Find, outcome: Ask) -> None:
+    scenarios = list(SCENARIOS.values())
+    first = next(iter(outcome("debian:6.12").sessions.values()))
+    second = play.play(kernel("debian:6.12"), AMD, scenarios)
+    for name in SCENARIOS:
+        assert list(to_lines(first.traces[name])) == list(to_lines(second.traces[name]))
+    assert list(to_lines(first.probe)) == list(to_lines(second.probe))
+
+
+def test_an_unstable_host_tsc_is_skipped_and_never_failed(kernel: Find) -> None:
+    unstable = dataclasses.replace(AMD, kernel_options=AMD.kernel_options.replace("reliable", "unstable"))
+    scenario = SCENARIOS["young-restore"]
+    outcome = settle([scenario], lambda each: play.play(kernel("debian:6.1"), unstable, each))
+    assert [each.verdict for each in outcome.results] == [Verdict.SKIP]
+    assert "unstable" in outcome.results[0].reason
+
+
+_INIT_HEADERS = "#include <fcntl.h>\n#include <unistd.h>\n#include <sys/mount.h>\n"
+
+
+def with_init_that(does: str, tmp_path: Path) -> bytes:
+    """A piece whose /init replaces the real one and does only this, in C."""
+    source, program = tmp_path / "init.c", tmp_path / "init"
+    source.write_text(f"{_INIT_HEADERS}int main(void) {{ {does} }}\n")
+    subprocess.run(["cc", "-static", "-w", "-o", program, source], check=True, timeout=60)
+    archive = Archive()
+    archive.add_file("/init", program.read_bytes(), 0o755)
+    return bytes(archive)
+
+
+@pytest.fixture
+def broken_image(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
+    def use(piece: bytes) -> None:
+        whole = play.image_for
+        monkeypatch.setattr(play, "image_for", lambda *args: whole(*args) + piece)
+
+    return use
+
+
+def test_a_kernel_that_panics_is_lost_and_its_last_words_are_kept(
+    kernel: Find, broken_image: Callable[[bytes], None], tmp_path: Path
+) -> None:
+    broken_image(with_init_that("return 7;", tmp_path))
+    with pytest.raises(play.LostMachineError, match="rebooted or panicked, 3 times") as lost:
+        play.play(kernel("debian:6.1"), AMD, [SCENARIOS["young-restore"]])
+    assert any("Kernel panic - not syncing: Attempted to kill init" in line for line in lost.value.console)
+
+
+def test_a_machine_that_hangs_is_given_up(
+    kernel: Find, broken_image: Callable[[bytes], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "HUNG_AFTER_S", 1.0)
+    monkeypatch.setattr(play, "ATTEMPTS", 1)
+    broken_image(with_init_that("for (;;) pause();", tmp_path))
+    with pytest.raises(play.LostMachineError, match="the machine hung"):
+        play.play(kernel("debian:6.1"), AMD, [SCENARIOS["young-restore"]])
+
+
+def test_a_result_written_by_a_machine_that_then_dies_does_not_count(
+    kernel: Find, broken_image: Callable[[bytes], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(play, "ATTEMPTS", 1)
+    does = (
+        'mount("dev", "/dev", "devtmpfs", 0, 0); int f = open("/dev/ttyS1", O_WRONLY); '
+        'write(f, "PASS\\n", 5); close(f); sleep(1); return 0;'
+    )
+    broken_image(with_init_that(does, tmp_path))
+    with pytest.raises(play.LostMachineError):
+        play.play(kernel("debian:6.1"), AMD, [SCENARIOS["young-restore"]])
+
+
+def test_a_module_that_does_not_load_is_named_on_the_console(
+    kernel: Find, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(play, "ATTEMPTS", 1)
+    bad = tmp_path / "kvm.ko"
+    bad.write_bytes(b"no module at all")
+    monkeypatch.setattr(kernels.Kernel, "modules_for", lambda *_: [bad])
+    with pytest.raises(play.LostMachineError, match="a module did not load") as lost:
+        play.play(kernel("debian:6.1"), AMD, [SCENARIOS["young-restore"]])
+    assert any("/modules/kvm.ko: Exec format error" in line for line in lost.value.console)
+
+
+def emulators() -> list[psutil.Process]:
+    return [each for each in psutil.process_iter() if each.name().startswith("qemu-system")]
+
+
+def kill_emulators() -> None:
+    for each in emulators():
+        each.kill()
+
+
+def wait_until(condition: Callable[[], bool], tries: int = 600) -> bool:
+    """Whether the condition came true within many tries; how long each takes does not matter."""
+    for _ in range(tries):
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_an_emulator_killed_at_any_moment_is_lost_and_never_judged(
+    kernel: Find, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(play, "ATTEMPTS", 1)
+    found = kernel("debian:6.1")
+    for delay in (0.0, 0.5, 2.0):
+        timer = threading.Timer(delay, kill_emulators)
+
+        def start_then_kill(timer: threading.Timer = timer) -> None:
+            wait_until(lambda: bool(emulators()))
+            timer.start()
+
+        watcher = threading.Thread(target=start_then_kill)
+        watcher.start()
+        with pytest.raises(play.LostMachineError, match="killed by signal 9"):
+            play.play(found, AMD, [SCENARIOS["young-restore"]])
+        watcher.join()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+def test_a_killed_harness_leaves_no_emulator_and_no_file_behind(
+    kernel: Find, number: signal.Signals, tmp_path: Path
+) -> None:
+    kernel("debian:6.1")
+    image.python()
+    command = [sys.executable, "-m", "kvmharness", "lab", "run", "debian:6.1"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    harness = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def children() -> list[psutil.Process]:
+        return [each for each in psutil.Process(harness.pid).children() if each.name().startswith("qemu")]
+
+    assert wait_until(lambda: bool(children()))
+    (emulator,) = children()
+    harness.send_signal(number)
+    harness.communicate()
+    assert harness.returncode == -number
+    assert wait_until(lambda: not emulator.is_running() or emulator.status() == psutil.STATUS_ZOMBIE)
+    assert list(tmp_path.iterdir()) == []
