@@ -3,7 +3,8 @@
 
 from kvmharness.contract import Claim
 from kvmharness.scenarios.scenario import Scenario
-from kvmharness.script import CreateVcpu, GetMsrs, GetTscOffset, Run, SetMsrs, Sleep, Time
+from kvmharness.scenarios.steps import READ_BOTH
+from kvmharness.script import CreateVcpu, Run, SetMsrs, Sleep, Time
 
 MS = 1_000_000
 
@@ -22,12 +23,7 @@ SCENARIOS = (
             Run(vcpu=0, label="guest-before"),
             Sleep(ns=200 * MS),
             CreateVcpu(vcpu=1, label="create-1"),
-            GetTscOffset(vcpu=0, label="offset-0"),
-            GetTscOffset(vcpu=1, label="offset-1"),
-            GetMsrs(vcpu=0, indices=("TSC",), label="tsc-0"),
-            GetMsrs(vcpu=1, indices=("TSC",), label="tsc-1"),
-            Run(vcpu=0, label="guest-0"),
-            Run(vcpu=1, label="guest-1"),
+            *READ_BOTH,
         ),
         (
             Claim(

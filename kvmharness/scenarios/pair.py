@@ -3,7 +3,8 @@
 
 from kvmharness.contract import Claim
 from kvmharness.scenarios.scenario import Scenario
-from kvmharness.script import CreateVcpu, GetMsrs, GetTscOffset, Run, Script, SetMsrs, Sleep, Time
+from kvmharness.scenarios.steps import READ_BOTH
+from kvmharness.script import CreateVcpu, GetMsrs, Script, SetMsrs, Sleep, Time
 
 MS = 1_000_000
 
@@ -35,12 +36,7 @@ def _restore_pair(value_ms: int) -> Script:
         SetMsrs(vcpu=0, msrs=(("TSC", Time(value_ms * MS)),), label="restore-0"),
         Sleep(ns=5 * MS),
         SetMsrs(vcpu=1, msrs=(("TSC", Time((value_ms + 2) * MS)),), label="restore-1"),
-        GetTscOffset(vcpu=0, label="offset-0"),
-        GetTscOffset(vcpu=1, label="offset-1"),
-        GetMsrs(vcpu=0, indices=("TSC",), label="tsc-0"),
-        GetMsrs(vcpu=1, indices=("TSC",), label="tsc-1"),
-        Run(vcpu=0, label="guest-0"),
-        Run(vcpu=1, label="guest-1"),
+        *READ_BOTH,
     )
 
 
