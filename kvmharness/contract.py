@@ -94,18 +94,13 @@ def check(claim: Claim, trace: Trace) -> Finding:
     """Whether the claim holds in this trace."""
     steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
     events = {event.operation.label: event for event in trace.events}
-    unmet = _unmet_condition(claim, events)
-    if unmet:
-        return Finding(claim, State.UNDECIDED, unmet)
-    expected = _expected(claim, events)
+    expected = _unmet_condition(claim, events) or _expected(claim, events)
     if isinstance(expected, str):
         return Finding(claim, State.UNDECIDED, expected)
+    readings = _readings(claim, events)
+    if isinstance(readings, str):
+        return Finding(claim, State.UNDECIDED, readings)
     instead = implied_offset(events[claim.instead]) if claim.instead else None
-    readings = {
-        label: offset
-        for label in claim.seen
-        if label in events and not events[label].error and (offset := implied_offset(events[label]))
-    }
     for label, seen in readings.items():
         if seen.intersection(expected) is None:
             reason = _broken(trace, events[label], expected.gap(seen))
@@ -116,11 +111,23 @@ def check(claim: Claim, trace: Trace) -> Finding:
             width = events[label].bracket.width
             reason = f"the brackets are too wide to tell: {label} is known to {width} cycles only"
             return Finding(claim, State.UNDECIDED, reason, steps[label])
-    if not readings:
-        errors = sorted({events[label].error for label in claim.seen if label in events} - {""})
-        reason = f"none of {', '.join(claim.seen)} read anything {'/'.join(errors)}".rstrip()
-        return Finding(claim, State.UNDECIDED, reason)
     return Finding(claim, State.KEPT)
+
+
+def _readings(claim: Claim, events: dict[str, Event]) -> dict[str, Interval] | str:
+    """The offsets that were seen, by label, or why there are none. A reading that failed is left out."""
+    readings = {}
+    errors = set()
+    for label in claim.seen:
+        if label not in events:
+            continue
+        offset = None if events[label].error else implied_offset(events[label])
+        if offset is not None:
+            readings[label] = offset
+        elif isinstance(events[label].operation, Run):
+            return f"the guest of step {label!r} read nothing {events[label].error}".rstrip()
+        errors.add(events[label].error)
+    return readings or f"none of {', '.join(claim.seen)} read anything {'/'.join(sorted(errors))}".rstrip()
 
 
 def _unmet_condition(claim: Claim, events: dict[str, Event]) -> str:

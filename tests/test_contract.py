@@ -108,6 +108,12 @@ def test_a_failed_reading_is_no_reading() -> None:
     assert finding.reason == "none of after, offset, guest read anything ENXIO"
 
 
+def test_a_guest_that_read_nothing_leaves_it_undecided() -> None:
+    silent = event(Run(vcpu=0, label="guest"), 1070 * MS)
+    finding = check(GOES_ON, restored(read("after", 1060 * MS, 910 * MS), silent))
+    assert (finding.state, finding.reason) == (State.UNDECIDED, "the guest of step 'guest' read nothing")
+
+
 def test_a_failed_write_leaves_it_undecided() -> None:
     trace = restored(read("after", 1060 * MS, 60 * MS))
     write = event(trace.events[2].operation, 1050 * MS, RESTORED, error="EINVAL")

@@ -46,7 +46,7 @@ def _read(path: Path) -> list[Trace]:
     """The probe's trace and the scenarios' behind it. UsageError when the file does not hold that."""
     try:
         with path.open(encoding="ascii") as file:
-            traces = list(trace.from_lines(file))
+            traces = list(trace.from_lines(iter(lambda: file.readline(trace.MAX_LINE + 1), "")))
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:

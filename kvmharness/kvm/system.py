@@ -96,4 +96,5 @@ class System(Descriptor):
 
     def create_vm(self) -> Vm:
         """KVM_CREATE_VM: a VM without memory and vCPUs."""
-        return Vm(self._ioctl(ioctls.CREATE_VM), self.vcpu_mmap_size())
+        mmap_size = self.vcpu_mmap_size()
+        return Vm(self._ioctl(ioctls.CREATE_VM), mmap_size)

@@ -56,8 +56,7 @@ SCENARIOS = (
         "Two vCPUs of a snapshot taken within a second of their creation, restored one after the "
         "other, go on from the first one's saved TSC and count together.",
         "kernel bug 217423 with more than one vCPU; Oliver Upton's reply of 30 June 2023",
-        "The same with two vCPUs: a snapshot of a young VM comes back with the wrong TSC, or with vCPUs "
-        "that disagree about the time.",
+        "The two vCPUs of such a snapshot come back with the wrong TSC, or disagree about the time.",
         ("tsc-write",),
         _restore_pair(500),
         CLAIMS,
