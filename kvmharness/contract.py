@@ -127,7 +127,8 @@ def _readings(claim: Claim, events: dict[str, Event]) -> dict[str, Interval] | s
         elif isinstance(events[label].operation, Run):
             return f"the guest of step {label!r} read nothing {events[label].error}".rstrip()
         errors.add(events[label].error)
-    return readings or f"none of {', '.join(claim.seen)} read anything {'/'.join(sorted(errors))}".rstrip()
+    why = "/".join(sorted(errors - {""}))
+    return readings or f"none of {', '.join(claim.seen)} read anything {why}".rstrip()
 
 
 def _unmet_condition(claim: Claim, events: dict[str, Event]) -> str:
