@@ -68,6 +68,8 @@ def alternate(contenders: dict[str, Callable[[], float]], rounds: int) -> dict[s
 def show(what: str, unit: str, values: dict[str, float], aim: str) -> None:
     """A line with each value, the second's ratio to the first, and the aim."""
     (first, base), (second, value), *rest = values.items()
+    if min(values.values()) < 0:
+        raise SystemExit(f"{what}: an ioctl failed: nothing to compare")
     others = "".join(f", {name} {other:.0f} {unit}" for name, other in rest)
     print(
         f"{what:28} {first} {base:.0f} {unit}, {second} {value:.0f} {unit}{others}: "
@@ -100,8 +102,8 @@ def bench_bracket(c: Any, vcpu: Vcpu) -> None:
     into = local.cast("uint64_t *", int(kvm_ffi.cast("uintptr_t", widths)))
 
     def in_c() -> float:
-        c.bracket_loop(vcpu.fileno(), kvm_lib.KVM_GET_MSRS, argument, count, into)
-        return float(median(widths))
+        failed = c.bracket_loop(vcpu.fileno(), kvm_lib.KVM_GET_MSRS, argument, count, into)
+        return -1.0 if failed else float(median(widths))
 
     def in_bindings() -> float:
         seen = []
@@ -155,7 +157,9 @@ def bench_lab() -> None:
 
         def lab(spec: str = spec) -> float:
             begin = time.monotonic()
-            subprocess.run([*command, spec], stdout=subprocess.DEVNULL, check=False)
+            done = subprocess.run([*command, spec], stdout=subprocess.DEVNULL, check=False)
+            if done.returncode not in (0, 1):
+                raise SystemExit(f"lab run {spec} ended with {done.returncode}: nothing to compare")
             return (time.monotonic() - begin) * 1000
 
         measured = alternate({"bare boot": bare, "lab run": lab}, BOOT_ROUNDS)

@@ -53,11 +53,16 @@ PROBE: Script = (
 
 @dataclass(frozen=True, slots=True)
 class Capability:
-    """Something a KVM can or cannot do. `missing` says in words what it is when it cannot."""
+    """Something a KVM can or cannot do.
+
+    `missing` says in words what it is when it cannot. `asks` is the label of the step that a kernel
+    which does not know the thing at all refuses ("" if there is none).
+    """
 
     name: str
     claim: Claim
     missing: str
+    asks: str = ""
 
 
 CAPABILITIES = {
@@ -101,23 +106,44 @@ CAPABILITIES = {
                 instead="tsc-before-offset",
             ),
             "this KVM has no offset attribute that works (KVM_VCPU_TSC_OFFSET)",
+            asks="offset-before",
         ),
     )
 }
 
-# Without a stable TSC no offset stays, so nothing else can be told from one.
-NEEDED_BY_ALL = ("stable-tsc",)
+# Without a stable TSC no offset stays, so nothing else can be told from one; and every scenario lets
+# a guest read what the host set.
+NEEDED_BY_ALL = ("stable-tsc", "guest-16")
+
+# How kernels answer an attribute or ioctl they do not know; before 5.16 it is EINVAL for a vCPU's
+# attributes (kvm_arch_vcpu_ioctl, default).
+_UNKNOWN = ("ENXIO", "ENOTTY", "EINVAL")
 
 
 def findings(probe: Trace) -> dict[str, Finding]:
     """What the trace of PROBE shows of each capability: kept is there, broken is missing."""
-    return {name: check(capability.claim, probe) for name, capability in CAPABILITIES.items()}
+    errors = {event.operation.label: event.error for event in probe.events}
+    found = {}
+    for name, capability in CAPABILITIES.items():
+        finding = check(capability.claim, probe)
+        if finding.state is State.UNDECIDED and errors.get(capability.asks) in _UNKNOWN:
+            reason = f"{capability.asks} failed with {errors[capability.asks]}"
+            finding = Finding(capability.claim, State.BROKEN, reason)
+        found[name] = finding
+    return found
 
 
-def missing(probe: Trace, needs: tuple[str, ...]) -> str:
-    """Why a scenario with these needs says nothing on the probed KVM; "" when nothing is missing."""
+def unmet(probe: Trace, needs: tuple[str, ...]) -> tuple[State, str]:
+    """Whether a scenario with these needs says anything on the probed KVM.
+
+    KEPT if it does; BROKEN with what is missing; UNDECIDED with why the probe could not tell.
+    """
+    if probe.script != PROBE[: len(probe.script)]:
+        return State.UNDECIDED, "the probe is not the one of this version"
     found = findings(probe)
     for name in (*NEEDED_BY_ALL, *needs):
-        if found[name].state is not State.KEPT:
-            return CAPABILITIES[name].missing
-    return ""
+        if found[name].state is State.BROKEN:
+            return State.BROKEN, CAPABILITIES[name].missing
+        if found[name].state is State.UNDECIDED:
+            return State.UNDECIDED, f"the probe could not tell {name}: {found[name].reason}"
+    return State.KEPT, ""

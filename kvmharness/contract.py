@@ -97,38 +97,41 @@ def check(claim: Claim, trace: Trace) -> Finding:
     expected = _unmet_condition(claim, events) or _expected(claim, events)
     if isinstance(expected, str):
         return Finding(claim, State.UNDECIDED, expected)
-    readings = _readings(claim, events)
-    if isinstance(readings, str):
-        return Finding(claim, State.UNDECIDED, readings)
     instead = implied_offset(events[claim.instead]) if claim.instead else None
+    readings = {
+        label: offset
+        for label in claim.seen
+        if label in events and not events[label].error and (offset := implied_offset(events[label]))
+    }
     for label, seen in readings.items():
         if seen.intersection(expected) is None:
             reason = _broken(trace, events[label], expected.gap(seen))
             if instead is not None and claim.otherwise and seen.intersection(instead) is not None:
                 reason += f": {claim.otherwise}"
             return Finding(claim, State.BROKEN, reason, steps[label])
+    for label, seen in readings.items():
         if instead is not None and seen.intersection(instead) is not None:
             width = events[label].bracket.width
             reason = f"the brackets are too wide to tell: {label} is known to {width} cycles only"
             return Finding(claim, State.UNDECIDED, reason, steps[label])
-    return Finding(claim, State.KEPT)
+    unread = _unread(claim, events, set(readings))
+    return Finding(claim, State.UNDECIDED, unread) if unread else Finding(claim, State.KEPT)
 
 
-def _readings(claim: Claim, events: dict[str, Event]) -> dict[str, Interval] | str:
-    """The offsets that were seen, by label, or why there are none. A reading that failed is left out."""
-    readings = {}
+def _unread(claim: Claim, events: dict[str, Event], read: set[str]) -> str:
+    """What is missing among the readings, or "".
+
+    A kernel may lack the offset attribute, but a guest has to run, and something has to be read.
+    """
     errors = set()
     for label in claim.seen:
         if label not in events:
-            continue
-        offset = None if events[label].error else implied_offset(events[label])
-        if offset is not None:
-            readings[label] = offset
-        elif isinstance(events[label].operation, Run):
+            return f"step {label!r} was not reached"
+        if isinstance(events[label].operation, Run) and label not in read:
             return f"the guest of step {label!r} read nothing {events[label].error}".rstrip()
         errors.add(events[label].error)
     why = "/".join(sorted(errors - {""}))
-    return readings or f"none of {', '.join(claim.seen)} read anything {why}".rstrip()
+    return "" if read else f"none of {', '.join(claim.seen)} read anything {why}".rstrip()
 
 
 def _unmet_condition(claim: Claim, events: dict[str, Event]) -> str:
@@ -136,12 +139,14 @@ def _unmet_condition(claim: Claim, events: dict[str, Event]) -> str:
     for label in (*claim.together, *filter(None, [claim.instead])):
         if label not in events:
             return f"step {label!r} was not reached"
+        if events[label].error:
+            return f"{label} failed with {events[label].error}"
     if claim.together:
         first, second = (events[label] for label in claim.together)
         elapsed = second.bracket.ns_after - first.bracket.ns_before
         if elapsed >= TOGETHER_NS:
             apart = f"{first.operation.label} and {second.operation.label} were {elapsed / 1e6:.0f} ms apart"
-            return f"{apart}, too far for KVM to take them as one act"
+            return f"{apart}, too far for this to say anything"
     return ""
 
 
@@ -169,7 +174,8 @@ def _expected(claim: Claim, events: dict[str, Event]) -> Interval | str:
 def _broken(trace: Trace, event: Event, gap: int) -> str:
     """What a step read, and how far that is from what was due (cycles, negative when behind)."""
     label, tsc = event.operation.label, guest_tsc(event)
-    khz = next((each.values[0] for each in trace.events if isinstance(each.operation, CreateVcpu)), 0)
+    created = (each for each in trace.events if isinstance(each.operation, CreateVcpu))
+    khz = next((each.values[0] for each in created if each.values), 0)
     distance = f"{abs(gap)} cycles ({_duration(abs(gap), khz)}) {'ahead of' if gap > 0 else 'behind'}"
     if tsc is None:
         return f"{label} read an offset of {signed(event.values[0])}, {distance} what was due"

@@ -13,7 +13,7 @@ import time
 
 from kvmharness import guests
 from kvmharness.guests.layout import MEMORY_SIZE
-from kvmharness.kvm import MSRS, BracketBuffer, KvmError, read_host_clock
+from kvmharness.kvm import MSRS, BracketBuffer, read_host_clock
 from kvmharness.values import NothingReadError, resolve
 
 TYPE_CHECKING = False
@@ -90,7 +90,7 @@ class _Stage:
         name = ""
         try:
             values = getattr(self, "do_" + operation["op"])(operation)
-        except KvmError as error:
+        except OSError as error:  # a KvmError, or no memory for a vCPU's shared page
             values = self._written
             name = errno.errorcode.get(error.errno or 0, "EIO")
         tsc_before, ns_before, ns_after, tsc_after = self._bracket or self._brackets.read()

@@ -132,20 +132,20 @@ Script = tuple[Operation, ...]
 
 def _number(data: Any, low: int, high: int) -> int:
     if type(data) is not int or not low <= data <= high:
-        raise ScriptError(f"expected a whole number from {low} to {high}, got {data!r:.60}")
+        raise ScriptError(f"expected a whole number from {low} to {high}, got {data!a:.60}")
     return data
 
 
 def _text(data: Any) -> str:
-    if type(data) is not str or len(data) > 100:
-        raise ScriptError(f"expected a short text, got {data!r:.60}")
+    if type(data) is not str or len(data) > 100 or not (data.isascii() and data.isprintable()):
+        raise ScriptError(f"expected a short plain text, got {data!a:.60}")
     return data
 
 
 def _one_of(names: Mapping[str, Any], what: str) -> Callable[[Any], str]:
     def decode(data: Any) -> str:
         if type(data) is not str or data not in names:
-            raise ScriptError(f"no {what} is called {data!r:.60}")
+            raise ScriptError(f"no {what} is called {data!a:.60}")
         return data
 
     return decode
@@ -153,7 +153,7 @@ def _one_of(names: Mapping[str, Any], what: str) -> Callable[[Any], str]:
 
 def _list(data: Any) -> list[Any]:
     if type(data) is not list or not 0 < len(data) <= 1000:
-        raise ScriptError(f"expected a list that is not empty, got {data!r:.60}")
+        raise ScriptError(f"expected a list that is not empty, got {data!a:.60}")
     return data
 
 
@@ -178,7 +178,7 @@ def _value_from_json(data: Any) -> Value:
 
 def _pair_from_json(data: Any) -> tuple[str, Value]:
     if len(_list(data)) != 2:
-        raise ScriptError(f"expected an MSR and its value, got {data!r:.60}")
+        raise ScriptError(f"expected an MSR and its value, got {data!a:.60}")
     return _msr(data[0]), _value_from_json(data[1])
 
 
@@ -214,7 +214,7 @@ def to_json(operation: Operation) -> dict[str, Any]:
 def from_json(data: Any) -> Operation:
     """The operation that to_json() made `data` from; ScriptError says what is wrong with it."""
     if type(data) is not dict:
-        raise ScriptError(f"expected an operation, got {data!r:.60}")
+        raise ScriptError(f"expected an operation, got {data!a:.60}")
     kind = OPERATIONS[_one_of(OPERATIONS, "operation")(data.get("op"))]
     names = {field.name for field in fields(kind)}
     given = {name: value for name, value in data.items() if name != "op"}

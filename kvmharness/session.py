@@ -13,6 +13,10 @@ PROBE_NAME = "probe"
 ATTEMPTS = 3
 
 
+class LostError(Exception):
+    """What was to be played on was lost on the way."""
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """What was played: the probe's trace, and the scenarios' by name."""
@@ -38,13 +42,19 @@ def plays(scenarios: Sequence[Scenario]) -> list[tuple[str, list[dict[str, objec
 def settle(scenarios: Sequence[Scenario], play: Callable[[Sequence[Scenario]], Session]) -> Outcome:
     """Play and judge; what stays inconclusive is played again, three times in all.
 
-    What `play` raises passes through: nothing was judged then.
+    LostError, or an OSError of the KVM, passes through the first time: nothing was judged then. Later
+    it leaves the verdicts that there are.
     """
     results: dict[str, Result] = {}
     sessions: dict[str, Session] = {}
     open_ones = list(scenarios)
     for _ in range(ATTEMPTS):
-        session = play(open_ones)
+        try:
+            session = play(open_ones)
+        except (LostError, OSError):
+            if not results:
+                raise
+            break
         for scenario in open_ones:
             results[scenario.name] = judge(scenario, session.traces[scenario.name], session.probe)
             sessions[scenario.name] = session

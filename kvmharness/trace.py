@@ -13,15 +13,17 @@ up to 2**64 - 1; a reader in another language must not put them into floating po
 
 import errno
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from kvmharness import __version__, script
-from kvmharness.script import Operation, Script, ScriptError
+from kvmharness.guests.layout import RING_SIZE
+from kvmharness.script import GetClock, GetMsrs, Operation, Run, Script, ScriptError, SetMsrs, Sleep
 
 SCHEMA = 1
 MAX_LINE = 1_000_000
+MAX_WIDTH = 2**62  # of a bracket, in cycles or ns: a century and more
 
 
 class TraceError(ValueError):
@@ -109,7 +111,7 @@ def from_lines(lines: Iterable[str]) -> Iterator[Trace]:
             elif "end" in data:
                 if data != {"end": len(events)}:
                     raise TraceError(
-                        f"the end mark counts {data['end']!r:.20} steps, {len(events)} are there"
+                        f"the end mark counts {data['end']!a:.20} steps, {len(events)} are there"
                     )
                 yield Trace(header["scenario"], header["release"], tuple(events))
                 header = None
@@ -139,8 +141,9 @@ def _check_header(data: dict[str, Any]) -> dict[str, Any]:
     if data.get("trace") != SCHEMA:
         raise TraceError(f"not the header of a trace this version reads (trace: {SCHEMA})")
     for key in ("scenario", "release"):
-        if type(data.get(key)) is not str or len(data[key]) > 200:
-            raise TraceError(f"the header has no {key}")
+        text = data.get(key)
+        if type(text) is not str or len(text) > 200 or not (text.isascii() and text.isprintable()):
+            raise TraceError(f"the header has no {key} in plain text")
     return data
 
 
@@ -162,17 +165,27 @@ def _event_from_json(data: dict[str, Any]) -> Event:
     if not {"op", "tsc", "ns"} <= set(data) <= {"op", "tsc", "ns", "values", "errno"}:
         raise TraceError("not a step: it needs op, tsc and ns, and may have values and errno")
     tsc, ns = _numbers(data["tsc"], "tsc"), _numbers(data["ns"], "ns")
-    if len(tsc) != 2 or len(ns) != 2 or tsc[0] > tsc[1] or ns[0] > ns[1]:
+    if not all(len(pair) == 2 and 0 <= pair[1] - pair[0] < MAX_WIDTH for pair in (tsc, ns)):
         raise TraceError("tsc and ns are not brackets: two numbers each, the later one second")
     error = data.get("errno", "")
     if error and error not in errno.errorcode.values():
-        raise TraceError(f"no errno is called {error!r:.60}")
-    return Event(
-        script.from_json(data["op"]),
-        Bracket(tsc[0], ns[0], ns[1], tsc[1]),
-        _numbers(data.get("values", []), "values"),
-        error,
-    )
+        raise TraceError(f"no errno is called {error!a:.60}")
+    operation = script.from_json(data["op"])
+    values = _numbers(data.get("values", []), "values")
+    if len(values) not in _value_counts(operation, error):
+        raise TraceError(f"{operation.name} cannot have {len(values)} values")
+    return Event(operation, Bracket(tsc[0], ns[0], ns[1], tsc[1]), values, error)
+
+
+def _value_counts(operation: Operation, error: str) -> Container[int]:
+    """How many values a step of this operation may have; a failed one may have none."""
+    if isinstance(operation, Run):
+        return range(RING_SIZE)
+    if isinstance(operation, SetMsrs | GetMsrs):
+        count = len(operation.msrs if isinstance(operation, SetMsrs) else operation.indices)
+    else:
+        count = 0 if isinstance(operation, Sleep) else 2 if isinstance(operation, GetClock) else 1
+    return (0, count) if error else (count,)
 
 
 def _numbers(data: Any, what: str) -> tuple[int, ...]:

@@ -41,9 +41,9 @@ def judge(scenario: Scenario, trace: Trace, probe: Trace) -> Result:
 
     if trace.script != scenario.script[: len(trace.script)]:
         return result(Verdict.INCONCLUSIVE, "the trace is not of this scenario's script")
-    lacking = capabilities.missing(probe, scenario.needs)
+    state, lacking = capabilities.unmet(probe, scenario.needs)
     if lacking:
-        return result(Verdict.SKIP, lacking)
+        return result(Verdict.SKIP if state is State.BROKEN else Verdict.INCONCLUSIVE, lacking)
     found = [check(claim, trace) for claim in scenario.claims]
     for state, verdict in ((State.BROKEN, Verdict.FAIL), (State.UNDECIDED, Verdict.INCONCLUSIVE)):
         for finding in found:

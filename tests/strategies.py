@@ -42,13 +42,33 @@ brackets = st.builds(
     st.integers(0, 2**63),
     st.integers(0, 2**40),
 )
-events = st.builds(
-    Event,
-    operations,
-    brackets,
-    st.lists(cycles64, max_size=3).map(tuple),
-    st.sampled_from(["", "EINVAL", "ENXIO", "ENOTTY"]),
-)
+
+
+def _value_count(operation: script.Operation) -> int:
+    match operation:
+        case script.SetMsrs():
+            return len(operation.msrs)
+        case script.GetMsrs():
+            return len(operation.indices)
+        case script.Run():
+            return 3
+        case script.GetClock():
+            return 2
+        case script.Sleep():
+            return 0
+    return 1
+
+
+@st.composite
+def _events(draw: st.DrawFn) -> Event:
+    operation = draw(operations)
+    error = draw(st.sampled_from(["", "EINVAL", "ENXIO", "ENOTTY"]))
+    count = draw(st.sampled_from([0, _value_count(operation)])) if error else _value_count(operation)
+    values = draw(st.lists(cycles64, min_size=count, max_size=count))
+    return Event(operation, draw(brackets), tuple(values), error)
+
+
+events = _events()
 traces = st.builds(Trace, labels, labels, st.lists(events, max_size=6).map(tuple))
 
 intervals = st.builds(

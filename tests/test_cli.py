@@ -3,6 +3,9 @@
 
 import json
 import os
+import random
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -297,6 +300,90 @@ def test_lists_name_what_other_commands_take(capsys: Capture, monkeypatch: pytes
     assert AMD.name in capsys.readouterr().out.splitlines()
 
 
-def test_every_format_has_an_answer_to_no_kernel_at_all() -> None:
-    for render in FORMATS.values():
-        assert render([]).endswith("\n")
+def saved(made_up_host: Callable[..., None], folder: Path) -> Path:
+    made_up_host()
+    folder.mkdir()
+    status_of("run", "old-restore", "--save-traces", str(folder))
+    (path,) = folder.iterdir()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("good", "hostile"),
+    [
+        (b'"tsc":[', b'"tsc":[0,9223372036854775808],"was":['),
+        (b'"release": "made-up"', b'"release": "\\ud800"'),
+        (b'"release": "made-up"', b'"release": "a\\nnot ok 1"'),
+        (b'"values":[1000000]', b'"values":[]'),
+        (b'"values":[1000000]', b'"values":[1,2,3]'),
+    ],
+)
+def test_a_hostile_trace_is_one_line_and_status_2(
+    made_up_host: Callable[..., None], capsys: Capture, tmp_path: Path, good: bytes, hostile: bytes
+) -> None:
+    path = saved(made_up_host, tmp_path / "traces")
+    capsys.readouterr()
+    assert good in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(good, hostile))
+    assert status_of("judge", str(path)) == 2
+    one_line(capsys.readouterr().err)
+
+
+def test_a_mutated_trace_is_judged_or_refused_but_never_crashes(
+    made_up_host: Callable[..., None], capsys: Capture, tmp_path: Path
+) -> None:
+    path = saved(made_up_host, tmp_path / "traces")
+    whole, chance = path.read_bytes(), random.Random(217423)
+    for _ in range(1000):
+        mutated = bytearray(whole)
+        for _ in range(chance.randint(1, 4)):
+            mutated[chance.randrange(len(mutated))] = chance.choice(b'0123456789[]{},:"ab\\-e.')
+        path.write_bytes(mutated)
+        capsys.readouterr()
+        status = status_of("judge", str(path))
+        error = capsys.readouterr().err
+        assert "fault in kvmharness" not in error
+        assert status in (0, 1, 2, 4)
+        assert (status == 2) == (error != "")
+
+
+def test_traces_of_different_folders_are_different_columns(
+    made_up_host: Callable[..., None], capsys: Capture, tmp_path: Path
+) -> None:
+    one, other = saved(made_up_host, tmp_path / "a"), saved(made_up_host, tmp_path / "b")
+    capsys.readouterr()
+    assert status_of("judge", "--format", "json", str(one), str(other)) == 0
+    kernels_seen = [each["kernel"] for each in json.loads(capsys.readouterr().out)["kernels"]]
+    assert kernels_seen == [str(tmp_path / "a" / "host"), str(tmp_path / "b" / "host")]
+
+
+def run_in_shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command through a shell, which can close or fill its files."""
+    return subprocess.run(
+        ["sh", "-c", f'"{sys.executable}" -m kvmharness {command}'],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, **environment},
+    )
+
+
+def test_a_full_stdout_is_one_line_and_status_2() -> None:
+    done = run_in_shell("list machines >/dev/full")
+    assert done.returncode == 2
+    assert one_line(done.stderr) == "kvmharness: No space left on device"
+
+
+def test_closed_files_do_no_harm() -> None:
+    assert run_in_shell("list machines >&- 2>&- <&-").returncode == 0
+
+
+def test_no_home_is_one_line_and_status_2(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    def homeless(self: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    assert status_of("list", "kernels") == 2
+    assert "set XDG_CACHE_HOME" in one_line(capsys.readouterr().err)

@@ -222,8 +222,14 @@ def test_another_jobs_result_is_not_this_ones() -> None:
         wire.decode("other", RESULT)
 
 
-def boot(status: int | None, results: bytes = RESULT) -> machine.Boot:
-    return machine.Boot(status, "console\n", results, 1.0)
+def boot(status: int | None, results: bytes = RESULT, console: str = "hello\n") -> machine.Boot:
+    return machine.Boot(status, console, results, 1.0)
+
+
+@pytest.mark.parametrize("fault", ["BUG: soft lockup - CPU#0 stuck", "Oops: 0002 [#1] PREEMPT SMP"])
+def test_a_whole_result_of_a_kernel_that_reported_a_fault_does_not_count(fault: str) -> None:
+    with pytest.raises(wire.BrokenResultError, match="a fault of its own"):
+        play._read("job", boot(machine.FINISHED, console=f"[ 1.0] {fault}\n"))
 
 
 @pytest.mark.parametrize(

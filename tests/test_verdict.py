@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from kvmharness import capabilities, script
-from kvmharness.contract import State
+from kvmharness.contract import State, check
 from kvmharness.scenarios import SCENARIOS, Scenario
-from kvmharness.session import ATTEMPTS, PROBE_NAME, Session, settle
+from kvmharness.session import ATTEMPTS, PROBE_NAME, LostError, Session, settle
 from kvmharness.trace import Trace, from_played
 from kvmharness.values import resolve
 from kvmharness.verdict import Result, Verdict, exit_status, judge
@@ -27,14 +27,19 @@ def play(
     honours_offsets: bool = True,
     drifts: int = 0,
     errno: str = "",
+    young_writes_snap: bool = False,
+    held_up: tuple[str, int] = ("", 0),
 ) -> Trace:
     """A made-up KVM: no synchronization, a host of 1 GHz, every step 1000 cycles and 5000 after the last.
 
-    With `drifts`, every read moves the offset by so many cycles; with `errno`, the offset attribute fails.
+    With `drifts`, every read moves the offset by so many cycles; with `errno`, the offset attribute fails;
+    with `young_writes_snap`, a write within a second of what the vCPU counts is overridden, as before 6.7;
+    `held_up` is a label and how many ns late the player comes to that step.
     """
     now, offsets, read, steps = 10**9, dict[int, int](), dict[str, int](), []
     for operation in operations:
         data: dict[str, Any] = script.to_json(operation)
+        now += held_up[1] if operation.label and operation.label == held_up[0] else 0
         vcpu, begin, values, error = data.get("vcpu", 0), now, list[int](), ""
         middle = begin + WIDTH // 2
         match data["op"]:
@@ -44,7 +49,10 @@ def play(
                 now += data["ns"]
             case "set_msrs":
                 values = [resolve(data["msrs"][0][1], KHZ, read)]
-                offsets[vcpu] = values[0] - middle if honours_writes else offsets[vcpu]
+                snaps = young_writes_snap and abs(values[0] - middle - offsets[vcpu]) < 10**9
+                offsets[vcpu] = values[0] - middle if honours_writes and not snaps else offsets[vcpu]
+            case "get_clock":
+                values = [now, 14]
             case "get_msrs" | "run":
                 offsets[vcpu] += drifts
                 values = [(middle + offsets[vcpu]) % 2**64]
@@ -153,6 +161,35 @@ def test_an_unstable_tsc_fails_nothing(name: str) -> None:
     assert judge(scenario, trace, probe(drifts=50_000)).verdict is Verdict.SKIP
 
 
+def test_a_kernel_before_6_7_fails_the_young_restore() -> None:
+    scenario = SCENARIOS["young-restore"]
+    trace = play(scenario.name, scenario.script, young_writes_snap=True)
+    assert judge(scenario, trace, probe(young_writes_snap=True)).verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize(("name", "label"), [("young-restore", "restore"), ("qemu-pair-young", "restore-0")])
+def test_a_player_that_was_held_up_proves_nothing(name: str, label: str) -> None:
+    # Two seconds late the VM is young no longer, and a kernel before 6.7 keeps the written value too.
+    scenario = SCENARIOS[name]
+    trace = play(name, scenario.script, young_writes_snap=True, held_up=(label, 2 * 10**9))
+    finding = check(scenario.claims[0], trace)
+    assert finding.state is State.UNDECIDED
+    assert "too far for this to say anything" in finding.reason
+
+
+def test_a_probe_that_could_not_tell_is_no_missing_capability() -> None:
+    scenario = SCENARIOS["young-restore"]
+    unsure = probe()
+    failed = [
+        dataclasses.replace(each, error="ENOMEM") if each.operation.label == "write" else each
+        for each in unsure.events
+    ]
+    unsure = dataclasses.replace(unsure, events=tuple(failed))
+    result = judge(scenario, play(scenario.name, scenario.script), unsure)
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert result.reason == "the probe could not tell tsc-write: write failed with ENOMEM"
+
+
 def test_a_trace_of_another_script_is_not_judged() -> None:
     trace = play("old-restore", SCENARIOS["old-restore"].script)
     assert judge(SCENARIOS["young-restore"], trace, probe()).verdict is Verdict.INCONCLUSIVE
@@ -200,6 +237,21 @@ def test_what_is_inconclusive_is_played_again_and_only_that() -> None:
     outcome = settle(scenarios, flaky)
     assert played == [["old-restore", "young-restore"], ["young-restore"]]
     assert [each.verdict for each in outcome.results] == [Verdict.PASS, Verdict.PASS]
+
+
+def test_a_machine_lost_on_the_second_try_leaves_the_verdicts_of_the_first() -> None:
+    scenarios = [SCENARIOS["old-restore"], SCENARIOS["young-restore"]]
+    calls: list[int] = []
+
+    def lost_later(wanted: Sequence[Scenario]) -> Session:
+        calls.append(len(wanted))
+        if len(calls) > 1:
+            raise LostError("gone")
+        traces = {each.name: play(each.name, each.script) for each in wanted}
+        return Session(probe(), {**traces, "young-restore": Trace("young-restore", "made-up", ())})
+
+    outcome = settle(scenarios, lost_later)
+    assert [each.verdict for each in outcome.results] == [Verdict.PASS, Verdict.INCONCLUSIVE]
 
 
 def test_what_stays_inconclusive_is_reported_so() -> None:

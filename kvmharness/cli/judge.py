@@ -23,23 +23,23 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read, judge, report: a column per kernel and place the files are named for."""
-    results: dict[tuple[str, str], list[Result]] = {}
-    for path in arguments.trace:
-        traces = _read(path)
-        found = results.setdefault(_key(path, traces), [])
-        found += [judge(SCENARIOS[each.scenario], each, traces[0]) for each in traces[1:]]
+    """Read, judge, report: a column for each kernel and machine the files are named for."""
+    options.check_places(arguments.output, None)
+    columns: dict[tuple[Path, str, str], list[Result]] = {}
+    for path in dict.fromkeys(arguments.trace):
+        probe, *traces = _read(path)
+        name = path.name.removesuffix(".jsonl")
+        for each in traces:
+            name = name.removesuffix(f".{each.scenario}")
+        found = columns.setdefault((path.parent, name, probe.release), [])
+        found += [judge(SCENARIOS[each.scenario], each, probe) for each in traces]
+    several = len({folder for folder, _, _ in columns}) > 1
     reports = [
-        KernelReport(name, "saved traces", release, tuple(found))
-        for (name, release), found in results.items()
+        KernelReport(str(folder / name) if several else name, "saved traces", release, tuple(found))
+        for (folder, name, release), found in columns.items()
     ]
     options.write_report(reports, arguments.format, arguments.output)
-    return exit_status(result for found in results.values() for result in found)
-
-
-def _key(path: Path, traces: list[Trace]) -> tuple[str, str]:
-    """What the traces of one kernel on one machine have in common."""
-    return path.name.removesuffix(f".{traces[-1].scenario}.jsonl"), traces[0].release
+    return exit_status(result for found in columns.values() for result in found)
 
 
 def _read(path: Path) -> list[Trace]:

@@ -42,8 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
     for spec in dict.fromkeys(arguments.kernel):
         options.progress(f"{spec}: fetching, unless it is in the cache")
         found.append(kernels.find(spec))
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        outcomes = list(pool.map(partial(_play, machine, scenarios), found))
+    # Not in a `with` block, whose end would wait for the emulators after a Ctrl-C.
+    pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
+    outcomes = list(pool.map(partial(_play, machine, scenarios), found))
     for kernel, (outcome, _) in zip(found, outcomes, strict=True):
         options.save_sessions(outcome.sessions, f"{kernel.spec}.{machine.name}", arguments.save_traces)
     reports = [

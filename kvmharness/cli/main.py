@@ -26,19 +26,50 @@ exit status:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status."""
+    _open_standard_files()
     # A reader that has seen enough (`| head`) ends us like any other filter.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     parsed = _parser().parse_args(arguments)
     try:
         status: int = parsed.run(parsed)
+        sys.stdout.flush()
     except (UsageError, LabError, KvmUnavailableError, KvmError) as error:
-        print(f"kvmharness: {error}", file=sys.stderr)
-        return BAD_INPUT
+        return _give_up(str(error))
+    except OSError as error:
+        return _give_up(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
     except KeyboardInterrupt:
-        print("kvmharness: interrupted", file=sys.stderr)
+        print("kvmharness: interrupted", file=sys.stderr, flush=True)
         # Not by way of the threads that wait for emulators: those die with this process.
         os._exit(INTERRUPTED)
+    except Exception as error:
+        if os.environ.get("KVMHARNESS_DEBUG"):
+            raise
+        kind = type(error).__name__
+        return _give_up(f"fault in kvmharness itself: {kind}: {error} (KVMHARNESS_DEBUG=1 shows where)")
     return status
+
+
+def _give_up(reason: str) -> int:
+    line = " ".join(reason.split())
+    print(f"kvmharness: {line}", file=sys.stderr)
+    # What could not be written must not fail again when the interpreter closes it.
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BAD_INPUT
+
+
+def _open_standard_files() -> None:
+    """Put /dev/null where a daemon or cron job left 0, 1 or 2 closed: the next file would land there."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    # Python has no object for a file that was closed when it started.
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _parser() -> Parser:

@@ -3,7 +3,6 @@
 
 import argparse
 import difflib
-import errno
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -59,16 +58,17 @@ def pick_scenarios(names: Sequence[str]) -> list[Scenario]:
 
 def check_places(output: Path | None, save_traces: Path | None) -> None:
     """UsageError unless report and traces can be written, before anything is measured."""
-    try:
-        if output is not None:
-            with output.open("a"):
-                pass
-        if save_traces is not None:
+    if output is not None:
+        place = output if output.exists() else output.parent
+        if output.is_dir() or not place.exists() or not os.access(place, os.W_OK):
+            raise UsageError(f"cannot write to {output}")
+    if save_traces is not None:
+        try:
             save_traces.mkdir(parents=True, exist_ok=True)
-            if not os.access(save_traces, os.W_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(save_traces))
-    except OSError as error:
-        raise UsageError(f"cannot write to {error.filename}: {error.strerror}") from None
+        except OSError as error:
+            raise UsageError(f"cannot write to {save_traces}: {error.strerror}") from None
+        if not os.access(save_traces, os.W_OK):
+            raise UsageError(f"cannot write to {save_traces}")
 
 
 def write_report(reports: Sequence[KernelReport], form: str, output: Path | None) -> None:

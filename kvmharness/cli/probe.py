@@ -11,7 +11,7 @@ from kvmharness.kvm import lib
 from kvmharness.script import CreateVcpu, GetClock
 from kvmharness.trace import Trace
 
-_WORDS = {State.KEPT: "yes", State.BROKEN: "no", State.UNDECIDED: "no"}
+_WORDS = {State.KEPT: "yes", State.BROKEN: "no", State.UNDECIDED: "?"}
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -30,7 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
         capability = capabilities.CAPABILITIES[name]
         print(f"  {name:{width}}  {_WORDS[finding.state]:3}  {capability.claim.text}")
         if finding.state is not State.KEPT:
-            print(f"  {'':{width}}       {capability.missing}: {finding.reason}")
+            words = capability.missing if finding.state is State.BROKEN else "it could not be told"
+            print(f"  {'':{width}}       {words}: {finding.reason}")
     for line in _facts(probe):
         print(f"  {line}")
     return NOTHING_FAILED

@@ -97,7 +97,8 @@ class Vcpu(Descriptor):
         try:
             self._ioctl_pointer(ioctls.HAS_DEVICE_ATTR, _tsc_offset_attribute(ffi.NULL))
         except KvmError as error:
-            if error.errno in (errno.ENXIO, errno.ENOTTY):
+            # Before 5.16 a vCPU knows no attributes at all, and answers EINVAL (kvm_arch_vcpu_ioctl).
+            if error.errno in (errno.ENXIO, errno.ENOTTY, errno.EINVAL):
                 return False
             raise
         return True

@@ -62,14 +62,17 @@ def offered(refresh: bool = False) -> list[KernelPackage]:
     if known is not None and fresh and not refresh:
         return known
     with cache.locked(_root()):
+        trouble = None
         try:
-            _apt("apt-get", "update", "-q")
-            found = _look_up()
-        except LabError:
-            if known is not None and not refresh:
-                return known
-            raise
-        index.write_text(json.dumps([asdict(package) for package in found]))
+            # By itself apt-get takes a mirror that does not answer for no trouble at all.
+            _apt("apt-get", "update", "-q", "-o", "APT::Update::Error-Mode=any")
+        except LabError as error:
+            trouble = error
+        found = _look_up()
+        if trouble is None:
+            index.write_text(json.dumps([asdict(package) for package in found]))
+        elif not found:
+            raise trouble
     return found
 
 
@@ -104,8 +107,9 @@ def _parts(version: str) -> list[str]:
 
 def _read_index(index: Path) -> list[KernelPackage] | None:
     try:
-        return [KernelPackage(**row) for row in json.loads(index.read_text())]
-    except (OSError, ValueError, TypeError):
+        rows = json.loads(index.read_text())
+        return [KernelPackage(str(row["package"]), str(row["version"]), str(row["release"])) for row in rows]
+    except (OSError, ValueError, TypeError, KeyError):
         return None
 
 

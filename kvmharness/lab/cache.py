@@ -18,7 +18,10 @@ _THREADS = threading.RLock()
 def root() -> Path:
     """Where the cache is: $XDG_CACHE_HOME/kvmharness, or ~/.cache/kvmharness."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "kvmharness"
+    try:
+        return Path(base).expanduser() / "kvmharness"
+    except RuntimeError:
+        raise LabError("there is no home directory for the cache: set XDG_CACHE_HOME") from None
 
 
 @contextmanager

@@ -15,11 +15,13 @@ import hashlib
 import importlib.util
 import json
 import marshal
+import os
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +37,12 @@ from kvmharness.lab.wire import JOB_PATH
 
 _PACKAGE = Path(kvmharness.__file__).parent
 _INIT = Path(__file__).with_name("init.c")
+
+# The parts of this package that run inside a machine.
+_INSIDE = ("kvm", "guests")
+_INSIDE_FILES = ("__init__.py", "player.py", "values.py", "lab/__init__.py", "lab/guest.py", "lab/wire.py")
+
+_KEEP_S = 7 * 24 * 3600
 
 # Loads what the player loads, and lists it: Python modules, and the shared objects mapped for them.
 _LIST_FILES = """
@@ -99,13 +107,33 @@ def _import_path() -> list[str]:
 
 def _kept(name: str, made_of: bytes, build: Callable[[Path], None]) -> bytes:
     key = hashlib.sha256(made_of).hexdigest()[:16]
-    folder = cache.published(cache.root() / "images" / f"{name}-{key}", build)
-    return (folder / "piece.cpio").read_bytes()
+    pieces = cache.root() / "images"
+    new = not (pieces / f"{name}-{key}").is_dir()
+    folder = cache.published(pieces / f"{name}-{key}", build)
+    try:
+        piece = (folder / "piece.cpio").read_bytes()
+        os.utime(folder)
+    except OSError:
+        piece = b""
+    if b"TRAILER!!!" not in piece[-512:]:
+        raise LabError(f"{folder} was damaged: remove it and try again")
+    if new:
+        _forget_old(pieces, name)
+    return piece
+
+
+def _forget_old(pieces: Path, name: str) -> None:
+    """Remove pieces of this name that were not used for a week."""
+    for folder in pieces.glob(f"{name}-*"):
+        if time.time() - folder.stat().st_mtime > _KEEP_S:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fingerprint() -> bytes:
     """What the python piece depends on, without loading any of it."""
-    files = [path for path in _PACKAGE.rglob("*") if path.suffix in (".py", ".so")]
+    files = [_PACKAGE / name for name in _INSIDE_FILES]
+    for part in _INSIDE:
+        files += [path for path in (_PACKAGE / part).rglob("*") if path.suffix in (".py", ".so")]
     files += [_interpreter(), Path(__file__)]
     rows = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(files)]
     return json.dumps([sys.version, _import_path(), rows]).encode()

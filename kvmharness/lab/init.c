@@ -79,7 +79,7 @@ static void load_modules(char **paths)
 	}
 }
 
-/* Results are lines of JSON: nothing is to be made of their line ends. */
+/* Results are bytes: nothing is to be made of what looks like a line end. */
 static void make_results_raw(void)
 {
 	int results = open(RESULTS, O_WRONLY | O_NOCTTY);

@@ -61,7 +61,9 @@ AMD = Machine(
     # Calibrating the local APIC's timer waits 200 ms of machine time in a loop, 2 s of ours; without
     # it the kernel keeps time by the HPET, and KVM does not care. The self-tests of the crypto
     # library take another second, and a 6.12 kernel waits for them when it loads a module.
-    kernel_options="console=ttyS0 loglevel=5 tsc=reliable nokaslr nolapic_timer cryptomgr.notests panic=-1",
+    # An oops is a panic, so that it ends the machine and not only one of its tasks.
+    kernel_options="console=ttyS0 loglevel=5 tsc=reliable nokaslr nolapic_timer cryptomgr.notests "
+    "oops=panic panic=-1",
 )
 
 MACHINES = {machine.name: machine for machine in (AMD,)}
@@ -90,9 +92,10 @@ class Boot:
 
 
 def check_emulator(machine: Machine) -> None:
-    """LabError when the machine's emulator is not installed."""
-    if shutil.which(machine.emulator) is None:
-        raise LabError(f"machine {machine.name} needs {machine.emulator}: install {machine.package}")
+    """LabError when a program the machine needs is not installed."""
+    for program, package in ((machine.emulator, machine.package), ("setpriv", "util-linux")):
+        if shutil.which(program) is None:
+            raise LabError(f"machine {machine.name} needs {program}: install {package}")
 
 
 def boot(machine: Machine, kernel: os.PathLike[str], initrd: bytes) -> Boot:
@@ -122,6 +125,8 @@ def boot(machine: Machine, kernel: os.PathLike[str], initrd: bytes) -> Boot:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            # Ctrl-C on the terminal is for the harness, which takes the emulator with it.
+            start_new_session=True,
             pass_fds=(initrd_fd, results_fd),
         ) as process:
             try:

@@ -10,16 +10,17 @@ from kvmharness.lab import image, machine, wire
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machine import Boot, Machine
 from kvmharness.scenarios import Scenario
-from kvmharness.session import PROBE_NAME, Session, plays
+from kvmharness.session import PROBE_NAME, LostError, Session, plays
 from kvmharness.trace import Trace, TraceError
 
 ATTEMPTS = 3
 
 # What the kernel calls its faults on the console.
-_FAULTS = ("Kernel panic", "BUG:", "Oops:", "WARNING:", "soft lockup", "hung task")
+_DEADLY = ("Kernel panic", "BUG:", "Oops:")
+_FAULTS = (*_DEADLY, "WARNING:")
 
 
-class LostMachineError(Exception):
+class LostMachineError(LostError):
     """Every attempt lost the machine. `complaint` says how the last one went, `console` its last lines."""
 
     def __init__(self, complaint: str, console: list[str]) -> None:
@@ -67,6 +68,8 @@ def _read(number: str, boot: Boot) -> list[Trace]:
     """The traces of a boot; BrokenResultError unless it went well in every respect."""
     if boot.complaint:
         raise wire.BrokenResultError(boot.complaint)
+    if any(fault in boot.console for fault in _DEADLY):
+        raise wire.BrokenResultError("the kernel reported a fault of its own")
     try:
         traces = [trace.from_played(*content) for content in wire.decode(number, boot.results)]
     except (TraceError, TypeError, ValueError) as error:

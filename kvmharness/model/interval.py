@@ -49,11 +49,3 @@ class Interval:
         if moved.low > self.high:
             return moved.low - self.high
         return min(moved.high - self.low, 0)
-
-    def plus(self, other: "Interval") -> "Interval":
-        """The sums of a number of this interval and one of the other."""
-        return Interval(self.low + other.low, self.high + other.high)
-
-    def negated(self) -> "Interval":
-        """Each number's negative."""
-        return Interval(-self.high, -self.low)

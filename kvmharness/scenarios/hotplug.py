@@ -27,6 +27,13 @@ SCENARIOS = (
         ),
         (
             Claim(
+                "the restored vCPU goes on from the TSC that was written, also after the other was added",
+                seen=("guest-before", "offset-0", "tsc-0", "guest-0"),
+                expected=("restore",),
+                instead="create-0",
+                otherwise="it counts from its creation",
+            ),
+            Claim(
                 "the added vCPU counts together with the restored one",
                 seen=("offset-1", "tsc-1", "guest-1"),
                 expected=("offset-0", "tsc-0", "guest-0"),

@@ -12,7 +12,7 @@ SCENARIOS = (
         "offset-across-run",
         "An offset set by KVM_VCPU_TSC_OFFSET is the vCPU's offset, before its first run and after it.",
         "Documentation/virt/kvm/devices/vcpu.rst, KVM_VCPU_TSC_OFFSET; Sean Christopherson's reply of "
-        "29 June 2023 to Like Xu's patch, which overrides it",
+        "29 June 2023 to Like Xu's patch, which overrides it when the thread moves to another CPU",
         "A VMM that sets the offset itself, the way the kernel's documentation recommends for migration, "
         "does not get it: its guest's TSC jumps.",
         ("tsc-offset",),

@@ -1,19 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Restoring a snapshot: its TSC is written once, by MSR_IA32_TSC, into a VM that is young itself."""
 
+from dataclasses import replace
+
 from kvmharness.contract import Claim
 from kvmharness.scenarios.scenario import Scenario
 from kvmharness.script import CreateVcpu, GetMsrs, GetTscOffset, Run, Script, SetMsrs, Sleep, Time
 
 MS = 1_000_000
 
-CLAIM = Claim(
+GOES_ON = Claim(
     "the restored vCPU goes on from the TSC that was written",
     seen=("offset", "tsc", "guest", "tsc-later"),
     expected=("restore",),
     instead="tsc-new",
     otherwise="the write was overridden, the vCPU still counts from its creation",
 )
+
+# A player that was held up restores into a VM that is young no longer, where every kernel keeps the value.
+GOES_ON_WHILE_YOUNG = replace(GOES_ON, together=("create", "restore"))
 
 
 def _restore(value: Time) -> Script:
@@ -41,7 +46,7 @@ SCENARIOS = (
         "(kernel bug 217423).",
         ("tsc-write",),
         _restore(Time(900 * MS)),
-        (CLAIM,),
+        (GOES_ON_WHILE_YOUNG,),
     ),
     Scenario(
         "old-restore",
@@ -50,6 +55,6 @@ SCENARIOS = (
         "Restored VMs do not get their saved TSC back: the guest's clock jumps.",
         ("tsc-write",),
         _restore(Time(100_000 * MS)),
-        (CLAIM,),
+        (GOES_ON,),
     ),
 )
