@@ -5,7 +5,7 @@
  * (Documentation/virt/kvm/api.rst, immediate_exit).
  *
  * The timer is left armed when a guest exits in time: arming and disarming it around each KVM_RUN
- * would cost more than a short KVM_RUN itself. When it fires and the run it was armed for is over,
+ * would be two more system calls for each, an eighth of a short one. When it fires and the run it was armed for is over,
  * it is armed again for the run now under way, or rests.
  */
 #include <pthread.h>

@@ -80,12 +80,12 @@ CAPABILITIES = {
         Capability(
             "guest-16",
             Claim("a 16-bit guest reads its TSC", seen=("guest-16",), expected=("tsc-aged",)),
-            "a guest in 16-bit real mode does not run",
+            "a 16-bit guest reads another TSC than KVM reports for its vCPU",
         ),
         Capability(
             "guest-64",
             Claim("a 64-bit guest reads its TSC", seen=("guest-64",), expected=("tsc-1",)),
-            "a guest in 64-bit long mode does not run",
+            "a 64-bit guest reads another TSC than KVM reports for its vCPU",
         ),
         Capability(
             "tsc-write",

@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_report_options(parser: argparse.ArgumentParser) -> None:
-    """--format, --output and --save-traces."""
+    """--format and --output."""
     parser.add_argument("--format", choices=FORMATS, default="text", help="how to report (default: text)")
     parser.add_argument("--output", metavar="FILE", type=Path, help="write the report there, not to stdout")
 
