@@ -4,7 +4,12 @@
 0x1000          page tables of long mode: PML4, PDPT, page directory; the first 2 MiB, one to one
 0x4000 + 0x2000 * n   vCPU n: a page of code, then a page of results
 in the results  0x000  how many samples were taken (u64; only the endless programs count)
-                0x800  a ring of 256 samples (u64 each, guest TSC in cycles)
+                0x010  the mailbox of a program that writes MSRs: the MSR's index (u32, 0 when it is empty),
+                0x018  and the value to write (u64)
+                0x400  its vectors of real mode, where a refused WRMSR goes (32 of 4 bytes each)
+                0x600  the end of its stack, which grows downwards
+                0x800  a ring of 256 samples (u64 each, guest TSC in cycles); a program that exits by itself
+                       begins each time with the first
 """
 
 PML4 = 0x1000
@@ -17,6 +22,11 @@ RESULTS = 0x1000  # behind the vCPU's code
 MEMORY_SIZE = CODE + MAX_VCPUS * VCPU_STRIDE
 
 COUNT = 0x000
+MAILBOX_INDEX = 0x010
+MAILBOX_VALUE = 0x018
+VECTORS = 0x400
+VECTORS_SIZE = 32 * 4
+STACK = 0x600
 SAMPLES = 0x800
 RING_SIZE = 256
 

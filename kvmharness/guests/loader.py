@@ -21,7 +21,7 @@ _RFLAGS_RESERVED = 0x2  # bit 1 is always set
 
 
 def load(program: Program, memory: Memory, vcpu: Vcpu) -> None:
-    """Put `program` where this vCPU finds it, and the vCPU at its first instruction."""
+    """Put `program` where this vCPU finds it, the vCPU at its first instruction, and no results."""
     code, results = layout.code_address(vcpu.number), layout.results_address(vcpu.number)
     memory.write(code, program.code)
     memory.write(results, bytes(0x1000))
@@ -34,24 +34,45 @@ def load(program: Program, memory: Memory, vcpu: Vcpu) -> None:
     else:
         _set_real_mode_segment(sregs.cs, code)
         _set_real_mode_segment(sregs.ds, results)
+        if program.writes_msrs:
+            _set_real_mode_segment(sregs.ss, results)
+            _write_vectors(memory, results, (program.place_of("fault"), code >> 4))
+            sregs.idt.base, sregs.idt.limit = results + layout.VECTORS, layout.VECTORS_SIZE - 1
         vcpu.set_sregs(sregs)
         vcpu.set_regs({"rflags": _RFLAGS_RESERVED})
 
 
 def samples(program: Program, memory: Memory, vcpu: int) -> list[int]:
-    """The guest TSCs the program read in its newest run, oldest first, in cycles; [] if none.
+    """The guest TSCs the program read and nobody took yet, oldest first, in cycles; [] if none.
 
-    Of an endless program the newest 255 at most: the oldest slot of the ring may be half written.
+    Of an endless program the newest 255 since it was loaded: the oldest slot of the ring may be half
+    written. They are of the newest run alone if a guest that did not exit by itself is loaded again
+    before it runs on: it may stand between reading a sample and storing it.
     """
     results = layout.results_address(vcpu)
     if not program.endless:
-        (sample,) = _numbers(memory.read(results + layout.SAMPLES, 8))
-        memory.write(results + layout.SAMPLES, bytes(8))
-        return [sample] if sample else []
+        size = 8 * program.takes
+        taken = _numbers(memory.read(results + layout.SAMPLES, size))
+        memory.write(results + layout.SAMPLES, bytes(size))
+        whole = [sample % 2**32 != 0 for sample in taken]
+        return taken[: whole.index(False)] if False in whole else taken
     (count,) = _numbers(memory.read(results + layout.COUNT, 8))
     size = layout.RING_SIZE
     ring = _numbers(memory.read(results + layout.SAMPLES, 8 * size))
     return [ring[place % size] for place in range(max(0, count - (size - 1)), count)]
+
+
+def ask_to_write(memory: Memory, vcpu: int, msr: int, value: int) -> None:
+    """Put an MSR's index and a value modulo 2**64 into a vCPU's mailbox: its next run writes them."""
+    results = layout.results_address(vcpu)
+    memory.write(results + layout.MAILBOX_VALUE, (value % 2**64).to_bytes(8, "little"))
+    memory.write(results + layout.MAILBOX_INDEX, msr.to_bytes(4, "little"))
+
+
+def _write_vectors(memory: Memory, results: int, target: tuple[int, int]) -> None:
+    """Have all that the CPU may raise go to one place, given as instruction pointer and segment."""
+    vector = b"".join(number.to_bytes(2, "little") for number in target)
+    memory.write(results + layout.VECTORS, vector * (layout.VECTORS_SIZE // len(vector)))
 
 
 def _numbers(data: bytes) -> list[int]:

@@ -1,6 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a guest program is: instructions, each as assembly text beside the bytes it stands for."""
 
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 
 class Instruction:
     """One instruction, or a label ("loop:") with no bytes. The text is GNU assembler syntax."""
@@ -10,19 +16,44 @@ class Instruction:
         self.code = code
 
 
+def code_of(instructions: Iterable[Instruction]) -> bytes:
+    """The bytes of instructions in a row."""
+    return b"".join(instruction.code for instruction in instructions)
+
+
 class Program:
     """A tiny guest.
 
-    `bits` is 16 (real mode) or 64 (long mode). An `endless` one never exits by itself: KVM_RUN ends
-    at its deadline. Where it leaves what it reads: see `layout`.
+    `bits` is 16 (real mode) or 64 (long mode). It takes `takes` samples, then exits; 0 is endless: it
+    never exits by itself, KVM_RUN ends at its deadline. Where it leaves what it reads: see `layout`.
+    One that `writes_msrs` has a mailbox, and goes on at its label "fault" when the CPU refuses.
     """
 
-    def __init__(self, name: str, bits: int, endless: bool, instructions: tuple[Instruction, ...]) -> None:
+    def __init__(
+        self,
+        name: str,
+        bits: int,
+        takes: int,
+        instructions: tuple[Instruction, ...],
+        *,
+        writes_msrs: bool = False,
+    ) -> None:
         self.name = name
         self.bits = bits
-        self.endless = endless
+        self.takes = takes
         self.instructions = instructions
-        self.code = b"".join(instruction.code for instruction in instructions)
+        self.writes_msrs = writes_msrs
+        self.code = code_of(instructions)
+
+    @property
+    def endless(self) -> bool:
+        """Whether it never exits by itself."""
+        return self.takes == 0
+
+    def place_of(self, label: str) -> int:
+        """How many bytes behind the program's start a label is; ValueError when there is none."""
+        texts = [instruction.text for instruction in self.instructions]
+        return len(code_of(self.instructions[: texts.index(f"{label}:")]))
 
     @property
     def assembly(self) -> str:

@@ -1,12 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The programs: read the TSC once and stop, or over and over into a ring.
+"""The programs: read the TSC once and stop, or over and over into a ring, or around a WRMSR.
 
 Each finds its page of results through its data segment (16 bits) or RBX (64 bits), and is entered
 with all other registers zero. Encodings: Intel SDM vol. 2. A test assembles the texts and compares.
 """
 
-from kvmharness.guests.layout import COUNT, EXIT_PORT, RING_SIZE, SAMPLES
-from kvmharness.guests.program import Instruction, Program
+from kvmharness.guests.layout import (
+    COUNT,
+    EXIT_PORT,
+    MAILBOX_INDEX,
+    MAILBOX_VALUE,
+    RING_SIZE,
+    SAMPLES,
+    STACK,
+)
+from kvmharness.guests.program import Instruction, Program, code_of
 
 
 def _u8(value: int) -> bytes:
@@ -21,13 +29,26 @@ def _u32(value: int) -> bytes:
     return value.to_bytes(4, "little")
 
 
-def _jump_back(label: str, body: list[Instruction]) -> Instruction:
-    distance = sum(len(instruction.code) for instruction in body) + 2
-    return Instruction(f"jmp {label}", b"\xeb" + _u8(-distance))
+def _label(name: str) -> Instruction:
+    return Instruction(f"{name}:", b"")
 
 
 def _loop(*body: Instruction) -> tuple[Instruction, ...]:
-    return (Instruction("start:", b""), *body, _jump_back("start", list(body)))
+    jump_back = Instruction("jmp start", b"\xeb" + _u8(-(len(code_of(body)) + 2)))
+    return (_label("start"), *body, jump_back)
+
+
+def _unless_ecx_is_zero(*body: Instruction, then: str) -> tuple[Instruction, ...]:
+    skip = Instruction(f"jecxz {then}", b"\x67\xe3" + _u8(len(code_of(body))))
+    return (skip, *body, _label(then))
+
+
+def _store_tsc_16(address: int) -> tuple[Instruction, Instruction]:
+    # The low half comes last: where it is, the sample is whole, wherever the guest was stopped.
+    return (
+        Instruction(f"movl %edx, {address + 4:#x}", b"\x66\x89\x16" + _u16(address + 4)),
+        Instruction(f"movl %eax, {address:#x}", b"\x66\xa3" + _u16(address)),
+    )
 
 
 _RDTSC = Instruction("rdtsc", b"\x0f\x31")
@@ -36,19 +57,14 @@ _EXIT = Instruction(f"outb %al, ${EXIT_PORT:#x}", b"\xe6" + _u8(EXIT_PORT))
 RDTSC_16 = Program(
     "rdtsc-16",
     16,
-    False,
-    _loop(
-        _RDTSC,
-        Instruction(f"movl %eax, {SAMPLES:#x}", b"\x66\xa3" + _u16(SAMPLES)),
-        Instruction(f"movl %edx, {SAMPLES + 4:#x}", b"\x66\x89\x16" + _u16(SAMPLES + 4)),
-        _EXIT,
-    ),
+    1,
+    _loop(_RDTSC, *_store_tsc_16(SAMPLES), _EXIT),
 )
 
 RDTSC_64 = Program(
     "rdtsc-64",
     64,
-    False,
+    1,
     _loop(
         _RDTSC,
         Instruction("shlq $32, %rdx", b"\x48\xc1\xe2\x20"),
@@ -62,7 +78,7 @@ RDTSC_64 = Program(
 RING_16 = Program(
     "ring-16",
     16,
-    True,
+    0,
     _loop(
         _RDTSC,
         Instruction("movw %cx, %di", b"\x89\xcf"),
@@ -78,7 +94,7 @@ RING_16 = Program(
 RING_64 = Program(
     "ring-64",
     64,
-    True,
+    0,
     _loop(
         _RDTSC,
         Instruction("shlq $32, %rdx", b"\x48\xc1\xe2\x20"),
@@ -91,4 +107,31 @@ RING_64 = Program(
     ),
 )
 
-PROGRAMS = {program.name: program for program in (RDTSC_16, RDTSC_64, RING_16, RING_64)}
+# The mailbox is emptied before the WRMSR, so that one that is refused is not tried again, and so that
+# the second RDTSC comes right behind it. Where nothing is to be written the two samples are taken all
+# the same.
+WRMSR_16 = Program(
+    "wrmsr-16",
+    16,
+    2,
+    _loop(
+        Instruction(f"movw ${STACK:#x}, %sp", b"\xbc" + _u16(STACK)),
+        _RDTSC,
+        *_store_tsc_16(SAMPLES),
+        Instruction(f"movl {MAILBOX_INDEX:#x}, %ecx", b"\x66\x8b\x0e" + _u16(MAILBOX_INDEX)),
+        *_unless_ecx_is_zero(
+            Instruction(f"movl {MAILBOX_VALUE:#x}, %eax", b"\x66\xa1" + _u16(MAILBOX_VALUE)),
+            Instruction(f"movl {MAILBOX_VALUE + 4:#x}, %edx", b"\x66\x8b\x16" + _u16(MAILBOX_VALUE + 4)),
+            Instruction(f"movl $0, {MAILBOX_INDEX:#x}", b"\x66\xc7\x06" + _u16(MAILBOX_INDEX) + _u32(0)),
+            Instruction("wrmsr", b"\x0f\x30"),
+            then="written",
+        ),
+        _RDTSC,
+        *_store_tsc_16(SAMPLES + 8),
+        _label("fault"),
+        _EXIT,
+    ),
+    writes_msrs=True,
+)
+
+PROGRAMS = {program.name: program for program in (RDTSC_16, RDTSC_64, RING_16, RING_64, WRMSR_16)}
