@@ -13,12 +13,12 @@ import time
 
 from kvmharness import guests
 from kvmharness.guests.layout import MEMORY_SIZE
-from kvmharness.kvm import MSRS, BracketBuffer, read_host_clock
-from kvmharness.values import NothingReadError, resolve
+from kvmharness.kvm import MSRS, BracketBuffer, Exit, read_host_clock
+from kvmharness.values import NothingReadError, frequency, resolve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
     from kvmharness.kvm import BracketNumbers, Memory, System, Vcpu, Vm
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class Player:
     """Plays one script after the other on an open /dev/kvm, each on a VM of its own.
 
-    The calling thread stays on the CPU it is on: CPUs' TSCs may be a few cycles apart, and a bracket
-    is only as good as the TSC it was read from.
+    The calling thread stays on the CPU it is on, unless the script moves it: CPUs' TSCs may be a few
+    cycles apart, and a bracket is only as good as the TSC it was read from.
     """
 
     def __init__(self, system: System) -> None:
@@ -37,10 +37,12 @@ class Player:
     def play(self, script: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Play a script's operations; the steps of a trace. KvmError when not even a VM can be created."""
         affinity = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, {_this_cpu(affinity)})
+        here = _this_cpu(affinity)
+        cpus = [here, *sorted(affinity - {here})]
+        os.sched_setaffinity(0, {here})
         try:
             with self._system.create_vm() as vm:
-                return _Stage(vm, vm.add_memory(MEMORY_SIZE), self._cpuid).play(script)
+                return _Stage(vm, vm.add_memory(MEMORY_SIZE), self._cpuid, cpus).play(script)
         finally:
             os.sched_setaffinity(0, affinity)
 
@@ -56,16 +58,23 @@ def _this_cpu(allowed: set[int]) -> int:
 
 
 class _Stage:
-    """A VM while a script is played on it. Each operation is the method of its name."""
+    """A VM while a script is played on it. Each operation is the method of its name.
 
-    def __init__(self, vm: Vm, memory: Memory, cpuid: Any) -> None:
+    `cpus` are those the thread may move to, the one it is on first.
+    """
+
+    def __init__(self, vm: Vm, memory: Memory, cpuid: Any, cpus: list[int]) -> None:
         self._vm = vm
         self._memory = memory
         self._cpuid = cpuid
+        self._cpus = cpus
+        self._cpu = cpus[0]
         self._brackets = BracketBuffer()
         self._vcpus: dict[int, Vcpu] = {}
         self._programs: dict[int, guests.Program] = {}
+        self._unfinished: set[int] = set()  # whose guests did not exit by themselves
         self._khz: dict[int, int] = {}
+        self._khz_created: dict[int, int] = {}
         self._read: dict[str, int] = {}
         vm.use_brackets(self._brackets)
 
@@ -109,7 +118,8 @@ class _Stage:
         program = guests.PROGRAMS[operation["guest"]]
         guests.load(program, self._memory, vcpu)
         khz = vcpu.tsc_khz()
-        self._vcpus[number], self._programs[number], self._khz[number] = vcpu, program, khz
+        self._vcpus[number], self._programs[number] = vcpu, program
+        self._khz[number] = self._khz_created[number] = khz
         return [khz]
 
     def do_set_msrs(self, operation: dict[str, Any]) -> list[int]:
@@ -133,10 +143,58 @@ class _Stage:
     def do_get_tsc_offset(self, operation: dict[str, Any]) -> list[int]:
         return [self._vcpus[operation["vcpu"]].tsc_offset()]
 
+    def do_set_tsc_khz(self, operation: dict[str, Any]) -> list[int]:
+        number = operation["vcpu"]
+        vcpu = self._vcpus[number]
+        khz = frequency(operation["khz"], self._khz_created[number])
+        self._written = [khz]
+        vcpu.set_tsc_khz(khz)
+        self._bracket = vcpu.bracket
+        self._khz[number] = khz or vcpu.tsc_khz()  # 0 asked for the host's
+        return [khz]
+
+    def do_get_tsc_khz(self, operation: dict[str, Any]) -> list[int]:
+        return [self._vcpus[operation["vcpu"]].tsc_khz()]
+
+    def do_set_vm_tsc_khz(self, operation: dict[str, Any]) -> list[int]:
+        khz = operation["khz"]
+        khz = frequency(khz, 0 if isinstance(khz, int) else self._vm.tsc_khz())
+        self._written = [khz]
+        self._vm.set_tsc_khz(khz)
+        return [khz]
+
+    def do_move_thread(self, operation: dict[str, Any]) -> list[int]:
+        if operation["to"] >= len(self._cpus):
+            self._refuse(errno.EINVAL)
+        before, after = self._cpu, self._cpus[operation["to"]]
+        tsc_before, ns_before, _, _ = self._bracket = read_host_clock()
+        os.sched_setaffinity(0, {after})  # the kernel returns on the new CPU (__set_cpus_allowed_ptr)
+        _, _, ns_after, tsc_after = read_host_clock()
+        # The TSC may be behind the other CPU's; no bracket ends before it begins.
+        self._bracket = (tsc_before, ns_before, ns_after, max(tsc_before, tsc_after))
+        self._cpu = after
+        return [before, after]
+
     def do_run(self, operation: dict[str, Any]) -> list[int]:
         number = operation["vcpu"]
-        self._vcpus[number].run(operation["ns"])
+        self._prepare(number)
+        self._run(number, operation["ns"])
         return guests.samples(self._programs[number], self._memory, number)
+
+    def do_guest_write(self, operation: dict[str, Any]) -> list[int]:
+        number = operation["vcpu"]
+        program = self._programs[number]
+        if not program.writes_msrs:
+            self._refuse(errno.EINVAL)
+        value = resolve(operation["value"], self._khz[number], self._read)
+        self._written = [value]
+        self._prepare(number)
+        guests.ask_to_write(self._memory, number, MSRS[operation["msr"]], value)
+        try:
+            self._run(number, operation["ns"])
+        finally:
+            self._written += guests.samples(program, self._memory, number)
+        return self._written
 
     def do_get_clock(self, operation: dict[str, Any]) -> list[int]:
         clock = self._vm.clock()
@@ -148,3 +206,18 @@ class _Stage:
         _, _, ns_after, tsc_after = read_host_clock()
         self._bracket = (tsc_before, ns_before, ns_after, tsc_after)
         return []
+
+    def _prepare(self, number: int) -> None:
+        """Have a guest that was stopped somewhere begin anew: what it is about to store is of that run."""
+        if number in self._unfinished:
+            guests.load(self._programs[number], self._memory, self._vcpus[number])
+
+    def _run(self, number: int, ns: int) -> None:
+        self._unfinished.add(number)
+        if self._vcpus[number].run(ns) == Exit.IO:
+            self._unfinished.remove(number)
+
+    def _refuse(self, number: int) -> NoReturn:
+        """Fail a step that comes to no ioctl, with this errno."""
+        self._bracket = read_host_clock()
+        raise OSError(number, os.strerror(number))

@@ -7,6 +7,8 @@ contract refer to it. Everything goes to JSON and back unchanged; the player pla
 A value to write is a number of cycles, or
     Time(ns)              that many ns of the vCPU's own cycles
     Read(label, plus)     the first value the step with that label read, plus a number or a Time
+A frequency to write is a number of kHz, or
+    Ppm(ppm)              what it was to begin with, and that many millionths more
 """
 
 from collections.abc import Callable, Mapping
@@ -19,6 +21,9 @@ from kvmharness.kvm.msr import MSRS
 
 MAX_STEPS = 10_000
 MAX_SLEEP_NS = 3600 * 10**9
+MAX_CPUS = 16  # that a script can move to
+MAX_KHZ = 2**32 - 1  # KVM takes 32 bits (kvm_arch_vcpu_ioctl, KVM_SET_TSC_KHZ)
+MAX_PPM = 100_000_000
 
 
 class ScriptError(ValueError):
@@ -41,6 +46,20 @@ class Read:
 
 
 Value = int | Time | Read
+
+
+@dataclass(frozen=True, slots=True)
+class Ppm:
+    """The kHz there were to begin with times (1_000_000 + ppm) / 1_000_000, rounded down.
+
+    To begin with: of a vCPU when it was created, of a VM when the step is played. From -1_000_000, which
+    is 0 kHz, to a hundredfold more.
+    """
+
+    ppm: int
+
+
+Khz = int | Ppm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +115,71 @@ class GetTscOffset(Operation):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SetTscKhz(Operation):
+    """KVM_SET_TSC_KHZ of `vcpu` (kHz); once it succeeded, a Time of this vCPU is in the new kHz.
+
+    0 stands for the host's own kHz (kvm_arch_vcpu_ioctl).
+    """
+
+    name = "set_tsc_khz"
+    vcpu: int
+    khz: Khz
+
+
+@dataclass(frozen=True, kw_only=True)
+class GetTscKhz(Operation):
+    """KVM_GET_TSC_KHZ of `vcpu`; reads its kHz."""
+
+    name = "get_tsc_khz"
+    vcpu: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetVmTscKhz(Operation):
+    """KVM_SET_TSC_KHZ of the VM (kHz): what vCPUs to come start with.
+
+    A Ppm is of what KVM_GET_TSC_KHZ says of the VM, which kernels before 5.18 do not know: the step then
+    fails with what that answers. 0 stands for the host's own kHz (kvm_arch_vm_ioctl).
+    """
+
+    name = "set_vm_tsc_khz"
+    khz: Khz
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoveThread(Operation):
+    """Move the playing thread to one of the CPUs it may use, and keep it there; reads CPU before and after.
+
+    Number 0 is the CPU that the script began on, the others follow in the order of the system's numbers.
+    EINVAL when there are fewer.
+    """
+
+    name = "move_thread"
+    to: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run(Operation):
     """KVM_RUN of `vcpu` until its guest exits, or for `ns`; reads the guest's samples, newest last."""
 
     name = "run"
     vcpu: int
     ns: int = 10_000_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuestWrite(Operation):
+    """Have the guest of `vcpu` execute WRMSR of `msr`; reads its TSC just before and just after.
+
+    KVM_RUN until the guest exits, or for `ns`.
+    EINVAL, and nothing runs, unless the vCPU was created with the guest "wrmsr-16".
+    """
+
+    name = "guest_write"
+    vcpu: int
+    msr: str
+    value: Value
+    ns: int = Run.ns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +199,21 @@ class Sleep(Operation):
 
 OPERATIONS: dict[str, type[Operation]] = {
     operation.name: operation
-    for operation in (CreateVcpu, SetMsrs, GetMsrs, SetTscOffset, GetTscOffset, Run, GetClock, Sleep)
+    for operation in (
+        CreateVcpu,
+        SetMsrs,
+        GetMsrs,
+        SetTscOffset,
+        GetTscOffset,
+        SetTscKhz,
+        GetTscKhz,
+        SetVmTscKhz,
+        MoveThread,
+        Run,
+        GuestWrite,
+        GetClock,
+        Sleep,
+    )
 }
 
 Script = tuple[Operation, ...]
@@ -176,6 +268,16 @@ def _value_from_json(data: Any) -> Value:
     return _number(data, -(2**63), 2**64 - 1)
 
 
+def _khz_to_json(khz: Khz) -> Any:
+    return {"ppm": khz.ppm} if isinstance(khz, Ppm) else khz
+
+
+def _khz_from_json(data: Any) -> Khz:
+    if type(data) is dict and set(data) == {"ppm"}:
+        return Ppm(_number(data["ppm"], -1_000_000, MAX_PPM))
+    return _number(data, 0, MAX_KHZ)
+
+
 def _pair_from_json(data: Any) -> tuple[str, Value]:
     if len(_list(data)) != 2:
         raise ScriptError(f"expected an MSR and its value, got {data!a:.60}")
@@ -192,12 +294,18 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
     "msrs": lambda data: tuple(_pair_from_json(pair) for pair in _list(data)),
     "indices": lambda data: tuple(_msr(name) for name in _list(data)),
     "offset": _value_from_json,
+    "msr": _msr,
+    "value": _value_from_json,
+    "khz": _khz_from_json,
+    "to": lambda data: _number(data, 0, MAX_CPUS - 1),
     "ns": lambda data: _number(data, 0, MAX_SLEEP_NS),
 }
 _ENCODERS: dict[str, Callable[[Any], Any]] = {
     "msrs": lambda pairs: [[name, _value_to_json(value)] for name, value in pairs],
     "indices": list,
     "offset": _value_to_json,
+    "value": _value_to_json,
+    "khz": _khz_to_json,
 }
 
 

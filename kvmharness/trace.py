@@ -19,7 +19,18 @@ from typing import Any, NamedTuple
 
 from kvmharness import __version__, script
 from kvmharness.guests.layout import RING_SIZE
-from kvmharness.script import GetClock, GetMsrs, Operation, Run, Script, ScriptError, SetMsrs, Sleep
+from kvmharness.script import (
+    GetClock,
+    GetMsrs,
+    GuestWrite,
+    MoveThread,
+    Operation,
+    Run,
+    Script,
+    ScriptError,
+    SetMsrs,
+    Sleep,
+)
 
 SCHEMA = 1
 MAX_LINE = 1_000_000
@@ -52,9 +63,12 @@ class Bracket(NamedTuple):
 class Event:
     """One step as it was played.
 
-    `values` is what was read, or what was really written, by operation: kHz (create_vcpu); cycles in
-    the order of the MSRs (set_msrs, get_msrs); cycles modulo 2**64 (set_tsc_offset, get_tsc_offset);
-    the guest's samples in cycles (run); ns and flags (get_clock). `error` is its errno's name, or "".
+    `values` is what was read, or what was really written, by operation: kHz (create_vcpu, set_tsc_khz,
+    get_tsc_khz, set_vm_tsc_khz); cycles in the order of the MSRs (set_msrs, get_msrs); cycles modulo
+    2**64 (set_tsc_offset, get_tsc_offset); the guest's samples in cycles (run); what the guest was to
+    write, then its samples before and after, as far as it got, all in cycles (guest_write); the system's
+    numbers of the CPU before and after (move_thread); ns and flags (get_clock). `error` is its errno's
+    name, or "".
     """
 
     operation: Operation
@@ -181,10 +195,12 @@ def _value_counts(operation: Operation, error: str) -> Container[int]:
     """How many values a step of this operation may have; a failed one may have none."""
     if isinstance(operation, Run):
         return range(RING_SIZE)
+    if isinstance(operation, GuestWrite):
+        return range(0 if error else 1, 4)
     if isinstance(operation, SetMsrs | GetMsrs):
         count = len(operation.msrs if isinstance(operation, SetMsrs) else operation.indices)
     else:
-        count = 0 if isinstance(operation, Sleep) else 2 if isinstance(operation, GetClock) else 1
+        count = {Sleep: 0, GetClock: 2, MoveThread: 2}.get(type(operation), 1)
     return (0, count) if error else (count,)
 
 

@@ -5,6 +5,8 @@
 {"ns": 50}                              50 ns of the vCPU's own cycles
 {"read": "tsc", "plus": {"ns": 50}}     what the step labelled tsc read first, plus a value of the
                                         other two kinds
+
+A frequency to write is kHz, or {"ppm": 200}: what it was to begin with, and 200 millionths more.
 """
 
 from __future__ import annotations
@@ -36,3 +38,9 @@ def resolve(value: Any, khz: int, read: Mapping[str, int]) -> int:
     if value["read"] not in read:
         raise NothingReadError(value["read"])
     return (read[value["read"]] + resolve(value["plus"], khz, read)) % 2**64
+
+
+def frequency(value: Any, khz: int) -> int:
+    """The kHz a frequency stands for where it was `khz` to begin with, modulo 2**32 as KVM takes it."""
+    written: int = value if isinstance(value, int) else khz * (1_000_000 + value["ppm"]) // 1_000_000
+    return written % 2**32

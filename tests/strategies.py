@@ -16,6 +16,7 @@ cycles64 = st.integers(0, 2**64 - 1)
 times = st.builds(script.Time, st.integers(-(2**63), 2**63))
 plain_values = st.one_of(st.integers(-(2**63), 2**64 - 1), times)
 values = st.one_of(plain_values, st.builds(script.Read, labels, plain_values))
+khz = st.one_of(st.integers(0, 2**32 - 1), st.builds(script.Ppm, st.integers(-1_000_000, 100_000_000)))
 
 operations = st.one_of(
     st.builds(script.CreateVcpu, vcpu=vcpus, guest=st.sampled_from(sorted(PROGRAMS)), label=labels),
@@ -31,6 +32,11 @@ operations = st.one_of(
     st.builds(script.SetTscOffset, vcpu=vcpus, offset=values, label=labels),
     st.builds(script.GetTscOffset, vcpu=vcpus, label=labels),
     st.builds(script.Run, vcpu=vcpus, ns=st.integers(0, 10**12), label=labels),
+    st.builds(script.SetTscKhz, vcpu=vcpus, khz=khz, label=labels),
+    st.builds(script.GetTscKhz, vcpu=vcpus, label=labels),
+    st.builds(script.SetVmTscKhz, khz=khz, label=labels),
+    st.builds(script.MoveThread, to=st.integers(0, 15), label=labels),
+    st.builds(script.GuestWrite, vcpu=vcpus, msr=msrs, value=values, ns=st.integers(0, 10**12), label=labels),
     st.builds(script.GetClock, label=labels),
     st.builds(script.Sleep, ns=st.integers(0, 10**12), label=labels),
 )
@@ -50,9 +56,9 @@ def _value_count(operation: script.Operation) -> int:
             return len(operation.msrs)
         case script.GetMsrs():
             return len(operation.indices)
-        case script.Run():
+        case script.Run() | script.GuestWrite():
             return 3
-        case script.GetClock():
+        case script.GetClock() | script.MoveThread():
             return 2
         case script.Sleep():
             return 0
