@@ -1,5 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The reference model's place: pure arithmetic on what a kernel must have done, no I/O, no clock.
+"""The reference model: what a kernel with a given policy must have done. Pure: no I/O, no clock of its own.
 
-Today it holds intervals; the rules of KVM's TSC synchronization and the policies come next.
+policy, policies       the choices in which kernels differ, and those that were merged or proposed
+arithmetic, interval, quantity
+                       KVM's arithmetic, and what is known of numbers that were not seen
+state, rules           what KVM keeps, and what it does
+operations             what each operation of a script leads to
+judge, sentence        whether a trace is possible, and what to say if it is not
+simulate               the model as a player
 """

@@ -16,6 +16,10 @@ def signed(value: int) -> int:
     return (value + _CIRCLE // 2) % _CIRCLE - _CIRCLE // 2
 
 
+class TooWideError(ValueError):
+    """An interval would hold half of the circle or more, so that nothing can be told from it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """From `low` to `high`, ends included, in cycles. Ends that lie a multiple of 2**64 away are the same."""
@@ -25,7 +29,7 @@ class Interval:
 
     def __post_init__(self) -> None:
         if not 0 <= self.high - self.low < _CIRCLE // 2:
-            raise ValueError(f"from {self.low} to {self.high} is not an interval")
+            raise TooWideError(f"from {self.low} to {self.high} is not an interval")
 
     @property
     def width(self) -> int:

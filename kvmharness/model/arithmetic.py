@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""KVM's arithmetic on time, bit for bit: what it computes with multipliers and shifts, and where it wraps.
+
+All of it is integer arithmetic of 64 bits (arch/x86/kvm/x86.c and asm/pvclock.h).
+"""
+
+from functools import lru_cache
+
+WORD = 2**64
+NS_PER_SECOND = 1_000_000_000
+
+# kvm.tsc_tolerance_ppm, the module's default: how far off a guest's rate may be without scaling.
+TOLERANCE_PPM = 250
+
+
+@lru_cache(maxsize=1024)
+def time_scale(khz: int) -> tuple[int, int]:
+    """Multiplier (32 bits, a fraction of 2**32) and shift that turn ns into cycles of `khz` kHz.
+
+    kvm_get_time_scale(khz * 1000, 10**9): both rates are brought to 32 bits, the divisor to the next
+    power of two above the dividend, and what was shifted is made good by the shift.
+    """
+    rate, base, shift = khz * 1000, NS_PER_SECOND, 0
+    while base > rate * 2 or base >= 2**32:
+        base >>= 1
+        shift -= 1
+    while base <= rate or rate >= 2**32:
+        if rate >= 2**32 or base >= 2**31:
+            rate >>= 1
+        else:
+            base <<= 1
+        shift += 1
+    return (rate << 32) // base % 2**32, shift
+
+
+def cycles(ns: int, khz: int) -> int:
+    """How many cycles KVM takes `ns` ns for on a vCPU of `khz` kHz: nsec_to_cycles()."""
+    multiplier, shift = time_scale(khz)
+    ns = ns >> -shift if shift < 0 else ns << shift
+    return ns * multiplier >> 32
+
+
+def scaling_ratio(khz: int, host_khz: int, fraction_bits: int) -> int:
+    """The ratio by which hardware turns the host's TSC into the guest's, as a fraction of 2**fraction_bits.
+
+    set_tsc_khz(); AMD has 32 fraction bits, Intel 48.
+    """
+    return (khz << fraction_bits) // host_khz
+
+
+def tolerated(khz: int, host_khz: int, ppm: int = TOLERANCE_PPM) -> bool:
+    """Whether a rate is near enough to the host's to need no scaling: kvm_set_tsc_khz()."""
+    low = host_khz * (1_000_000 - ppm) // 1_000_000
+    high = host_khz * (1_000_000 + ppm) // 1_000_000
+    return low <= khz <= high
+
+
+def in_window(value: int, expected: int, window: int) -> bool:
+    """Whether a written value is near what was expected: kvm_synchronize_tsc().
+
+    Both sums are 64-bit and wrap, so near 0 and near 2**64 the window is cut off.
+    """
+    return value < (expected + window) % WORD and (value + window) % WORD > expected % WORD
+
+
+def window_answers(value: int, low: int, high: int, window: int) -> set[bool]:
+    """All that in_window() may say when what was expected lies anywhere from `low` to `high`."""
+    # Between these places the answer does not change.
+    edges = (value - window, value + window, -window, 0)
+    places = {low, high}
+    for edge in edges:
+        # Its copies on the number line that lie in reach; more than two laps of 2**64 are never in play.
+        first = edge + (low - edge) // WORD * WORD
+        for copy in (first, first + WORD):
+            places.update(place for place in (copy - 1, copy, copy + 1) if low <= place <= high)
+    return {in_window(value, place, window) for place in places}

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The judge: whether a trace is possible on a kernel with a given policy.
+
+The trace is replayed through the rules. Where a bracket straddles a decision both worlds go on; every
+observation throws out those that it contradicts. When none is left, the kernel does not have the
+policy, and the step at which the last one went says where that shows.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from kvmharness.model import sentence
+from kvmharness.model.interval import Interval, TooWideError
+from kvmharness.model.operations import Answer, Deed, Flag, Outcome, Tsc, Within, perform
+from kvmharness.model.policy import Policy
+from kvmharness.model.quantity import Quantity, narrow
+from kvmharness.model.rules import Rules, UnknownRateError
+from kvmharness.model.state import Host, Moment, World
+from kvmharness.script import (
+    CreateVcpu,
+    GetClock,
+    GetTscKhz,
+    GuestWrite,
+    MoveThread,
+    Run,
+    SetMsrs,
+    SetTscKhz,
+    SetTscOffset,
+    SetVmTscKhz,
+)
+from kvmharness.trace import Bracket, Event, Trace
+
+# What a machine that is short of something, or a signal, makes of any operation.
+ENVIRONMENT = frozenset(
+    {"ENOMEM", "EINTR", "EAGAIN", "EMFILE", "ENFILE", "EBUSY", "EPERM", "EACCES", "ENOSPC"}
+)
+
+# How far the clocks may run in one trace: about ten hours of ns, two days of cycles at 1 GHz.
+_MAX_NS = 2**45
+_MAX_CYCLES = 2**48
+
+# How many worlds may be followed through a trace, as a sum over its steps: beyond that lies a trace
+# whose brackets leave everything open and which reads nothing.
+_WORLDS_PER_STEP = 8
+_WORLDS_AT_LEAST = 4096
+
+
+UNKNOWN_HOST = Host()
+
+
+class Possibility(Enum):
+    """Whether a kernel with a policy can have left a trace."""
+
+    POSSIBLE = "possible"
+    IMPOSSIBLE = "impossible"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a trace says of a policy.
+
+    For IMPOSSIBLE, `step` (from 1) is where it shows, `seen` what was seen there and `possible` what
+    would have been possible, each in words. For UNDECIDED `seen` is the reason.
+    """
+
+    policy: Policy
+    possibility: Possibility
+    step: int = 0
+    seen: str = ""
+    possible: str = ""
+
+
+class DoubtError(Exception):
+    """Nothing can be said of a trace from here on; the text says why."""
+
+
+def judge(trace: Trace, policy: Policy, host: Host = UNKNOWN_HOST) -> Judgement:
+    """Whether a kernel with `policy` on `host` can have left `trace`."""
+    replay = _Replay(Rules(policy, host))
+    for step, event in enumerate(trace.events, 1):
+        try:
+            failed = replay.play(step, event)
+        except (DoubtError, UnknownRateError, TooWideError) as doubt:
+            reason = _DOUBTS.get(type(doubt)) or str(doubt)
+            return Judgement(policy, Possibility.UNDECIDED, step, reason)
+        if not replay.worlds:
+            seen, possible = sentence.what_was_seen(event), sentence.what_was_possible(failed, event)
+            return Judgement(policy, Possibility.IMPOSSIBLE, step, seen, possible)
+    return Judgement(policy, Possibility.POSSIBLE)
+
+
+_DOUBTS = {
+    UnknownRateError: "the rate of the host's TSC is not known",
+    TooWideError: "the brackets are too wide to tell anything",
+}
+
+
+class _Replay:
+    """A trace on its way through the rules, and the worlds that are left."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.worlds = [rules.new_vm()]
+        self._rules = rules
+        self._first: Bracket | None = None
+        self._previous: Bracket | None = None
+        self._followed = 0
+
+    def play(self, step: int, event: Event) -> list[Outcome]:
+        """Take a step; the outcomes that what was seen rules out. DoubtError where nothing can be told."""
+        self._check_clocks(event.bracket)
+        check(event)
+        deed = deed_of(event)
+        survivors, failed = [], []
+        for world in self.worlds:
+            world.step, world.made = step, 0
+            for outcome in perform(self._rules, world, deed):
+                if _agrees(outcome, event, deed.moment):
+                    survivors.append(outcome.world)
+                else:
+                    failed.append(outcome)
+        self.worlds = survivors if len(survivors) < 2 else _distinct(survivors)
+        self._followed += len(self.worlds)
+        if self._followed > _WORLDS_AT_LEAST + _WORLDS_PER_STEP * step:
+            raise DoubtError(f"the brackets leave too much open: {len(self.worlds)} ways it may have gone")
+        return failed
+
+    def _check_clocks(self, bracket: Bracket) -> None:
+        first = self._first = self._first or bracket
+        previous, self._previous = self._previous, bracket
+        if previous and (bracket.ns_before < previous.ns_after or bracket.tsc_before < previous.tsc_after):
+            raise DoubtError("the host's clocks ran backwards before this step")
+        if bracket.ns_after - first.ns_before > _MAX_NS or bracket.tsc_after - first.tsc_before > _MAX_CYCLES:
+            raise DoubtError("the trace takes too long for a judgement")
+
+
+def standing(trace: Trace, policies: Iterable[Policy], host: Host) -> list[Policy]:
+    """The policies under which the trace is not impossible."""
+    return [
+        policy for policy in policies if judge(trace, policy, host).possibility is not Possibility.IMPOSSIBLE
+    ]
+
+
+def check(event: Event) -> None:
+    """DoubtError where nothing can be said of what comes behind a step."""
+    operation, error = event.operation, event.error
+    doubt = ""
+    if error in ENVIRONMENT:
+        doubt = f"it failed with {error}, which says nothing about the rule"
+    elif error and isinstance(operation, Run | GetClock | CreateVcpu) and error != "EEXIST":
+        doubt = f"it failed with {error}"
+    elif error and isinstance(operation, GuestWrite) and event.values:
+        doubt = f"it failed with {error}, and how far the guest got is not known"
+    elif isinstance(operation, SetMsrs | SetTscOffset | SetTscKhz) and not event.values:
+        doubt = f"it failed with {error} before it was known what was to be written"
+    elif isinstance(operation, CreateVcpu | GetTscKhz | SetTscKhz | SetVmTscKhz) and event.values:
+        least = 0 if isinstance(operation, SetTscKhz | SetVmTscKhz) else 1
+        if not least <= event.values[0] < 2**32:
+            doubt = f"{event.values[0]} kHz is no rate of a TSC"
+    if doubt:
+        raise DoubtError(doubt)
+
+
+def deed_of(event: Event) -> Deed:
+    """An event as the rules see it."""
+    bracket = event.bracket
+    moment = Moment(
+        Interval(bracket.tsc_before, bracket.tsc_after), Interval(bracket.ns_before, bracket.ns_after)
+    )
+    written, samples = event.values, 0
+    if isinstance(event.operation, Run):
+        written, samples = (), len(event.values)
+    elif isinstance(event.operation, GuestWrite):
+        written, samples = event.values[:1], max(0, len(event.values) - 1)
+    elif isinstance(event.operation, MoveThread) and event.error:
+        written = ()
+    return Deed(event.operation, moment, written, samples, bool(event.error))
+
+
+def _agrees(outcome: Outcome, event: Event, moment: Moment) -> bool:
+    """Whether a step went as predicted; if so the world takes note of what was read."""
+    return sentence.ends_so(outcome, event) and all(
+        answer is None or _sees(outcome.world, answer, value, moment)
+        for answer, value in zip(outcome.answers, event.values, strict=False)
+    )
+
+
+def _sees(world: World, answer: Answer, value: int, moment: Moment) -> bool:
+    if isinstance(answer, Tsc):
+        low, high = moment.tsc.low, moment.tsc.high
+        if answer.ratio is not None:
+            bits = world.fraction_bits or 0
+            low, high = low * answer.ratio >> bits, high * answer.ratio >> bits
+        return narrow(answer.offset, Interval(value - high, value - low), world.unknowns)
+    if isinstance(answer, Quantity):
+        return narrow(answer, Interval(value, value), world.unknowns)
+    if isinstance(answer, Within):
+        return answer.interval.intersection(Interval(value, value)) is not None
+    if isinstance(answer, Flag):
+        return (value & answer.mask == answer.mask) is answer.value
+    return True
+
+
+def _distinct(worlds: list[World]) -> list[World]:
+    """The worlds that differ in something."""
+    return list({world.key(): world for world in worlds}.values())

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What each operation of a script leads to: worlds, each with the answers it predicts."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from kvmharness.model.interval import Interval
+from kvmharness.model.quantity import Quantity
+from kvmharness.model.rules import Rules
+from kvmharness.model.state import HOME, Moment, Vcpu, World
+from kvmharness.script import (
+    CreateVcpu,
+    GetClock,
+    GetMsrs,
+    GetTscKhz,
+    GetTscOffset,
+    GuestWrite,
+    MoveThread,
+    Operation,
+    Run,
+    SetMsrs,
+    SetTscKhz,
+    SetTscOffset,
+    SetVmTscKhz,
+    Sleep,
+)
+
+TSC_STABLE = 2  # KVM_CLOCK_TSC_STABLE, of KVM_GET_CLOCK's flags
+
+OK = frozenset({""})
+# How a kernel answers an ioctl or attribute it does not know; before 5.16 a vCPU's attribute: EINVAL.
+UNKNOWN = frozenset({"ENXIO", "ENOTTY", "EINVAL"})
+REFUSED = frozenset({"EINVAL"})
+
+
+class Tsc(NamedTuple):
+    """Predicts a TSC that is read within the moment: the host's, scaled, plus this offset."""
+
+    offset: Quantity
+    ratio: int | None
+
+
+class Within(NamedTuple):
+    """Predicts a value in this interval, modulo 2**64."""
+
+    interval: Interval
+
+
+class Flag(NamedTuple):
+    """Predicts the bits of `mask`: all set, or all clear."""
+
+    mask: int
+    value: bool
+
+
+# One value of a step. A Quantity predicts it to the cycle, None says nothing about it.
+Answer = Quantity | Tsc | Within | Flag | None
+
+
+class Outcome(NamedTuple):
+    """A world after an operation, the answers it predicts value by value, and what errno ("" for none).
+
+    No `errors` at all stand for any error.
+    """
+
+    world: World
+    answers: tuple[Answer, ...] = ()
+    errors: frozenset[str] = OK
+
+
+class Deed(NamedTuple):
+    """An operation as it is carried out.
+
+    `written` is the values it writes (cycles, or kHz); of a thread's move the CPUs before and after.
+    `samples` is how many TSCs the guest reads, `refused` whether the operation is known to have failed.
+    """
+
+    operation: Any
+    moment: Moment
+    written: tuple[int, ...] = ()
+    samples: int = 1
+    refused: bool = False
+
+
+def perform(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+    """All that an operation may lead to. Uses `world` up."""
+    return _HANDLERS[type(deed.operation)](rules, world, deed)
+
+
+def _create_vcpu(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+    number = deed.operation.vcpu
+    if number in world.vcpus:
+        return [Outcome(world, (), frozenset({"EEXIST"}))]
+    if world.default_tsc_khz is None and deed.written:
+        # Only KVM_SET_TSC_KHZ of the VM could have made it another than the host's.
+        world.default_tsc_khz = deed.written[0]
+        world.host_khz = world.host_khz or deed.written[0]
+    worlds = rules.create_vcpu(world, number, deed.moment)
+    return [Outcome(each, (Quantity(each.vcpus[number].virtual_tsc_khz),)) for each in worlds]
+
+
+def _set_msrs(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+    number = deed.operation.vcpu
+    rules.load_vcpu(world, number, deed.moment)
+    names = [name for name, _ in deed.operation.msrs]
+    others = not set(names) <= {"TSC", "TSC_ADJUST"}
+    worlds, outcomes = [world], []
+    for name, value in zip(names, deed.written, strict=True):
+        if others and deed.refused:
+            # An MSR that is not modelled was refused, and with it all behind it: any number got through.
+            outcomes += [Outcome(each.fork(), (), frozenset()) for each in worlds]
+        if name == "TSC":
+            worlds = [
+                after
+                for each in worlds
+                for after in rules.synchronize_tsc(each, number, value, deed.moment, user=True)
+            ]
+        elif name == "TSC_ADJUST":
+            for each in worlds:
+                rules.host_write_adjust(each, number, value)
+    return outcomes + [Outcome(each, (None,) * len(names)) for each in worlds]
+
+
+def _get_msrs(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+    rules.load_vcpu(world, deed.operation.vcpu, deed.moment)
+    vcpu = world.vcpus[deed.operation.vcpu]
+    answers: dict[str, Answer] = {
+        "TSC": Tsc(vcpu.l1_tsc_offset, vcpu.ratio),
+        "TSC_ADJUST": vcpu.ia32_tsc_adjust_msr,
+    }
+    names = deed.operation.indices
+    predicted = tuple(answers.get(name) for name in names)
+    outcome = Outcome(world, predicted)
+    if set(names) <= set(answers):
+        return [outcome]
+    return [outcome, Outcome(world, (), frozenset())] if deed.refused else [outcome]
+
+
+def _set_tsc_offset(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+    number = deed.operation.vcpu
+    rules.load_vcpu(world, number, deed.moment)
+    (offset,) = deed.written or (0,)
+    outcomes = []
+    if world.has_attribute is not True:
+        absent = world if world.has_attribute is False else world.fork()
+        absent.has_attribute = False
+        outcomes.append(Outcome(absent, (None,), UNKNOWN))
+    if world.has_attribute is not False:
+        world.has_attribute = True
+        outcomes += [Outcome(each, (None,)) for each in rules.set_offset(world, number, offset, deed.moment)]
+    return outcomes
+
+
+def _get_tsc_offset(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+    rules.load_vcpu(world, deed.operation.vcpu, deed.moment)
+    outcomes = []
+    if world.has_attribute is not True:
+        absent = world if world.has_attribute is False else world.fork()
+        absent.has_attribute = False
+        outcomes.append(Outcome(absent, (None,), UNKNOWN))
+    if world.has_attribute is not False:
+        world.has_attribute = True
+        outcomes.append(Outcome(world, (world.vcpus[deed.operation.vcpu].l1_tsc_offset,)))
+    return outcomes
+
+
+def _set_tsc_khz(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+    number = deed.operation.vcpu
+    rules.load_vcpu(world, number, deed.moment)
+    (khz,) = deed.written
+    # 0 stands for the host's own rate (kvm_arch_vcpu_ioctl, KVM_SET_TSC_KHZ).
+    khz = khz or world.host_khz or world.default_tsc_khz or 0
+    outcomes = []
+    if khz >= 2**31 - 1 and world.fraction_bits != 0:
+        # kvm_caps.max_guest_tsc_khz is there at the latest; what is refused for it changes nothing.
+        outcomes.append(Outcome(world.fork(), (None,), REFUSED))
+    for each, accepted in rules.set_tsc_khz(world, number, khz):
+        outcomes.append(Outcome(each, (None,), OK if accepted else REFUSED))
+    return outcomes
+
+
+def _get_tsc_khz(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+    rules.load_vcpu(world, deed.operation.vcpu, deed.moment)
+    vcpu = world.vcpus[deed.operation.vcpu]
+    return [Outcome(world, (Quantity(vcpu.virtual_tsc_khz) if vcpu.khz_known else None,))]
+
+
+def _set_vm_tsc_khz(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+    """KVM_SET_TSC_KHZ of the VM: older kernels do not know it, newer ones refuse it behind the first vCPU."""
+    refused = Outcome(world.fork(), (None,), UNKNOWN | REFUSED)
+    if not deed.written or (world.vcpus and world.refuses_vm_khz):
+        return [refused]
+    world.default_tsc_khz = deed.written[0] or world.host_khz
+    if world.vcpus:
+        world.refuses_vm_khz = False
+        refused.world.refuses_vm_khz = True
+    return [Outcome(world, (None,)), refused]
+
+
+def _run(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+    number, outcomes = deed.operation.vcpu, []
+    rules.load_vcpu(world, number, deed.moment)
+    if not deed.samples:
+        # Its time was up, or a signal came; whether that was before the guest began is not known.
+        outcomes.append(Outcome(world.fork()))
+    for each in rules.enter_guest(world, number, deed.moment):
+        outcomes.append(Outcome(each, _samples(rules, each, each.vcpus[number], deed)))
+    return outcomes
+
+
+def _samples(rules: Rules, world: World, vcpu: Vcpu, deed: Deed) -> tuple[Answer, ...]:
+    """What the guest reads while it runs."""
+    if rules.host.stable or not rules.policy.honours_writes:
+        if not vcpu.tsc_catchup:
+            return (Tsc(vcpu.l1_tsc_offset, vcpu.ratio),) * deed.samples
+        seen = rules.guest_tsc(world, vcpu, deed.moment.tsc)
+        return (Within(seen),) * deed.samples
+    # With an unstable TSC the offset is set anew at every load, but the guest's TSC does not run backwards.
+    high = rules.guest_tsc(world, vcpu, deed.moment.tsc).high
+    vcpu.last_guest_tsc = Interval(min(vcpu.last_guest_tsc.low, high), high)
+    return (Within(vcpu.last_guest_tsc),) * deed.samples
+
+
+def _guest_write(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+    if not deed.written:
+        return [Outcome(world, (), frozenset())]
+    number, (value,) = deed.operation.vcpu, deed.written
+    name = deed.operation.msr
+    rules.load_vcpu(world, number, deed.moment)
+    outcomes = [Outcome(world.fork(), (None,))] if not deed.samples else []
+    for each in rules.enter_guest(world, number, deed.moment):
+        vcpu = each.vcpus[number]
+        before = _samples(rules, each, vcpu, deed)[:1]
+        if deed.samples == 1:
+            outcomes.append(Outcome(each.fork(), (None, *before)))
+        if name == "TSC":
+            rules.guest_write_tsc(each, number, value, deed.moment)
+        elif name == "TSC_ADJUST":
+            rules.guest_write_adjust(each, number, value)
+        else:
+            # kvmclock's old MSRs turn the masterclock off (kvm_write_system_time).
+            each.flags_known = False
+        after = _after_guest_write(rules, each, vcpu, deed)
+        outcomes.append(Outcome(each, (None, *before, *after)[: 1 + deed.samples]))
+    return outcomes
+
+
+def _after_guest_write(rules: Rules, world: World, vcpu: Vcpu, deed: Deed) -> tuple[Answer, ...]:
+    if rules.policy.honours_writes and vcpu.tsc_catchup:
+        if not rules.host.stable:
+            seen = rules.guest_tsc(world, vcpu, deed.moment.tsc)
+            vcpu.last_guest_tsc = Interval(seen.low, seen.high)
+        rules.catch_up(world, vcpu, deed.moment)
+    return _samples(rules, world, vcpu, deed)
+
+
+def _get_clock(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+    if not rules.policy.honours_writes or not world.flags_known:
+        return [Outcome(world, (None, None))]
+    outcomes = []
+    if world.use_master_clock and world.tsc_clocksource is None:
+        other = world.fork()
+        other.tsc_clocksource = False
+        outcomes.append(Outcome(other, (None, Flag(TSC_STABLE, False))))
+        world.tsc_clocksource = True
+    stable = world.use_master_clock and world.tsc_clocksource is not False
+    return [*outcomes, Outcome(world, (None, Flag(TSC_STABLE, stable)))]
+
+
+def _move_thread(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+    refused = Outcome(world.fork(), (), REFUSED)
+    if deed.written:
+        before, world.cpu = deed.written[0], deed.written[1]
+        for vcpu in world.vcpus.values():
+            # The first move tells where the thread had been all the time before.
+            vcpu.cpu = before if vcpu.cpu == HOME else vcpu.cpu
+    return [Outcome(world, (None, None)), refused]
+
+
+def _sleep(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+    return [Outcome(world)]
+
+
+_HANDLERS: dict[type[Operation], Callable[[Rules, World, Deed], list[Outcome]]] = {
+    CreateVcpu: _create_vcpu,
+    SetMsrs: _set_msrs,
+    GetMsrs: _get_msrs,
+    SetTscOffset: _set_tsc_offset,
+    GetTscOffset: _get_tsc_offset,
+    SetTscKhz: _set_tsc_khz,
+    GetTscKhz: _get_tsc_khz,
+    SetVmTscKhz: _set_vm_tsc_khz,
+    Run: _run,
+    GuestWrite: _guest_write,
+    GetClock: _get_clock,
+    MoveThread: _move_thread,
+    Sleep: _sleep,
+}

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Quantities: an exact number of cycles plus unknowns.
+
+What the kernel read of its clock is not known to the cycle, but that two vCPUs share one offset is.
+So an offset is kept as a sum of unknowns, each with the interval it lies in; when one vCPU's offset
+is read, the unknown is pinned, and with it every quantity that rests on it.
+"""
+
+from typing import NamedTuple
+
+from kvmharness.model.interval import Interval
+
+# The interval of each unknown, by its number; None where it may be anything.
+Unknowns = dict[int, Interval | None]
+
+_HALF = 2**63
+
+
+class Quantity(NamedTuple):
+    """`constant` plus each unknown as often as `terms` says: ((number of the unknown, how often), ...)."""
+
+    constant: int
+    terms: tuple[tuple[int, int], ...] = ()
+
+    def plus(self, other: "Quantity", times: int = 1) -> "Quantity":
+        """This and `other` so many times; unknowns that cancel are gone."""
+        count = dict(self.terms)
+        for unknown, often in other.terms:
+            count[unknown] = count.get(unknown, 0) + often * times
+        terms = tuple(sorted((unknown, often) for unknown, often in count.items() if often))
+        return Quantity(self.constant + other.constant * times, terms)
+
+
+def bounds(quantity: Quantity, unknowns: Unknowns) -> Interval | None:
+    """Where a quantity lies; None if it may be anything."""
+    low = high = quantity.constant
+    for unknown, often in quantity.terms:
+        interval = unknowns[unknown]
+        if interval is None:
+            return None
+        ends = (interval.low, interval.high) if often > 0 else (interval.high, interval.low)
+        low += often * ends[0]
+        high += often * ends[1]
+    return Interval(low, high)
+
+
+def narrow(quantity: Quantity, seen: Interval, unknowns: Unknowns) -> bool:
+    """Take note that a quantity, modulo 2**64, was seen to lie in `seen`; False if it cannot.
+
+    Each of its unknowns is narrowed by what is left of `seen` without the others.
+    """
+    terms = quantity.terms
+    if len(terms) == 1 and abs(terms[0][1]) == 1:
+        unknown, sign = terms[0]
+        if sign > 0:
+            seen = Interval(seen.low - quantity.constant, seen.high - quantity.constant)
+        else:
+            seen = Interval(quantity.constant - seen.high, quantity.constant - seen.low)
+        return _narrow_unknown(unknown, seen, unknowns)
+    now = bounds(quantity, unknowns)
+    if now is None:
+        return True
+    common = _common(now, seen)
+    if common is None or not terms:
+        return common is not None
+    for unknown, often in terms:
+        if abs(often) == 1:
+            # What this one may be: all that is left of `common` once the others are taken away.
+            rest = bounds(
+                Quantity(quantity.constant, tuple(each for each in terms if each[0] != unknown)), unknowns
+            )
+            assert rest is not None  # `now` is known, so all of its parts are
+            low, high = common.low - rest.high, common.high - rest.low
+            left = Interval(low, high) if often > 0 else Interval(-high, -low)
+            if not _narrow_unknown(unknown, left, unknowns):
+                return False
+    return True
+
+
+def _narrow_unknown(unknown: int, seen: Interval, unknowns: Unknowns) -> bool:
+    known = unknowns[unknown]
+    both = seen if known is None else _common(known, seen)
+    if both is None:
+        return False
+    unknowns[unknown] = both
+    return True
+
+
+def _common(known: Interval, seen: Interval) -> Interval | None:
+    """What both hold; `known` where they are so wide that they may meet on both sides."""
+    if known.width + seen.width >= _HALF:
+        return known
+    return known.intersection(seen)

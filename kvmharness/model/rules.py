@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What KVM does to a guest's TSC, rule by rule, under a policy.
+
+Each rule is named for the kernel function it stands for (arch/x86/kvm/x86.c; read in Linux 6.1, 6.12
+and 7.3). A rule takes a world and returns the worlds it may lead to: more than one where the moment
+it was read at straddles a decision, or where kernels differ in something no policy speaks of. The
+world it was given is used up.
+"""
+
+from kvmharness.model import arithmetic
+from kvmharness.model.arithmetic import cycles
+from kvmharness.model.interval import Interval
+from kvmharness.model.policy import Policy
+from kvmharness.model.quantity import Quantity, bounds
+from kvmharness.model.state import Host, Moment, Story, Vcpu, World
+
+_JOINED = "it joins the generation, and takes its offset"
+_FIRST = "it counts from its creation, and begins a generation"
+
+
+class UnknownRateError(Exception):
+    """A rule rests on the host's TSC rate, and nothing in the trace says what that is."""
+
+
+class Rules:
+    """The rules of a kernel with `policy` on `host`."""
+
+    def __init__(self, policy: Policy, host: Host) -> None:
+        self.policy = policy
+        self.host = host
+
+    def new_vm(self) -> World:
+        """kvm_arch_init_vm()"""
+        host = self.host
+        return World(
+            host_khz=host.khz,
+            default_tsc_khz=host.khz,
+            tsc_clocksource=host.tsc_clocksource if host.stable else False,
+            has_attribute=host.has_attribute,
+            fraction_bits=host.fraction_bits,
+        )
+
+    # Time as a vCPU sees it
+
+    def scaled(self, world: World, vcpu: Vcpu, tsc: Interval) -> Interval:
+        """The host's TSC at the vCPU's rate: kvm_scale_tsc()."""
+        if vcpu.ratio is None:
+            return tsc
+        bits = world.fraction_bits or 0
+        return Interval(tsc.low * vcpu.ratio >> bits, tsc.high * vcpu.ratio >> bits)
+
+    def guest_tsc(self, world: World, vcpu: Vcpu, tsc: Interval) -> Interval:
+        """The vCPU's TSC while the host's is somewhere in `tsc`: kvm_read_l1_tsc()."""
+        offset, scaled = bounds(vcpu.l1_tsc_offset, world.unknowns), self.scaled(world, vcpu, tsc)
+        assert offset is not None  # only a protected TSC's is not known at all, and no rule asks for it
+        return Interval(scaled.low + offset.low, scaled.high + offset.high)
+
+    def _offset_for(self, world: World, vcpu: Vcpu, value: Interval, tsc: Interval) -> Quantity:
+        """The offset with which the vCPU's TSC is `value` now: kvm_compute_l1_tsc_offset()."""
+        scaled = self.scaled(world, vcpu, tsc)
+        return world.unknown(Interval(value.low - scaled.high, value.high - scaled.low))
+
+    # Creation
+
+    def create_vcpu(self, world: World, number: int, moment: Moment) -> list[World]:
+        """kvm_arch_vcpu_create() and kvm_arch_vcpu_postcreate(): a TSC of 0, written by the kernel."""
+        vcpu = world.vcpus[number] = Vcpu(cpu=world.cpu)
+        # The first load comes from no CPU at all, which counts as another one.
+        vcpu.tsc_catchup = not self.host.stable or self.policy.reloads == "before-first-run"
+        khz = world.default_tsc_khz
+        if khz is None:
+            raise UnknownRateError
+        made = []
+        for each, _ in self.set_tsc_khz(world, number, khz):
+            if not self.policy.honours_writes:
+                # What offset the hardware or the outer host gave the VM is not ours to know.
+                offset = each.cur_tsc_offset = (
+                    each.cur_tsc_offset if len(each.vcpus) > 1 else each.unknown(None)
+                )
+                each.vcpus[number].l1_tsc_offset = offset
+                made.append(each)
+            else:
+                made += self.synchronize_tsc(each, number, 0, moment, user=False)
+        return made
+
+    def set_tsc_khz(self, world: World, number: int, khz: int) -> list[tuple[World, bool]]:
+        """kvm_set_tsc_khz(): the worlds, and whether the rate was accepted. Even a refused one is noted."""
+        vcpu = world.vcpus[number]
+        if not self.policy.honours_writes:
+            vcpu.khz_known = khz == world.default_tsc_khz
+            vcpu.virtual_tsc_khz = khz
+            return [(world, True), (world.fork(), False)]
+        vcpu.virtual_tsc_khz = khz
+        if khz == world.default_tsc_khz and world.host_khz in (None, khz):
+            vcpu.ratio = None
+            return [(world, True)]
+        if world.host_khz is None:
+            raise UnknownRateError
+        if arithmetic.tolerated(khz, world.host_khz):
+            vcpu.ratio = None
+            return [(world, True)]
+        known = world.fraction_bits
+        found = []
+        for bits in (0, 32, 48) if known is None else (known,):
+            each = world.fork()
+            each.fraction_bits = bits
+            found.append((each, self._scale(each, each.vcpus[number], khz, world.host_khz)))
+        return found
+
+    def _scale(self, world: World, vcpu: Vcpu, khz: int, host_khz: int) -> bool:
+        """set_tsc_khz() for a rate that is too far off; whether it is accepted."""
+        bits = world.fraction_bits
+        if not bits:
+            if khz > host_khz:
+                vcpu.tsc_catchup = vcpu.tsc_always_catchup = True
+            return khz > host_khz
+        ratio = arithmetic.scaling_ratio(khz, host_khz, bits)
+        # kvm_caps.max_tsc_scaling_ratio: 8 bits before the point on AMD, 16 on Intel.
+        if not 0 < ratio < 2**40 if bits == 32 else not 0 < ratio < 2**64 - 1:
+            return False
+        vcpu.ratio = ratio
+        return True
+
+    # Writes
+
+    def synchronize_tsc(
+        self, world: World, number: int, data: int, moment: Moment, *, user: bool
+    ) -> list[World]:
+        """kvm_synchronize_tsc(): a write of MSR_IA32_TSC, by userspace or at the creation of a vCPU."""
+        if not self.policy.honours_writes:
+            return [world]
+        vcpu = world.vcpus[number]
+        decisions = self._synchronizing(world, vcpu, data, moment, user)
+        if user and ("value" if data else "zero") in self.policy.user_set_by:
+            world.user_set_tsc = True
+        if vcpu.virtual_tsc_khz != world.last_tsc_khz:
+            story = f"its kHz is not the last writer's {world.last_tsc_khz}" if world.last_tsc_khz else _FIRST
+            decisions = [(False, story)]
+        worlds = [world, *(world.fork() for _ in decisions[1:])]
+        for each, (synchronizing, story) in zip(worlds, decisions, strict=True):
+            each.vcpus[number].story = Story(each.step, story)
+            self._write(each, number, data, moment, synchronizing)
+        return worlds
+
+    def _synchronizing(
+        self, world: World, vcpu: Vcpu, data: int, moment: Moment, user: bool
+    ) -> list[tuple[bool, str]]:
+        """Whether a write is an attempt to synchronize, and why: one answer, or both."""
+        policy = self.policy
+        if not user:
+            return [(True, _JOINED)]
+        if data == 0 and policy.user_zero == "snaps":
+            return [(True, f"a write of 0 synchronizes: {_JOINED}")]
+        unmet = self._unmet(world, vcpu)
+        if unmet:
+            return [(False, f"the write is honoured: {unmet}")]
+        expected = self._expected(world, vcpu, moment)
+        window = vcpu.virtual_tsc_khz * 1000 * policy.window_ns // arithmetic.NS_PER_SECOND
+        answers = arithmetic.window_answers(data, expected.low, expected.high, window)
+        stories = {
+            True: f"the write is near the last one: {_JOINED}",
+            False: "the write is honoured: it is too far from the last one to be an attempt to synchronize",
+        }
+        return [(answer, stories[answer]) for answer in sorted(answers)]
+
+    def _unmet(self, world: World, vcpu: Vcpu) -> str:
+        """What of the policy's requirements is not met, in words; "" if all are."""
+        required = self.policy.snap_requires
+        if "never" in required:
+            return "no write is an attempt to synchronize"
+        if "user-set-tsc" in required and not world.user_set_tsc:
+            return "userspace had set no TSC of this VM before"
+        if "vcpu-has-run" in required and not vcpu.has_run:
+            return "the vCPU has not run"
+        if "vcpus-matched" in required and world.nr_vcpus_matched_tsc == 0:
+            return "no other vCPU is matched"
+        return ""
+
+    def _elapsed(self, since: Interval, now: Interval, khz: int) -> Interval:
+        """The time since then, in cycles of `khz` kHz. KVM's clock does not run backwards."""
+        low, high = max(0, now.low - since.high), max(0, now.high - since.low)
+        return Interval(cycles(low, khz), cycles(high, khz))
+
+    def _expected(self, world: World, vcpu: Vcpu, moment: Moment) -> Interval:
+        last = world.last_tsc_write
+        elapsed = self._elapsed(world.last_tsc_nsec, moment.ns, vcpu.virtual_tsc_khz)
+        return Interval(last.low + elapsed.low, last.high + elapsed.high)
+
+    def _write(self, world: World, number: int, data: int, moment: Moment, synchronizing: bool) -> None:
+        """The end of kvm_synchronize_tsc(), once it is known whether the write synchronizes."""
+        vcpu = world.vcpus[number]
+        value, written, ns = Interval(data, data), Interval(data, data), moment.ns
+        if synchronizing and self.host.stable:
+            offset = world.cur_tsc_offset
+            written, ns = self._recorded(world, vcpu, offset, written, moment)
+        elif synchronizing:
+            elapsed = self._elapsed(world.last_tsc_nsec, moment.ns, vcpu.virtual_tsc_khz)
+            value = written = Interval(data + elapsed.low, data + elapsed.high)
+            offset = self._offset_for(world, vcpu, value, moment.tsc)
+        else:
+            offset = self._offset_for(world, vcpu, value, moment.tsc)
+        vcpu.last_guest_tsc = value
+        self._commit(world, vcpu, offset, (written, ns), synchronizing)
+
+    def _recorded(
+        self, world: World, vcpu: Vcpu, offset: Quantity, written: Interval, moment: Moment
+    ) -> tuple[Interval, Interval]:
+        """What a write that snapped leaves behind, as last_tsc_write and last_tsc_nsec."""
+        if self.policy.snap_records == "guest":
+            known, scaled = bounds(offset, world.unknowns), self.scaled(world, vcpu, moment.tsc)
+            assert known is not None
+            return Interval(known.low + scaled.low, known.high + scaled.high), moment.ns
+        if self.policy.snap_records == "origin":
+            return world.last_tsc_write, world.last_tsc_nsec
+        return written, moment.ns
+
+    def set_offset(self, world: World, number: int, offset: int, moment: Moment) -> list[World]:
+        """kvm_arch_tsc_set_attr(): the offset is taken as given, modulo 2**64."""
+        if not self.policy.honours_writes:
+            return [world]
+        vcpu = world.vcpus[number]
+        if "attribute" in self.policy.user_set_by:
+            world.user_set_tsc = True
+        scaled = self.scaled(world, vcpu, moment.tsc)
+        written = Interval(scaled.low + offset, scaled.high + offset)
+        vcpu.last_guest_tsc = written
+        worlds = []
+        for each, matched in self._same_offset(world, vcpu, offset):
+            own = each.vcpus[number]
+            own.story = Story(each.step, "the offset attribute was set")
+            self._commit(each, own, Quantity(offset), (written, moment.ns), matched)
+            worlds.append(each)
+        return worlds
+
+    def _same_offset(self, world: World, vcpu: Vcpu, offset: int) -> list[tuple[World, bool]]:
+        """Whether an offset matches the last one: no, or, where that is not known to the cycle, both."""
+        last = bounds(world.last_tsc_offset, world.unknowns)
+        given = Interval(offset, offset)
+        if vcpu.virtual_tsc_khz != world.last_tsc_khz or last is None or last.intersection(given) is None:
+            return [(world, False)]
+        if last.width == 0:
+            return [(world, True)]
+        return [(world.fork(), False), (world, True)]
+
+    def _commit(
+        self, world: World, vcpu: Vcpu, offset: Quantity, recorded: tuple[Interval, Interval], matched: bool
+    ) -> None:
+        """__kvm_synchronize_tsc(); `recorded` is what last_tsc_write and last_tsc_nsec become."""
+        world.last_tsc_write, world.last_tsc_nsec = recorded
+        world.last_tsc_khz = vcpu.virtual_tsc_khz
+        world.last_tsc_offset = offset
+        vcpu.l1_tsc_offset = offset
+        if not matched:
+            for other in world.vcpus.values():
+                other.in_generation = False
+            world.cur_tsc_write, world.cur_tsc_nsec = recorded
+            world.cur_tsc_offset = offset
+            world.nr_vcpus_matched_tsc = 0
+        elif not vcpu.in_generation:
+            world.nr_vcpus_matched_tsc += 1
+        vcpu.in_generation = True
+        vcpu.this_tsc_nsec, vcpu.this_tsc_write = world.cur_tsc_nsec, world.cur_tsc_write
+        self._track_matching(world, vcpu, new_generation=not matched)
+
+    def _track_matching(self, world: World, vcpu: Vcpu, *, new_generation: bool) -> None:
+        """kvm_track_tsc_matching(), which asks for the masterclock to be looked at again."""
+        matching, in_use = self._all_match(world), world.use_master_clock
+        older = in_use or matching  # up to 6.11
+        newer = (in_use and new_generation) or in_use != matching
+        if older and newer:
+            vcpu.request = True
+        elif (older or newer) and vcpu.request is False:
+            vcpu.request = None
+
+    def _all_match(self, world: World) -> bool:
+        """Whether all vCPUs are in the generation; its first one is not counted as matched."""
+        return world.nr_vcpus_matched_tsc + 1 == len(world.vcpus)
+
+    # Loads and runs
+
+    def load_vcpu(self, world: World, number: int, moment: Moment) -> None:
+        """kvm_arch_vcpu_load(), which comes before every ioctl on a vCPU."""
+        vcpu = world.vcpus[number]
+        moved, vcpu.cpu = vcpu.cpu != world.cpu, world.cpu
+        early = moved and not vcpu.has_run and self.policy.reloads == "before-first-run"
+        if self.policy.honours_writes and (early or not self.host.stable):
+            vcpu.l1_tsc_offset = self._offset_for(world, vcpu, vcpu.last_guest_tsc, moment.tsc)
+            vcpu.tsc_catchup = True
+            if early:
+                vcpu.story = Story(world.step, "the load on another CPU set it back to its last TSC")
+
+    def enter_guest(self, world: World, number: int, moment: Moment) -> list[World]:
+        """vcpu_enter_guest(): what KVM_RUN does before the guest's first instruction, and what it leaves."""
+        vcpu = world.vcpus[number]
+        worlds = [world]
+        request, vcpu.request, vcpu.has_run = vcpu.request, False, True
+        matching = self._all_match(world)
+        if request is None and matching != world.use_master_clock:
+            other = world.fork()
+            other.vcpus[number].request = False
+            other.use_master_clock = matching
+            worlds.append(other)
+        elif request:
+            world.use_master_clock = matching
+        for each in worlds:
+            own = each.vcpus[number]
+            if self.policy.honours_writes and (own.tsc_catchup or own.tsc_always_catchup):
+                self.catch_up(each, own, moment)
+        return worlds
+
+    def catch_up(self, world: World, vcpu: Vcpu, moment: Moment) -> None:
+        """kvm_guest_time_update(): the TSC is moved up to where its rate says that it should be.
+
+        Whether that comes at this entry depends on requests that are not modelled, so the offset is
+        anywhere from where it was to there.
+        """
+        now = bounds(vcpu.l1_tsc_offset, world.unknowns)
+        assert now is not None
+        elapsed = self._elapsed(vcpu.this_tsc_nsec, moment.ns, vcpu.virtual_tsc_khz)
+        scaled = self.scaled(world, vcpu, moment.tsc)
+        due = vcpu.this_tsc_write.high + elapsed.high - scaled.low
+        # The circle's shorter way: what is due may have been counted from another lap.
+        due = Interval(due, due).near(now).low
+        if due > now.high:
+            vcpu.l1_tsc_offset = world.unknown(Interval(now.low, due))
+
+    # Writes by the guest itself
+
+    def guest_write_tsc(self, world: World, number: int, value: int, moment: Moment) -> None:
+        """A guest's WRMSR of MSR_IA32_TSC: kvm_set_msr_common(), not host_initiated."""
+        if not self.policy.honours_writes:
+            return
+        vcpu = world.vcpus[number]
+        offset = self._offset_for(world, vcpu, Interval(value, value), moment.tsc)
+        moved = offset.plus(vcpu.l1_tsc_offset, -1)
+        vcpu.ia32_tsc_adjust_msr = vcpu.ia32_tsc_adjust_msr.plus(moved)
+        vcpu.l1_tsc_offset = offset
+        vcpu.story = Story(world.step, "its guest wrote MSR_IA32_TSC")
+
+    def guest_write_adjust(self, world: World, number: int, value: int) -> None:
+        """A guest's WRMSR of MSR_IA32_TSC_ADJUST."""
+        vcpu = world.vcpus[number]
+        moved = Quantity(value).plus(vcpu.ia32_tsc_adjust_msr, -1)
+        if self.policy.honours_writes:
+            vcpu.l1_tsc_offset = vcpu.l1_tsc_offset.plus(moved)
+            vcpu.story = Story(world.step, "its guest wrote MSR_IA32_TSC_ADJUST")
+        vcpu.ia32_tsc_adjust_msr = Quantity(value)
+
+    def host_write_adjust(self, world: World, number: int, value: int) -> None:
+        """A host's write of MSR_IA32_TSC_ADJUST, which moves nothing."""
+        world.vcpus[number].ia32_tsc_adjust_msr = Quantity(value)

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The judge's findings in words: what a step saw, and what it could have seen."""
+
+from collections.abc import Sequence
+
+from kvmharness.model.interval import Interval, signed
+from kvmharness.model.operations import Answer, Flag, Outcome, Tsc, Within
+from kvmharness.model.quantity import Quantity, bounds
+from kvmharness.model.state import World
+from kvmharness.script import GetClock, GetMsrs, GetTscOffset, Operation, Run, SetMsrs
+from kvmharness.trace import Event
+
+
+def what_was_seen(event: Event) -> str:
+    """A step and what came of it: "read the TSC of vCPU 0: 51203111"."""
+    done = describe(event.operation)
+    if event.error:
+        return f"{done}: {event.error}"
+    values = [_value_in_words(event, place) for place in range(len(event.values))]
+    return f"{done}: {', '.join(each for each in values if each) or 'nothing'}" if values else done
+
+
+def what_was_possible(failed: Sequence[Outcome], event: Event) -> str:
+    """What the worlds that were thrown out had predicted, each with the reason it had."""
+    said: list[str] = []
+    # A world in which the step ends otherwise is worth a word only if there is no other.
+    nearer = [each for each in failed if ends_so(each, event)]
+    for outcome in nearer or failed:
+        text = _prediction(outcome, event)
+        if text not in said:
+            said.append(text)
+    return "; or ".join(said[:4]) or "nothing"
+
+
+def ends_so(outcome: Outcome, event: Event) -> bool:
+    """Whether a step was to end with the error, or the success, that it ended with."""
+    return event.error in outcome.errors if outcome.errors else bool(event.error)
+
+
+def describe(operation: Operation) -> str:
+    """An operation in words, in the imperative."""
+    vcpu = getattr(operation, "vcpu", None)
+    of_vcpu = "" if vcpu is None else f" of vCPU {vcpu}"
+    if isinstance(operation, SetMsrs):
+        return f"write {', '.join(name for name, _ in operation.msrs)}{of_vcpu}"
+    if isinstance(operation, GetMsrs):
+        return f"read {', '.join(operation.indices)}{of_vcpu}"
+    return _WORDS.get(operation.name, operation.name) + of_vcpu
+
+
+_WORDS = {
+    "create_vcpu": "creation",
+    "set_tsc_offset": "set the TSC offset",
+    "get_tsc_offset": "read the TSC offset",
+    "run": "run the guest",
+    "get_clock": "KVM_GET_CLOCK",
+    "sleep": "wait",
+    "set_tsc_khz": "KVM_SET_TSC_KHZ",
+    "get_tsc_khz": "KVM_GET_TSC_KHZ",
+    "set_vm_tsc_khz": "KVM_SET_TSC_KHZ of the VM",
+    "move_thread": "move the thread",
+    "guest_write": "let the guest execute WRMSR",
+}
+
+
+def duration(cycles: int, khz: int) -> str:
+    """Cycles as time, with as many digits as are worth reading; "" where the rate is not known."""
+    if not khz:
+        return ""
+    ns = abs(cycles) * 1_000_000 // khz
+    if ns < 1_000:
+        return f"{ns} ns"
+    if ns < 1_000_000:
+        return f"{ns / 1e3:.1f} us"
+    return f"{ns / 1e6:.1f} ms" if ns < 1_000_000_000 else f"{ns / 1e9:.3f} s"
+
+
+def _value_in_words(event: Event, place: int) -> str:
+    value, operation = event.values[place], event.operation
+    if isinstance(operation, GetTscOffset):
+        return str(signed(value))
+    if isinstance(operation, GetClock):
+        return f"flags {value:#x}" if place == 1 else ""
+    if isinstance(operation, Run):
+        return str(value) if place in (0, len(event.values) - 1) else ""
+    return str(value)
+
+
+def _prediction(outcome: Outcome, event: Event) -> str:
+    world = outcome.world
+    vcpu = world.vcpus.get(getattr(event.operation, "vcpu", -1))
+    because = f", as of step {vcpu.story.step} {vcpu.story.text}" if vcpu and vcpu.story.step else ""
+    if not ends_so(outcome, event):
+        return (
+            f"it ends with {' or '.join(sorted(each or 'success' for each in outcome.errors)) or 'an error'}"
+        )
+    khz = vcpu.virtual_tsc_khz if vcpu else 0
+    for answer, value in zip(outcome.answers, event.values, strict=False):
+        if isinstance(answer, Flag):
+            return f"KVM_CLOCK_TSC_STABLE is {'set' if answer.value else 'clear'}{_matched(world)}"
+        predicted = _predicted(world, answer, event)
+        if predicted is not None and predicted.gap(Interval(value, value)):
+            return f"{_range(predicted, event)} ({_distance(predicted, value, khz)}{because})"
+    return "something else: its values do not go together"
+
+
+def _matched(world: World) -> str:
+    return f" ({world.nr_vcpus_matched_tsc} of {len(world.vcpus)} vCPUs matched with the generation's first)"
+
+
+def _predicted(world: World, answer: Answer, event: Event) -> Interval | None:
+    """Where a value had to be; None where nothing is predicted."""
+    if isinstance(answer, Within):
+        return answer.interval
+    if isinstance(answer, Quantity):
+        return bounds(answer, world.unknowns)
+    if not isinstance(answer, Tsc):
+        return None
+    offset = bounds(answer.offset, world.unknowns)
+    if offset is None:
+        return None
+    low, high = event.bracket.tsc_before, event.bracket.tsc_after
+    if answer.ratio is not None:
+        bits = world.fraction_bits or 0
+        low, high = low * answer.ratio >> bits, high * answer.ratio >> bits
+    return Interval(low + offset.low, high + offset.high)
+
+
+def _range(predicted: Interval, event: Event) -> str:
+    low = signed(predicted.low) if isinstance(event.operation, GetTscOffset) else predicted.low % 2**64
+    return f"from {low} to {low + predicted.width}" if predicted.width else str(low)
+
+
+def _distance(predicted: Interval, value: int, khz: int) -> str:
+    gap = predicted.gap(Interval(value, value))
+    time = duration(gap, khz)
+    return f"{abs(gap)} cycles{f', {time},' if time else ''} {'below' if gap > 0 else 'above'} what was seen"

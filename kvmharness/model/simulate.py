@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The model as a player: plays a script under a policy, on a clock that it simulates.
+
+It plays by the rules the judge judges by, at moments that are known to the cycle, so every decision
+falls one way.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from kvmharness import script
+from kvmharness.model.interval import Interval
+from kvmharness.model.operations import Answer, Deed, Flag, Outcome, Tsc, Within, perform
+from kvmharness.model.policy import Policy
+from kvmharness.model.quantity import bounds, narrow
+from kvmharness.model.rules import Rules
+from kvmharness.model.state import Host, Moment, World
+from kvmharness.script import (
+    CreateVcpu,
+    GetClock,
+    GuestWrite,
+    MoveThread,
+    Operation,
+    Ppm,
+    Run,
+    Script,
+    SetMsrs,
+    SetTscKhz,
+    SetTscOffset,
+    SetVmTscKhz,
+    Sleep,
+)
+from kvmharness.trace import Bracket, Event, Trace
+from kvmharness.values import NothingReadError, resolve
+
+# A machine as many are: 2 GHz, an offset attribute, no TSC scaling, two CPUs.
+HOST = Host(khz=2_000_000, tsc_clocksource=True, has_attribute=True, fraction_bits=0)
+CPUS = 2
+
+_RELEASE = "the model"
+_BOOTED_NS = 3_600 * 10**9  # the simulated machine has been up for an hour
+
+
+class Pace(NamedTuple):
+    """How an operation goes, in cycles of the host's TSC: until the kernel reads the TSC, from there
+    until it reads its clock, from there to the end, and from there to the next operation."""
+
+    before: int = 2_000
+    between: int = 100
+    after: int = 2_000
+    pause: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step as it was played: the event, and the world behind it (of this step; do not keep)."""
+
+    event: Event
+    world: World
+
+
+def simulate(
+    scenario: str,
+    operations: Script,
+    policy: Policy,
+    host: Host = HOST,
+    *,
+    pace: Callable[[Operation], Pace] = lambda operation: Pace(),
+    choose: Callable[[int], int] = lambda count: 0,
+    watch: Callable[[Step], None] = lambda step: None,
+) -> Trace:
+    """The trace that a kernel with `policy` leaves of a script.
+
+    `host` has to be known in all it says. `pace` says how long each operation takes; `choose` picks one of
+    so many where kernels differ in what no policy speaks of, or a value within an interval where the
+    rules leave one. `watch` is told of every step. The trace ends early where a player's would.
+    """
+    stage = _Stage(Rules(policy, host), choose)
+    events = []
+    for operation in operations:
+        event = stage.play(operation, pace(operation))
+        if event is None:
+            break
+        events.append(event)
+        watch(Step(event, stage.world))
+    return Trace(scenario, _RELEASE, tuple(events))
+
+
+class _Stage:
+    def __init__(self, rules: Rules, choose: Callable[[int], int]) -> None:
+        assert rules.host.khz is not None
+        self.rules = rules
+        self.choose = choose
+        self.world = rules.new_vm()
+        self.host_khz = rules.host.khz
+        self.tsc = _BOOTED_NS * self.host_khz // 1_000_000
+        self.cpu = 0
+        self.read: dict[str, int] = {}
+        self.khz: dict[int, int] = {}
+        self.created_khz: dict[int, int] = {}
+        self.guests: dict[int, str] = {}
+        self.step = 0
+
+    def play(self, operation: Operation, pace: Pace) -> Event | None:
+        """The event, or None where the script cannot go on."""
+        vcpu = getattr(operation, "vcpu", None)
+        if vcpu is not None and vcpu not in self.khz and not isinstance(operation, CreateVcpu):
+            return None
+        try:
+            written = self._written(operation)
+        except NothingReadError:
+            return None
+        self.step += 1
+        begin, event_tsc = self.tsc, self.tsc + pace.before
+        clock = event_tsc + pace.between
+        end = clock + pace.after
+        if isinstance(operation, Sleep):
+            end += operation.ns * self.host_khz // 1_000_000
+        self.tsc = end + pace.pause
+        bracket = Bracket(begin, self._ns(begin), self._ns(end), end)
+        if isinstance(operation, GuestWrite) and self.guests[operation.vcpu] != "wrmsr-16":
+            return Event(operation, bracket, (), "EINVAL")
+        if isinstance(operation, MoveThread) and operation.to >= CPUS:
+            return Event(operation, bracket, (), "EINVAL")
+        ns = self._ns(clock)
+        moment = Moment(Interval(event_tsc, event_tsc), Interval(ns, ns))
+        samples = 2 if isinstance(operation, GuestWrite) or self._runs_writer(operation) else 1
+        return self._finish(operation, bracket, Deed(operation, moment, written, samples))
+
+    def _finish(self, operation: Operation, bracket: Bracket, deed: Deed) -> Event:
+        self.world.step, self.world.made = self.step, 0
+        outcomes = [each for each in perform(self.rules, self.world, deed) if self._is_ours(operation, each)]
+        outcome = outcomes[self.choose(len(outcomes))] if len(outcomes) > 1 else outcomes[0]
+        self.world = outcome.world
+        error = "" if "" in outcome.errors else min(outcome.errors)
+        values = self._values(operation, outcome, deed) if not error else deed.written
+        if not error:
+            self._remember(operation, values)
+        return Event(operation, bracket, values, error)
+
+    def _is_ours(self, operation: Operation, outcome: Outcome) -> bool:
+        """Whether an outcome is one of this machine, and not of another that the judge has to allow for."""
+        if isinstance(operation, SetVmTscKhz):
+            # Those since KVM_CAP_VM_TSC_CONTROL, before the refusal of a VM with vCPUs.
+            return "" in outcome.errors
+        if isinstance(operation, MoveThread):
+            return "" in outcome.errors
+        return bool(outcome.errors)
+
+    def _ns(self, tsc: int) -> int:
+        return tsc * 1_000_000 // self.host_khz
+
+    def _runs_writer(self, operation: Operation) -> bool:
+        return isinstance(operation, Run) and self.guests[operation.vcpu] == "wrmsr-16"
+
+    def _written(self, operation: Operation) -> tuple[int, ...]:
+        """The values an operation writes, as the player works them out."""
+        if isinstance(operation, SetMsrs | SetTscOffset | GuestWrite):
+            data: dict[str, Any] = script.to_json(operation)
+            values = [value for _, value in data.get("msrs", [])] or [data.get("offset", data.get("value"))]
+            return tuple(resolve(value, self.khz[operation.vcpu], self.read) for value in values)
+        if isinstance(operation, SetTscKhz):
+            return (_khz(operation.khz, self.created_khz[operation.vcpu]),)
+        if isinstance(operation, SetVmTscKhz):
+            return (_khz(operation.khz, self.world.default_tsc_khz or self.host_khz),)
+        if isinstance(operation, MoveThread):
+            before, self.cpu = self.cpu, operation.to if operation.to < CPUS else self.cpu
+            return (before, self.cpu)
+        return ()
+
+    def _values(self, operation: Operation, outcome: Outcome, deed: Deed) -> tuple[int, ...]:
+        if isinstance(operation, MoveThread | SetTscOffset | SetMsrs | SetTscKhz | SetVmTscKhz):
+            return deed.written
+        values = [self._value(outcome.world, answer, deed.moment) % 2**64 for answer in outcome.answers]
+        if isinstance(operation, GuestWrite):
+            values[0] = deed.written[0]
+        if isinstance(operation, GetClock):
+            values[0] = deed.moment.ns.low
+        return tuple(values)
+
+    def _value(self, world: World, answer: Answer, moment: Moment) -> int:
+        """A value as predicted; where that is an interval, one of it, which then is the one it had."""
+        if answer is None:
+            return 0
+        if isinstance(answer, Within):
+            return self._pick(answer.interval)
+        if isinstance(answer, Flag):
+            return answer.mask if answer.value else 0
+        quantity = answer.offset if isinstance(answer, Tsc) else answer
+        known = bounds(quantity, world.unknowns)
+        value = 0 if known is None else self._pick(known)
+        if known is None or known.width:
+            narrow(quantity, Interval(value, value), world.unknowns)
+        if isinstance(answer, Tsc):
+            tsc = moment.tsc.low
+            value += tsc if answer.ratio is None else tsc * answer.ratio >> (world.fraction_bits or 0)
+        return value
+
+    def _pick(self, interval: Interval) -> int:
+        return interval.high - self.choose(interval.width + 1)
+
+    def _remember(self, operation: Operation, values: tuple[int, ...]) -> None:
+        if values:
+            self.read[operation.label] = values[0]
+        if isinstance(operation, CreateVcpu):
+            self.khz[operation.vcpu] = self.created_khz[operation.vcpu] = values[0]
+            self.guests[operation.vcpu] = operation.guest
+        if isinstance(operation, SetTscKhz):
+            self.khz[operation.vcpu] = values[0] or self.host_khz
+
+
+def _khz(khz: int | Ppm, base: int) -> int:
+    return base * (1_000_000 + khz.ppm) // 1_000_000 if isinstance(khz, Ppm) else khz

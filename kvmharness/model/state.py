@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The state KVM's TSC code keeps, by the kernel's own names (struct kvm_arch, struct kvm_vcpu_arch).
+
+A World is one way things may stand: every decision has been made, one way or the other, and what is
+left unknown is how far the kernel's clocks had come when it read them.
+"""
+
+import copy
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from kvmharness.model.interval import Interval
+from kvmharness.model.quantity import Quantity, Unknowns
+
+NOTHING = Quantity(0)
+ZERO = Interval(0, 0)
+
+# The most steps of one kind within one operation; unknowns are numbered by operation.
+_PER_STEP = 4096
+
+# Where the thread runs that plays a script, until its first move tells which CPU that is.
+HOME = -2
+
+
+class Moment(NamedTuple):
+    """When something happened: the host's TSC (cycles) and its raw clock (ns), each within an interval."""
+
+    tsc: Interval
+    ns: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What is known of a machine, whatever its kernel's rule. None where it is not known.
+
+    `khz` is its TSC's rate in kHz. `stable` says whether KVM takes that TSC for stable
+    (kvm_check_tsc_unstable). `tsc_clocksource` says whether the host's own clock runs on the TSC,
+    without which there is no masterclock. `has_attribute` says whether its KVM knows
+    KVM_VCPU_TSC_OFFSET. `fraction_bits` are those of its TSC scaling: 32 (AMD), 48 (Intel), 0 for none.
+    """
+
+    khz: int | None = None
+    stable: bool = True
+    tsc_clocksource: bool | None = None
+    has_attribute: bool | None = None
+    fraction_bits: int | None = None
+
+
+class Story(NamedTuple):
+    """Why a vCPU has the offset it has: what was decided, and at which step (from 1)."""
+
+    step: int
+    text: str
+
+
+NO_STORY = Story(0, "")
+
+
+@dataclass(slots=True)
+class Vcpu:
+    """A vCPU. TSCs and offsets in cycles, `this_tsc_nsec` in ns, `cpu` as scripts count them.
+
+    `in_generation` stands for this_tsc_generation == cur_tsc_generation. `ratio` is
+    l1_tsc_scaling_ratio as a fraction of 2**fraction_bits, None without scaling. `request` says
+    whether KVM_REQ_MASTERCLOCK_UPDATE is pending: False, True, or None where kernels differ.
+    `khz_known` is False where KVM_SET_TSC_KHZ may have changed it or not.
+    """
+
+    virtual_tsc_khz: int = 0
+    l1_tsc_offset: Quantity = NOTHING
+    ratio: int | None = None
+    in_generation: bool = False
+    this_tsc_nsec: Interval = ZERO
+    this_tsc_write: Interval = ZERO
+    last_guest_tsc: Interval = ZERO
+    ia32_tsc_adjust_msr: Quantity = NOTHING
+    has_run: bool = False
+    cpu: int = HOME
+    tsc_catchup: bool = False
+    tsc_always_catchup: bool = False
+    request: bool | None = False
+    khz_known: bool = True
+    story: Story = NO_STORY
+
+
+@dataclass(slots=True)
+class World:
+    """A VM, and what is known of the machine. TSCs and offsets in cycles, *_nsec in ns.
+
+    `cpu` is where the thread runs that makes the ioctls. `refuses_vm_khz` says whether the VM takes
+    KVM_SET_TSC_KHZ after its first vCPU (None: not seen yet). `flags_known` is False once a guest did
+    something to kvmclock that is not modelled.
+    """
+
+    host_khz: int | None = None
+    tsc_clocksource: bool | None = None
+    has_attribute: bool | None = None
+    fraction_bits: int | None = None
+    refuses_vm_khz: bool | None = None
+    flags_known: bool = True
+    cpu: int = HOME
+
+    default_tsc_khz: int | None = None
+    last_tsc_nsec: Interval = ZERO
+    last_tsc_write: Interval = ZERO
+    last_tsc_khz: int = 0
+    last_tsc_offset: Quantity = NOTHING
+    cur_tsc_nsec: Interval = ZERO
+    cur_tsc_write: Interval = ZERO
+    cur_tsc_offset: Quantity = NOTHING
+    nr_vcpus_matched_tsc: int = 0
+    user_set_tsc: bool = False
+    use_master_clock: bool = False
+
+    vcpus: dict[int, Vcpu] = field(default_factory=dict)
+    unknowns: Unknowns = field(default_factory=dict)
+    step: int = 0
+    made: int = 0
+
+    def unknown(self, interval: Interval | None) -> Quantity:
+        """A quantity of which only the interval is known (None: nothing at all)."""
+        number = self.step * _PER_STEP + self.made
+        self.made += 1
+        self.unknowns[number] = interval
+        return Quantity(0, ((number, 1),))
+
+    def fork(self) -> "World":
+        """The same again, to go another way."""
+        self.forget()
+        other = copy.copy(self)
+        other.vcpus = {number: copy.copy(vcpu) for number, vcpu in self.vcpus.items()}
+        other.unknowns = dict(self.unknowns)
+        return other
+
+    def forget(self) -> None:
+        """Drop the unknowns on which nothing rests any more."""
+        if len(self.unknowns) <= 4 * len(self.vcpus) + 8:
+            return
+        used = {unknown for quantity in self._quantities() for unknown, _ in quantity.terms}
+        self.unknowns = {number: self.unknowns[number] for number in used}
+
+    def key(self) -> tuple[object, ...]:
+        """Equal for worlds that will never differ in anything that can be seen."""
+        self.forget()
+        mine = tuple(getattr(self, name) for name in _WORLD_KEY)
+        theirs = tuple(
+            (number, *(getattr(vcpu, name) for name in _VCPU_KEY)) for number, vcpu in self.vcpus.items()
+        )
+        used = sorted({unknown for quantity in self._quantities() for unknown, _ in quantity.terms})
+        return mine, theirs, tuple((number, self.unknowns[number]) for number in used)
+
+    def _quantities(self) -> list[Quantity]:
+        found = [self.last_tsc_offset, self.cur_tsc_offset]
+        for vcpu in self.vcpus.values():
+            found += (vcpu.l1_tsc_offset, vcpu.ia32_tsc_adjust_msr)
+        return found
+
+
+_WORLD_KEY = [name for name in World.__slots__ if name not in {"vcpus", "unknowns", "step", "made"}]
+_VCPU_KEY = [name for name in Vcpu.__slots__ if name != "story"]
