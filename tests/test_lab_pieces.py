@@ -282,6 +282,19 @@ def test_a_missing_emulator_is_explained(monkeypatch: pytest.MonkeyPatch) -> Non
         machine.check_emulator(machine.AMD)
 
 
+def test_amd_unstable_is_amd_but_for_the_kernels_trust_in_its_tsc() -> None:
+    assert machine.AMD_UNSTABLE.arguments == machine.AMD.arguments
+    assert machine.AMD_UNSTABLE.kernel_options == machine.AMD.kernel_options.replace(
+        "tsc=reliable", "tsc=unstable"
+    )
+
+
+def test_every_machine_is_listed_under_its_own_name() -> None:
+    assert {name: each.name for name, each in machine.MACHINES.items()} == {
+        name: name for name in ("amd", "amd-smp", "amd-unstable")
+    }
+
+
 def test_the_consoles_last_words_are_its_end_and_what_names_a_fault() -> None:
     console = "BUG: it\n" + "".join(f"line {number}\r\n\n" for number in range(40))
     assert play.last_words(console, 2) == ["BUG: it", "line 38", "line 39"]
