@@ -118,7 +118,8 @@ class GetTscOffset(Operation):
 class SetTscKhz(Operation):
     """KVM_SET_TSC_KHZ of `vcpu` (kHz); once it succeeded, a Time of this vCPU is in the new kHz.
 
-    0 stands for the host's own kHz (kvm_arch_vcpu_ioctl).
+    0 stands for the host's own kHz (kvm_arch_vcpu_ioctl). KVM may remember kHz that it refuses, and say
+    them when asked (kvm_set_tsc_khz stores them before it finds that it cannot scale).
     """
 
     name = "set_tsc_khz"
@@ -128,7 +129,10 @@ class SetTscKhz(Operation):
 
 @dataclass(frozen=True, kw_only=True)
 class GetTscKhz(Operation):
-    """KVM_GET_TSC_KHZ of `vcpu`; reads its kHz."""
+    """KVM_GET_TSC_KHZ of `vcpu`; reads its kHz.
+
+    2**31 kHz and more cannot be told from an errno (kvm_vcpu_ioctl keeps the result in an int).
+    """
 
     name = "get_tsc_khz"
     vcpu: int

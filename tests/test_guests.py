@@ -9,9 +9,9 @@ import pytest
 
 from kvmharness import guests
 from kvmharness.guests import layout
-from kvmharness.kvm import BracketBuffer, Exit, Vm
+from kvmharness.kvm import MSRS, BracketBuffer, Exit, Memory, Vcpu, Vm
 
-ONCE = ("rdtsc-16", "rdtsc-64")
+ONCE = ("rdtsc-16", "rdtsc-64", "wrmsr-16")
 ENDLESS = ("ring-16", "ring-64")
 
 
@@ -47,8 +47,10 @@ def test_a_guest_reads_its_tsc_inside_the_bracket_of_its_run(vm: Vm, name: str, 
     for _ in range(3):
         assert vcpu.run() == Exit.IO
         before, _, _, after = vcpu.bracket
-        (sample,) = guests.samples(guests.PROGRAMS[name], memory, number)
-        assert before <= (sample - offset) % 2**64 <= after
+        samples = guests.samples(guests.PROGRAMS[name], memory, number)
+        assert len(samples) == guests.PROGRAMS[name].takes
+        edges = [before, *((sample - offset) % 2**64 for sample in samples), after]
+        assert edges == sorted(edges)
 
 
 @pytest.mark.kvm
@@ -73,3 +75,54 @@ def test_a_guest_that_has_not_run_has_read_nothing(vm: Vm, name: str) -> None:
     memory = vm.add_memory(layout.MEMORY_SIZE)
     guests.load(guests.PROGRAMS[name], memory, vm.create_vcpu(0))
     assert guests.samples(guests.PROGRAMS[name], memory, 0) == []
+
+
+def test_only_whole_samples_are_taken() -> None:
+    memory = Memory(layout.MEMORY_SIZE)
+    program = guests.PROGRAMS["wrmsr-16"]
+    place = layout.results_address(1) + layout.SAMPLES
+    # A guest stores the low half last; this one was stopped before that of its second sample.
+    memory.write(place, (5 << 32 | 7).to_bytes(8, "little") + (5 << 32).to_bytes(8, "little"))
+    assert guests.samples(program, memory, 1) == [5 << 32 | 7]
+    assert guests.samples(program, memory, 1) == []
+    memory.close()
+
+
+def start_writer(vm: Vm) -> tuple[Memory, Vcpu]:
+    memory, vcpu = vm.add_memory(layout.MEMORY_SIZE), vm.create_vcpu(2)
+    guests.load(guests.PROGRAMS["wrmsr-16"], memory, vcpu)
+    return memory, vcpu
+
+
+@pytest.mark.kvm
+def test_a_guest_writes_what_its_mailbox_says_once(vm: Vm) -> None:
+    memory, vcpu = start_writer(vm)
+    guests.ask_to_write(memory, 2, MSRS["WALL_CLOCK"], layout.PAGE_DIRECTORY)
+    assert vcpu.run() == Exit.IO
+    assert vcpu.msrs([MSRS["WALL_CLOCK"]]) == [layout.PAGE_DIRECTORY]
+    vcpu.set_msrs([(MSRS["WALL_CLOCK"], 0)])
+    assert vcpu.run() == Exit.IO
+    assert vcpu.msrs([MSRS["WALL_CLOCK"]]) == [0]
+
+
+@pytest.mark.kvm
+def test_a_refused_write_ends_a_run_after_its_first_sample(vm: Vm) -> None:
+    memory, vcpu = start_writer(vm)
+    program = guests.PROGRAMS["wrmsr-16"]
+    for _ in range(1000):  # each leaves a frame on the guest's stack, which has no room for so many
+        guests.ask_to_write(memory, 2, 0x12345678, 1)
+        assert vcpu.run() == Exit.IO
+        assert len(guests.samples(program, memory, 2)) == 1
+    assert vcpu.run() == Exit.IO
+    first, second = guests.samples(program, memory, 2)
+    assert first < second
+
+
+@pytest.mark.kvm
+def test_what_one_guest_leaves_does_not_touch_anothers_memory(vm: Vm) -> None:
+    memory, vcpu = start_writer(vm)
+    guests.ask_to_write(memory, 2, 0x12345678, 1)
+    own = slice(layout.code_address(2), layout.code_address(3))
+    before = memory.read(0, own.start), memory.read(own.stop, memory.size - own.stop)
+    assert vcpu.run() == Exit.IO
+    assert (memory.read(0, own.start), memory.read(own.stop, memory.size - own.stop)) == before

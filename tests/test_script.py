@@ -9,7 +9,18 @@ from hypothesis import given
 
 from kvmharness import script
 from kvmharness.scenarios import SCENARIOS
-from kvmharness.script import Operation, Read, ScriptError, SetMsrs, Time, from_json, to_json
+from kvmharness.script import (
+    GuestWrite,
+    Operation,
+    Ppm,
+    Read,
+    ScriptError,
+    SetMsrs,
+    SetTscKhz,
+    Time,
+    from_json,
+    to_json,
+)
 from tests.strategies import operations
 
 
@@ -28,6 +39,21 @@ def test_json_reads_like_what_it_does() -> None:
     }
 
 
+def test_a_frequency_may_be_a_change_in_ppm() -> None:
+    assert to_json(SetTscKhz(vcpu=0, khz=Ppm(200))) == {"op": "set_tsc_khz", "vcpu": 0, "khz": {"ppm": 200}}
+    assert to_json(SetTscKhz(vcpu=0, khz=200)) == {"op": "set_tsc_khz", "vcpu": 0, "khz": 200}
+
+
+def test_a_guest_has_as_long_for_a_write_as_for_a_run() -> None:
+    assert to_json(GuestWrite(vcpu=0, msr="TSC", value=Time(5))) == {
+        "op": "guest_write",
+        "vcpu": 0,
+        "msr": "TSC",
+        "value": {"ns": 5},
+        "ns": script.Run(vcpu=0).ns,
+    }
+
+
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [
@@ -43,6 +69,17 @@ def test_json_reads_like_what_it_does() -> None:
         ({"op": "get_msrs", "vcpu": 0, "indices": []}, "a list that is not empty"),
         ({"op": "set_msrs", "vcpu": 0, "msrs": [["TSC"]]}, "an MSR and its value"),
         ({"op": "create_vcpu", "vcpu": 0, "guest": "dos"}, "no guest is called 'dos'"),
+        ({"op": "set_tsc_khz", "vcpu": 0, "khz": -1}, "whole number from 0 to 4294967295"),
+        ({"op": "set_tsc_khz", "vcpu": 0, "khz": 2**32}, "whole number from 0 to 4294967295"),
+        ({"op": "set_tsc_khz", "vcpu": 0, "khz": {"ns": 1}}, "whole number"),
+        ({"op": "set_tsc_khz", "vcpu": 0, "khz": {"ppm": 1, "of": 2}}, "whole number"),
+        ({"op": "set_vm_tsc_khz", "khz": {"ppm": 0.5}}, "whole number from -1000000"),
+        ({"op": "set_vm_tsc_khz", "khz": {"ppm": -1_000_001}}, "whole number from -1000000"),
+        ({"op": "set_vm_tsc_khz", "vcpu": 0, "khz": 1}, "set_vm_tsc_khz: missing or unknown: vcpu"),
+        ({"op": "move_thread", "to": 16}, "whole number from 0 to 15"),
+        ({"op": "guest_write", "vcpu": 0, "msr": "TSC", "value": 1}, "guest_write: missing or unknown: ns"),
+        ({"op": "guest_write", "vcpu": 0, "msr": 16, "value": 1, "ns": 1}, "no MSR is called 16"),
+        ({"op": "guest_write", "vcpu": 0, "msr": "TSC", "value": {"ppm": 1}, "ns": 1}, "whole number"),
         (
             {
                 "op": "set_tsc_offset",

@@ -7,7 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvmharness.script import CreateVcpu, Sleep
+from kvmharness import script
+from kvmharness.script import (
+    CreateVcpu,
+    GetTscKhz,
+    GuestWrite,
+    MoveThread,
+    Operation,
+    Ppm,
+    SetTscKhz,
+    SetVmTscKhz,
+    Sleep,
+)
 from kvmharness.trace import Bracket, Event, Trace, TraceError, from_lines, from_played, to_lines
 from tests.strategies import traces
 
@@ -91,3 +102,29 @@ def test_what_the_player_returns_becomes_a_trace() -> None:
     assert from_played("s", "r", [step]) == Trace("s", "r", (Event(Sleep(ns=50), Bracket(30, 7, 8, 40)),))
     with pytest.raises(TraceError, match="no operation is called"):
         from_played("s", "r", [{**step, "op": {"op": "hop"}}])
+
+
+@pytest.mark.parametrize(
+    ("operation", "well", "failed"),
+    [
+        (SetTscKhz(vcpu=0, khz=Ppm(200)), {1}, {0, 1}),
+        (GetTscKhz(vcpu=0), {1}, {0, 1}),
+        (SetVmTscKhz(khz=5), {1}, {0, 1}),
+        (MoveThread(to=1), {2}, {0, 2}),
+        (GuestWrite(vcpu=0, msr="TSC", value=5), {1, 2, 3}, {0, 1, 2, 3}),
+        (Sleep(ns=50), {0}, {0}),
+    ],
+    ids=lambda each: each.name if isinstance(each, Operation) else "",
+)
+def test_a_step_has_as_many_values_as_its_operation(
+    operation: Operation, well: set[int], failed: set[int]
+) -> None:
+    for error, counts in (("", well), ("EINVAL", failed)):
+        for count in range(5):
+            step = {"op": script.to_json(operation), "tsc": [1, 2], "ns": [1, 2], "values": [7] * count}
+            step |= {"errno": error} if error else {}
+            if count in counts:
+                assert len(from_played("s", "r", [step]).events[0].values) == count
+            else:
+                with pytest.raises(TraceError, match=f"cannot have {count} values"):
+                    from_played("s", "r", [step])

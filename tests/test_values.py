@@ -3,7 +3,7 @@
 
 import pytest
 
-from kvmharness.values import NothingReadError, cycles, resolve
+from kvmharness.values import NothingReadError, cycles, frequency, resolve
 
 KHZ = 2_445_432
 
@@ -29,3 +29,15 @@ def test_a_reading_is_what_its_label_read_plus_something() -> None:
 def test_a_reading_nobody_made_has_no_value() -> None:
     with pytest.raises(NothingReadError, match="tsc"):
         resolve({"read": "tsc", "plus": 0}, KHZ, {"other": 1})
+
+
+def test_a_frequency_is_khz_or_ppm_of_what_it_was_rounded_down() -> None:
+    assert frequency(1_000_000, KHZ) == 1_000_000
+    # 2445432 * 1.0002 = 2445921.0864, and * 0.9998 = 2444942.9136.
+    assert frequency({"ppm": 200}, KHZ) == 2_445_921
+    assert frequency({"ppm": -200}, KHZ) == 2_444_942
+    assert frequency({"ppm": -1_000_000}, KHZ) == 0
+
+
+def test_a_frequency_has_32_bits() -> None:
+    assert frequency({"ppm": 1_000_000}, 2**32 - 1) == 2**32 - 2
