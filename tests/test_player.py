@@ -214,9 +214,11 @@ def test_a_guest_that_does_not_write_is_refused_and_nothing_runs(
 
 
 def test_a_step_without_an_ioctl_has_a_bracket_of_its_own(system: System) -> None:
-    created, refused = play(system, CreateVcpu(vcpu=0), GuestWrite(vcpu=0, msr="TSC", value=5))
-    assert created.bracket.tsc_after <= refused.bracket.tsc_before
-    assert created.bracket.ns_after <= refused.bracket.ns_before
+    _, read, refused = play(
+        system, CreateVcpu(vcpu=0), GetTscKhz(vcpu=0), GuestWrite(vcpu=0, msr="TSC", value=5)
+    )
+    assert read.bracket.tsc_after <= refused.bracket.tsc_before
+    assert read.bracket.ns_after <= refused.bracket.ns_before
 
 
 def test_a_guest_without_time_writes_nothing_now_or_later(system: System) -> None:
