@@ -7,21 +7,25 @@ hypervisor, may answer every TSC write with success and ignore it.
 
 from dataclasses import dataclass
 
-from kvmharness.contract import Claim, Finding, State, check
+from kvmharness.contract import TSC_STABLE, AnyClaim, Claim, ClockClaim, EndClaim, Finding, State, check
+from kvmharness.model.state import Host
 from kvmharness.script import (
     CreateVcpu,
     GetClock,
     GetMsrs,
+    GetTscKhz,
     GetTscOffset,
+    MoveThread,
     Read,
     Run,
     Script,
     SetMsrs,
+    SetTscKhz,
     SetTscOffset,
     Sleep,
     Time,
 )
-from kvmharness.trace import Trace
+from kvmharness.trace import Event, Trace
 
 MS = 1_000_000
 
@@ -48,6 +52,9 @@ PROBE: Script = (
     GetTscOffset(vcpu=1, label="offset-set"),
     GetMsrs(vcpu=1, indices=("TSC",), label="tsc-offset"),
     Run(vcpu=1, label="guest-offset"),
+    SetTscKhz(vcpu=1, khz=0, label="set-host-khz"),
+    GetTscKhz(vcpu=1, label="host-khz"),
+    MoveThread(to=1, label="move"),
 )
 
 
@@ -60,7 +67,7 @@ class Capability:
     """
 
     name: str
-    claim: Claim
+    claim: AnyClaim
     missing: str
     asks: str = ""
 
@@ -108,6 +115,16 @@ CAPABILITIES = {
             "this KVM has no offset attribute that works (KVM_VCPU_TSC_OFFSET)",
             asks="offset-before",
         ),
+        Capability(
+            "two-cpus",
+            EndClaim("there is another CPU to move to", seen="move"),
+            "there is only one CPU to play on",
+        ),
+        Capability(
+            "masterclock",
+            ClockClaim("KVM_GET_CLOCK calls the clock of matched vCPUs stable", seen="clock", stable=True),
+            "this host's own clock does not run on the TSC, so no VM has a masterclock",
+        ),
     )
 }
 
@@ -118,6 +135,28 @@ NEEDED_BY_ALL = ("stable-tsc", "guest-16")
 # How kernels answer an attribute or ioctl they do not know; before 5.16 it is EINVAL for a vCPU's
 # attributes (kvm_arch_vcpu_ioctl, default).
 _UNKNOWN = ("ENXIO", "ENOTTY", "EINVAL")
+
+
+def host_facts(probe: Trace) -> Host:
+    """What the trace of PROBE says of the machine, for the model."""
+    found = findings(probe)
+    events = {event.operation.label: event for event in probe.events}
+    offset, clock = events.get("offset-before"), events.get("clock")
+    khz, rate = (_first_value(events.get(label)) for label in ("create-0", "host-khz"))
+    knows = None if offset is None or offset.error not in ("", *_UNKNOWN) else not offset.error
+    stable_clock = clock is not None and len(clock.values) == 2 and bool(clock.values[1] & TSC_STABLE)
+    return Host(
+        # What vCPUs are created with may be older than the end of the TSC's calibration.
+        khz=rate or khz,
+        khz_exact=khz is not None and khz == rate,
+        stable=found["stable-tsc"].state is not State.BROKEN,
+        tsc_clocksource=True if stable_clock else None,
+        has_attribute=knows,
+    )
+
+
+def _first_value(event: Event | None) -> int | None:
+    return event.values[0] if event is not None and event.values and not event.error else None
 
 
 def findings(probe: Trace) -> dict[str, Finding]:

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 from kvmharness.model.interval import Interval, signed
-from kvmharness.script import CreateVcpu, GetMsrs, GetTscOffset, Run, SetMsrs, SetTscOffset
+from kvmharness.script import CreateVcpu, GetMsrs, GetTscOffset, GuestWrite, Run, SetMsrs, SetTscOffset
 from kvmharness.trace import Event, Trace
+
+TSC_STABLE = 2  # KVM_CLOCK_TSC_STABLE, of KVM_GET_CLOCK's flags
 
 # Half of the second within which KVM takes a write for an attempt to synchronize (kvm_synchronize_tsc).
 TOGETHER_NS = 500_000_000
@@ -52,10 +54,31 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockClaim:
+    """What KVM_GET_CLOCK is to say: whether the clock of the step labelled `seen` is stable."""
+
+    text: str
+    seen: str
+    stable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EndClaim:
+    """How the step labelled `seen` is to end: with one of these errors, "" for success."""
+
+    text: str
+    seen: str
+    errors: tuple[str, ...] = ("",)
+
+
+AnyClaim = Claim | ClockClaim | EndClaim
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """A claim's state, why (a sentence, "" where kept), and at which step (counted from 1; 0 for none)."""
 
-    claim: Claim
+    claim: AnyClaim
     state: State
     reason: str = ""
     step: int = 0
@@ -83,15 +106,43 @@ def guest_tsc(event: Event) -> int | None:
         names: Sequence[str] = [name for name, _ in operation.msrs]
     elif isinstance(operation, GetMsrs):
         names = operation.indices
-    elif isinstance(operation, Run):
+    elif isinstance(operation, Run | GuestWrite):
         return event.values[-1]
     else:
-        return None
+        names = ()
     return event.values[names.index("TSC")] if "TSC" in names else None
 
 
-def check(claim: Claim, trace: Trace) -> Finding:
+def check(claim: AnyClaim, trace: Trace) -> Finding:
     """Whether the claim holds in this trace."""
+    if isinstance(claim, ClockClaim):
+        return _check_clock(claim, trace)
+    return _check_end(claim, trace) if isinstance(claim, EndClaim) else _check_offsets(claim, trace)
+
+
+def _check_end(claim: EndClaim, trace: Trace) -> Finding:
+    for number, event in enumerate(trace.events, 1):
+        if event.operation.label == claim.seen:
+            if event.error in claim.errors:
+                return Finding(claim, State.KEPT)
+            ended = f"failed with {event.error}" if event.error else "succeeded"
+            return Finding(claim, State.BROKEN, f"{claim.seen} {ended}", number)
+    return Finding(claim, State.UNDECIDED, f"step {claim.seen!r} was not reached")
+
+
+def _check_clock(claim: ClockClaim, trace: Trace) -> Finding:
+    for number, event in enumerate(trace.events, 1):
+        if event.operation.label == claim.seen and not event.error:
+            flags = event.values[1]
+            if bool(flags & TSC_STABLE) is claim.stable:
+                return Finding(claim, State.KEPT)
+            said = f"{claim.seen}: KVM_GET_CLOCK answered flags {flags:#x}, "
+            said += "without KVM_CLOCK_TSC_STABLE" if claim.stable else "with KVM_CLOCK_TSC_STABLE"
+            return Finding(claim, State.BROKEN, said, number)
+    return Finding(claim, State.UNDECIDED, f"step {claim.seen!r} was not reached, or failed")
+
+
+def _check_offsets(claim: Claim, trace: Trace) -> Finding:
     steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
     events = {event.operation.label: event for event in trace.events}
     expected = _unmet_condition(claim, events) or _expected(claim, events)

@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kvmharness import capabilities, script
+from kvmharness.identity import Identity, identify
 from kvmharness.scenarios import Scenario
 from kvmharness.trace import Trace
-from kvmharness.verdict import Result, Verdict, judge
+from kvmharness.verdict import MAINLINE, Expectation, Result, Verdict, judge
 
 PROBE_NAME = "probe"
 ATTEMPTS = 3
@@ -27,10 +28,14 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Verdicts, in the order of the scenarios, and the session each rests on, by scenario."""
+    """Verdicts, in the order of the scenarios, and the session each rests on, by scenario.
+
+    `identity` is None where nothing was played that says anything.
+    """
 
     results: tuple[Result, ...]
     sessions: dict[str, Session]
+    identity: Identity | None = None
 
 
 def plays(scenarios: Sequence[Scenario]) -> list[tuple[str, list[dict[str, object]]]]:
@@ -39,8 +44,12 @@ def plays(scenarios: Sequence[Scenario]) -> list[tuple[str, list[dict[str, objec
     return [(name, [script.to_json(operation) for operation in operations]) for name, operations in scripts]
 
 
-def settle(scenarios: Sequence[Scenario], play: Callable[[Sequence[Scenario]], Session]) -> Outcome:
-    """Play and judge; what stays inconclusive is played again, three times in all.
+def settle(
+    scenarios: Sequence[Scenario],
+    play: Callable[[Sequence[Scenario]], Session],
+    expectation: Expectation = MAINLINE,
+) -> Outcome:
+    """Play, judge, identify; what stays inconclusive is played again, three times in all.
 
     LostError, or an OSError of the KVM, passes through the first time: nothing was judged then. Later
     it leaves the verdicts that there are.
@@ -56,9 +65,13 @@ def settle(scenarios: Sequence[Scenario], play: Callable[[Sequence[Scenario]], S
                 raise
             break
         for scenario in open_ones:
-            results[scenario.name] = judge(scenario, session.traces[scenario.name], session.probe)
+            results[scenario.name] = judge(
+                scenario, session.traces[scenario.name], session.probe, expectation
+            )
             sessions[scenario.name] = session
         open_ones = [each for each in open_ones if results[each.name].verdict is Verdict.INCONCLUSIVE]
         if not open_ones:
             break
-    return Outcome(tuple(results[scenario.name] for scenario in scenarios), sessions)
+    played = [(session.probe, session.traces[name]) for name, session in sessions.items()]
+    identity = identify(played, expectation.policies.values())
+    return Outcome(tuple(results[scenario.name] for scenario in scenarios), sessions, identity)

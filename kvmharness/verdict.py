@@ -1,55 +1,148 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Verdicts: what a trace of a scenario says about the kernel it was played on."""
+"""Verdicts: what a trace of a scenario says about the kernel it was played on.
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+Two questions are asked of it. Can a kernel with the expected policy have left this trace (the model)?
+Did userspace get what it is entitled to (the scenario's contract)?
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 
 from kvmharness import capabilities
-from kvmharness.contract import State, check
+from kvmharness.contract import Finding, State, check
+from kvmharness.model.identify import standing
+from kvmharness.model.judge import Judgement, Possibility
+from kvmharness.model.judge import judge as judge_by
+from kvmharness.model.policies import EXPECTED, POLICIES
+from kvmharness.model.policy import Policy
 from kvmharness.scenarios import Scenario
 from kvmharness.trace import Trace
 
 
 class Verdict(Enum):
-    """What a scenario came to. Only PASS and FAIL are judgements of the kernel."""
+    """What a scenario came to. PASS, XFAIL and FAIL are judgements of the kernel, the others are none."""
 
     PASS = "PASS"
+    XFAIL = "XFAIL"
     FAIL = "FAIL"
     SKIP = "SKIP"
     INCONCLUSIVE = "INCONCLUSIVE"
     LOST = "LOST"
 
 
+JUDGED = frozenset({Verdict.PASS, Verdict.XFAIL, Verdict.FAIL})
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What a kernel is judged by: `policy`, or the contracts alone where that is None.
+
+    `policies` are all that are known, by name: those that may explain what `policy` does not.
+    """
+
+    policy: Policy | None = POLICIES[EXPECTED]
+    policies: Mapping[str, Policy] = field(default_factory=lambda: POLICIES)
+
+    @property
+    def name(self) -> str:
+        """How reports call it."""
+        return self.policy.name if self.policy else "the contracts alone"
+
+
+MAINLINE = Expectation()
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A scenario's verdict, the reason for it ("" for PASS), and the step it rests on (from 1; 0: none)."""
+    """A scenario's verdict, why ("" for PASS), and the step it rests on (from 1; 0: none).
+
+    `contract` is the scenario's, in words. `kept` says whether the trace keeps it, and `finding` what
+    broke it or left it open; `conforms` says whether a kernel with the expected policy can have left the
+    trace. None where that is not known, or not asked.
+    """
 
     scenario: str
     verdict: Verdict
     contract: str
     reason: str = ""
     step: int = 0
+    kept: bool | None = None
+    conforms: bool | None = None
+    finding: str = ""
 
 
-def judge(scenario: Scenario, trace: Trace, probe: Trace) -> Result:
-    """Judge a scenario by its contract, on the trace of it and the probe of the same KVM."""
+def judge(scenario: Scenario, trace: Trace, probe: Trace, expectation: Expectation = MAINLINE) -> Result:
+    """Judge the trace of a scenario, with the probe of the same KVM."""
 
-    def result(verdict: Verdict, reason: str = "", step: int = 0, claim: str = "") -> Result:
-        text = f"{claim}: {reason}" if claim else reason
-        return Result(scenario.name, verdict, scenario.contract, text, step)
+    def unjudged(verdict: Verdict, reason: str) -> Result:
+        return Result(scenario.name, verdict, scenario.contract, reason)
 
     if trace.script != scenario.script[: len(trace.script)]:
-        return result(Verdict.INCONCLUSIVE, "the trace is not of this scenario's script")
+        return unjudged(Verdict.INCONCLUSIVE, "the trace is not of this scenario's script")
     state, lacking = capabilities.unmet(probe, scenario.needs)
     if lacking:
-        return result(Verdict.SKIP if state is State.BROKEN else Verdict.INCONCLUSIVE, lacking)
+        return unjudged(Verdict.SKIP if state is State.BROKEN else Verdict.INCONCLUSIVE, lacking)
+    finding = _contract(scenario, trace)
+    kept = {State.KEPT: True, State.BROKEN: False}.get(finding.state) if finding else True
+    if expectation.policy is None:
+        return _by_contract(scenario, finding, kept)
+    host = capabilities.host_facts(probe)
+    judgement = judge_by(trace, expectation.policy, host)
+    impossible = judgement.possibility is Possibility.IMPOSSIBLE
+    conforms = None if judgement.possibility is Possibility.UNDECIDED else not impossible
+    words = _words(finding) if finding else ""
+    if impossible:
+        verdict, reason, step = (
+            Verdict.FAIL,
+            _impossible(judgement, probe, trace, expectation),
+            judgement.step,
+        )
+    elif conforms is None:
+        verdict, reason, step = (
+            Verdict.INCONCLUSIVE,
+            f"the model cannot tell: {judgement.seen}",
+            judgement.step,
+        )
+    elif finding:
+        verdict = Verdict.INCONCLUSIVE if kept is None else Verdict.XFAIL
+        reason, step = words, finding.step
+    else:
+        verdict, reason, step = Verdict.PASS, "", 0
+    return Result(scenario.name, verdict, scenario.contract, reason, step, kept, conforms, words)
+
+
+def _contract(scenario: Scenario, trace: Trace) -> Finding | None:
+    """The finding that keeps the contract from being kept, a broken one first; None when it is kept."""
     found = [check(claim, trace) for claim in scenario.claims]
-    for state, verdict in ((State.BROKEN, Verdict.FAIL), (State.UNDECIDED, Verdict.INCONCLUSIVE)):
+    for state in (State.BROKEN, State.UNDECIDED):
         for finding in found:
             if finding.state is state:
-                return result(verdict, finding.reason, finding.step, finding.claim.text)
-    return result(Verdict.PASS)
+                return finding
+    return None
+
+
+def _words(finding: Finding) -> str:
+    return f"{finding.claim.text}: {finding.reason}"
+
+
+def _by_contract(scenario: Scenario, finding: Finding | None, kept: bool | None) -> Result:
+    if finding is None:
+        return Result(scenario.name, Verdict.PASS, scenario.contract, kept=kept)
+    verdict, words = Verdict.INCONCLUSIVE if kept is None else Verdict.FAIL, _words(finding)
+    return Result(scenario.name, verdict, scenario.contract, words, finding.step, kept, finding=words)
+
+
+def _impossible(judgement: Judgement, probe: Trace, trace: Trace, expectation: Expectation) -> str:
+    """What the model has against a trace, in sentences for a mail."""
+    host = capabilities.host_facts(probe)
+    explained = standing([(probe, host), (trace, host)], expectation.policies.values())
+    names = " or ".join(policy.name for policy in explained)
+    by = f"{names} would explain it" if names else "no known policy explains it"
+    return (
+        f"{judgement.seen}. Under {judgement.policy.name} it had to be {judgement.possible}. "
+        f"{by[0].upper()}{by[1:]}."
+    )
 
 
 def exit_status(results: Iterable[Result]) -> int:
@@ -62,4 +155,4 @@ def exit_status(results: Iterable[Result]) -> int:
         return 1
     if Verdict.LOST in verdicts:
         return 3
-    return 0 if Verdict.PASS in verdicts else 4
+    return 0 if verdicts & JUDGED else 4

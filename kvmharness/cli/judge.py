@@ -7,6 +7,7 @@ from pathlib import Path
 from kvmharness import trace
 from kvmharness.cli import options
 from kvmharness.cli.errors import UsageError
+from kvmharness.identity import identify
 from kvmharness.report import KernelReport
 from kvmharness.scenarios import SCENARIOS
 from kvmharness.session import PROBE_NAME
@@ -18,6 +19,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add the command."""
     parser = commands.add_parser("judge", help="judge traces saved with --save-traces")
     parser.add_argument("trace", nargs="+", type=Path, help="files of --save-traces")
+    options.add_judging(parser)
     options.add_report_options(parser)
     parser.set_defaults(run=run)
 
@@ -25,19 +27,24 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(arguments: argparse.Namespace) -> int:
     """Read, judge, report: a column for each kernel and machine the files are named for."""
     options.check_places(arguments.output, None)
+    expectation = options.expectation(arguments)
     columns: dict[tuple[Path, str, str], list[Result]] = {}
+    played: dict[tuple[Path, str, str], list[tuple[Trace, Trace]]] = {}
     for path in dict.fromkeys(arguments.trace):
         probe, *traces = _read(path)
         name = path.name.removesuffix(".jsonl")
         for each in traces:
             name = name.removesuffix(f".{each.scenario}")
-        found = columns.setdefault((path.parent, name, probe.release), [])
-        found += [judge(SCENARIOS[each.scenario], each, probe) for each in traces]
+        column = path.parent, name, probe.release
+        found = columns.setdefault(column, [])
+        found += [judge(SCENARIOS[each.scenario], each, probe, expectation) for each in traces]
+        played.setdefault(column, []).extend((probe, each) for each in traces)
     several = len({folder for folder, _, _ in columns}) > 1
-    reports = [
-        KernelReport(str(folder / name) if several else name, "saved traces", release, tuple(found))
-        for (folder, name, release), found in columns.items()
-    ]
+    reports = []
+    for (folder, name, release), found in columns.items():
+        title = str(folder / name) if several else name
+        identity = identify(played[folder, name, release], expectation.policies.values())
+        reports.append(KernelReport(title, "saved traces", release, tuple(found), expectation.name, identity))
     options.write_report(reports, arguments.format, arguments.output)
     return exit_status(result for found in columns.values() for result in found)
 

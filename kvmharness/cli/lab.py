@@ -14,7 +14,7 @@ from kvmharness.lab.machine import MACHINES, Machine, check_emulator
 from kvmharness.report import KernelReport
 from kvmharness.scenarios import Scenario
 from kvmharness.session import Outcome, settle
-from kvmharness.verdict import Result, Verdict, exit_status
+from kvmharness.verdict import Expectation, Result, Verdict, exit_status
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -28,6 +28,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--scenario", action="append", default=[], metavar="NAME", help="only this one (can be repeated)"
     )
     options.add_report_options(parser)
+    options.add_judging(parser)
     options.add_save_traces(parser)
     parser.set_defaults(run=run)
 
@@ -37,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     scenarios = options.pick_scenarios(arguments.scenario)
     (machine,) = options.pick([arguments.machine], MACHINES, "machine")
     options.check_places(arguments.output, arguments.save_traces)
+    expectation = options.expectation(arguments)
     check_emulator(machine)
     found = []
     for spec in dict.fromkeys(arguments.kernel):
@@ -44,22 +46,27 @@ def run(arguments: argparse.Namespace) -> int:
         found.append(kernels.find(spec))
     # Not in a `with` block, whose end would wait for the emulators after a Ctrl-C.
     pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
-    outcomes = list(pool.map(partial(_play, machine, scenarios), found))
+    outcomes = list(pool.map(partial(_play, machine, scenarios, expectation), found))
     for kernel, (outcome, _) in zip(found, outcomes, strict=True):
         options.save_sessions(outcome.sessions, f"{kernel.spec}.{machine.name}", arguments.save_traces)
     reports = [
-        KernelReport(kernel.spec, machine.name, kernel.release, outcome.results, notes)
+        KernelReport(
+            *(kernel.spec, machine.name, kernel.release, outcome.results),
+            *(expectation.name, outcome.identity, notes),
+        )
         for kernel, (outcome, notes) in zip(found, outcomes, strict=True)
     ]
     options.write_report(reports, arguments.format, arguments.output)
     return exit_status(result for report in reports for result in report.results)
 
 
-def _play(machine: Machine, scenarios: Sequence[Scenario], kernel: Kernel) -> tuple[Outcome, tuple[str, ...]]:
+def _play(
+    machine: Machine, scenarios: Sequence[Scenario], expectation: Expectation, kernel: Kernel
+) -> tuple[Outcome, tuple[str, ...]]:
     """A kernel's outcome; where the machine was lost, all scenarios LOST and the console's last lines."""
     options.progress(f"{kernel.spec}: {kernel.release} boots on {machine.name}")
     try:
-        outcome = settle(scenarios, partial(play.play, kernel, machine))
+        outcome = settle(scenarios, partial(play.play, kernel, machine), expectation)
     except play.LostMachineError as lost:
         results = [Result(each.name, Verdict.LOST, each.contract, lost.complaint) for each in scenarios]
         return Outcome(tuple(results), {}), tuple(lost.console)

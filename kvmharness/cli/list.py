@@ -7,12 +7,13 @@ import textwrap
 from kvmharness.cli.errors import NOTHING_FAILED
 from kvmharness.lab import apt, kernels
 from kvmharness.lab.machine import MACHINES
+from kvmharness.model.policies import POLICIES
 from kvmharness.scenarios import SCENARIOS
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    parser = commands.add_parser("list", help="the names of scenarios, machines and kernels")
+    parser = commands.add_parser("list", help="the names of scenarios, policies, machines and kernels")
     parser.add_argument("what", choices=_LISTS)
     parser.set_defaults(run=lambda arguments: _LISTS[arguments.what]())
 
@@ -20,6 +21,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def _list_scenarios() -> int:
     for scenario in SCENARIOS.values():
         _entry(scenario.name, scenario.contract, f"source: {scenario.source}")
+    return NOTHING_FAILED
+
+
+def _list_policies() -> int:
+    for policy in POLICIES.values():
+        _entry(policy.name, policy.summary, f"source: {policy.source}")
     return NOTHING_FAILED
 
 
@@ -46,4 +53,9 @@ def _entry(name: str, *paragraphs: str) -> None:
         )
 
 
-_LISTS = {"scenarios": _list_scenarios, "machines": _list_machines, "kernels": _list_kernels}
+_LISTS = {
+    "scenarios": _list_scenarios,
+    "policies": _list_policies,
+    "machines": _list_machines,
+    "kernels": _list_kernels,
+}

@@ -5,15 +5,19 @@ import argparse
 import difflib
 import os
 import sys
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from kvmharness import trace
 from kvmharness.cli.errors import BAD_INPUT, UsageError
+from kvmharness.model.policies import EXPECTED, POLICIES
+from kvmharness.model.policy import Policy, PolicyError, from_tables
 from kvmharness.report import FORMATS, KernelReport
 from kvmharness.scenarios import SCENARIOS, Scenario
 from kvmharness.session import Session
+from kvmharness.verdict import Expectation
 
 T = TypeVar("T")
 
@@ -38,6 +42,55 @@ def add_save_traces(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--save-traces", metavar="DIR", type=Path, help="keep what was played, for `kvmharness judge`"
     )
+
+
+def add_judging(parser: argparse.ArgumentParser) -> None:
+    """--expect, --judge and --policy-file."""
+    parser.add_argument(
+        "--expect",
+        default=EXPECTED,
+        metavar="POLICY",
+        help=f"judge by this policy (default: {EXPECTED}; see `kvmharness list policies`)",
+    )
+    parser.add_argument(
+        "--judge",
+        choices=("policy", "contract"),
+        default="policy",
+        help="by the policy and the contracts (default), or by the contracts alone",
+    )
+    add_policy_file(parser)
+
+
+def add_policy_file(parser: argparse.ArgumentParser) -> None:
+    """--policy-file."""
+    parser.add_argument(
+        "--policy-file",
+        metavar="FILE",
+        type=Path,
+        help="further policies, stated in TOML (see docs/policies.md)",
+    )
+
+
+def policies(policy_file: Path | None) -> dict[str, Policy]:
+    """The policies by name, those of the file too. UsageError where it cannot be read or makes no sense."""
+    if policy_file is None:
+        return POLICIES
+    try:
+        data = tomllib.loads(policy_file.read_text(encoding="utf-8"))
+        return {**POLICIES, **from_tables(data, POLICIES)}
+    except OSError as error:
+        raise UsageError(f"cannot read {policy_file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{policy_file}: not a text in UTF-8") from None
+    except (tomllib.TOMLDecodeError, PolicyError, RecursionError) as error:
+        raise UsageError(f"{policy_file}: {error}") from None
+
+
+def expectation(arguments: argparse.Namespace) -> Expectation:
+    """What the options of add_judging() ask for."""
+    known = policies(arguments.policy_file)
+    (policy,) = pick([arguments.expect], known, "policy")
+    return Expectation(None if arguments.judge == "contract" else policy, known)
 
 
 def pick(names: Iterable[str], available: Mapping[str, T], what: str) -> list[T]:

@@ -16,6 +16,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser("run", help="play scenarios on this host's /dev/kvm and judge them")
     parser.add_argument("scenario", nargs="*", help="by name (default: all)")
     options.add_report_options(parser)
+    options.add_judging(parser)
     options.add_save_traces(parser)
     parser.set_defaults(run=run)
 
@@ -24,8 +25,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Play, judge, report."""
     scenarios = options.pick_scenarios(arguments.scenario)
     options.check_places(arguments.output, arguments.save_traces)
-    outcome = settle(scenarios, host.play)
+    expectation = options.expectation(arguments)
+    outcome = settle(scenarios, host.play, expectation)
     options.save_sessions(outcome.sessions, "host", arguments.save_traces)
-    report = KernelReport("host", "/dev/kvm", os.uname().release, outcome.results)
+    report = KernelReport(
+        "host", "/dev/kvm", os.uname().release, outcome.results, expectation.name, outcome.identity
+    )
     options.write_report([report], arguments.format, arguments.output)
     return exit_status(outcome.results)

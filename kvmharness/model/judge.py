@@ -6,7 +6,6 @@ observation throws out those that it contradicts. When none is left, the kernel 
 policy, and the step at which the last one went says where that shows.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -133,13 +132,6 @@ class _Replay:
             raise DoubtError("the host's clocks ran backwards before this step")
         if bracket.ns_after - first.ns_before > _MAX_NS or bracket.tsc_after - first.tsc_before > _MAX_CYCLES:
             raise DoubtError("the trace takes too long for a judgement")
-
-
-def standing(trace: Trace, policies: Iterable[Policy], host: Host) -> list[Policy]:
-    """The policies under which the trace is not impossible."""
-    return [
-        policy for policy in policies if judge(trace, policy, host).possibility is not Possibility.IMPOSSIBLE
-    ]
 
 
 def check(event: Event) -> None:

@@ -4,9 +4,10 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from kvmharness.contract import TSC_STABLE
 from kvmharness.model.interval import Interval
 from kvmharness.model.quantity import Quantity
-from kvmharness.model.rules import Rules
+from kvmharness.model.rules import Rules, UnknownRateError
 from kvmharness.model.state import HOME, Moment, Vcpu, World
 from kvmharness.script import (
     CreateVcpu,
@@ -24,8 +25,6 @@ from kvmharness.script import (
     SetVmTscKhz,
     Sleep,
 )
-
-TSC_STABLE = 2  # KVM_CLOCK_TSC_STABLE, of KVM_GET_CLOCK's flags
 
 OK = frozenset({""})
 # How a kernel answers an ioctl or attribute it does not know; before 5.16 a vCPU's attribute: EINVAL.
@@ -87,12 +86,18 @@ def perform(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
     return _HANDLERS[type(deed.operation)](rules, world, deed)
 
 
+def _tsc(vcpu: Vcpu) -> Tsc:
+    if not vcpu.ratio_known:
+        raise UnknownRateError
+    return Tsc(vcpu.l1_tsc_offset, vcpu.ratio)
+
+
 def _create_vcpu(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
     number = deed.operation.vcpu
     if number in world.vcpus:
         return [Outcome(world, (), frozenset({"EEXIST"}))]
     if world.default_tsc_khz is None and deed.written:
-        # Only KVM_SET_TSC_KHZ of the VM could have made it another than the host's.
+        # max_tsc_khz, which is the host's tsc_khz when KVM was loaded, or near it.
         world.default_tsc_khz = deed.written[0]
         world.host_khz = world.host_khz or deed.written[0]
     worlds = rules.create_vcpu(world, number, deed.moment)
@@ -125,7 +130,7 @@ def _get_msrs(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
     rules.load_vcpu(world, deed.operation.vcpu, deed.moment)
     vcpu = world.vcpus[deed.operation.vcpu]
     answers: dict[str, Answer] = {
-        "TSC": Tsc(vcpu.l1_tsc_offset, vcpu.ratio),
+        "TSC": _tsc(vcpu),
         "TSC_ADJUST": vcpu.ia32_tsc_adjust_msr,
     }
     names = deed.operation.indices
@@ -168,9 +173,13 @@ def _set_tsc_khz(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
     number = deed.operation.vcpu
     rules.load_vcpu(world, number, deed.moment)
     (khz,) = deed.written
-    # 0 stands for the host's own rate (kvm_arch_vcpu_ioctl, KVM_SET_TSC_KHZ).
-    khz = khz or world.host_khz or world.default_tsc_khz or 0
     outcomes = []
+    if khz == 0:
+        # 0 stands for the host's own rate (kvm_arch_vcpu_ioctl, KVM_SET_TSC_KHZ).
+        world.vcpus[number].ratio = None
+        world.vcpus[number].virtual_tsc_khz = world.host_khz or 0
+        world.vcpus[number].khz_known = rules.host.khz_exact
+        return [Outcome(world, (None,))]
     if khz >= 2**31 - 1 and world.fraction_bits != 0:
         # kvm_caps.max_guest_tsc_khz is there at the latest; what is refused for it changes nothing.
         outcomes.append(Outcome(world.fork(), (None,), REFUSED))
@@ -182,7 +191,9 @@ def _set_tsc_khz(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
 def _get_tsc_khz(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
     rules.load_vcpu(world, deed.operation.vcpu, deed.moment)
     vcpu = world.vcpus[deed.operation.vcpu]
-    return [Outcome(world, (Quantity(vcpu.virtual_tsc_khz) if vcpu.khz_known else None,))]
+    if not vcpu.khz_known and deed.written:
+        vcpu.virtual_tsc_khz, vcpu.khz_known = deed.written[0], True
+    return [Outcome(world, (Quantity(vcpu.virtual_tsc_khz),))]
 
 
 def _set_vm_tsc_khz(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
@@ -191,6 +202,7 @@ def _set_vm_tsc_khz(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
     if not deed.written or (world.vcpus and world.refuses_vm_khz):
         return [refused]
     world.default_tsc_khz = deed.written[0] or world.host_khz
+    world.default_was_set = True
     if world.vcpus:
         world.refuses_vm_khz = False
         refused.world.refuses_vm_khz = True
@@ -212,7 +224,7 @@ def _samples(rules: Rules, world: World, vcpu: Vcpu, deed: Deed) -> tuple[Answer
     """What the guest reads while it runs."""
     if rules.host.stable or not rules.policy.honours_writes:
         if not vcpu.tsc_catchup:
-            return (Tsc(vcpu.l1_tsc_offset, vcpu.ratio),) * deed.samples
+            return (_tsc(vcpu),) * deed.samples
         seen = rules.guest_tsc(world, vcpu, deed.moment.tsc)
         return (Within(seen),) * deed.samples
     # With an unstable TSC the offset is set anew at every load, but the guest's TSC does not run backwards.

@@ -34,7 +34,7 @@ class Rules:
         host = self.host
         return World(
             host_khz=host.khz,
-            default_tsc_khz=host.khz,
+            default_tsc_khz=host.khz if host.khz_exact else None,
             tsc_clocksource=host.tsc_clocksource if host.stable else False,
             has_attribute=host.has_attribute,
             fraction_bits=host.fraction_bits,
@@ -46,6 +46,8 @@ class Rules:
         """The host's TSC at the vCPU's rate: kvm_scale_tsc()."""
         if vcpu.ratio is None:
             return tsc
+        if not vcpu.ratio_known:
+            raise UnknownRateError
         bits = world.fraction_bits or 0
         return Interval(tsc.low * vcpu.ratio >> bits, tsc.high * vcpu.ratio >> bits)
 
@@ -86,40 +88,50 @@ class Rules:
     def set_tsc_khz(self, world: World, number: int, khz: int) -> list[tuple[World, bool]]:
         """kvm_set_tsc_khz(): the worlds, and whether the rate was accepted. Even a refused one is noted."""
         vcpu = world.vcpus[number]
+        vcpu.virtual_tsc_khz, vcpu.khz_known = khz, True
         if not self.policy.honours_writes:
-            vcpu.khz_known = khz == world.default_tsc_khz
-            vcpu.virtual_tsc_khz = khz
+            vcpu.khz_known = False
             return [(world, True), (world.fork(), False)]
-        vcpu.virtual_tsc_khz = khz
-        if khz == world.default_tsc_khz and world.host_khz in (None, khz):
-            vcpu.ratio = None
-            return [(world, True)]
-        if world.host_khz is None:
+        base = world.host_khz
+        if base is None:
             raise UnknownRateError
-        if arithmetic.tolerated(khz, world.host_khz):
-            vcpu.ratio = None
-            return [(world, True)]
-        known = world.fraction_bits
+        # Before the TSC is calibrated to the end, tsc_khz is up to 1 % off (tsc_refine_calibration_work),
+        # and what vCPUs are created with may stem from then.
+        slack = 0 if self.host.khz_exact else base // 100
+        tolerated = {arithmetic.tolerated(khz, base + off) for off in {-slack, 0, slack}}
+        if khz == world.default_tsc_khz and not world.default_was_set:
+            tolerated = {True}
         found = []
-        for bits in (0, 32, 48) if known is None else (known,):
-            each = world.fork()
-            each.fraction_bits = bits
-            found.append((each, self._scale(each, each.vcpus[number], khz, world.host_khz)))
+        if True in tolerated:
+            each = world.fork() if len(tolerated) > 1 else world
+            each.vcpus[number].ratio = None
+            found.append((each, True))
+        if False in tolerated:
+            known = world.fraction_bits
+            for bits in (0, 32, 48) if known is None else (known,):
+                each = world.fork()
+                each.fraction_bits = bits
+                found += self._scale(each, each.vcpus[number], khz, slack)
         return found
 
-    def _scale(self, world: World, vcpu: Vcpu, khz: int, host_khz: int) -> bool:
-        """set_tsc_khz() for a rate that is too far off; whether it is accepted."""
-        bits = world.fraction_bits
+    def _scale(self, world: World, vcpu: Vcpu, khz: int, slack: int) -> list[tuple[World, bool]]:
+        """set_tsc_khz() for a rate that is too far off: the worlds, and whether it was accepted."""
+        bits, base = world.fraction_bits, world.host_khz or 0
         if not bits:
-            if khz > host_khz:
+            found = []
+            if khz <= base + slack:
+                found.append((world.fork(), False))
+            if khz > base - slack:
                 vcpu.tsc_catchup = vcpu.tsc_always_catchup = True
-            return khz > host_khz
-        ratio = arithmetic.scaling_ratio(khz, host_khz, bits)
+                found.append((world, True))
+            return found
+        ratio = arithmetic.scaling_ratio(khz, base, bits)
         # kvm_caps.max_tsc_scaling_ratio: 8 bits before the point on AMD, 16 on Intel.
         if not 0 < ratio < 2**40 if bits == 32 else not 0 < ratio < 2**64 - 1:
-            return False
+            return [(world, False)]
         vcpu.ratio = ratio
-        return True
+        vcpu.ratio_known = not slack
+        return [(world, True)]
 
     # Writes
 
@@ -133,7 +145,9 @@ class Rules:
         decisions = self._synchronizing(world, vcpu, data, moment, user)
         if user and ("value" if data else "zero") in self.policy.user_set_by:
             world.user_set_tsc = True
-        if vcpu.virtual_tsc_khz != world.last_tsc_khz:
+        if not vcpu.khz_known:
+            decisions = [(False, "whether its kHz are the last writer's is not known"), *decisions]
+        elif vcpu.virtual_tsc_khz != world.last_tsc_khz:
             story = f"its kHz is not the last writer's {world.last_tsc_khz}" if world.last_tsc_khz else _FIRST
             decisions = [(False, story)]
         worlds = [world, *(world.fork() for _ in decisions[1:])]
@@ -328,9 +342,10 @@ class Rules:
 
     def guest_write_tsc(self, world: World, number: int, value: int, moment: Moment) -> None:
         """A guest's WRMSR of MSR_IA32_TSC: kvm_set_msr_common(), not host_initiated."""
-        if not self.policy.honours_writes:
-            return
         vcpu = world.vcpus[number]
+        if not self.policy.honours_writes:
+            vcpu.ia32_tsc_adjust_msr = world.unknown(None)
+            return
         offset = self._offset_for(world, vcpu, Interval(value, value), moment.tsc)
         moved = offset.plus(vcpu.l1_tsc_offset, -1)
         vcpu.ia32_tsc_adjust_msr = vcpu.ia32_tsc_adjust_msr.plus(moved)

@@ -33,13 +33,16 @@ class Moment(NamedTuple):
 class Host:
     """What is known of a machine, whatever its kernel's rule. None where it is not known.
 
-    `khz` is its TSC's rate in kHz. `stable` says whether KVM takes that TSC for stable
-    (kvm_check_tsc_unstable). `tsc_clocksource` says whether the host's own clock runs on the TSC,
-    without which there is no masterclock. `has_attribute` says whether its KVM knows
-    KVM_VCPU_TSC_OFFSET. `fraction_bits` are those of its TSC scaling: 32 (AMD), 48 (Intel), 0 for none.
+    khz              its TSC's rate in kHz (tsc_khz)
+    khz_exact        False where that may be 1 % off
+    stable           whether KVM takes the TSC for stable (kvm_check_tsc_unstable)
+    tsc_clocksource  whether its own clock runs on the TSC, without which there is no masterclock
+    has_attribute    whether its KVM knows KVM_VCPU_TSC_OFFSET
+    fraction_bits    those of its TSC scaling: 32 (AMD), 48 (Intel), 0 for none
     """
 
     khz: int | None = None
+    khz_exact: bool = False
     stable: bool = True
     tsc_clocksource: bool | None = None
     has_attribute: bool | None = None
@@ -58,17 +61,21 @@ NO_STORY = Story(0, "")
 
 @dataclass(slots=True)
 class Vcpu:
-    """A vCPU. TSCs and offsets in cycles, `this_tsc_nsec` in ns, `cpu` as scripts count them.
+    """A vCPU. TSCs and offsets in cycles, this_tsc_nsec in ns; of what the kernel does not call so:
 
-    `in_generation` stands for this_tsc_generation == cur_tsc_generation. `ratio` is
-    l1_tsc_scaling_ratio as a fraction of 2**fraction_bits, None without scaling. `request` says
-    whether KVM_REQ_MASTERCLOCK_UPDATE is pending: False, True, or None where kernels differ.
-    `khz_known` is False where KVM_SET_TSC_KHZ may have changed it or not.
+    ratio, ratio_known  l1_tsc_scaling_ratio, a fraction of 2**fraction_bits, None without scaling; not known
+                        where it may be a little off
+    in_generation       this_tsc_generation == cur_tsc_generation
+    has_run             last_vmentry_cpu != -1
+    request             whether KVM_REQ_MASTERCLOCK_UPDATE is pending; None where kernels differ
+    khz_known           False where virtual_tsc_khz is only a guess
+    story               how it came to its offset
     """
 
     virtual_tsc_khz: int = 0
     l1_tsc_offset: Quantity = NOTHING
     ratio: int | None = None
+    ratio_known: bool = True
     in_generation: bool = False
     this_tsc_nsec: Interval = ZERO
     this_tsc_write: Interval = ZERO
@@ -87,9 +94,13 @@ class Vcpu:
 class World:
     """A VM, and what is known of the machine. TSCs and offsets in cycles, *_nsec in ns.
 
-    `cpu` is where the thread runs that makes the ioctls. `refuses_vm_khz` says whether the VM takes
-    KVM_SET_TSC_KHZ after its first vCPU (None: not seen yet). `flags_known` is False once a guest did
-    something to kvmclock that is not modelled.
+    host_khz ... fraction_bits  what is known of the machine, see Host
+    refuses_vm_khz   whether KVM_SET_TSC_KHZ of the VM is refused after the first vCPU; None: not seen
+    flags_known      False once a guest did something to kvmclock that is not modelled
+    cpu              where the thread is that makes the ioctls
+    default_was_set  whether userspace chose default_tsc_khz
+    unknowns         the interval each unknown lies in
+    step, made       which step it is, and how many unknowns that has made
     """
 
     host_khz: int | None = None
@@ -101,6 +112,7 @@ class World:
     cpu: int = HOME
 
     default_tsc_khz: int | None = None
+    default_was_set: bool = False
     last_tsc_nsec: Interval = ZERO
     last_tsc_write: Interval = ZERO
     last_tsc_khz: int = 0

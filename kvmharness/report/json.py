@@ -11,14 +11,11 @@ from kvmharness.report.kernel import KernelReport
 from kvmharness.verdict import Result, Verdict, exit_status
 
 SCHEMA = 1
-_CONTRACT = {Verdict.PASS: "kept", Verdict.FAIL: "broken"}
+_CONTRACT = {True: "kept", False: "broken", None: None}
 
 
 def render(reports: Sequence[KernelReport]) -> str:
-    """The report as one JSON object.
-
-    `expect`, `behaves_as` and `conforms` belong to the reference model and are empty until it judges.
-    """
+    """The report as one JSON object."""
     results = [result for report in reports for result in report.results]
     counter = Counter(result.verdict.value for result in results)
     data = {
@@ -38,8 +35,9 @@ def _kernel(report: KernelReport) -> dict[str, Any]:
         "kernel": report.kernel,
         "machine": report.machine,
         "release": report.release,
-        "behaves_as": [],
-        "expect": None,
+        "behaves_as": list(report.identity.behaves_as) if report.identity else None,
+        "parted_by": report.identity.parted_by if report.identity else "",
+        "expect": report.expect,
         "results": [_result(result) for result in report.results],
         "notes": list(report.notes),
     }
@@ -49,8 +47,9 @@ def _result(result: Result) -> dict[str, Any]:
     return {
         "scenario": result.scenario,
         "verdict": result.verdict.value,
-        "contract": _CONTRACT.get(result.verdict),
-        "conforms": None,
+        "contract": _CONTRACT[result.kept],
+        "conforms": result.conforms,
         "reason": result.reason,
+        "finding": result.finding,
         "step": result.step or None,
     }

@@ -4,13 +4,15 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from kvmharness.verdict import Result, Verdict
+from kvmharness.identity import Identity
+from kvmharness.verdict import MAINLINE, Result, Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class KernelReport:
     """A kernel as the user named it, the machine it ran on, its release ("" if it never came up).
 
+    `expect` is what it was judged by, `identity` what it behaves as (None where that is not known).
     `notes` are lines worth showing under the table: a lost machine's last words, for one.
     """
 
@@ -18,6 +20,8 @@ class KernelReport:
     machine: str
     release: str
     results: tuple[Result, ...]
+    expect: str = MAINLINE.name
+    identity: Identity | None = None
     notes: tuple[str, ...] = ()
 
     @property

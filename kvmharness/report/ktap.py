@@ -6,7 +6,12 @@ from collections.abc import Iterator, Sequence
 from kvmharness.report.kernel import KernelReport
 from kvmharness.verdict import Result, Verdict, exit_status
 
-_DIRECTIVES = {Verdict.SKIP: "SKIP", Verdict.INCONCLUSIVE: "SKIP inconclusive:", Verdict.LOST: "ERROR"}
+_DIRECTIVES = {
+    Verdict.XFAIL: "XFAIL",
+    Verdict.SKIP: "SKIP",
+    Verdict.INCONCLUSIVE: "SKIP inconclusive:",
+    Verdict.LOST: "ERROR",
+}
 
 
 def render(reports: Sequence[KernelReport]) -> str:
@@ -21,6 +26,9 @@ def _lines(reports: Sequence[KernelReport]) -> Iterator[str]:
         yield "  KTAP version 1"
         yield f"  # Subtest: {report.title}"
         yield f"  # release {report.release}"
+        yield f"  # expected {report.expect}"
+        if report.identity:
+            yield f"  # {report.identity.text}"
         yield f"  1..{len(report.results)}"
         for place, result in enumerate(report.results, 1):
             yield from _result_lines(place, result)

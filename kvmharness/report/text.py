@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from kvmharness.report.kernel import KernelReport
 from kvmharness.scenarios import SCENARIOS
-from kvmharness.verdict import Result, Verdict
+from kvmharness.verdict import JUDGED, Result, Verdict
 
 WIDTH = 78
 
@@ -28,21 +28,36 @@ def _table(reports: Sequence[KernelReport]) -> Iterator[str]:
 
 
 def _details(reports: Sequence[KernelReport]) -> Iterator[str]:
-    told: set[tuple[str, str]] = set()
     for report in reports:
+        told: set[str] = set()
         for result in report.results:
-            if result.verdict is Verdict.PASS or (report.title, result.reason) in told:
+            if result.verdict in (Verdict.PASS, Verdict.XFAIL) or result.reason in told:
                 continue
-            told.add((report.title, result.reason))
+            told.add(result.reason)
             yield ""
             step = f", step {result.step}" if result.step else ""
             same = [each.scenario for each in report.results if each.reason == result.reason]
             yield from _wrap(f"{result.verdict.value} {', '.join(same)}, {report.title}{step}", "", "  ")
             if result.verdict is Verdict.FAIL:
                 yield from _wrap(f"contract: {result.contract}", "  ", "    ")
+                if result.finding and result.finding != result.reason:
+                    yield from _wrap(
+                        f"{'open' if result.kept is None else 'broken'}: {result.finding}", "  ", "    "
+                    )
             yield from _wrap(result.reason, "  ", "  ")
+        yield from _known(report)
         for note in report.notes:
             yield f"  | {note}"
+
+
+def _known(report: KernelReport) -> Iterator[str]:
+    """The contracts that the expected policy itself breaks; nobody has to look into those."""
+    known = [result for result in report.results if result.verdict is Verdict.XFAIL]
+    if known:
+        yield ""
+        yield from _wrap(f"XFAIL, {report.title}: broken on every kernel with {report.expect}", "", "  ")
+    for result in known:
+        yield from _wrap(f"{result.scenario}: {result.contract}", "  ", "    ")
 
 
 def _meaning(reports: Sequence[KernelReport]) -> Iterator[str]:
@@ -50,21 +65,32 @@ def _meaning(reports: Sequence[KernelReport]) -> Iterator[str]:
     yield "In plain words"
     for report in reports:
         counts = ", ".join(f"{count} {verdict}" for verdict, count in report.counts().items())
-        yield from _wrap(f"{report.title}: {counts}. {_words(report.results)}", "  ", "    ")
+        yield from _wrap(f"{report.title}: {counts}, judged by {report.expect}.", "  ", "    ")
+        if report.identity:
+            yield from _wrap(f"It {report.identity.text}.", "    ", "    ")
+        yield from _wrap(_words(report.results), "    ", "    ")
 
 
 def _words(results: Sequence[Result]) -> str:
     verdicts = {result.verdict for result in results}
     failed = [result for result in results if result.verdict is Verdict.FAIL]
     if failed:
-        told = (SCENARIOS[each.scenario].consequence for each in failed if each.scenario in SCENARIOS)
-        return "This kernel breaks what userspace is entitled to. " + " ".join(told)
+        told = dict.fromkeys(
+            SCENARIOS[each.scenario].consequence
+            for each in failed
+            if each.scenario in SCENARIOS and each.kept is False
+        )
+        what = "This kernel does not do what was expected of it."
+        return " ".join([what, *told])
     if Verdict.LOST in verdicts:
         return "The machine was lost, so nothing is known about this kernel."
-    if Verdict.PASS not in verdicts:
+    if not verdicts & JUDGED:
         return "Nothing could be judged here: this says nothing about the kernel, good or bad."
-    open_ones = verdicts - {Verdict.PASS}
-    return "Every contract that could be judged was kept." if open_ones else "Every contract was kept."
+    said = "It does what was expected of it"
+    said += ", as far as that could be judged." if verdicts - JUDGED else "."
+    if Verdict.XFAIL in verdicts:
+        said += " XFAIL: userspace does not get what it is entitled to, as on every kernel with this rule."
+    return said
 
 
 def _wrap(text: str, first: str, rest: str) -> list[str]:

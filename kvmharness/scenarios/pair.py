@@ -63,4 +63,23 @@ SCENARIOS = (
         _restore_pair(500),
         (FIRST_GOES_ON_WHILE_YOUNG, SECOND_FOLLOWS),
     ),
+    Scenario(
+        "restore-one-by-one",
+        "vCPUs that are created and restored one after the other count together.",
+        "Cloud Hypervisor and Firecracker restore so; the former lost its masterclock by it, and now copies "
+        "vCPU 0's offset",
+        "After a restore the guest's vCPUs disagree about the time, and KVM takes its clock for unstable.",
+        ("tsc-write",),
+        (
+            CreateVcpu(vcpu=0, label="create-0"),
+            SetMsrs(vcpu=0, msrs=(("TSC", Time(100_000 * MS)),), label="restore-0"),
+            CreateVcpu(vcpu=1, label="create-1"),
+            SetMsrs(vcpu=1, msrs=(("TSC", Time(100_000 * MS)),), label="restore-1"),
+            *READ_BOTH,
+        ),
+        (
+            replace(FIRST_GOES_ON, instead="create-0"),
+            replace(SECOND_FOLLOWS, text="vCPU 1, restored to the same value, counts together with vCPU 0"),
+        ),
+    ),
 )

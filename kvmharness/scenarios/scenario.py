@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 
-from kvmharness.contract import Claim
+from kvmharness.contract import AnyClaim
 from kvmharness.script import Script
 
 
@@ -22,4 +22,4 @@ class Scenario:
     consequence: str
     needs: tuple[str, ...]
     script: Script
-    claims: tuple[Claim, ...]
+    claims: tuple[AnyClaim, ...]

@@ -13,3 +13,10 @@ READ_BOTH: Script = (
     Run(vcpu=0, label="guest-0"),
     Run(vcpu=1, label="guest-1"),
 )
+
+# The same of vCPU 0 alone.
+READ_ONE: Script = (
+    GetTscOffset(vcpu=0, label="offset"),
+    GetMsrs(vcpu=0, indices=("TSC",), label="tsc"),
+    Run(vcpu=0, label="guest"),
+)

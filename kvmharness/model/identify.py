@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which policies a kernel's traces leave standing, and what would tell those apart."""
+
+from collections.abc import Iterable, Mapping
+
+from kvmharness.model.judge import Possibility, judge
+from kvmharness.model.policy import Policy
+from kvmharness.model.simulate import HOST, simulate
+from kvmharness.model.state import Host
+from kvmharness.script import Script
+from kvmharness.trace import Trace
+
+
+def standing(traces: Iterable[tuple[Trace, Host]], policies: Iterable[Policy]) -> list[Policy]:
+    """The policies under which none of the traces is impossible, in the order given."""
+    left = list(policies)
+    for trace, host in traces:
+        left = [
+            policy for policy in left if judge(trace, policy, host).possibility is not Possibility.IMPOSSIBLE
+        ]
+    return left
+
+
+def parts(script: Script, one: Policy, other: Policy) -> bool:
+    """Whether the two policies play this script so differently that the judge tells them apart."""
+    return any(
+        judge(simulate("", script, mine), others, HOST).possibility is Possibility.IMPOSSIBLE
+        for mine, others in ((one, other), (other, one))
+    )
+
+
+def parting(one: Policy, other: Policy, scripts: Mapping[str, Script]) -> list[str]:
+    """The names of the scripts that tell two policies apart."""
+    return [name for name, script in scripts.items() if parts(script, one, other)]

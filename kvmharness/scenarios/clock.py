@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What KVM_GET_CLOCK says of the VM's clock, and when it notices that the TSCs have parted."""
+
+from kvmharness.contract import ClockClaim
+from kvmharness.scenarios.scenario import Scenario
+from kvmharness.script import CreateVcpu, GetClock, Run, SetMsrs, Time
+
+MS = 1_000_000
+
+SCENARIOS = (
+    Scenario(
+        "clock-flags",
+        "KVM_GET_CLOCK calls the clock stable once the vCPUs have run and count together, and no longer once "
+        "they are set apart and have run again.",
+        "Documentation/virt/kvm/api.rst, KVM_GET_CLOCK and KVM_CLOCK_TSC_STABLE; kvm_track_tsc_matching()",
+        "A VMM that asks whether the clock is stable gets the wrong answer, and migrates by it.",
+        ("tsc-write", "masterclock"),
+        (
+            CreateVcpu(vcpu=0, label="create-0"),
+            CreateVcpu(vcpu=1, label="create-1"),
+            GetClock(label="clock-new"),
+            Run(vcpu=0, label="guest-0"),
+            Run(vcpu=1, label="guest-1"),
+            GetClock(label="clock-ran"),
+            SetMsrs(vcpu=1, msrs=(("TSC", Time(100_000 * MS)),), label="part"),
+            GetClock(label="clock-parted"),
+            Run(vcpu=0, label="guest-0-again"),
+            Run(vcpu=1, label="guest-1-again"),
+            GetClock(label="clock-ran-again"),
+        ),
+        (
+            ClockClaim("the clock is stable once both vCPUs have run", "clock-ran", stable=True),
+            ClockClaim(
+                "the clock is not stable once the vCPUs are set apart and have run",
+                "clock-ran-again",
+                stable=False,
+            ),
+        ),
+    ),
+)

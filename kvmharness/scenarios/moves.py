@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A thread that moves to another CPU before its vCPU first runs: nothing may hang on that."""
+
+from kvmharness.contract import Claim
+from kvmharness.scenarios.scenario import Scenario
+from kvmharness.scenarios.steps import READ_ONE
+from kvmharness.script import (
+    CreateVcpu,
+    GetMsrs,
+    GetTscOffset,
+    MoveThread,
+    Read,
+    SetMsrs,
+    SetTscOffset,
+    Sleep,
+    Time,
+)
+
+MS = 1_000_000
+
+_SOURCE = (
+    "Sean Christopherson's reply of 29 June 2023 to Like Xu's patch, which sets the offset anew at a vCPU "
+    "load on another CPU"
+)
+_CONSEQUENCE = "Whether a restored VM has the right TSC depends on where the scheduler puts its threads."
+
+SCENARIOS = (
+    Scenario(
+        "offset-moved",
+        "An offset set by KVM_VCPU_TSC_OFFSET stays when the thread moves to another CPU before the first "
+        "run.",
+        _SOURCE,
+        _CONSEQUENCE,
+        ("tsc-offset", "two-cpus"),
+        (
+            CreateVcpu(vcpu=0, label="create"),
+            GetTscOffset(vcpu=0, label="offset-new"),
+            Sleep(ns=50 * MS),
+            SetTscOffset(vcpu=0, offset=Read("offset-new", Time(700 * MS)), label="set"),
+            MoveThread(to=1, label="move"),
+            *READ_ONE,
+        ),
+        (
+            Claim(
+                "the vCPU keeps the offset that was set",
+                seen=("offset", "tsc", "guest"),
+                expected=("set",),
+                instead="offset-new",
+                otherwise="it still has the offset of its creation",
+            ),
+        ),
+    ),
+    Scenario(
+        "young-restore-moved",
+        "A young restore holds when the thread moves to another CPU before the first run.",
+        _SOURCE,
+        _CONSEQUENCE,
+        ("tsc-write", "two-cpus"),
+        (
+            CreateVcpu(vcpu=0, label="create"),
+            GetMsrs(vcpu=0, indices=("TSC",), label="tsc-new"),
+            Sleep(ns=50 * MS),
+            SetMsrs(vcpu=0, msrs=(("TSC", Time(900 * MS)),), label="restore"),
+            MoveThread(to=1, label="move"),
+            *READ_ONE,
+        ),
+        (
+            Claim(
+                "the restored vCPU goes on from the TSC that was written",
+                seen=("offset", "tsc", "guest"),
+                expected=("restore",),
+                instead="tsc-new",
+                otherwise="the write was overridden, the vCPU still counts from its creation",
+                together=("create", "restore"),
+            ),
+        ),
+    ),
+    Scenario(
+        "young-restore-after-move",
+        "A young restore holds when the thread moved to another CPU before it.",
+        _SOURCE,
+        _CONSEQUENCE,
+        ("tsc-write", "two-cpus"),
+        (
+            CreateVcpu(vcpu=0, label="create"),
+            GetMsrs(vcpu=0, indices=("TSC",), label="tsc-new"),
+            Sleep(ns=50 * MS),
+            MoveThread(to=1, label="move"),
+            SetMsrs(vcpu=0, msrs=(("TSC", Time(900 * MS)),), label="restore"),
+            *READ_ONE,
+        ),
+        (
+            Claim(
+                "the restored vCPU goes on from the TSC that was written",
+                seen=("offset", "tsc", "guest"),
+                expected=("restore",),
+                instead="tsc-new",
+                otherwise="the write was overridden, the vCPU still counts from its creation",
+                together=("create", "restore"),
+            ),
+        ),
+    ),
+    Scenario(
+        "ioctl-from-another-cpu",
+        "An ioctl on a vCPU from another CPU, before its first run, leaves its TSC alone.",
+        _SOURCE,
+        _CONSEQUENCE,
+        ("tsc-write", "two-cpus"),
+        (
+            CreateVcpu(vcpu=0, label="create"),
+            GetMsrs(vcpu=0, indices=("TSC",), label="tsc-new"),
+            Sleep(ns=100 * MS),
+            MoveThread(to=1, label="move"),
+            *READ_ONE,
+        ),
+        (
+            Claim(
+                "the vCPU still counts from its creation",
+                seen=("offset", "tsc", "guest"),
+                expected=("tsc-new",),
+            ),
+        ),
+    ),
+)
