@@ -138,11 +138,8 @@ def _impossible(judgement: Judgement, probe: Trace, trace: Trace, expectation: E
     host = capabilities.host_facts(probe)
     explained = standing([(probe, host), (trace, host)], expectation.policies.values())
     names = " or ".join(policy.name for policy in explained)
-    by = f"{names} would explain it" if names else "no known policy explains it"
-    return (
-        f"{judgement.seen}. Under {judgement.policy.name} it had to be {judgement.possible}. "
-        f"{by[0].upper()}{by[1:]}."
-    )
+    by = f"It is what {names} would do." if names else "No known policy would do it."
+    return f"{judgement.seen}. Under {judgement.policy.name} it had to be {judgement.possible}. {by}"
 
 
 def exit_status(results: Iterable[Result]) -> int:

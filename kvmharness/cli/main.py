@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from kvmharness import __version__
-from kvmharness.cli import judge, lab, list, probe, run
+from kvmharness.cli import judge, lab, list, predict, probe, run
 from kvmharness.cli.errors import BAD_INPUT, INTERRUPTED, UsageError
 from kvmharness.cli.options import Parser
 from kvmharness.kvm import KvmError, KvmUnavailableError
@@ -81,7 +81,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"kvmharness {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (probe, run, lab, judge, list):
+    for command in (probe, run, lab, judge, predict, list):
         command.add_parser(commands)
     return parser
 

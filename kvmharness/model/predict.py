@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What each policy would do of a script, step by step, and where they part."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from kvmharness.contract import TSC_STABLE
+from kvmharness.model.policy import Policy
+from kvmharness.model.quantity import bounds
+from kvmharness.model.sentence import describe, duration
+from kvmharness.model.simulate import HOST, Step, simulate
+from kvmharness.script import (
+    CreateVcpu,
+    GetClock,
+    GuestWrite,
+    MoveThread,
+    Operation,
+    Read,
+    Script,
+    SetMsrs,
+    SetTscKhz,
+    SetTscOffset,
+    SetVmTscKhz,
+    Sleep,
+    Time,
+    Value,
+)
+from kvmharness.trace import Trace
+
+_KHZ = HOST.khz or 0
+_SETS_TSC = (CreateVcpu, SetMsrs, SetTscOffset, GuestWrite)
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How a script goes under some policies alike: an effect a step in words, and the trace that is left.
+
+    `reasons` say for each step why, with the names of the policies that have the reason.
+    """
+
+    policies: list[str]
+    effects: tuple[str, ...]
+    reasons: list[dict[str, list[str]]]
+    trace: Trace
+
+
+def predict(scenario: str, script: Script, policies: Iterable[Policy]) -> list[Course]:
+    """Play a script under each policy, on the simulated clock; those under which it goes alike together."""
+    courses: dict[tuple[str, ...], Course] = {}
+    for policy in policies:
+        effects: list[str] = []
+        reasons: list[str] = []
+
+        def watch(step: Step, effects: list[str] = effects, reasons: list[str] = reasons) -> None:
+            effect, reason = _effect(step)
+            effects.append(effect)
+            reasons.append(reason)
+
+        trace = simulate(scenario, script, policy, watch=watch)
+        alike = tuple(effects)
+        course = courses.setdefault(alike, Course([], alike, [{} for _ in alike], trace))
+        course.policies.append(policy.name)
+        for known, reason in zip(course.reasons, reasons, strict=True):
+            if reason:
+                known.setdefault(reason, []).append(policy.name)
+    return list(courses.values())
+
+
+def parting_step(courses: Sequence[Course]) -> int:
+    """The first step (from 1) at which the courses differ; 0 if there is only one."""
+    for number, effects in enumerate(zip(*(course.effects for course in courses), strict=False), 1):
+        if len(set(effects)) > 1:
+            return number
+    return 0
+
+
+def _effect(step: Step) -> tuple[str, str]:
+    """What a step does in words, and why ("" where there is nothing to say)."""
+    event, world = step.event, step.world
+    operation = event.operation
+    if event.error:
+        return event.error, ""
+    if isinstance(operation, GetClock):
+        return "stable" if event.values[1] & TSC_STABLE else "not stable", ""
+    vcpu = world.vcpus.get(getattr(operation, "vcpu", -1))
+    if vcpu is None or isinstance(operation, SetTscKhz):
+        return "", ""
+    offset = bounds(vcpu.l1_tsc_offset, world.unknowns)
+    if offset is None:
+        return "not KVM's", "writes do nothing" if isinstance(operation, _SETS_TSC) else ""
+    if vcpu.ratio is not None:
+        return "scaled", ""
+    tsc = offset.high + event.bracket.tsc_after
+    text = f"{'-' if tsc < 0 else ''}{duration(tsc, _KHZ)}"
+    reason = vcpu.story.text if vcpu.story.step == world.step else ""
+    return text, reason
+
+
+def in_words(operation: Operation) -> str:
+    """An operation with the values it writes."""
+    text = describe(operation)
+    if isinstance(operation, SetMsrs):
+        values = ", ".join(f"{name} = {_value(value)}" for name, value in operation.msrs)
+        return f"write {values} to vCPU {operation.vcpu}"
+    if isinstance(operation, SetTscOffset):
+        return f"{text} to {_value(operation.offset)}"
+    if isinstance(operation, GuestWrite):
+        return f"{text} of {operation.msr} = {_value(operation.value)}"
+    if isinstance(operation, SetTscKhz | SetVmTscKhz):
+        khz = operation.khz
+        return f"{text} to {khz} kHz" if isinstance(khz, int) else f"{text}, {khz.ppm:+} ppm"
+    if isinstance(operation, MoveThread):
+        return f"{text} to CPU {operation.to}"
+    return f"{text} {operation.ns / 1e6:g} ms" if isinstance(operation, Sleep) else text
+
+
+def _value(value: Value) -> str:
+    if isinstance(value, Time):
+        return f"{value.ns / 1e9:g} s" if abs(value.ns) >= 10**9 else f"{value.ns / 1e6:g} ms"
+    if isinstance(value, Read):
+        plus = "" if value.plus == 0 else f" + {_value(value.plus)}"
+        return f"what {value.label} read{plus}"
+    return str(value)
