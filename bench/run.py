@@ -21,10 +21,11 @@ from cffi import FFI
 
 from kvmharness import guests
 from kvmharness.guests.layout import MEMORY_SIZE
-from kvmharness.kvm import MSRS, BracketBuffer, System, Vcpu, ioctls
+from kvmharness.kvm import BracketBuffer, System, Vcpu, ioctls
 from kvmharness.kvm import ffi as kvm_ffi
 from kvmharness.kvm import lib as kvm_lib
 from kvmharness.lab import image, kernels, machine
+from kvmharness.msr import MSRS
 
 CALL_ROUNDS = 15
 BOOT_ROUNDS = 7

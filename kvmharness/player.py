@@ -13,7 +13,8 @@ import time
 
 from kvmharness import guests
 from kvmharness.guests.layout import MEMORY_SIZE
-from kvmharness.kvm import MSRS, BracketBuffer, Exit, read_host_clock
+from kvmharness.kvm import BracketBuffer, Exit, read_host_clock
+from kvmharness.msr import MSRS
 from kvmharness.values import NothingReadError, frequency, resolve
 
 TYPE_CHECKING = False

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from kvmharness.guests.layout import MAX_VCPUS
 from kvmharness.guests.rdtsc import PROGRAMS
-from kvmharness.kvm.msr import MSRS
+from kvmharness.msr import MSRS
 
 MAX_STEPS = 10_000
 MAX_SLEEP_NS = 3600 * 10**9

@@ -9,7 +9,8 @@ import pytest
 
 from kvmharness import guests
 from kvmharness.guests import layout
-from kvmharness.kvm import MSRS, BracketBuffer, Exit, Memory, Vcpu, Vm
+from kvmharness.kvm import BracketBuffer, Exit, Memory, Vcpu, Vm
+from kvmharness.msr import MSRS
 
 ONCE = ("rdtsc-16", "rdtsc-64", "wrmsr-16")
 ENDLESS = ("ring-16", "ring-64")

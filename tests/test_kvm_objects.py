@@ -13,7 +13,6 @@ import pytest
 from kvmharness.guests import PROGRAMS, load
 from kvmharness.guests.layout import MEMORY_SIZE
 from kvmharness.kvm import (
-    MSRS,
     BracketBuffer,
     Exit,
     KvmError,
@@ -26,6 +25,7 @@ from kvmharness.kvm import (
     lib,
     read_host_clock,
 )
+from kvmharness.msr import MSRS
 
 pytestmark = pytest.mark.kvm
 

@@ -10,13 +10,11 @@ from kvmharness.kvm._kvm import ffi, lib
 from kvmharness.kvm.clock import BracketBuffer, BracketNumbers, read_host_clock
 from kvmharness.kvm.errors import KvmError, KvmUnavailableError, MsrError
 from kvmharness.kvm.memory import Memory
-from kvmharness.kvm.msr import MSRS
 from kvmharness.kvm.system import System
 from kvmharness.kvm.vcpu import Exit, Vcpu
 from kvmharness.kvm.vm import ClockData, Vm
 
 __all__ = [
-    "MSRS",
     "BracketBuffer",
     "BracketNumbers",
     "ClockData",
