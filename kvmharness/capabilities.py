@@ -46,15 +46,17 @@ PROBE: Script = (
     SetMsrs(vcpu=0, msrs=(("TSC", Read("tsc-aged", _FAR)),), label="write"),
     GetMsrs(vcpu=0, indices=("TSC",), label="tsc-written"),
     Run(vcpu=0, label="guest-written"),
+    SetTscKhz(vcpu=1, khz=0, label="set-host-khz"),
+    GetTscKhz(vcpu=1, label="host-khz"),
+    MoveThread(to=1, label="move"),
+    MoveThread(to=0, label="move-back"),
+    # Last, because a player goes no further where there is no attribute to read.
     GetMsrs(vcpu=1, indices=("TSC",), label="tsc-before-offset"),
     GetTscOffset(vcpu=1, label="offset-before"),
     SetTscOffset(vcpu=1, offset=Read("offset-before", _FAR), label="set-offset"),
     GetTscOffset(vcpu=1, label="offset-set"),
     GetMsrs(vcpu=1, indices=("TSC",), label="tsc-offset"),
     Run(vcpu=1, label="guest-offset"),
-    SetTscKhz(vcpu=1, khz=0, label="set-host-khz"),
-    GetTscKhz(vcpu=1, label="host-khz"),
-    MoveThread(to=1, label="move"),
 )
 
 

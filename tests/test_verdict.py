@@ -1,82 +1,27 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From traces to verdicts, on made-up KVMs: one that honours every write, one that ignores them all."""
+"""From traces to verdicts, on KVMs that the model makes up."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 
-from kvmharness import capabilities, script
+from kvmharness import capabilities
 from kvmharness.contract import State, check
+from kvmharness.model.policies import POLICIES
+from kvmharness.model.policy import Policy
 from kvmharness.scenarios import SCENARIOS, Scenario
-from kvmharness.session import ATTEMPTS, PROBE_NAME, LostError, Session, settle
-from kvmharness.trace import Trace, from_played
-from kvmharness.values import resolve
-from kvmharness.verdict import Result, Verdict, exit_status, judge
-
-KHZ = 1_000_000
-WIDTH = 1000
+from kvmharness.session import ATTEMPTS, LostError, Session, settle
+from kvmharness.trace import Trace
+from kvmharness.verdict import Expectation, Result, Verdict, exit_status, judge
+from tests.made_up import NEVER_SNAPS, play, probe, session
 
 
-def play(
-    name: str,
-    operations: script.Script,
-    *,
-    honours_writes: bool = True,
-    honours_offsets: bool = True,
-    drifts: int = 0,
-    errno: str = "",
-    young_writes_snap: bool = False,
-    held_up: tuple[str, int] = ("", 0),
-) -> Trace:
-    """A made-up KVM: no synchronization, a host of 1 GHz, every step 1000 cycles and 5000 after the last.
-
-    With `drifts`, every read moves the offset by so many cycles; with `errno`, the offset attribute fails;
-    with `young_writes_snap`, a write within a second of what the vCPU counts is overridden, as before 6.7;
-    `held_up` is a label and how many ns late the player comes to that step.
-    """
-    now, offsets, read, steps = 10**9, dict[int, int](), dict[str, int](), []
-    for operation in operations:
-        data: dict[str, Any] = script.to_json(operation)
-        now += held_up[1] if operation.label and operation.label == held_up[0] else 0
-        vcpu, begin, values, error = data.get("vcpu", 0), now, list[int](), ""
-        middle = begin + WIDTH // 2
-        match data["op"]:
-            case "create_vcpu":
-                offsets[vcpu], values = 0 if not honours_writes else -middle, [KHZ]
-            case "sleep":
-                now += data["ns"]
-            case "set_msrs":
-                values = [resolve(data["msrs"][0][1], KHZ, read)]
-                snaps = young_writes_snap and abs(values[0] - middle - offsets[vcpu]) < 10**9
-                offsets[vcpu] = values[0] - middle if honours_writes and not snaps else offsets[vcpu]
-            case "get_clock":
-                values = [now, 14]
-            case "get_msrs" | "run":
-                offsets[vcpu] += drifts
-                values = [(middle + offsets[vcpu]) % 2**64]
-            case "set_tsc_offset" if "offset-new" in read or "offset-before" in read:
-                values, error = [resolve(data["offset"], KHZ, read)], errno
-                offsets[vcpu] = values[0] if honours_offsets else offsets[vcpu]
-            case "get_tsc_offset":
-                values, error = ([], errno) if errno else ([offsets[vcpu] % 2**64], "")
-            case "set_tsc_offset":
-                break
-        now += WIDTH
-        step: dict[str, Any] = {"op": data, "tsc": [begin, now], "ns": [begin, now]}
-        if values:
-            step["values"] = values
-            read.setdefault(data.get("label", ""), values[0])
-        if error:
-            step["errno"] = error
-        steps.append(step)
-        now += 5000
-    return from_played(name, "made-up", steps)
-
-
-def probe(**how: Any) -> Trace:
-    return play(PROBE_NAME, capabilities.PROBE, **how)
+def verdict(name: str, policy: str | Policy, expect: str | None = "mainline-6.7") -> Result:
+    """A scenario on a KVM with one policy, judged by another, or by its contract alone."""
+    scenario = SCENARIOS[name]
+    expectation = Expectation(POLICIES[expect] if expect else None)
+    return judge(scenario, play(name, scenario.script, policy), probe(policy), expectation)
 
 
 def states(trace: Trace) -> dict[str, State]:
@@ -88,70 +33,85 @@ def test_a_kvm_that_honours_writes_has_every_capability() -> None:
 
 
 def test_a_kvm_that_ignores_writes_is_found_out_by_effect() -> None:
-    found = states(probe(honours_writes=False, honours_offsets=False))
-    assert found == {
-        "stable-tsc": State.KEPT,
-        "guest-16": State.KEPT,
-        "guest-64": State.KEPT,
-        "tsc-write": State.BROKEN,
-        "tsc-offset": State.BROKEN,
-    }
+    found = states(probe("tsc-protected"))
+    assert [name for name, state in found.items() if state is State.BROKEN] == [
+        "tsc-write",
+        "tsc-offset",
+        "masterclock",
+    ]
 
 
 def test_an_unstable_tsc_is_found_out_by_effect() -> None:
-    assert states(probe(drifts=50_000))["stable-tsc"] is State.BROKEN
+    assert states(probe(stable=False))["stable-tsc"] is State.BROKEN
 
 
 @pytest.mark.parametrize("errno", ["EINVAL", "ENXIO"])
 def test_a_kernel_without_the_offset_attribute_lacks_that_alone(errno: str) -> None:
     # EINVAL is what a real 5.10 answers.
-    found = states(probe(errno=errno))
+    found = states(probe(attribute_errno=errno))
     assert [name for name, state in found.items() if state is not State.KEPT] == ["tsc-offset"]
 
 
-HONEST = ("young-restore", "old-restore", "offset-across-run")
+def test_what_the_probe_says_of_the_host_is_what_the_model_goes_by() -> None:
+    host = capabilities.host_facts(probe())
+    assert (host.khz, host.khz_exact, host.stable) == (2_000_000, True, True)
+    assert (host.tsc_clocksource, host.has_attribute) == (True, True)
+    assert capabilities.host_facts(probe(attribute_errno="ENXIO")).has_attribute is False
+    assert capabilities.host_facts(probe(stable=False)).stable is False
 
 
-@pytest.mark.parametrize("name", HONEST)
-def test_a_kvm_that_honours_every_write_passes(name: str) -> None:
-    scenario = SCENARIOS[name]
-    assert judge(scenario, play(name, scenario.script), probe()).verdict is Verdict.PASS
+def test_a_kept_contract_on_a_kernel_as_expected_passes() -> None:
+    result = verdict("young-restore", "mainline-6.7")
+    assert (result.verdict, result.kept, result.conforms) == (Verdict.PASS, True, True)
+    assert (result.reason, result.step) == ("", 0)
 
 
-@pytest.mark.parametrize("name", ["qemu-pair-old", "qemu-pair-young", "hotplug-after-restore"])
-def test_a_kvm_that_never_synchronizes_fails_what_needs_it(name: str) -> None:
-    scenario = SCENARIOS[name]
-    result = judge(scenario, play(name, scenario.script), probe())
-    assert result.verdict is Verdict.FAIL
-    assert result.step > 0
+def test_a_contract_that_the_expected_policy_breaks_itself_is_an_xfail() -> None:
+    result = verdict("three-writes", "mainline-6.7")
+    assert (result.verdict, result.kept, result.conforms) == (Verdict.XFAIL, False, True)
+    assert "the write was overridden" in result.reason
 
 
-def test_a_kvm_that_drops_the_write_fails_the_restore() -> None:
-    scenario = SCENARIOS["young-restore"]
-    steps = play(scenario.name, scenario.script).events
-    # As if the write had not been there: read from the same KVM without it.
-    without = tuple(each for each in scenario.script if each.label != "restore")
-    unwritten = {each.operation.label: each for each in play(scenario.name, without).events}
-    dropped = Trace(
-        scenario.name,
-        "made-up",
-        tuple(
-            each
-            if each.operation.label in ("restore", "")
-            else dataclasses.replace(each, values=unwritten[each.operation.label].values)
-            for each in steps
-        ),
+def test_a_kernel_with_another_policy_fails_even_where_it_keeps_the_contract() -> None:
+    # Oliver Upton's version honours the write, which 6.7 does not.
+    result = verdict("offset-then-write", "oliver-upton")
+    assert (result.verdict, result.kept, result.conforms) == (Verdict.FAIL, True, False)
+
+
+def test_a_failure_names_the_step_what_had_to_be_what_was_and_who_would_do_it() -> None:
+    result = verdict("young-restore", "mainline-before-6.7")
+    assert (result.verdict, result.kept, result.conforms, result.step) == (Verdict.FAIL, False, False, 5)
+    assert result.reason.startswith(
+        "read the TSC offset of vCPU 0: -7200000002000. Under mainline-6.7 it had"
     )
-    result = judge(scenario, dropped, probe())
-    assert result.verdict is Verdict.FAIL
-    assert "still counts from its creation" in result.reason
+    assert "850.0 ms, above what was seen, as of step 4 the write is honoured" in result.reason
+    assert result.reason.endswith("It is what mainline-before-6.7 or like-xu-v1 would do.")
+
+
+def test_a_kernel_that_does_what_nobody_proposed_is_said_to() -> None:
+    assert verdict("qemu-pair-old", NEVER_SNAPS).reason.endswith(
+        "It is what sean-christopherson or like-xu-v2 would do."
+    )
+    odd = dataclasses.replace(NEVER_SNAPS, window_ns=1, snap_requires=frozenset())
+    assert verdict("write-zero", odd).reason.endswith("No known policy would do it.")
+
+
+def test_a_kernel_judged_by_its_own_policy_never_fails() -> None:
+    for policy in POLICIES:
+        found = {name: verdict(name, policy, policy).verdict for name in SCENARIOS}
+        assert Verdict.FAIL not in found.values(), policy
+        assert Verdict.INCONCLUSIVE not in found.values(), policy
+
+
+def test_the_contracts_alone_need_no_policy() -> None:
+    assert verdict("three-writes", "mainline-6.7", None).verdict is Verdict.FAIL
+    assert verdict("offset-then-write", "oliver-upton", None).verdict is Verdict.PASS
+    assert verdict("young-restore", "mainline-6.7", None).conforms is None
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_what_a_kvm_cannot_do_is_skipped_by_name(name: str) -> None:
-    scenario = SCENARIOS[name]
-    trace = play(name, scenario.script, honours_writes=False, honours_offsets=False)
-    result = judge(scenario, trace, probe(honours_writes=False, honours_offsets=False))
+    result = verdict(name, "tsc-protected")
     assert result.verdict is Verdict.SKIP
     assert result.reason in {capability.missing for capability in capabilities.CAPABILITIES.values()}
 
@@ -159,24 +119,19 @@ def test_what_a_kvm_cannot_do_is_skipped_by_name(name: str) -> None:
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_an_unstable_tsc_fails_nothing(name: str) -> None:
     scenario = SCENARIOS[name]
-    trace = play(name, scenario.script, drifts=50_000)
-    assert judge(scenario, trace, probe(drifts=50_000)).verdict is Verdict.SKIP
-
-
-def test_a_kernel_before_6_7_fails_the_young_restore() -> None:
-    scenario = SCENARIOS["young-restore"]
-    trace = play(scenario.name, scenario.script, young_writes_snap=True)
-    assert judge(scenario, trace, probe(young_writes_snap=True)).verdict is Verdict.FAIL
+    trace = play(name, scenario.script, stable=False)
+    assert judge(scenario, trace, probe(stable=False)).verdict is Verdict.SKIP
 
 
 @pytest.mark.parametrize(("name", "label"), [("young-restore", "restore"), ("qemu-pair-young", "restore-0")])
 def test_a_player_that_was_held_up_proves_nothing(name: str, label: str) -> None:
     # Two seconds late the VM is young no longer, and a kernel before 6.7 keeps the written value too.
     scenario = SCENARIOS[name]
-    trace = play(name, scenario.script, young_writes_snap=True, held_up=(label, 2 * 10**9))
+    trace = play(name, scenario.script, "mainline-before-6.7", held_up=(label, 2 * 10**9))
     finding = check(scenario.claims[0], trace)
     assert finding.state is State.UNDECIDED
     assert "too far for this to say anything" in finding.reason
+    assert judge(scenario, trace, probe("mainline-before-6.7")).verdict is Verdict.INCONCLUSIVE
 
 
 def test_a_probe_that_could_not_tell_is_no_missing_capability() -> None:
@@ -212,6 +167,7 @@ def results(*verdicts: Verdict) -> list[Result]:
     ("verdicts", "status"),
     [
         ([Verdict.PASS, Verdict.SKIP], 0),
+        ([Verdict.XFAIL, Verdict.SKIP], 0),
         ([Verdict.PASS, Verdict.INCONCLUSIVE], 0),
         ([Verdict.PASS, Verdict.FAIL, Verdict.LOST], 1),
         ([Verdict.PASS, Verdict.LOST], 3),
@@ -229,7 +185,7 @@ def test_what_is_inconclusive_is_played_again_and_only_that() -> None:
 
     def flaky(wanted: Sequence[Scenario]) -> Session:
         played.append([each.name for each in wanted])
-        traces = {each.name: play(each.name, each.script) for each in wanted}
+        traces = dict(session(wanted).traces)
         if len(played) == 1:
             traces["young-restore"] = dataclasses.replace(
                 traces["young-restore"], events=traces["young-restore"].events[:2]
@@ -249,7 +205,7 @@ def test_a_machine_lost_on_the_second_try_leaves_the_verdicts_of_the_first() -> 
         calls.append(len(wanted))
         if len(calls) > 1:
             raise LostError("gone")
-        traces = {each.name: play(each.name, each.script) for each in wanted}
+        traces = session(wanted).traces
         return Session(probe(), {**traces, "young-restore": Trace("young-restore", "made-up", ())})
 
     outcome = settle(scenarios, lost_later)

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Made-up KVMs: the reference model as a player, behind the same interface as a real one."""
+
+import dataclasses
+from collections.abc import Sequence
+from itertools import pairwise
+
+from kvmharness import capabilities
+from kvmharness.model.policies import POLICIES
+from kvmharness.model.policy import Policy
+from kvmharness.model.simulate import HOST, Pace, simulate
+from kvmharness.scenarios import Scenario
+from kvmharness.script import Operation, Script
+from kvmharness.session import PROBE_NAME, Session
+from kvmharness.trace import Trace
+
+KHZ = HOST.khz or 0
+
+# Honours every write but those of the creation: what nobody ever proposed.
+NEVER_SNAPS = Policy(
+    "never-snaps", "Nothing snaps.", "made up", snap_requires=frozenset({"never"}), user_zero="as-value"
+)
+
+
+def play(
+    name: str,
+    script: Script,
+    policy: str | Policy = "mainline-6.7",
+    *,
+    stable: bool = True,
+    attribute_errno: str = "",
+    held_up: tuple[str, int] = ("", 0),
+) -> Trace:
+    """What a KVM with this policy leaves of a script.
+
+    `attribute_errno` is what it answers where it has no offset attribute; `held_up` is a label and how
+    many ns late the player comes to that step.
+    """
+    host = dataclasses.replace(HOST, stable=stable, has_attribute=not attribute_errno)
+    late = {id(before): held_up[1] for before, each in pairwise(script) if each.label == held_up[0]}
+
+    def pace(operation: Operation) -> Pace:
+        return Pace(pause=10_000 + late.get(id(operation), 0) * KHZ // 1_000_000)
+
+    rule = POLICIES[policy] if isinstance(policy, str) else policy
+    trace = simulate(name, script, rule, host, pace=pace)
+    events = [
+        dataclasses.replace(each, error=attribute_errno)
+        if each.error == "EINVAL" and attribute_errno
+        else each
+        for each in trace.events
+    ]
+    return Trace(name, "made-up", tuple(events))
+
+
+def probe(policy: str | Policy = "mainline-6.7", *, stable: bool = True, attribute_errno: str = "") -> Trace:
+    """The probe of such a KVM."""
+    return play(PROBE_NAME, capabilities.PROBE, policy, stable=stable, attribute_errno=attribute_errno)
+
+
+def session(
+    scenarios: Sequence[Scenario], policy: str | Policy = "mainline-6.7", *, stable: bool = True
+) -> Session:
+    """Everything played on such a KVM."""
+    return Session(
+        probe(policy, stable=stable),
+        {each.name: play(each.name, each.script, policy, stable=stable) for each in scenarios},
+    )
