@@ -110,6 +110,13 @@ class _Replay:
         """Take a step; the outcomes that what was seen rules out. DoubtError where nothing can be told."""
         self._check_clocks(event.bracket)
         check(event)
+        vcpu = getattr(event.operation, "vcpu", None)
+        if (
+            vcpu is not None
+            and vcpu not in self.worlds[0].vcpus
+            and not isinstance(event.operation, CreateVcpu)
+        ):
+            raise DoubtError(f"vCPU {vcpu} was never created")
         deed = deed_of(event)
         survivors, failed = [], []
         for world in self.worlds:
