@@ -46,7 +46,7 @@ class Course:
 
 def predict(scenario: str, script: Script, policies: Iterable[Policy]) -> list[Course]:
     """Play a script under each policy, on the simulated clock; those under which it goes alike together."""
-    courses: dict[tuple[str, ...], Course] = {}
+    courses: dict[object, Course] = {}
     for policy in policies:
         effects: list[str] = []
         reasons: list[str] = []
@@ -57,8 +57,9 @@ def predict(scenario: str, script: Script, policies: Iterable[Policy]) -> list[C
             reasons.append(reason)
 
         trace = simulate(scenario, script, policy, watch=watch)
-        alike = tuple(effects)
-        course = courses.setdefault(alike, Course([], alike, [{} for _ in alike], trace))
+        # Not by the words alone: what differs by less than they show differs.
+        alike = (*effects, *(event.values for event in trace.events))
+        course = courses.setdefault(alike, Course([], tuple(effects), [{} for _ in effects], trace))
         course.policies.append(policy.name)
         for known, reason in zip(course.reasons, reasons, strict=True):
             if reason:
@@ -68,10 +69,14 @@ def predict(scenario: str, script: Script, policies: Iterable[Policy]) -> list[C
 
 def parting_step(courses: Sequence[Course]) -> int:
     """The first step (from 1) at which the courses differ; 0 if there is only one."""
-    for number, effects in enumerate(zip(*(course.effects for course in courses), strict=False), 1):
-        if len(set(effects)) > 1:
+    for number, steps in enumerate(zip(*map(_steps, courses), strict=False), 1):
+        if len(set(steps)) > 1:
             return number
     return 0
+
+
+def _steps(course: Course) -> list[tuple[object, ...]]:
+    return [(effect, event.values) for effect, event in zip(course.effects, course.trace.events, strict=True)]
 
 
 def _effect(step: Step) -> tuple[str, str]:
