@@ -3,6 +3,7 @@
 
 import bz2
 import gzip
+import json
 import lzma
 import marshal
 import stat
@@ -14,10 +15,11 @@ from pathlib import Path
 import lz4.block
 import pytest
 import zstandard
+from debian.deb822 import Packages
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmharness.lab import apt, cache, image, kernels, machine, modules, play, vmlinux, wire
+from kvmharness.lab import apt, cache, image, kernels, machine, modules, play, suites, vmlinux, wire
 from kvmharness.lab.apt import KernelPackage
 from kvmharness.lab.cpio import Archive
 from kvmharness.lab.errors import LabError
@@ -150,12 +152,168 @@ def test_a_version_means_the_newest_that_begins_with_its_parts(prefix: str, vers
     assert (found and found.version) == version
 
 
-def test_an_unknown_kernel_is_answered_with_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apt, "offered", lambda refresh=False: PACKAGES)
-    with pytest.raises(LabError, match=r"unknown kernel 'debian:6\.2': .* offer debian:6\.12, debian:6\.1"):
+@pytest.fixture
+def mirror(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[KernelPackage]]:
+    """A mirror of this test's own: what the machine's sources ("") and each suite offer, by its name."""
+    there: dict[str, list[KernelPackage]] = {"": PACKAGES}
+    monkeypatch.setattr(apt, "offered", lambda refresh=False: there[""])
+    monkeypatch.setattr(suites, "offered", lambda suite, refresh=False: (there.get(suite, []), []))
+    return there
+
+
+Mirror = dict[str, list[KernelPackage]]
+
+
+def test_an_unknown_kernel_is_answered_with_what_there_is(mirror: Mirror) -> None:
+    mirror["sid"] = [KernelPackage("linux-image-7.2.1-cloud-amd64", "7.2.1-1", "7.2.1-cloud-amd64")]
+    with pytest.raises(
+        LabError, match=r"unknown kernel 'debian:6\.2': .* offers debian:6\.12, .*debian:7\.2"
+    ):
         kernels.find("debian:6.2")
     with pytest.raises(LabError, match="name it debian:VERSION"):
         kernels.find("6.1")
+    with pytest.raises(LabError, match=r"or debian:SUITE, which is one of bullseye, .*experimental"):
+        kernels.find("debian:bullsey")
+
+
+def test_a_suite_that_cannot_be_asked_is_named_when_a_kernel_is_unknown(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suites, "offered", lambda suite, refresh=False: ([], [f"{suite}: no key"]))
+    with pytest.raises(LabError, match=r"unknown kernel 'debian:7\.2': .*; not asked: bullseye: no key$"):
+        kernels.find("debian:7.2")
+    with pytest.raises(LabError, match=r"no kernel 'debian:sid': sid: no key$"):
+        kernels.find("debian:sid")
+
+
+def test_the_machines_own_sources_come_before_the_other_suites(mirror: Mirror) -> None:
+    newer = KernelPackage("linux-image-6.1.0-99-cloud-amd64", "6.1.99-1", "6.1.0-99-cloud-amd64")
+    mirror["bookworm"] = [newer]
+    assert kernels._of_version("debian:6.1", "6.1").version == "6.1.38-1"
+    assert kernels._of_version("debian:6.1.99", "6.1.99") == newer
+
+
+def test_a_suites_name_means_the_kernel_it_installs(mirror: Mirror) -> None:
+    old = KernelPackage("linux-image-5.10.0-1-cloud-amd64", "5.10.1-1", "5.10.0-1-cloud-amd64", usual=True)
+    mirror["bullseye"] = [
+        old,
+        KernelPackage("linux-image-6.1.0-1-cloud-amd64", "6.1.1-1", "6.1.0-1-cloud-amd64"),
+    ]
+    assert kernels._of_suite("debian:bullseye", "bullseye") == old
+
+
+INDEX = """\
+Package: linux-image-cloud-amd64
+Version: 7.2.13-1
+Depends: linux-image-7.2.13+deb14-cloud-amd64 (= 7.2.13-1)
+
+Package: linux-image-7.2-cloud-amd64
+Version: 7.2.13-1
+Depends: linux-image-7.2.13+deb14-cloud-amd64 (= 7.2.13-1)
+
+Package: linux-image-7.2.13+deb14-cloud-amd64
+Version: 7.2.13-1
+Depends: dracut | linux-initramfs-tool, linux-modules-7.2.13+deb14-cloud-amd64 (= 7.2.13-1),
+ linux-binary-7.2.13+deb14-cloud-amd64 (= 7.2.13-1)
+
+Package: linux-modules-7.2.13+deb14-cloud-amd64
+Version: 7.2.13-1
+
+Package: linux-binary-7.2.13+deb14-cloud-amd64
+Version: 7.2.13-1
+
+Package: linux-image-7.1.8+deb14-cloud-amd64
+Version: 7.1.8-1
+Depends: linux-binary-7.1.8+deb14-cloud-amd64 (= 7.1.8-1), linux-modules-7.1.8+deb14-cloud-amd64 (= 7.1.8-1)
+
+Package: linux-binary-7.1.8+deb14-cloud-amd64
+Version: 7.1.8-1
+
+Package: linux-image-6.12.9+deb12-cloud-amd64
+Version: 6.12.9-1
+Depends: kmod
+"""
+
+
+def test_a_kernel_is_offered_with_its_parts_and_not_without_one_of_them() -> None:
+    found = apt._kernels(list(Packages.iter_paragraphs(INDEX, use_apt_pkg=False)), "sid")
+    assert found == [
+        KernelPackage(
+            "linux-image-6.12.9+deb12-cloud-amd64", "6.12.9-1", "6.12.9+deb12-cloud-amd64", suite="sid"
+        ),
+        KernelPackage(
+            "linux-image-7.2.13+deb14-cloud-amd64",
+            "7.2.13-1",
+            "7.2.13+deb14-cloud-amd64",
+            ("linux-binary-7.2.13+deb14-cloud-amd64", "linux-modules-7.2.13+deb14-cloud-amd64"),
+            True,
+            "sid",
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "complaint", "kind"),
+    [
+        (
+            "W: GPG error: ... not available: NO_PUBKEY 0E98404D\nE: The repository is not signed.",
+            "apt-get update: the keyrings here lack the mirror's key 0E98404D: install a newer debian-arch",
+            LabError,
+        ),
+        (
+            "E: Failed to fetch http://mirror/InRelease  Temporary failure resolving 'mirror'",
+            "apt-get update: Failed to fetch http://mirror/InRelease",
+            apt.NoAnswerError,
+        ),
+        ("E: Failed to fetch http://mirror/Packages  404  Not Found", "404 ", LabError),
+        ("", "apt-get update: failed without a word", LabError),
+    ],
+)
+def test_apt_complains_in_one_line(said: str, complaint: str, kind: type[LabError]) -> None:
+    error = apt._error("apt-get update", said)
+    assert complaint in str(error)
+    assert "\n" not in str(error)
+    assert type(error) is kind
+
+
+@pytest.mark.parametrize("place", ["boot/vmlinuz-7.2", "usr/lib/modules/7.2/vmlinuz.unsigned"])
+def test_a_kernel_is_found_wherever_its_package_has_it(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image_file = tmp_path / "tree" / place
+    image_file.parent.mkdir(parents=True)
+    image_file.write_bytes(KERNEL)
+    monkeypatch.setattr(modules, "find", lambda tree: {"kvm_amd": tree})
+    monkeypatch.setattr(modules, "load_order", lambda name, available: {"kvm_amd": b"module"})
+    folder = tmp_path / "kernel"
+    folder.mkdir()
+    kernels._take("7.2", tmp_path / "tree", folder)
+    assert (folder / "vmlinux").read_bytes() == KERNEL
+    assert kernels._load("debian:7.2", folder).modules_for("kvm_amd") == [folder / "kvm_amd.ko"]
+
+
+def test_a_kernel_kept_in_another_format_is_unpacked_again(
+    mirror: Mirror, cache_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builds = []
+
+    def build(package: KernelPackage, folder: Path) -> None:
+        builds.append(package.version)
+        (folder / "kernel.json").write_text(
+            json.dumps({"format": kernels._FORMAT, "release": "r", "load_order": {}, "sizes": {}})
+        )
+
+    monkeypatch.setattr(kernels, "_build", build)
+    place = kernels.find("debian:6.1").folder
+    kernels.find("debian:6.1")
+    assert builds == ["6.1.38-1"]
+    (place / "kernel.json").write_text('{"format": 0}')
+    kernels.find("debian:6.1")
+    assert builds == ["6.1.38-1", "6.1.38-1"]
+    # What was kept before formats had numbers is of the first one.
+    (place / "kernel.json").write_text('{"release": "r", "load_order": {}, "sizes": {}}')
+    kernels.find("debian:6.1")
+    assert len(builds) == 2
 
 
 def test_what_is_built_for_the_cache_is_there_whole_or_not_at_all(cache_root: Path) -> None:

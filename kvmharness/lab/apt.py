@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Debian's kernels, through the machine's own apt sources and keys, in an apt state of our own.
+"""Debian's kernels, through apt, in apt states of our own: one for the machine's sources, one for each
+suite besides.
 
 apt checks signatures and hashes as it always does; the system's lists, cache and packages are not
 touched, and no root is needed. Sources, keys and proxies are the machine's.
@@ -7,25 +8,32 @@ touched, and no root is needed. Sources, keys and proxies are the machine's.
 
 import functools
 import json
+import os
 import re
 import shutil
 import subprocess
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from debian.deb822 import Deb822
+from debian.deb822 import Packages
 from debian.debian_support import Version
 
 from kvmharness.lab import cache
 from kvmharness.lab.errors import LabError
 
-# Kernels of the flavour that has KVM's modules and little else. Each release has a package of its own;
-# packages with a shorter version in their name are pointers to these.
-_PACKAGE = re.compile(r"linux-image-(\d+\.\d+\.\d+\S*-cloud-amd64)")
+# The flavour that has KVM's modules and little else. A kernel has an image package; since 7.x that is
+# a shell that depends on two others, the kernel itself and its modules.
+_FLAVOUR = "cloud-amd64"
+_PACKAGE = re.compile(rf"linux-(image|binary|binary-unsigned|modules)-\d\S*-{_FLAVOUR}")
+_USUAL = f"linux-image-{_FLAVOUR}"
 _INDEX_AGE_S = 24 * 3600
+# Who asks anew need not ask again for what was looked up this recently.
+_FRESH_S = 600
 
-# The system's own hooks (package manager front ends, say) are not for this state.
+# The system's own hooks (package manager front ends, say) are not for this state. A release that
+# becomes the old one changes its suite's and version's names; that is no reason to stop.
 _CONFIGURATION = """\
 Dir::State "{root}/state/";
 Dir::State::status "{root}/status";
@@ -34,120 +42,210 @@ Dir::Log "{root}/log/";
 APT::Sandbox::User "";
 Acquire::Languages "none";
 Acquire::Retries "3";
+Acquire::PDiffs "false";
+Acquire::GzipIndexes "true";
+Acquire::AllowReleaseInfoChange::Suite "true";
+Acquire::AllowReleaseInfoChange::Version "true";
 #clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
 #clear APT::Update::Post-Invoke-Success;
 #clear DPkg::Post-Invoke;
 """
+_OTHER_SOURCES = """\
+Dir::Etc::sourcelist "{root}/sources.list";
+Dir::Etc::sourceparts "-";
+Acquire::Retries "1";
+"""
+
+
+class NoAnswerError(LabError):
+    """The mirror cannot be reached, whatever it is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class KernelPackage:
-    """A kernel that the mirror offers: package, its version, and the kernel's release (uname -r)."""
+    """A kernel that the mirror offers: package, its version, and the kernel's release (uname -r).
+
+    `parts` are the packages that hold it, where that is not `package` itself. `usual` marks what its
+    suite installs when no version is asked for. `suite` is the suite's name on the mirror, "" for the
+    machine's own sources.
+    """
 
     package: str
     version: str
     release: str
+    parts: tuple[str, ...] = ()
+    usual: bool = False
+    suite: str = ""
 
 
 def offered(refresh: bool = False) -> list[KernelPackage]:
     """The kernels this machine's apt sources offer, oldest first.
 
-    Looked up at most once a day, unless `refresh`. LabError without apt, or when the mirror does not
-    answer and was never asked before.
+    Looked up at most once a day, with `refresh` at most every ten minutes. LabError without apt;
+    NoAnswerError when the mirror does not answer and was never asked before.
     """
-    index = _root() / "kernels.json"
-    known = _read_index(index)
-    fresh = known is not None and time.time() - index.stat().st_mtime < _INDEX_AGE_S
-    if known is not None and fresh and not refresh:
-        return known
-    with cache.locked(_root()):
-        trouble = None
-        try:
-            # By itself apt-get takes a mirror that does not answer for no trouble at all.
-            _apt("apt-get", "update", "-q", "-o", "APT::Update::Error-Mode=any")
-        except LabError as error:
-            trouble = error
-        found = _look_up()
-        if trouble is None:
-            index.write_text(json.dumps([asdict(package) for package in found]))
-        elif not found:
-            raise trouble
-    return found
+    return State().offered(refresh)
 
 
-def matching(prefix: str, packages: list[KernelPackage]) -> KernelPackage | None:
+def matching(prefix: str, packages: Iterable[KernelPackage]) -> KernelPackage | None:
     """The newest package whose version, or whose kernel's release, begins with the parts of `prefix`."""
     wanted = _parts(prefix)
-    matches = [
+    return newest(
         package
         for package in packages
         if wanted in (_parts(package.version)[: len(wanted)], _parts(package.release)[: len(wanted)])
-    ]
-    return max(matches, key=lambda package: Version(package.version), default=None)
+    )
 
 
-def download(package: KernelPackage, folder: Path) -> Path:
-    """The package's .deb, put into `folder`; apt has checked it against the signed index."""
-    with cache.locked(_root()):
-        _apt("apt-get", "download", "-q", f"{package.package}={package.version}", cwd=folder)
+def newest(packages: Iterable[KernelPackage]) -> KernelPackage | None:
+    """The package of the highest version; None of none."""
+    return max(packages, key=lambda package: Version(package.version), default=None)
+
+
+def download(package: KernelPackage, folder: Path) -> list[Path]:
+    """The .debs that hold the kernel, put into `folder`; apt has checked them against the signed index."""
+    state = State(package.suite)
+    names = package.parts or (package.package,)
+    with cache.locked(state.root):
+        state.apt("apt-get", "download", "-q", *(f"{name}={package.version}" for name in names), cwd=folder)
     found = sorted(folder.glob("*.deb"))
-    if len(found) != 1:
-        raise LabError(f"apt-get download {package.package} left {len(found)} packages where one was due")
-    return found[0]
+    if len(found) != len(names):
+        raise LabError(
+            f"apt-get download {' '.join(names)} left {len(found)} packages where {len(names)} were due"
+        )
+    return found
 
 
-def _root() -> Path:
-    return cache.root() / "apt"
+@dataclass(frozen=True, slots=True)
+class State:
+    """An apt state below the cache: of the machine's own sources, or of a `suite` with the line of a
+    sources.list as its only source (the one it had before, if none is given)."""
+
+    suite: str = ""
+    source: str = ""
+
+    @property
+    def root(self) -> Path:
+        """Where it is kept."""
+        own = cache.root() / "apt"
+        return own / "suites" / self.suite if self.suite else own
+
+    def known(self, refresh: bool = False) -> list[KernelPackage] | None:
+        """What was offered when last asked, if that is recent enough not to ask again."""
+        try:
+            age = time.time() - self._index.stat().st_mtime
+            if age < (_FRESH_S if refresh else _INDEX_AGE_S):
+                rows = json.loads(self._index.read_text())
+                return [KernelPackage(**{**row, "parts": tuple(row["parts"])}) for row in rows]
+        except (OSError, ValueError, TypeError, KeyError):
+            pass
+        return None
+
+    def offered(self, refresh: bool = False) -> list[KernelPackage]:
+        """What the sources offer, oldest first (see offered() of this module)."""
+        known = self.known(refresh)
+        if known is not None:
+            return known
+        with cache.locked(self.root):
+            if self.source:
+                (self.root / "sources.list").write_text(self.source + "\n")
+            trouble = None
+            try:
+                # By itself apt-get takes a mirror that does not answer for no trouble at all.
+                self.apt("apt-get", "update", "-q", "-o", "APT::Update::Error-Mode=any")
+            except LabError as error:
+                trouble = error
+            found = self._look_up()
+            if trouble is None:
+                self._index.write_text(json.dumps([asdict(package) for package in found]))
+            elif not found:
+                raise trouble
+        return found
+
+    def apt(self, program: str, *arguments: str, cwd: Path | None = None) -> str:
+        """What a program of apt's prints when it works on this state; LabError with its first complaint."""
+        if shutil.which(program) is None:
+            raise LabError(f"debian: kernels come through apt, and there is no {program} on this machine")
+        done = subprocess.run(
+            [program, "-c", str(_configuration(self.root, bool(self.suite))), *arguments],
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "LC_ALL": "C.UTF-8"},
+        )
+        if done.returncode:
+            raise _error(f"{program} {arguments[0]}", done.stderr)
+        return done.stdout
+
+    @property
+    def _index(self) -> Path:
+        return self.root / "kernels.json"
+
+    def _look_up(self) -> list[KernelPackage]:
+        names = [
+            name
+            for name in self.apt("apt-cache", "pkgnames", "linux-").split()
+            if _PACKAGE.fullmatch(name) or name == _USUAL
+        ]
+        if not names:
+            return []
+        shown = self.apt("apt-cache", "show", *names)
+        return _kernels(list(Packages.iter_paragraphs(shown, use_apt_pkg=False)), self.suite)
+
+
+def _kernels(paragraphs: list[Packages], suite: str) -> list[KernelPackage]:
+    """The kernels among an index's paragraphs, oldest first; none whose parts the index lacks."""
+    there = {(paragraph["Package"], paragraph["Version"]) for paragraph in paragraphs}
+    usual = {
+        (name, paragraph["Version"])
+        for paragraph in paragraphs
+        if paragraph["Package"] == _USUAL
+        for name in _depends(paragraph)
+    }
+    found = set()
+    for paragraph in paragraphs:
+        package, version = paragraph["Package"], paragraph["Version"]
+        needs = [name for name in _depends(paragraph) if _PACKAGE.fullmatch(name)]
+        if not package.startswith("linux-image-") or package == _USUAL:
+            continue
+        # An image that depends on an image is only a pointer to the newest of a series.
+        pointer = any(name.startswith("linux-image-") for name in needs)
+        if not pointer and all((name, version) in there for name in needs):
+            release = package.removeprefix("linux-image-")
+            is_usual = (package, version) in usual
+            found.add(KernelPackage(package, version, release, tuple(sorted(needs)), is_usual, suite))
+    return sorted(found, key=lambda package: Version(package.version))
+
+
+def _depends(paragraph: Packages) -> list[str]:
+    """The names a package depends on; of alternatives the first."""
+    return [alternatives[0]["name"] for alternatives in paragraph.relations["depends"] or []]
 
 
 def _parts(version: str) -> list[str]:
     return re.split(r"[.\-+~]", version)
 
 
-def _read_index(index: Path) -> list[KernelPackage] | None:
-    try:
-        rows = json.loads(index.read_text())
-        return [KernelPackage(str(row["package"]), str(row["version"]), str(row["release"])) for row in rows]
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-
-
-def _look_up() -> list[KernelPackage]:
-    names = [
-        name for name in _apt("apt-cache", "pkgnames", "linux-image-").split() if _PACKAGE.fullmatch(name)
-    ]
-    if not names:
-        return []
-    found = []
-    for paragraph in Deb822.iter_paragraphs(_apt("apt-cache", "show", *names), use_apt_pkg=False):
-        match = _PACKAGE.fullmatch(paragraph["Package"])
-        if match:
-            found.append(KernelPackage(paragraph["Package"], paragraph["Version"], match.group(1)))
-    return sorted(set(found), key=lambda package: Version(package.version))
-
-
-def _apt(program: str, *arguments: str, cwd: Path | None = None) -> str:
-    if shutil.which(program) is None:
-        raise LabError(f"debian: kernels come through apt, and there is no {program} on this machine")
-    command = [program, "-c", str(_configuration()), *arguments]
-    done = subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
-    )
-    if done.returncode:
-        errors = [line for line in done.stderr.splitlines() if line.startswith("E:")]
-        raise LabError(
-            f"{program} {arguments[0]}: {(errors or ['failed without a word'])[0].removeprefix('E: ')}"
-        )
-    return done.stdout
+def _error(command: str, stderr: str) -> LabError:
+    """What apt complains of, in one line: a missing key before what comes of it."""
+    missing = re.search(r"(NO_PUBKEY|Missing key) (\w+)", stderr)
+    if missing:
+        keyring = "install a newer debian-archive-keyring"
+        return LabError(f"{command}: the keyrings here lack the mirror's key {missing[2]}: {keyring}")
+    errors = [line for line in stderr.splitlines() if line.startswith("E:")]
+    complaint = (errors or ["failed without a word"])[0].removeprefix("E: ")
+    silent = re.search(r"Failed to fetch \S+ .*(resolv|connect|timed out|timeout)", complaint, re.IGNORECASE)
+    return (NoAnswerError if silent else LabError)(f"{command}: {complaint}")
 
 
 @functools.cache
-def _configuration() -> Path:
-    root = _root()
+def _configuration(root: Path, other_sources: bool) -> Path:
     for folder in ("state/lists/partial", "cache/archives/partial", "log"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     (root / "status").touch()
     path = root / "apt.conf"
-    path.write_text(_CONFIGURATION.format(root=root))
+    path.write_text((_CONFIGURATION + _OTHER_SOURCES * other_sources).format(root=root))
     return path

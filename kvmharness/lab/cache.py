@@ -62,3 +62,16 @@ def published(place: Path, build: Callable[[Path], None]) -> Path:
         finally:
             shutil.rmtree(building, ignore_errors=True)
     return place
+
+
+def removed(place: Path) -> None:
+    """Take `place` out of the cache at once; what it holds goes piece by piece behind that."""
+    with locked(place.parent):
+        going = Path(tempfile.mkdtemp(prefix="building-", dir=place.parent))
+        try:
+            if place.is_dir():
+                place.rename(going)
+        except OSError as error:
+            raise LabError(f"{place} cannot be removed: {error.strerror or error}") from None
+        finally:
+            shutil.rmtree(going, ignore_errors=True)

@@ -3,7 +3,8 @@
 
 A kernel is named
     debian:VERSION    the newest kernel of this machine's Debian sources whose version begins so
-                      (6.1 means 6.1.x, not 6.12)
+                      (6.1 means 6.1.x, not 6.12); the newest of Debian's suites, if they have none
+    debian:SUITE      the kernel that a suite (bullseye, sid) installs by itself
 """
 
 import difflib
@@ -13,11 +14,14 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvmharness.lab import apt, cache, modules, vmlinux
+from kvmharness.lab import apt, cache, modules, suites, vmlinux
 from kvmharness.lab.errors import LabError
 
 # KVM's two vendor modules; a machine loads the one for its CPU.
 VENDOR_MODULES = ("kvm_amd", "kvm_intel")
+
+# What _take() leaves in the cache. A kernel kept in another format is fetched and unpacked again.
+_FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +50,13 @@ class Kernel:
 
 def find(spec: str) -> Kernel:
     """The kernel called `spec`, fetched if it is not in the cache. LabError when there is none."""
-    kind, colon, version = spec.partition(":")
-    if kind != "debian" or not colon or not version:
+    kind, colon, name = spec.partition(":")
+    if kind != "debian" or not colon or not name:
         raise LabError(f"unknown kernel {spec!r}: name it debian:VERSION, as in debian:6.1")
-    package = _choose(spec, version)
+    package = _of_version(spec, name) if name[0].isdigit() else _of_suite(spec, name)
     place = cache.root() / "kernels" / cache_name(package)
+    if _format_of(place) not in (None, _FORMAT):
+        cache.removed(place)
     cache.published(place, lambda folder: _build(package, folder))
     return _load(spec, place)
 
@@ -66,44 +72,79 @@ def cached() -> list[str]:
     return sorted(path.parent.name for path in folder.glob("*/kernel.json"))
 
 
-def _choose(spec: str, version: str) -> apt.KernelPackage:
-    packages = apt.offered()
-    package = apt.matching(version, packages)
-    if package is None:
-        packages = apt.offered(refresh=True)
-        package = apt.matching(version, packages)
-    if package is None:
-        series = sorted({"debian:" + ".".join(each.version.split(".")[:2]) for each in packages})
-        near = difflib.get_close_matches(spec, series, cutoff=0.3) or series
+def _of_version(spec: str, version: str) -> apt.KernelPackage:
+    """The kernel of a version. First what is known of the machine's sources, then of the other suites;
+    both are asked anew, and only then is it unknown."""
+    troubles: list[str] = []
+    for refresh in (False, True):
+        own = apt.offered(refresh)
+        package = apt.matching(version, own)
+        if package is not None:
+            return package
+        others, troubles = _all_suites(refresh)
+        package = apt.matching(version, others)
+        if package is not None:
+            return package
+    series = sorted({"debian:" + ".".join(each.version.split(".")[:2]) for each in (*own, *others)})
+    near = difflib.get_close_matches(spec, series, cutoff=0.3) or series
+    raise LabError(
+        f"unknown kernel {spec!r}: Debian's mirror offers {', '.join(near) or 'no kernel at all'}"
+        + "".join(f"; not asked: {trouble}" for trouble in troubles[:1])
+    )
+
+
+def _all_suites(refresh: bool) -> tuple[list[apt.KernelPackage], list[str]]:
+    packages, troubles = [], []
+    for suite in suites.SUITES:
+        of_suite, troubles_of_suite = suites.offered(suite, refresh)
+        packages += of_suite
+        troubles += troubles_of_suite
+    return packages, troubles
+
+
+def _of_suite(spec: str, suite: str) -> apt.KernelPackage:
+    if suite not in suites.SUITES:
         raise LabError(
-            f"unknown kernel {spec!r}: the apt sources here offer {', '.join(near) or 'no kernel at all'}"
+            f"unknown kernel {spec!r}: name it debian:VERSION, as in debian:6.1, or debian:SUITE, "
+            f"which is one of {', '.join(suites.SUITES)}"
         )
+    packages, troubles = suites.offered(suite)
+    # Suites also have later kernels for those who want them; theirs is the one they install.
+    package = apt.newest(each for each in packages if each.usual) or apt.newest(packages)
+    if package is None:
+        reason = troubles[0] if troubles else "it has no kernel for cloud-amd64"
+        raise LabError(f"no kernel {spec!r}: {reason}")
     return package
 
 
 def _build(package: apt.KernelPackage, folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="building-", dir=folder.parent) as scratch:
-        deb = apt.download(package, Path(scratch))
         tree = Path(scratch) / "tree"
-        done = subprocess.run(
-            ["dpkg-deb", "-x", deb, tree],
-            capture_output=True,
-            text=True,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-        if done.returncode:
-            raise LabError(
-                f"{deb.name} does not unpack: {(done.stderr.splitlines() or ['no reason given'])[-1]}"
+        for deb in apt.download(package, Path(scratch)):
+            done = subprocess.run(
+                ["dpkg-deb", "-x", deb, tree],
+                capture_output=True,
+                text=True,
+                check=False,
+                stdin=subprocess.DEVNULL,
             )
+            if done.returncode:
+                raise LabError(
+                    f"{deb.name} does not unpack: {(done.stderr.splitlines() or ['no reason given'])[-1]}"
+                )
         _take(package.release, tree, folder)
 
 
 def _take(release: str, tree: Path, folder: Path) -> None:
     """Keep of an unpacked package what the lab boots: the kernel as ELF, KVM's modules, their order."""
-    images = sorted(tree.glob(f"boot/vmlinuz-{release}"))
+    # Since 7.x the kernel lies beside its modules, and says by its name when it is not signed.
+    images = [
+        image
+        for pattern in (f"boot/vmlinuz-{release}", f"usr/lib/modules/{release}/vmlinuz*")
+        for image in sorted(tree.glob(pattern))
+    ]
     if not images:
-        raise LabError(f"the package of {release} holds no boot/vmlinuz-{release}")
+        raise LabError(f"the package of {release} holds no kernel image")
     (folder / "vmlinux").write_bytes(vmlinux.extract(images[0].read_bytes()))
     available = modules.find(tree)
     load_order = {}
@@ -116,8 +157,16 @@ def _take(release: str, tree: Path, folder: Path) -> None:
     if not load_order:
         raise LabError(f"{release} has neither {' nor '.join(VENDOR_MODULES)}: a kernel without KVM")
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    description = {"release": release, "load_order": load_order, "sizes": sizes}
+    description = {"format": _FORMAT, "release": release, "load_order": load_order, "sizes": sizes}
     (folder / "kernel.json").write_text(json.dumps(description, indent=1))
+
+
+def _format_of(place: Path) -> int | None:
+    """The format of a kernel in the cache (the first one did not say); None when none can be read."""
+    try:
+        return int(json.loads((place / "kernel.json").read_text()).get("format", 1))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
 
 
 def _load(spec: str, place: Path) -> Kernel:
