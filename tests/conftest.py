@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from kvmharness.kvm import KvmUnavailableError, System, Vm
 from kvmharness.lab import kernels, play
@@ -15,6 +16,11 @@ from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machine import AMD
 from kvmharness.scenarios import SCENARIOS
 from kvmharness.session import Outcome, settle
+
+# `make test` plays the same examples every time; --hypothesis-profile nightly plays many, and new ones.
+settings.register_profile("default", derandomize=True, deadline=None, max_examples=200)
+settings.register_profile("nightly", deadline=None, max_examples=20_000)
+settings.load_profile("default")
 
 
 @pytest.fixture

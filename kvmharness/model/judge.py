@@ -77,7 +77,7 @@ class DoubtError(Exception):
 
 def judge(trace: Trace, policy: Policy, host: Host = UNKNOWN_HOST) -> Judgement:
     """Whether a kernel with `policy` on `host` can have left `trace`."""
-    replay = _Replay(Rules(policy, host))
+    replay = Replay(Rules(policy, host))
     for step, event in enumerate(trace.events, 1):
         try:
             failed = replay.play(step, event)
@@ -96,7 +96,7 @@ _DOUBTS = {
 }
 
 
-class _Replay:
+class Replay:
     """A trace on its way through the rules, and the worlds that are left."""
 
     def __init__(self, rules: Rules) -> None:

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from kvmharness.contract import TSC_STABLE
+from kvmharness.model.interval import signed
 from kvmharness.model.policy import Policy
 from kvmharness.model.quantity import bounds
-from kvmharness.model.sentence import describe, duration
+from kvmharness.model.sentence import describe
 from kvmharness.model.simulate import HOST, Step, simulate
 from kvmharness.script import (
     CreateVcpu,
@@ -95,8 +96,9 @@ def _effect(step: Step) -> tuple[str, str]:
         return "not KVM's", "writes do nothing" if isinstance(operation, _SETS_TSC) else ""
     if vcpu.ratio is not None:
         return "scaled", ""
-    tsc = offset.high + event.bracket.tsc_after
-    text = f"{'-' if tsc < 0 else ''}{duration(tsc, _KHZ)}"
+    tsc = signed(offset.high + event.bracket.tsc_after)
+    ns = tsc * 1_000_000 // _KHZ
+    text = f"{ns / 1e6:.3f} ms" if abs(ns) < 10**9 else f"{ns / 1e9:.6f} s"
     reason = vcpu.story.text if vcpu.story.step == world.step else ""
     return text, reason
 
