@@ -18,7 +18,7 @@ from kvmharness.scenarios import SCENARIOS
 from kvmharness.session import Outcome, settle
 
 # `make test` plays the same examples every time; --hypothesis-profile nightly plays many, and new ones.
-settings.register_profile("default", derandomize=True, deadline=None, max_examples=200)
+settings.register_profile("default", derandomize=True, deadline=None, max_examples=100)
 settings.register_profile("nightly", deadline=None, max_examples=20_000)
 settings.load_profile("default")
 

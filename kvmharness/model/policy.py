@@ -125,6 +125,8 @@ def _check(where: str, key: str, value: Any) -> Any:
     elif key in ("summary", "source"):
         if type(value) is not str or not value.isprintable():
             raise PolicyError(f"{where}: expected a line of text, got {value!a:.60}")
+    elif isinstance(value, dict):
+        raise PolicyError(f"{where}: a table in a table; a name with a dot in it goes into quotes")
     else:
         raise PolicyError(f"{where}: unknown; a policy has {', '.join(('like', *_KEYS))}")
     return value

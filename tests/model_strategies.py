@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Hypothesis strategies for the model: policies, hosts, scripts that a player can play, and its pace."""
+
+import dataclasses
+
+from hypothesis import strategies as st
+
+from kvmharness import script
+from kvmharness.model import policy
+from kvmharness.model.policies import POLICIES
+from kvmharness.model.policy import Policy
+from kvmharness.model.simulate import Pace
+from kvmharness.model.state import Host
+from kvmharness.script import Operation, Ppm, Read, Script, Time
+
+MS = 1_000_000
+
+
+def subsets(names: dict[str, str]) -> st.SearchStrategy[frozenset[str]]:
+    return st.frozensets(st.sampled_from(sorted(names)))
+
+
+# The proposed ones, and any combination of the choices.
+policies = st.one_of(
+    st.sampled_from(list(POLICIES.values())),
+    st.builds(
+        Policy,
+        name=st.just("any"),
+        summary=st.just(""),
+        source=st.just(""),
+        snap_requires=subsets(policy.SNAP_REQUIRES),
+        user_set_by=subsets(policy.USER_SET_BY),
+        user_zero=st.sampled_from(sorted(policy.USER_ZERO)),
+        window_ns=st.sampled_from([1, 10**6, 10**9, 10**10]),
+        snap_records=st.sampled_from(sorted(policy.SNAP_RECORDS)),
+        reloads=st.sampled_from(sorted(policy.RELOADS)),
+    ),
+)
+
+hosts = st.builds(
+    Host,
+    khz=st.sampled_from([999_951, 1_000_000, 2_445_432, 3_999_999]),
+    khz_exact=st.just(True),
+    stable=st.booleans(),
+    tsc_clocksource=st.booleans(),
+    has_attribute=st.booleans(),
+    fraction_bits=st.sampled_from([0, 32, 48]),
+)
+
+# From none to longer than any window.
+cycles = st.one_of(st.integers(0, 5_000), st.integers(0, 10**9), st.sampled_from([0, 5 * 10**9]))
+paces = st.builds(Pace, cycles, cycles, cycles, cycles)
+short = st.integers(0, 500)
+short_paces = st.builds(Pace, short, short, short, short)
+
+# Around what is decisive: 0, 1, the window's edges (a second from what was), far away, the ends of 64 bits.
+times = st.one_of(
+    st.integers(-2_100, 2_100).map(lambda ms: Time(ms * MS)),
+    st.sampled_from([Time(0), Time(10**9), Time(-(10**9)), Time(100 * 10**9)]),
+)
+plain = st.one_of(st.sampled_from([0, 1, 2**63, 2**64 - 1]), times)
+khz = st.one_of(
+    st.sampled_from([0, 1, 10**6, 2**31, 2**32 - 1]),
+    st.sampled_from([-500_000, -1000, -250, -200, 0, 200, 250, 251, 1000, 10**6]).map(Ppm),
+)
+
+
+def _operations(vcpu: int, earlier: list[str], frequencies: bool) -> st.SearchStrategy[Operation]:
+    read = st.builds(Read, st.sampled_from(earlier), times) if earlier else plain
+    values: st.SearchStrategy[script.Value] = st.one_of(plain, read)
+    names = st.sampled_from(["TSC", "TSC", "TSC", "TSC_ADJUST", "TSC_DEADLINE"])
+    choices: list[st.SearchStrategy[Operation]] = [
+        st.builds(
+            script.SetMsrs,
+            vcpu=st.just(vcpu),
+            msrs=st.lists(st.tuples(names, values), min_size=1, max_size=2).map(tuple),
+        ),
+        st.builds(script.SetMsrs, vcpu=st.just(vcpu), msrs=values.map(lambda value: (("TSC", value),))),
+        st.builds(
+            script.GetMsrs, vcpu=st.just(vcpu), indices=st.lists(names, min_size=1, max_size=2).map(tuple)
+        ),
+        st.builds(script.GetMsrs, vcpu=st.just(vcpu), indices=st.just(("TSC",))),
+        st.builds(script.SetTscOffset, vcpu=st.just(vcpu), offset=values),
+        st.builds(script.GetTscOffset, vcpu=st.just(vcpu)),
+        st.builds(script.Run, vcpu=st.just(vcpu)),
+        st.builds(
+            script.GuestWrite, vcpu=st.just(vcpu), msr=st.sampled_from(["TSC", "TSC_ADJUST"]), value=values
+        ),
+        st.builds(script.GetClock),
+        st.builds(script.MoveThread, to=st.integers(0, 2)),
+        st.builds(script.Sleep, ns=st.sampled_from([0, 50 * MS, 900 * MS, 1000 * MS, 2500 * MS])),
+    ]
+    if frequencies:
+        choices += [
+            st.builds(script.SetTscKhz, vcpu=st.just(vcpu), khz=khz),
+            st.builds(script.GetTscKhz, vcpu=st.just(vcpu)),
+            st.builds(script.SetVmTscKhz, khz=khz),
+        ]
+    return st.one_of(choices)
+
+
+@st.composite
+def scripts(draw: st.DrawFn, *, frequencies: bool = True, most: int = 14) -> Script:
+    """A script of up to four vCPUs, created anywhere in it, that refers to what it read before."""
+    found: list[Operation] = []
+    vcpus: list[int] = []
+    readable: list[str] = []
+    for number in range(draw(st.integers(1, most))):
+        label = f"s{number}"
+        if not vcpus or (len(vcpus) < 4 and draw(st.integers(0, 4)) == 0):
+            vcpus.append(len(vcpus))
+            guest = draw(st.sampled_from(["rdtsc-16", "rdtsc-64", "wrmsr-16"]))
+            found.append(script.CreateVcpu(vcpu=vcpus[-1], guest=guest, label=label))
+            continue
+        operation = draw(_operations(draw(st.sampled_from(vcpus)), readable, frequencies))
+        found.append(dataclasses.replace(operation, label=label))
+        if isinstance(operation, script.GetMsrs | script.Run):
+            readable.append(label)
+    return tuple(found)

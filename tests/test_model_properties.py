@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The judge is neither blind nor given to false alarms: what holds for every policy, script and pace.
+
+`pytest tests/test_model_properties.py --hypothesis-profile nightly` plays a hundred times as many.
+"""
+
+import dataclasses
+
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from kvmharness.model.judge import Possibility, Replay, judge
+from kvmharness.model.policy import Policy
+from kvmharness.model.rules import Rules
+from kvmharness.model.simulate import HOST, Pace, simulate
+from kvmharness.model.state import Host
+from kvmharness.script import GetMsrs, GetTscOffset, Run, Script, SetMsrs
+from kvmharness.trace import Event, Trace
+from tests.model_strategies import hosts, paces, policies, scripts, short_paces
+
+
+def played(
+    script: Script, policy: Policy, host: Host, data: st.DataObject, pace: st.SearchStrategy[Pace]
+) -> Trace:
+    return simulate(
+        "any",
+        script,
+        policy,
+        host,
+        pace=lambda operation: data.draw(pace),
+        choose=lambda count: data.draw(st.integers(0, count - 1)),
+    )
+
+
+@given(scripts(), policies, hosts, st.data())
+def test_what_the_model_plays_is_possible_under_its_policy(
+    script: Script, policy: Policy, host: Host, data: st.DataObject
+) -> None:
+    trace = played(script, policy, host, data, paces)
+    judgement = judge(trace, policy, host)
+    assert judgement.possibility is Possibility.POSSIBLE, judgement
+
+
+@given(scripts(frequencies=False), policies, hosts, st.data())
+def test_it_is_possible_too_when_nothing_is_known_of_the_host(
+    script: Script, policy: Policy, host: Host, data: st.DataObject
+) -> None:
+    trace = played(script, policy, host, data, paces)
+    judgement = judge(trace, policy, Host(stable=host.stable))
+    assert judgement.possibility is Possibility.POSSIBLE, judgement
+
+
+def worlds(trace: Trace, policy: Policy) -> int:
+    """In how many ways a trace may have come about."""
+    replay = Replay(Rules(policy, HOST))
+    for step, event in enumerate(trace.events, 1):
+        replay.play(step, event)
+    return len(replay.worlds)
+
+
+def readings(trace: Trace) -> list[int]:
+    """The places of the steps that read a TSC or an offset."""
+    return [
+        place
+        for place, event in enumerate(trace.events)
+        if not event.error
+        and (
+            isinstance(event.operation, GetTscOffset | Run)
+            or (isinstance(event.operation, GetMsrs) and event.operation.indices[0] == "TSC")
+        )
+    ]
+
+
+def changed(trace: Trace, place: int, event: Event) -> Trace:
+    return dataclasses.replace(trace, events=(*trace.events[:place], event, *trace.events[place + 1 :]))
+
+
+# Without catch-up, which the model only bounds, and with a TSC that is KVM's.
+exact_policies = policies.filter(lambda policy: policy.honours_writes and policy.reloads == "unstable")
+
+
+@given(scripts(frequencies=False), exact_policies, st.data())
+def test_a_reading_changed_by_more_than_the_brackets_allow_is_impossible(
+    script: Script, policy: Policy, data: st.DataObject
+) -> None:
+    trace = played(script, policy, HOST, data, short_paces)
+    assume(readings(trace))
+    # Where a bracket straddles a decision, the changed value may be what the other world had.
+    assume(worlds(trace, policy) == 1)
+    place = data.draw(st.sampled_from(readings(trace)))
+    event = trace.events[place]
+    # An offset is known to the bracket of the write that set it and the bracket of each reading.
+    slack = sum(each.bracket.width for each in trace.events)
+    by = data.draw(st.integers(slack + 1, 2**62)) * data.draw(st.sampled_from([1, -1]))
+    wrong = dataclasses.replace(event, values=((event.values[0] + by) % 2**64, *event.values[1:]))
+    judgement = judge(changed(trace, place, wrong), policy, HOST)
+    assert judgement.possibility is Possibility.IMPOSSIBLE
+    assert judgement.step >= place + 1
+    assert judgement.seen
+    assert judgement.possible
+
+
+@given(scripts(frequencies=False), exact_policies, st.data())
+def test_a_write_that_was_refused_is_impossible(script: Script, policy: Policy, data: st.DataObject) -> None:
+    trace = played(script, policy, HOST, data, short_paces)
+    writes = [
+        place
+        for place, event in enumerate(trace.events)
+        if isinstance(event.operation, SetMsrs) and all(name == "TSC" for name, _ in event.operation.msrs)
+    ]
+    assume(writes)
+    place = data.draw(st.sampled_from(writes))
+    judgement = judge(
+        changed(trace, place, dataclasses.replace(trace.events[place], error="EINVAL")), policy, HOST
+    )
+    assert (judgement.possibility, judgement.step) == (Possibility.IMPOSSIBLE, place + 1)
+    assert judgement.possible == "it ends with success"
