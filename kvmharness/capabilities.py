@@ -134,6 +134,10 @@ CAPABILITIES = {
 # a guest read what the host set.
 NEEDED_BY_ALL = ("stable-tsc", "guest-16")
 
+# Time since the boot, by which the kernel has corrected the rate of its TSC for good. It does so about a
+# second after the boot, later when it is disturbed (tsc_refine_calibration_work).
+_CALIBRATED_NS = 60_000 * MS
+
 # How kernels answer an attribute or ioctl they do not know; before 5.16 it is EINVAL for a vCPU's
 # attributes (kvm_arch_vcpu_ioctl, default).
 _UNKNOWN = ("ENXIO", "ENOTTY", "EINVAL")
@@ -146,11 +150,12 @@ def host_facts(probe: Trace) -> Host:
     offset, clock = events.get("offset-before"), events.get("clock")
     khz, rate = (_first_value(events.get(label)) for label in ("create-0", "host-khz"))
     knows = None if offset is None or offset.error not in ("", *_UNKNOWN) else not offset.error
+    up_ns = probe.events[0].bracket.ns_before if probe.events else 0
     stable_clock = clock is not None and len(clock.values) == 2 and bool(clock.values[1] & TSC_STABLE)
     return Host(
         # What vCPUs are created with may be older than the end of the TSC's calibration.
         khz=rate or khz,
-        khz_exact=khz is not None and khz == rate,
+        khz_exact=khz is not None and khz == rate and up_ns >= _CALIBRATED_NS,
         stable=found["stable-tsc"].state is not State.BROKEN,
         tsc_clocksource=True if stable_clock else None,
         has_attribute=knows,

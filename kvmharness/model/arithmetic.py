@@ -63,6 +63,13 @@ def in_window(value: int, expected: int, window: int) -> bool:
     return value < (expected + window) % WORD and (value + window) % WORD > expected % WORD
 
 
+def may_be_less(low: int, high: int, other_low: int, other_high: int) -> bool:
+    """Whether one of `low` to `high` may be less than one of the others, each taken modulo 2**64."""
+    least = 0 if low // WORD != high // WORD else low % WORD
+    most = WORD - 1 if other_low // WORD != other_high // WORD else other_high % WORD
+    return least < most
+
+
 def window_answers(value: int, low: int, high: int, window: int) -> set[bool]:
     """All that in_window() may say when what was expected lies anywhere from `low` to `high`."""
     # Between these places the answer does not change.

@@ -14,7 +14,8 @@ from kvmharness.model.interval import Interval, TooWideError
 from kvmharness.model.operations import Answer, Deed, Flag, Outcome, Tsc, Within, perform
 from kvmharness.model.policy import Policy
 from kvmharness.model.quantity import Quantity, narrow
-from kvmharness.model.rules import Rules, UnknownRateError
+from kvmharness.model.rates import UnknownRateError
+from kvmharness.model.rules import Rules
 from kvmharness.model.state import Host, Moment, World
 from kvmharness.script import (
     CreateVcpu,
@@ -81,9 +82,10 @@ def judge(trace: Trace, policy: Policy, host: Host = UNKNOWN_HOST) -> Judgement:
     for step, event in enumerate(trace.events, 1):
         try:
             failed = replay.play(step, event)
-        except (DoubtError, UnknownRateError, TooWideError) as doubt:
-            reason = _DOUBTS.get(type(doubt)) or str(doubt)
-            return Judgement(policy, Possibility.UNDECIDED, step, reason)
+        except DoubtError as doubt:
+            return Judgement(policy, Possibility.UNDECIDED, step, str(doubt))
+        if not replay.worlds and replay.lost:
+            return Judgement(policy, Possibility.UNDECIDED, *replay.lost)
         if not replay.worlds:
             seen, possible = sentence.what_was_seen(event), sentence.what_was_possible(failed, event)
             return Judgement(policy, Possibility.IMPOSSIBLE, step, seen, possible)
@@ -97,10 +99,15 @@ _DOUBTS = {
 
 
 class Replay:
-    """A trace on its way through the rules, and the worlds that are left."""
+    """A trace on its way through the rules, and the worlds that are left.
+
+    `lost` is the step at which a world was lost of which nothing more can be told, and why that is. The
+    others may still explain the trace; but while there is a lost one it is not impossible.
+    """
 
     def __init__(self, rules: Rules) -> None:
         self.worlds = [rules.new_vm()]
+        self.lost: tuple[int, str] | None = None
         self._rules = rules
         self._first: Bracket | None = None
         self._previous: Bracket | None = None
@@ -118,14 +125,18 @@ class Replay:
         ):
             raise DoubtError(f"vCPU {vcpu} was never created")
         deed = deed_of(event)
-        survivors, failed = [], []
+        survivors: list[World] = []
+        failed: list[Outcome] = []
         for world in self.worlds:
             world.step, world.made = step, 0
-            for outcome in perform(self._rules, world, deed):
-                if _agrees(outcome, event, deed.moment):
-                    survivors.append(outcome.world)
-                else:
-                    failed.append(outcome)
+            try:
+                for outcome in perform(self._rules, world, deed):
+                    if _agrees(outcome, event, deed.moment):
+                        survivors.append(outcome.world)
+                    else:
+                        failed.append(outcome)
+            except (UnknownRateError, TooWideError) as doubt:
+                self.lost = self.lost or (step, _DOUBTS[type(doubt)])
         self.worlds = survivors if len(survivors) < 2 else _distinct(survivors)
         self._followed += len(self.worlds)
         if self._followed > _WORLDS_AT_LEAST + _WORLDS_PER_STEP * step:

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from kvmharness.contract import TSC_STABLE
 from kvmharness.model.interval import Interval
-from kvmharness.model.quantity import Quantity
-from kvmharness.model.rules import Rules, UnknownRateError
+from kvmharness.model.quantity import Quantity, bounds
+from kvmharness.model.rules import Rules
 from kvmharness.model.state import HOME, Moment, Vcpu, World
 from kvmharness.script import (
     CreateVcpu,
@@ -86,9 +86,14 @@ def perform(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
     return _HANDLERS[type(deed.operation)](rules, world, deed)
 
 
-def _tsc(vcpu: Vcpu) -> Tsc:
-    if not vcpu.ratio_known:
-        raise UnknownRateError
+def _tsc(rules: Rules, world: World, vcpu: Vcpu, deed: Deed) -> Answer:
+    """The TSC that KVM reckons the vCPU has: kvm_read_l1_tsc()."""
+    if not vcpu.follows:
+        return None
+    if vcpu.ratio_slack:
+        scaled = rules.scaled(world, vcpu, deed.moment.tsc)
+        offset = bounds(vcpu.l1_tsc_offset, world.unknowns)
+        return Within(Interval(scaled.low + offset.low, scaled.high + offset.high)) if offset else None
     return Tsc(vcpu.l1_tsc_offset, vcpu.ratio)
 
 
@@ -130,7 +135,7 @@ def _get_msrs(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
     rules.load_vcpu(world, deed.operation.vcpu, deed.moment)
     vcpu = world.vcpus[deed.operation.vcpu]
     answers: dict[str, Answer] = {
-        "TSC": _tsc(vcpu),
+        "TSC": _tsc(rules, world, vcpu, deed),
         "TSC_ADJUST": vcpu.ia32_tsc_adjust_msr,
     }
     names = deed.operation.indices
@@ -176,9 +181,7 @@ def _set_tsc_khz(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
     outcomes = []
     if khz == 0:
         # 0 stands for the host's own rate (kvm_arch_vcpu_ioctl, KVM_SET_TSC_KHZ).
-        world.vcpus[number].ratio = None
-        world.vcpus[number].virtual_tsc_khz = world.host_khz or 0
-        world.vcpus[number].khz_known = rules.host.khz_exact
+        rules.set_host_khz(world, number)
         return [Outcome(world, (None,))]
     if khz >= 2**31 - 1 and world.fraction_bits != 0:
         # kvm_caps.max_guest_tsc_khz is there at the latest; what is refused for it changes nothing.
@@ -191,8 +194,10 @@ def _set_tsc_khz(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
 def _get_tsc_khz(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
     rules.load_vcpu(world, deed.operation.vcpu, deed.moment)
     vcpu = world.vcpus[deed.operation.vcpu]
-    if not vcpu.khz_known and deed.written:
-        vcpu.virtual_tsc_khz, vcpu.khz_known = deed.written[0], True
+    if vcpu.host_rate_at and deed.written:
+        low, high = rules.khz(vcpu)
+        world.learn_rate(vcpu.host_rate_at, deed.written[0])
+        return [Outcome(world, (Within(Interval(low, high)) if rules.policy.honours_writes else None,))]
     return [Outcome(world, (Quantity(vcpu.virtual_tsc_khz),))]
 
 
@@ -201,8 +206,9 @@ def _set_vm_tsc_khz(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
     refused = Outcome(world.fork(), (None,), UNKNOWN | REFUSED)
     if not deed.written or (world.vcpus and world.refuses_vm_khz):
         return [refused]
-    world.default_tsc_khz = deed.written[0] or world.host_khz
-    world.default_was_set = True
+    # 0 stands for the host's own rate (kvm_arch_vm_ioctl): the next vCPU tells what that is.
+    world.default_tsc_khz = deed.written[0] or (world.host_khz if rules.host.khz_exact else None)
+    world.default_was_set = bool(deed.written[0])
     if world.vcpus:
         world.refuses_vm_khz = False
         refused.world.refuses_vm_khz = True
@@ -224,7 +230,10 @@ def _samples(rules: Rules, world: World, vcpu: Vcpu, deed: Deed) -> tuple[Answer
     """What the guest reads while it runs."""
     if rules.host.stable or not rules.policy.honours_writes:
         if not vcpu.tsc_catchup:
-            return (_tsc(vcpu),) * deed.samples
+            if not vcpu.ratio and vcpu.follows:
+                # Without TSC scaling the CPU knows no ratio, whatever KVM has noted.
+                return (Tsc(vcpu.l1_tsc_offset, None),) * deed.samples
+            return (_tsc(rules, world, vcpu, deed),) * deed.samples
         seen = rules.guest_tsc(world, vcpu, deed.moment.tsc)
         return (Within(seen),) * deed.samples
     # With an unstable TSC the offset is set anew at every load, but the guest's TSC does not run backwards.

@@ -8,26 +8,17 @@ world it was given is used up.
 """
 
 from kvmharness.model import arithmetic
-from kvmharness.model.arithmetic import cycles
 from kvmharness.model.interval import Interval
-from kvmharness.model.policy import Policy
 from kvmharness.model.quantity import Quantity, bounds
-from kvmharness.model.state import Host, Moment, Story, Vcpu, World
+from kvmharness.model.rates import Rates, UnknownRateError
+from kvmharness.model.state import Moment, Story, Vcpu, World
 
 _JOINED = "it joins the generation, and takes its offset"
 _FIRST = "it counts from its creation, and begins a generation"
 
 
-class UnknownRateError(Exception):
-    """A rule rests on the host's TSC rate, and nothing in the trace says what that is."""
-
-
-class Rules:
+class Rules(Rates):
     """The rules of a kernel with `policy` on `host`."""
-
-    def __init__(self, policy: Policy, host: Host) -> None:
-        self.policy = policy
-        self.host = host
 
     def new_vm(self) -> World:
         """kvm_arch_init_vm()"""
@@ -40,23 +31,6 @@ class Rules:
             fraction_bits=host.fraction_bits,
         )
 
-    # Time as a vCPU sees it
-
-    def scaled(self, world: World, vcpu: Vcpu, tsc: Interval) -> Interval:
-        """The host's TSC at the vCPU's rate: kvm_scale_tsc()."""
-        if vcpu.ratio is None:
-            return tsc
-        if not vcpu.ratio_known:
-            raise UnknownRateError
-        bits = world.fraction_bits or 0
-        return Interval(tsc.low * vcpu.ratio >> bits, tsc.high * vcpu.ratio >> bits)
-
-    def guest_tsc(self, world: World, vcpu: Vcpu, tsc: Interval) -> Interval:
-        """The vCPU's TSC while the host's is somewhere in `tsc`: kvm_read_l1_tsc()."""
-        offset, scaled = bounds(vcpu.l1_tsc_offset, world.unknowns), self.scaled(world, vcpu, tsc)
-        assert offset is not None  # only a protected TSC's is not known at all, and no rule asks for it
-        return Interval(scaled.low + offset.low, scaled.high + offset.high)
-
     def _offset_for(self, world: World, vcpu: Vcpu, value: Interval, tsc: Interval) -> Quantity:
         """The offset with which the vCPU's TSC is `value` now: kvm_compute_l1_tsc_offset()."""
         scaled = self.scaled(world, vcpu, tsc)
@@ -68,10 +42,15 @@ class Rules:
         """kvm_arch_vcpu_create() and kvm_arch_vcpu_postcreate(): a TSC of 0, written by the kernel."""
         vcpu = world.vcpus[number] = Vcpu(cpu=world.cpu)
         # The first load comes from no CPU at all, which counts as another one.
-        vcpu.tsc_catchup = not self.host.stable or self.policy.reloads == "before-first-run"
+        vcpu.tsc_catchup = self.policy.honours_writes and (
+            not self.host.stable or self.policy.reloads == "before-first-run"
+        )
         khz = world.default_tsc_khz
         if khz is None:
             raise UnknownRateError
+        if self.policy.honours_writes:
+            # Until set_tsc_khz() sets one, which it does only for a rate that it need not catch up with.
+            vcpu.ratio = 0
         made = []
         for each, _ in self.set_tsc_khz(world, number, khz):
             if not self.policy.honours_writes:
@@ -85,54 +64,6 @@ class Rules:
                 made += self.synchronize_tsc(each, number, 0, moment, user=False)
         return made
 
-    def set_tsc_khz(self, world: World, number: int, khz: int) -> list[tuple[World, bool]]:
-        """kvm_set_tsc_khz(): the worlds, and whether the rate was accepted. Even a refused one is noted."""
-        vcpu = world.vcpus[number]
-        vcpu.virtual_tsc_khz, vcpu.khz_known = khz, True
-        if not self.policy.honours_writes:
-            vcpu.khz_known = False
-            return [(world, True), (world.fork(), False)]
-        base = world.host_khz
-        if base is None:
-            raise UnknownRateError
-        # Before the TSC is calibrated to the end, tsc_khz is up to 1 % off (tsc_refine_calibration_work),
-        # and what vCPUs are created with may stem from then.
-        slack = 0 if self.host.khz_exact else base // 100
-        tolerated = {arithmetic.tolerated(khz, base + off) for off in {-slack, 0, slack}}
-        if khz == world.default_tsc_khz and not world.default_was_set:
-            tolerated = {True}
-        found = []
-        if True in tolerated:
-            each = world.fork() if len(tolerated) > 1 else world
-            each.vcpus[number].ratio = None
-            found.append((each, True))
-        if False in tolerated:
-            known = world.fraction_bits
-            for bits in (0, 32, 48) if known is None else (known,):
-                each = world.fork()
-                each.fraction_bits = bits
-                found += self._scale(each, each.vcpus[number], khz, slack)
-        return found
-
-    def _scale(self, world: World, vcpu: Vcpu, khz: int, slack: int) -> list[tuple[World, bool]]:
-        """set_tsc_khz() for a rate that is too far off: the worlds, and whether it was accepted."""
-        bits, base = world.fraction_bits, world.host_khz or 0
-        if not bits:
-            found = []
-            if khz <= base + slack:
-                found.append((world.fork(), False))
-            if khz > base - slack:
-                vcpu.tsc_catchup = vcpu.tsc_always_catchup = True
-                found.append((world, True))
-            return found
-        ratio = arithmetic.scaling_ratio(khz, base, bits)
-        # kvm_caps.max_tsc_scaling_ratio: 8 bits before the point on AMD, 16 on Intel.
-        if not 0 < ratio < 2**40 if bits == 32 else not 0 < ratio < 2**64 - 1:
-            return [(world, False)]
-        vcpu.ratio = ratio
-        vcpu.ratio_known = not slack
-        return [(world, True)]
-
     # Writes
 
     def synchronize_tsc(
@@ -145,9 +76,10 @@ class Rules:
         decisions = self._synchronizing(world, vcpu, data, moment, user)
         if user and ("value" if data else "zero") in self.policy.user_set_by:
             world.user_set_tsc = True
-        if not vcpu.khz_known:
-            decisions = [(False, "whether its kHz are the last writer's is not known"), *decisions]
-        elif vcpu.virtual_tsc_khz != world.last_tsc_khz:
+        same_rate = self.same_rate(world, vcpu)
+        if same_rate is None and len(decisions) == 1:
+            decisions = [(False, "its kHz may not be the last writer's"), *decisions]
+        elif same_rate is False:
             story = f"its kHz is not the last writer's {world.last_tsc_khz}" if world.last_tsc_khz else _FIRST
             decisions = [(False, story)]
         worlds = [world, *(world.fork() for _ in decisions[1:])]
@@ -169,8 +101,10 @@ class Rules:
         if unmet:
             return [(False, f"the write is honoured: {unmet}")]
         expected = self._expected(world, vcpu, moment)
-        window = vcpu.virtual_tsc_khz * 1000 * policy.window_ns // arithmetic.NS_PER_SECOND
-        answers = arithmetic.window_answers(data, expected.low, expected.high, window)
+        answers = set()
+        for khz in set(self.khz(vcpu)):
+            window = khz * 1000 * policy.window_ns // arithmetic.NS_PER_SECOND
+            answers |= arithmetic.window_answers(data, expected.low, expected.high, window)
         stories = {
             True: f"the write is near the last one: {_JOINED}",
             False: "the write is honoured: it is too far from the last one to be an attempt to synchronize",
@@ -190,14 +124,9 @@ class Rules:
             return "no other vCPU is matched"
         return ""
 
-    def _elapsed(self, since: Interval, now: Interval, khz: int) -> Interval:
-        """The time since then, in cycles of `khz` kHz. KVM's clock does not run backwards."""
-        low, high = max(0, now.low - since.high), max(0, now.high - since.low)
-        return Interval(cycles(low, khz), cycles(high, khz))
-
     def _expected(self, world: World, vcpu: Vcpu, moment: Moment) -> Interval:
         last = world.last_tsc_write
-        elapsed = self._elapsed(world.last_tsc_nsec, moment.ns, vcpu.virtual_tsc_khz)
+        elapsed = self.elapsed(world.last_tsc_nsec, moment.ns, vcpu)
         return Interval(last.low + elapsed.low, last.high + elapsed.high)
 
     def _write(self, world: World, number: int, data: int, moment: Moment, synchronizing: bool) -> None:
@@ -208,7 +137,7 @@ class Rules:
             offset = world.cur_tsc_offset
             written, ns = self._recorded(world, vcpu, offset, written, moment)
         elif synchronizing:
-            elapsed = self._elapsed(world.last_tsc_nsec, moment.ns, vcpu.virtual_tsc_khz)
+            elapsed = self.elapsed(world.last_tsc_nsec, moment.ns, vcpu)
             value = written = Interval(data + elapsed.low, data + elapsed.high)
             offset = self._offset_for(world, vcpu, value, moment.tsc)
         else:
@@ -250,9 +179,10 @@ class Rules:
         """Whether an offset matches the last one: no, or, where that is not known to the cycle, both."""
         last = bounds(world.last_tsc_offset, world.unknowns)
         given = Interval(offset, offset)
-        if vcpu.virtual_tsc_khz != world.last_tsc_khz or last is None or last.intersection(given) is None:
+        same_rate = self.same_rate(world, vcpu)
+        if same_rate is False or last is None or last.intersection(given) is None:
             return [(world, False)]
-        if last.width == 0:
+        if last.width == 0 and same_rate:
             return [(world, True)]
         return [(world.fork(), False), (world, True)]
 
@@ -261,7 +191,7 @@ class Rules:
     ) -> None:
         """__kvm_synchronize_tsc(); `recorded` is what last_tsc_write and last_tsc_nsec become."""
         world.last_tsc_write, world.last_tsc_nsec = recorded
-        world.last_tsc_khz = vcpu.virtual_tsc_khz
+        world.last_tsc_khz, world.last_host_rate_at = vcpu.virtual_tsc_khz, vcpu.host_rate_at
         world.last_tsc_offset = offset
         vcpu.l1_tsc_offset = offset
         if not matched:
@@ -330,13 +260,15 @@ class Rules:
         """
         now = bounds(vcpu.l1_tsc_offset, world.unknowns)
         assert now is not None
-        elapsed = self._elapsed(vcpu.this_tsc_nsec, moment.ns, vcpu.virtual_tsc_khz)
+        elapsed = self.elapsed(vcpu.this_tsc_nsec, moment.ns, vcpu)
         scaled = self.scaled(world, vcpu, moment.tsc)
-        due = vcpu.this_tsc_write.high + elapsed.high - scaled.low
-        # The circle's shorter way: what is due may have been counted from another lap.
-        due = Interval(due, due).near(now).low
-        if due > now.high:
-            vcpu.l1_tsc_offset = world.unknown(Interval(now.low, due))
+        write = vcpu.this_tsc_write
+        due = Interval(write.low + elapsed.low, write.high + elapsed.high)
+        # Both as unsigned numbers: a TSC that has wrapped around is less than one that is behind it.
+        if arithmetic.may_be_less(now.low + scaled.low, now.high + scaled.high, due.low, due.high):
+            moved = Interval(due.low - scaled.high, due.high - scaled.low).near(now)
+            low, high = min(now.low, moved.low), max(now.high, moved.high)
+            vcpu.l1_tsc_offset = world.unknown(Interval(low, high))
 
     # Writes by the guest itself
 

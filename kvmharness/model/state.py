@@ -63,19 +63,23 @@ NO_STORY = Story(0, "")
 class Vcpu:
     """A vCPU. TSCs and offsets in cycles, this_tsc_nsec in ns; of what the kernel does not call so:
 
-    ratio, ratio_known  l1_tsc_scaling_ratio, a fraction of 2**fraction_bits, None without scaling; not known
-                        where it may be a little off
+    ratio, ratio_slack  l1_tsc_scaling_ratio, a fraction of 2**fraction_bits, None without scaling, and how
+                        far off it may be. 0, by which KVM takes the host's TSC for 0, stays where there is
+                        no scaling and the vCPU was created with a rate that would need it
     in_generation       this_tsc_generation == cur_tsc_generation
     has_run             last_vmentry_cpu != -1
     request             whether KVM_REQ_MASTERCLOCK_UPDATE is pending; None where kernels differ
-    khz_known           False where virtual_tsc_khz is only a guess
+    host_rate_at        the step at which virtual_tsc_khz became the host's own rate of that time, of which
+                        it is only a guess; 0 where it is exact
+    follows             False where it is not known which kHz its TSC follows: a KVM that ignores writes
+                        may go by what userspace asked for or not
     story               how it came to its offset
     """
 
     virtual_tsc_khz: int = 0
     l1_tsc_offset: Quantity = NOTHING
     ratio: int | None = None
-    ratio_known: bool = True
+    ratio_slack: int = 0
     in_generation: bool = False
     this_tsc_nsec: Interval = ZERO
     this_tsc_write: Interval = ZERO
@@ -86,7 +90,8 @@ class Vcpu:
     tsc_catchup: bool = False
     tsc_always_catchup: bool = False
     request: bool | None = False
-    khz_known: bool = True
+    host_rate_at: int = 0
+    follows: bool = True
     story: Story = NO_STORY
 
 
@@ -99,6 +104,7 @@ class World:
     flags_known      False once a guest did something to kvmclock that is not modelled
     cpu              where the thread is that makes the ioctls
     default_was_set  whether userspace chose default_tsc_khz
+    last_host_rate_at  what host_rate_at is to virtual_tsc_khz, to last_tsc_khz
     unknowns         the interval each unknown lies in
     step, made       which step it is, and how many unknowns that has made
     """
@@ -116,6 +122,7 @@ class World:
     last_tsc_nsec: Interval = ZERO
     last_tsc_write: Interval = ZERO
     last_tsc_khz: int = 0
+    last_host_rate_at: int = 0
     last_tsc_offset: Quantity = NOTHING
     cur_tsc_nsec: Interval = ZERO
     cur_tsc_write: Interval = ZERO
@@ -135,6 +142,14 @@ class World:
         self.made += 1
         self.unknowns[number] = interval
         return Quantity(0, ((number, 1),))
+
+    def learn_rate(self, step: int, khz: int) -> None:
+        """Take note that the host's own rate was `khz` at a step at which some kHz became that."""
+        for vcpu in self.vcpus.values():
+            if vcpu.host_rate_at == step:
+                vcpu.virtual_tsc_khz, vcpu.host_rate_at = khz, 0
+        if self.last_host_rate_at == step:
+            self.last_tsc_khz, self.last_host_rate_at = khz, 0
 
     def fork(self) -> "World":
         """The same again, to go another way."""
