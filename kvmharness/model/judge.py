@@ -89,6 +89,8 @@ def judge(trace: Trace, policy: Policy, host: Host = UNKNOWN_HOST) -> Judgement:
         if not replay.worlds:
             seen, possible = sentence.what_was_seen(event), sentence.what_was_possible(failed, event)
             return Judgement(policy, Possibility.IMPOSSIBLE, step, seen, possible)
+    if replay.is_vague:
+        return Judgement(policy, Possibility.UNDECIDED, len(trace.events), _DOUBTS[UnknownRateError])
     return Judgement(policy, Possibility.POSSIBLE)
 
 
@@ -142,6 +144,14 @@ class Replay:
         if self._followed > _WORLDS_AT_LEAST + _WORLDS_PER_STEP * step:
             raise DoubtError(f"the brackets leave too much open: {len(self.worlds)} ways it may have gone")
         return failed
+
+    @property
+    def is_vague(self) -> bool:
+        """Whether none of the worlds that are left could have been told from another."""
+        if self._previous is None:
+            return False
+        now = Interval(self._previous.tsc_before, self._previous.tsc_after)
+        return all(self._rules.is_vague(world, now) for world in self.worlds)
 
     def _check_clocks(self, bracket: Bracket) -> None:
         first = self._first = self._first or bracket

@@ -34,10 +34,15 @@ class Rates:
             return tsc
         slowest, fastest = vcpu.ratio - vcpu.ratio_slack, vcpu.ratio + vcpu.ratio_slack
         bits = world.fraction_bits or 0
-        found = Interval(tsc.low * slowest >> bits, tsc.high * fastest >> bits)
-        if vcpu.ratio_slack and found.width > _TELLING_S * vcpu.virtual_tsc_khz * 1000:
-            raise UnknownRateError
-        return found
+        return Interval(tsc.low * slowest >> bits, tsc.high * fastest >> bits)
+
+    def is_vague(self, world: World, tsc: Interval) -> bool:
+        """Whether there is a vCPU of whose TSC too little is known for what was read of it to tell anything."""
+        return any(
+            self.scaled(world, vcpu, tsc).width > tsc.width + _TELLING_S * vcpu.virtual_tsc_khz * 1000
+            for vcpu in world.vcpus.values()
+            if vcpu.ratio_slack
+        )
 
     def guest_tsc(self, world: World, vcpu: Vcpu, tsc: Interval) -> Interval:
         """What the guest reads while the host's TSC is somewhere in `tsc`."""
