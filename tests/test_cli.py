@@ -233,7 +233,7 @@ def test_predict_shows_where_policies_part_and_needs_no_kvm(
     arguments = ("predict", "young-restore", "--policy", "mainline-before-6.7", "--policy", "mainline-6.7")
     assert status_of(*arguments) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert any(line.split()[-4:] == ["50.029", "ms", "900.001", "ms"] for line in lines)
+    assert any(line.split()[-4:] == ["50.022", "ms", "900.001", "ms"] for line in lines)
     assert any(line.split() == ["contract", "broken", "kept"] for line in lines)
     assert "They part at step 4." in lines
     assert status_of(*arguments, "--format", "json") == 0
