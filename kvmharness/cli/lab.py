@@ -3,17 +3,22 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from functools import partial
 
 from kvmharness.cli import options
+from kvmharness.cli.errors import BAD_INPUT, FAILED
+from kvmharness.identity import Identity
 from kvmharness.lab import kernels, play
+from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machine import MACHINES, Machine, check_emulator
 from kvmharness.report import KernelReport
 from kvmharness.scenarios import Scenario
-from kvmharness.session import Outcome, settle
+from kvmharness.session import Session, settle
 from kvmharness.verdict import Expectation, Result, Verdict, exit_status
 
 
@@ -23,7 +28,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     lab_commands = lab.add_subparsers(metavar="COMMAND", required=True)
     parser = lab_commands.add_parser("run", help="boot each kernel, play scenarios inside, judge them")
     parser.add_argument("kernel", nargs="+", help="debian:VERSION, as in debian:6.1")
-    parser.add_argument("--machine", default="amd", help="see `kvmharness list machines` (default: amd)")
+    parser.add_argument(
+        "--machine",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="see `kvmharness list machines` (default: amd; can be repeated)",
+    )
     parser.add_argument(
         "--scenario", action="append", default=[], metavar="NAME", help="only this one (can be repeated)"
     )
@@ -33,42 +44,89 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.set_defaults(run=run)
 
 
+@dataclass(frozen=True, slots=True)
+class _Played:
+    """What became of the scenarios on one kernel and machine; `notes` are a lost machine's last words."""
+
+    results: tuple[Result, ...]
+    sessions: dict[str, Session]
+    identity: Identity | None = None
+    notes: tuple[str, ...] = ()
+
+
 def run(arguments: argparse.Namespace) -> int:
-    """Find the kernels, play on as many as there are CPUs at once, report in the order given."""
+    """Find the kernels, play on as many as there are CPUs at once, report in the order given.
+
+    What is finished is kept and reported when the rest is interrupted, or turns out to be impossible.
+    """
     scenarios = options.pick_scenarios(arguments.scenario)
-    (machine,) = options.pick([arguments.machine], MACHINES, "machine")
+    machines = options.pick(arguments.machine or ["amd"], MACHINES, "machine")
     options.check_places(arguments.output, arguments.save_traces)
     expectation = options.expectation(arguments)
-    check_emulator(machine)
+    for machine in machines:
+        check_emulator(machine)
     found = []
     for spec in dict.fromkeys(arguments.kernel):
         options.progress(f"{spec}: fetching, unless it is in the cache")
         found.append(kernels.find(spec))
+    boots = [(kernel, machine) for kernel in found for machine in machines]
     # Not in a `with` block, whose end would wait for the emulators after a Ctrl-C.
     pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
-    outcomes = list(pool.map(partial(_play, machine, scenarios, expectation), found))
-    for kernel, (outcome, _) in zip(found, outcomes, strict=True):
-        options.save_sessions(outcome.sessions, f"{kernel.spec}.{machine.name}", arguments.save_traces)
-    reports = [
-        KernelReport(
-            *(kernel.spec, machine.name, kernel.release, outcome.results),
-            *(expectation.name, outcome.identity, notes),
-        )
-        for kernel, (outcome, notes) in zip(found, outcomes, strict=True)
-    ]
+    futures = [pool.submit(_play, *boot, scenarios, expectation) for boot in boots]
+    try:
+        for done, future in enumerate(as_completed(futures), 1):
+            kernel, machine = boots[futures.index(future)]
+            if not future.exception():
+                sessions = future.result().sessions
+                options.save_sessions(sessions, f"{kernel.spec}.{machine.name}", arguments.save_traces)
+            options.progress(f"{kernel.spec} on {machine.name} is done, {done} of {len(boots)}")
+    except KeyboardInterrupt:
+        finished = [future for future in futures if future.done()]
+        if finished:
+            _report(arguments, expectation, boots, futures)
+        raise
+    return _report(arguments, expectation, boots, futures)
+
+
+def _report(
+    arguments: argparse.Namespace,
+    expectation: Expectation,
+    boots: Sequence[tuple[Kernel, Machine]],
+    futures: Sequence[Future[_Played]],
+) -> int:
+    """Report what is finished; the exit status. A kernel that cannot be played is a line on stderr."""
+    reports, troubles = [], []
+    for (kernel, machine), future in zip(boots, futures, strict=True):
+        if not future.done():
+            continue
+        trouble = future.exception()
+        if isinstance(trouble, LabError):
+            troubles.append(trouble)
+        else:
+            played = future.result()
+            reports.append(
+                KernelReport(
+                    *(kernel.spec, machine.name, kernel.release, played.results, expectation.name),
+                    *(played.identity, played.notes),
+                )
+            )
+    if not reports and troubles:
+        raise troubles[0]
     options.write_report(reports, arguments.format, arguments.output)
-    return exit_status(result for report in reports for result in report.results)
+    for trouble in troubles:
+        print(f"kvmharness: {trouble}", file=sys.stderr)
+    status = exit_status(result for report in reports for result in report.results)
+    return BAD_INPUT if troubles and status != FAILED else status
 
 
 def _play(
-    machine: Machine, scenarios: Sequence[Scenario], expectation: Expectation, kernel: Kernel
-) -> tuple[Outcome, tuple[str, ...]]:
-    """A kernel's outcome; where the machine was lost, all scenarios LOST and the console's last lines."""
+    kernel: Kernel, machine: Machine, scenarios: Sequence[Scenario], expectation: Expectation
+) -> _Played:
+    """Play on a kernel; where the machine was lost, all scenarios are, and the console's last lines told."""
     options.progress(f"{kernel.spec}: {kernel.release} boots on {machine.name}")
     try:
         outcome = settle(scenarios, partial(play.play, kernel, machine), expectation)
     except play.LostMachineError as lost:
         results = [Result(each.name, Verdict.LOST, each.contract, lost.complaint) for each in scenarios]
-        return Outcome(tuple(results), {}), tuple(lost.console)
-    options.progress(f"{kernel.spec}: judged")
-    return outcome, ()
+        return _Played(tuple(results), {}, notes=tuple(lost.console))
+    return _Played(outcome.results, outcome.sessions, outcome.identity)
