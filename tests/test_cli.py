@@ -6,7 +6,8 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machine import AMD, Machine
 from kvmharness.model.policies import POLICIES
 from kvmharness.report import FORMATS, KernelReport
-from kvmharness.scenarios import SCENARIOS
+from kvmharness.scenarios import SCENARIOS, Scenario
 from kvmharness.session import Session
 from kvmharness.verdict import Result, Verdict
 from tests.made_up import session
