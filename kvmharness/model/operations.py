@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from kvmharness.contract import TSC_STABLE
 from kvmharness.model.interval import Interval
-from kvmharness.model.quantity import Quantity, bounds
+from kvmharness.model.quantity import Quantity
 from kvmharness.model.rules import Rules
 from kvmharness.model.state import HOME, Moment, Vcpu, World
 from kvmharness.script import (
@@ -87,13 +87,11 @@ def perform(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
 
 
 def _tsc(rules: Rules, world: World, vcpu: Vcpu, deed: Deed) -> Answer:
-    """The TSC that KVM reckons the vCPU has: kvm_read_l1_tsc()."""
+    """The TSC that KVM reckons the vCPU has."""
     if not vcpu.follows:
         return None
     if vcpu.ratio_slack:
-        scaled = rules.scaled(world, vcpu, deed.moment.tsc)
-        offset = bounds(vcpu.l1_tsc_offset, world.unknowns)
-        return Within(Interval(scaled.low + offset.low, scaled.high + offset.high)) if offset else None
+        return Within(rules.l1_tsc(world, vcpu, deed.moment.tsc))
     return Tsc(vcpu.l1_tsc_offset, vcpu.ratio)
 
 
@@ -236,10 +234,16 @@ def _samples(rules: Rules, world: World, vcpu: Vcpu, deed: Deed) -> tuple[Answer
             return (_tsc(rules, world, vcpu, deed),) * deed.samples
         seen = rules.guest_tsc(world, vcpu, deed.moment.tsc)
         return (Within(seen),) * deed.samples
-    # With an unstable TSC the offset is set anew at every load, but the guest's TSC does not run backwards.
-    high = rules.guest_tsc(world, vcpu, deed.moment.tsc).high
-    vcpu.last_guest_tsc = Interval(min(vcpu.last_guest_tsc.low, high), high)
-    return (Within(vcpu.last_guest_tsc),) * deed.samples
+    # With an unstable TSC the offset is set anew at every load. The guest's TSC does not run backwards,
+    # unless it is caught up with one that has not wrapped around (catch_up).
+    seen, last = rules.guest_tsc(world, vcpu, deed.moment.tsc), vcpu.last_guest_tsc
+    if vcpu.ratio == 0:
+        vcpu.last_guest_tsc = rules.l1_tsc(world, vcpu, deed.moment.tsc)
+    else:
+        if seen.low >= last.low - deed.moment.tsc.width:
+            seen = Interval(min(last.low, seen.high), seen.high)
+        vcpu.last_guest_tsc = seen
+    return (Within(seen),) * deed.samples
 
 
 def _guest_write(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
@@ -269,8 +273,7 @@ def _guest_write(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
 def _after_guest_write(rules: Rules, world: World, vcpu: Vcpu, deed: Deed) -> tuple[Answer, ...]:
     if rules.policy.honours_writes and vcpu.tsc_catchup:
         if not rules.host.stable:
-            seen = rules.guest_tsc(world, vcpu, deed.moment.tsc)
-            vcpu.last_guest_tsc = Interval(seen.low, seen.high)
+            vcpu.last_guest_tsc = rules.l1_tsc(world, vcpu, deed.moment.tsc)
         rules.catch_up(world, vcpu, deed.moment)
     return _samples(rules, world, vcpu, deed)
 

@@ -37,20 +37,24 @@ class Rates:
         return Interval(tsc.low * slowest >> bits, tsc.high * fastest >> bits)
 
     def is_vague(self, world: World, tsc: Interval) -> bool:
-        """Whether there is a vCPU of whose TSC too little is known for what was read of it to tell anything."""
+        """Whether so little is known of a vCPU's TSC that what is read of it tells nothing."""
         return any(
             self.scaled(world, vcpu, tsc).width > tsc.width + _TELLING_S * vcpu.virtual_tsc_khz * 1000
             for vcpu in world.vcpus.values()
             if vcpu.ratio_slack
         )
 
-    def guest_tsc(self, world: World, vcpu: Vcpu, tsc: Interval) -> Interval:
-        """What the guest reads while the host's TSC is somewhere in `tsc`."""
-        # Without TSC scaling the CPU knows no ratio, whatever KVM has noted.
-        offset = bounds(vcpu.l1_tsc_offset, world.unknowns)
-        scaled = self.scaled(world, vcpu, tsc) if vcpu.ratio else tsc
+    def l1_tsc(self, world: World, vcpu: Vcpu, tsc: Interval) -> Interval:
+        """The TSC that KVM takes the vCPU's for, at a host's TSC within `tsc`: kvm_read_l1_tsc()."""
+        offset, scaled = bounds(vcpu.l1_tsc_offset, world.unknowns), self.scaled(world, vcpu, tsc)
         assert offset is not None  # only a protected TSC's is not known at all, and no rule asks for it
         return Interval(scaled.low + offset.low, scaled.high + offset.high)
+
+    def guest_tsc(self, world: World, vcpu: Vcpu, tsc: Interval) -> Interval:
+        """What the guest reads while the host's TSC is somewhere in `tsc`."""
+        seen = self.l1_tsc(world, vcpu, tsc)
+        # Without TSC scaling the CPU knows no ratio, whatever KVM has noted.
+        return Interval(seen.low + tsc.low, seen.high + tsc.high) if vcpu.ratio == 0 else seen
 
     def elapsed(self, since: Interval, now: Interval, vcpu: Vcpu) -> Interval:
         """The time since then, in the vCPU's cycles. KVM's clock does not run backwards."""
