@@ -20,22 +20,27 @@ class LostError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What was played: the probe's trace, and the scenarios' by name."""
+    """What was played: the probe's trace, and the scenarios' by name.
+
+    `notes` are lines worth showing beside the verdicts: what the kernel complained of meanwhile.
+    """
 
     probe: Trace
     traces: dict[str, Trace]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """Verdicts, in the order of the scenarios, and the session each rests on, by scenario.
 
-    `identity` is None where nothing was played that says anything.
+    `identity` is None where nothing was played that says anything; `notes` are all sessions'.
     """
 
     results: tuple[Result, ...]
     sessions: dict[str, Session]
     identity: Identity | None = None
+    notes: tuple[str, ...] = ()
 
 
 def plays(scenarios: Sequence[Scenario]) -> list[tuple[str, list[dict[str, object]]]]:
@@ -74,4 +79,7 @@ def settle(
             break
     played = [(session.probe, session.traces[name]) for name, session in sessions.items()]
     identity = identify(played, expectation.policies.values())
-    return Outcome(tuple(results[scenario.name] for scenario in scenarios), sessions, identity)
+    notes = dict.fromkeys(note for session in sessions.values() for note in session.notes)
+    return Outcome(
+        tuple(results[scenario.name] for scenario in scenarios), sessions, identity, tuple(notes)
+    )

@@ -6,6 +6,7 @@ import gzip
 import json
 import lzma
 import marshal
+import re
 import stat
 import struct
 import subprocess
@@ -386,7 +387,7 @@ def boot(status: int | None, results: bytes = RESULT, console: str = "hello\n") 
 
 @pytest.mark.parametrize("fault", ["BUG: soft lockup - CPU#0 stuck", "Oops: 0002 [#1] PREEMPT SMP"])
 def test_a_whole_result_of_a_kernel_that_reported_a_fault_does_not_count(fault: str) -> None:
-    with pytest.raises(wire.BrokenResultError, match="a fault of its own"):
+    with pytest.raises(wire.BrokenResultError, match=re.escape(fault)):
         play._read("job", boot(machine.FINISHED, console=f"[ 1.0] {fault}\n"))
 
 
@@ -451,11 +452,6 @@ def test_every_machine_is_listed_under_its_own_name() -> None:
     assert {name: each.name for name, each in machine.MACHINES.items()} == {
         name: name for name in ("amd", "amd-smp", "amd-unstable")
     }
-
-
-def test_the_consoles_last_words_are_its_end_and_what_names_a_fault() -> None:
-    console = "BUG: it\n" + "".join(f"line {number}\r\n\n" for number in range(40))
-    assert play.last_words(console, 2) == ["BUG: it", "line 38", "line 39"]
 
 
 def test_a_module_file_compiles_to_bytecode_the_interpreter_takes(tmp_path: Path) -> None:

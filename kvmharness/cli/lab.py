@@ -46,7 +46,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 @dataclass(frozen=True, slots=True)
 class _Played:
-    """What became of the scenarios on one kernel and machine; `notes` are a lost machine's last words."""
+    """What became of the scenarios on one kernel and machine; `notes` are what its console said of it."""
 
     results: tuple[Result, ...]
     sessions: dict[str, Session]
@@ -129,4 +129,4 @@ def _play(
     except play.LostMachineError as lost:
         results = [Result(each.name, Verdict.LOST, each.contract, lost.complaint) for each in scenarios]
         return _Played(tuple(results), {}, notes=tuple(lost.console))
-    return _Played(outcome.results, outcome.sessions, outcome.identity)
+    return _Played(outcome.results, outcome.sessions, outcome.identity, outcome.notes)

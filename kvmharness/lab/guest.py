@@ -19,9 +19,19 @@ def main(job_path: str = wire.JOB_PATH, result_path: str = "/dev/ttyS1") -> None
         idle_vm.create_vcpu(0)
         player = Player(system)
         for name, script in scripts:
+            _announce(name)
             content = [name, os.uname().release, player.play(script)]
             _write(result.fileno(), wire.encode(number, content))
         _write(result.fileno(), wire.encode(number, wire.END))
+
+
+def _announce(name: str) -> None:
+    """A line on the console, so that what the kernel says there can be told from one scenario to the next."""
+    try:
+        with open("/dev/kmsg", "wb", buffering=0) as log:
+            log.write(b"<4>" + wire.PLAYING + name.encode())
+    except OSError:
+        pass  # a kernel without printk
 
 
 def _write(fd: int, data: bytes) -> None:

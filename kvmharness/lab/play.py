@@ -6,7 +6,7 @@ import marshal
 from collections.abc import Sequence
 
 from kvmharness import trace
-from kvmharness.lab import image, machine, wire
+from kvmharness.lab import console, image, machine, wire
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machine import Boot, Machine
 from kvmharness.scenarios import Scenario
@@ -14,10 +14,6 @@ from kvmharness.session import PROBE_NAME, LostError, Session, plays
 from kvmharness.trace import Trace, TraceError
 
 ATTEMPTS = 3
-
-# What the kernel calls its faults on the console.
-_DEADLY = ("Kernel panic", "BUG:", "Oops:")
-_FAULTS = (*_DEADLY, "WARNING:")
 
 
 class LostMachineError(LostError):
@@ -60,16 +56,17 @@ def play(kernel: Kernel, on: Machine, scenarios: Sequence[Scenario]) -> Session:
             break
         except wire.BrokenResultError as error:
             if attempt == ATTEMPTS:
-                raise LostMachineError(f"{error}, {ATTEMPTS} times", last_words(boot.console)) from None
-    return Session(traces[0], {each.scenario: each for each in traces[1:]})
+                complaint, words = f"{error}, {ATTEMPTS} times", console.last_words(boot.console)
+                raise LostMachineError(complaint, words) from None
+    found = {each.scenario: each for each in traces[1:]}
+    return Session(traces[0], found, console.warnings(boot.console))
 
 
 def _read(number: str, boot: Boot) -> list[Trace]:
     """The traces of a boot; BrokenResultError unless it went well in every respect."""
-    if boot.complaint:
-        raise wire.BrokenResultError(boot.complaint)
-    if any(fault in boot.console for fault in _DEADLY):
-        raise wire.BrokenResultError("the kernel reported a fault of its own")
+    fault = console.worst(boot.console)
+    if boot.complaint or fault:
+        raise wire.BrokenResultError(_complaint(boot, fault))
     try:
         traces = [trace.from_played(*content) for content in wire.decode(number, boot.results)]
     except (TraceError, TypeError, ValueError) as error:
@@ -79,8 +76,11 @@ def _read(number: str, boot: Boot) -> list[Trace]:
     return traces
 
 
-def last_words(console: str, count: int = 12) -> list[str]:
-    """The console's last lines that say anything, behind the earlier ones that name a fault."""
-    lines = [line.rstrip() for line in console.splitlines() if line.strip()]
-    faults = [line for line in lines[:-count] if any(fault in line for fault in _FAULTS)]
-    return faults[:count] + lines[-count:]
+def _complaint(boot: Boot, fault: console.Remark | None) -> str:
+    """Why a boot was no good one: the kernel's own word for it where there is one."""
+    if fault:
+        return fault.text
+    if not boot.console.strip():
+        return f"{boot.complaint}; its console said nothing at all"
+    script = console.playing(boot.console)
+    return f"{boot.complaint}, during {script}" if script else boot.complaint

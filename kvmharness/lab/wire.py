@@ -19,6 +19,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+# What the guest puts on the console before it plays a script; the script's name follows.
+PLAYING = b"kvmharness plays "
+
 JOB_PATH = "/job"
 END = "end"
 
