@@ -2,7 +2,8 @@
 """Traces: what happened when a script was played, each step between readings of the host's clocks.
 
 A trace file is JSON Lines: a header, one line a step, an end mark. Cycles and ns are whole numbers
-up to 2**64 - 1; a reader in another language must not put them into floating point.
+up to 2**64 - 1; a reader in another language must not put them into floating point. A file holds
+several traces, one behind the other, up to MAX_IN_A_FILE.
 
     {"trace": 1, "scenario": "young-restore", "release": "6.1.0-56-cloud-amd64", "tool": "0.1.0"}
     {"op": {"op": "sleep", "ns": 50000000}, "tsc": [b, a], "ns": [b, a]}
@@ -35,6 +36,15 @@ from kvmharness.script import (
 SCHEMA = 1
 MAX_LINE = 1_000_000
 MAX_WIDTH = 2**62  # of a bracket, in cycles or ns: a century and more
+
+# Of one file, so that nobody's file keeps a judge busy for long: all of the catalogue several times over,
+# or the longest script there can be, behind its probe.
+MAX_IN_A_FILE = {
+    "characters": 20_000_000,
+    "traces": 100,
+    "steps": script.MAX_STEPS + 1_000,
+    "values": 100_000,
+}
 
 
 class TraceError(ValueError):
@@ -113,14 +123,17 @@ def to_lines(trace: Trace) -> Iterator[str]:
 
 
 def from_lines(lines: Iterable[str]) -> Iterator[Trace]:
-    """The traces in these lines, one after the other. TraceError at the first line that is wrong."""
+    """The traces in the lines of a file, one after the other. TraceError at the first line that is wrong."""
     header: dict[str, Any] | None = None
     events: list[Event] = []
+    left = dict(MAX_IN_A_FILE)
     number = 0
     for number, line in enumerate(lines, 1):
         try:
+            _take(left, characters=len(line))
             data = _parse(line)
             if header is None:
+                _take(left, traces=1)
                 header, events = _check_header(data), []
             elif "end" in data:
                 if data != {"end": len(events)}:
@@ -133,10 +146,21 @@ def from_lines(lines: Iterable[str]) -> Iterator[Trace]:
                 raise TraceError(f"more than {script.MAX_STEPS} steps")
             else:
                 events.append(_event_from_json(data))
+                _take(left, steps=1, values=len(events[-1].values))
         except (ScriptError, TraceError) as error:
             raise TraceError(f"line {number}: {error}") from None
+        except RecursionError:
+            # How deep the parser goes, and how deep we can, is not the same in every Python.
+            raise TraceError(f"line {number}: nested too deeply") from None
     if header is not None:
         raise TraceError(f"line {number}: the trace of {header['scenario']!r} has no end mark: cut off?")
+
+
+def _take(left: dict[str, int], **counts: int) -> None:
+    for what, count in counts.items():
+        left[what] -= count
+        if left[what] < 0:
+            raise TraceError(f"more than {MAX_IN_A_FILE[what]} {what} in one file")
 
 
 def _parse(line: str) -> dict[str, Any]:

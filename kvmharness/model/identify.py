@@ -2,6 +2,7 @@
 """Which policies a kernel's traces leave standing, and what would tell those apart."""
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from kvmharness.model.judge import Possibility, judge
 from kvmharness.model.policy import Policy
@@ -21,6 +22,8 @@ def standing(traces: Iterable[tuple[Trace, Host]], policies: Iterable[Policy]) -
     return left
 
 
+# The catalogue does not change while a file is judged, and most kernels leave the same policies standing.
+@lru_cache(maxsize=4096)
 def parts(script: Script, one: Policy, other: Policy) -> bool:
     """Whether the two policies play this script so differently that the judge tells them apart."""
     return any(
