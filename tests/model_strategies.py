@@ -53,12 +53,13 @@ paces = st.builds(Pace, cycles, cycles, cycles, cycles)
 short = st.integers(0, 500)
 short_paces = st.builds(Pace, short, short, short, short)
 
-# Around what is decisive: 0, 1, the window's edges (a second from what was), far away, the ends of 64 bits.
+# Around what is decisive: 0, 1, the window's edges (a second from what was), far away, the end of 64 bits. Not
+# halfway round the circle: where a TSC catches up from there, the model says that it cannot tell.
 times = st.one_of(
     st.integers(-2_100, 2_100).map(lambda ms: Time(ms * MS)),
     st.sampled_from([Time(0), Time(10**9), Time(-(10**9)), Time(100 * 10**9)]),
 )
-plain = st.one_of(st.sampled_from([0, 1, 2**63, 2**64 - 1]), times)
+plain = st.one_of(st.sampled_from([0, 1, 2**58, 2**64 - 1]), times)
 khz = st.one_of(
     st.sampled_from([0, 1, 10**6, 2**31, 2**32 - 1]),
     st.sampled_from([-500_000, -1000, -250, -200, 0, 200, 250, 251, 1000, 10**6]).map(Ppm),
