@@ -53,7 +53,7 @@ paces = st.builds(Pace, cycles, cycles, cycles, cycles)
 short = st.integers(0, 500)
 short_paces = st.builds(Pace, short, short, short, short)
 
-# Around what is decisive: 0, 1, the window's edges (a second from what was), far away, the end of 64 bits. Not
+# Around what is decisive: 0, 1, the window's edges (a second from what was), far, the end of 64 bits. Not
 # halfway round the circle: where a TSC catches up from there, the model says that it cannot tell.
 times = st.one_of(
     st.integers(-2_100, 2_100).map(lambda ms: Time(ms * MS)),
