@@ -20,6 +20,9 @@ def time_scale(khz: int) -> tuple[int, int]:
     kvm_get_time_scale(khz * 1000, 10**9): both rates are brought to 32 bits, the divisor to the next
     power of two above the dividend, and what was shifted is made good by the shift.
     """
+    if not khz:
+        # Then KVM never gets here, and virtual_tsc_mult keeps the 0 it was made with.
+        return 0, 0
     rate, base, shift = khz * 1000, NS_PER_SECOND, 0
     while base > rate * 2 or base >= 2**32:
         base >>= 1
