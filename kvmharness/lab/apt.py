@@ -28,6 +28,10 @@ from kvmharness.lab.errors import LabError
 _FLAVOUR = "cloud-amd64"
 _PACKAGE = re.compile(rf"linux-(image|binary|binary-unsigned|modules)-\d\S*-{_FLAVOUR}")
 _USUAL = f"linux-image-{_FLAVOUR}"
+# A line of what apt-get --print-uris prints: URI, file name, size, and a hash from the signed index.
+_URI = re.compile(r"^'(\S+)' (\S+) \d+ (SHA\d+:\w+)$", re.MULTILINE)
+# Its download resumes what `apt-get download` would begin again.
+_HELPER = "/usr/lib/apt/apt-helper"
 _INDEX_AGE_S = 24 * 3600
 # Who asks anew need not ask again for what was looked up this recently.
 _FRESH_S = 600
@@ -103,18 +107,24 @@ def newest(packages: Iterable[KernelPackage]) -> KernelPackage | None:
     return max(packages, key=lambda package: Version(package.version), default=None)
 
 
+def by_version(packages: Iterable[KernelPackage]) -> list[KernelPackage]:
+    """The packages, oldest first."""
+    return sorted(packages, key=lambda package: Version(package.version))
+
+
 def download(package: KernelPackage, folder: Path) -> list[Path]:
-    """The .debs that hold the kernel, put into `folder`; apt has checked them against the signed index."""
+    """The .debs that hold the kernel, put into `folder`; apt has checked them against the signed index.
+
+    What was fetched of them before an interruption is not fetched again, where the mirror can do that.
+    """
     state = State(package.suite)
     names = package.parts or (package.package,)
     with cache.locked(state.root):
-        state.apt("apt-get", "download", "-q", *(f"{name}={package.version}" for name in names), cwd=folder)
-    found = sorted(folder.glob("*.deb"))
-    if len(found) != len(names):
-        raise LabError(
-            f"apt-get download {' '.join(names)} left {len(found)} packages where {len(names)} were due"
-        )
-    return found
+        wanted = [f"{name}={package.version}" for name in names]
+        listed = _URI.findall(state.apt("apt-get", "download", "--print-uris", *wanted))
+        if len(listed) != len(names):
+            raise LabError(f"apt-get names {len(listed)} files for {' '.join(wanted)}")
+        return [state.fetch(uri, folder / name, content) for uri, name, content in listed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +145,17 @@ class State:
         """What was offered when last asked, if that is recent enough not to ask again."""
         try:
             age = time.time() - self._index.stat().st_mtime
-            if age < (_FRESH_S if refresh else _INDEX_AGE_S):
-                rows = json.loads(self._index.read_text())
-                return [KernelPackage(**{**row, "parts": tuple(row["parts"])}) for row in rows]
+        except OSError:
+            return None
+        return self.remembered() if age < (_FRESH_S if refresh else _INDEX_AGE_S) else None
+
+    def remembered(self) -> list[KernelPackage] | None:
+        """What was offered when last asked, however long ago; None when it never was."""
+        try:
+            rows = json.loads(self._index.read_text())
+            return [KernelPackage(**{**row, "parts": tuple(row["parts"])}) for row in rows]
         except (OSError, ValueError, TypeError, KeyError):
-            pass
-        return None
+            return None
 
     def offered(self, refresh: bool = False) -> list[KernelPackage]:
         """What the sources offer, oldest first (see offered() of this module)."""
@@ -163,13 +178,25 @@ class State:
                 raise trouble
         return found
 
-    def apt(self, program: str, *arguments: str, cwd: Path | None = None) -> str:
+    def fetch(self, uri: str, file: Path, content: str) -> Path:
+        """Fetch `uri` into `file`. `content` is its hash (SHA256:...), without which nothing is left there.
+
+        What an interrupted attempt left in this state's cache is completed.
+        """
+        partial = self.root / "cache/archives/partial" / file.name
+        self.apt(_HELPER, "download-file", uri, str(partial), content)
+        try:
+            shutil.move(partial, file)
+        except OSError as error:
+            raise LabError(f"{file} cannot be written: {error.strerror or error}") from None
+        return file
+
+    def apt(self, program: str, *arguments: str) -> str:
         """What a program of apt's prints when it works on this state; LabError with its first complaint."""
         if shutil.which(program) is None:
             raise LabError(f"debian: kernels come through apt, and there is no {program} on this machine")
         done = subprocess.run(
             [program, "-c", str(_configuration(self.root, bool(self.suite))), *arguments],
-            cwd=cwd,
             capture_output=True,
             text=True,
             check=False,
@@ -177,7 +204,7 @@ class State:
             env={**os.environ, "LC_ALL": "C.UTF-8"},
         )
         if done.returncode:
-            raise _error(f"{program} {arguments[0]}", done.stderr)
+            raise _error(f"{Path(program).name} {arguments[0]}", done.stderr)
         return done.stdout
 
     @property
@@ -217,7 +244,7 @@ def _kernels(paragraphs: list[Packages], suite: str) -> list[KernelPackage]:
             release = package.removeprefix("linux-image-")
             is_usual = (package, version) in usual
             found.add(KernelPackage(package, version, release, tuple(sorted(needs)), is_usual, suite))
-    return sorted(found, key=lambda package: Version(package.version))
+    return by_version(found)
 
 
 def _depends(paragraph: Packages) -> list[str]:

@@ -51,6 +51,11 @@ def offered(suite: str, refresh: bool = False) -> tuple[list[KernelPackage], lis
     return found, troubles
 
 
+def remembered(suite: str) -> list[KernelPackage]:
+    """The kernels a suite of SUITES offered when last asked, however long ago; none if it never was."""
+    return [package for part in SUITES[suite] for package in State(part).remembered() or []]
+
+
 def _source(part: str) -> str:
     """The line of a sources.list for a suite; LabError when the machine's own sources name no mirror."""
     security = part.endswith(_SECURITY)
