@@ -387,7 +387,7 @@ def test_a_lost_machine_is_reported_with_its_console_and_exits_3(
 
     monkeypatch.setattr(play, "play", lose)
     monkeypatch.setattr(lab, "check_emulator", lambda machine: None)
-    monkeypatch.setattr(kernels, "find", lambda spec: Kernel(spec, "6.1.0", tmp_path, {}))
+    monkeypatch.setattr(kernels, "find", lambda spec, *_: Kernel(spec, "6.1.0", tmp_path, {}))
     assert status_of("lab", "run", "debian:6.1") == 3
     out = capsys.readouterr().out
     assert "LOST" in out
@@ -406,7 +406,7 @@ def made_up_lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     monkeypatch.setattr(play, "play", play_there)
     monkeypatch.setattr(lab, "check_emulator", lambda machine: None)
-    monkeypatch.setattr(kernels, "find", lambda spec: Kernel(spec, spec[7:], tmp_path, {}))
+    monkeypatch.setattr(kernels, "find", lambda spec, *_: Kernel(spec, spec[7:], tmp_path, {}))
 
 
 @pytest.mark.usefixtures("made_up_lab")

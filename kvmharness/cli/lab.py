@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from kvmharness.cli import options
-from kvmharness.cli.errors import BAD_INPUT, FAILED
+from kvmharness.cli.errors import BAD_INPUT, FAILED, UsageError
 from kvmharness.identity import Identity
 from kvmharness.lab import kernels, play
 from kvmharness.lab.errors import LabError
@@ -27,7 +28,16 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     lab = commands.add_parser("lab", help="real kernels in emulated machines")
     lab_commands = lab.add_subparsers(metavar="COMMAND", required=True)
     parser = lab_commands.add_parser("run", help="boot each kernel, play scenarios inside, judge them")
-    parser.add_argument("kernel", nargs="+", help="debian:VERSION, as in debian:6.1")
+    parser.add_argument(
+        "kernel",
+        nargs="+",
+        metavar="KERNEL",
+        help="debian:VERSION, as in debian:6.1, or host, or the path of an image, a built tree or a .deb",
+    )
+    parser.add_argument(
+        "--modules", metavar="DIR", type=Path, help="where the modules of an image's or tree's kernel are"
+    )
+    parser.add_argument("--offline", action="store_true", help="take Debian's kernels from the cache alone")
     parser.add_argument(
         "--machine",
         action="append",
@@ -62,13 +72,15 @@ def run(arguments: argparse.Namespace) -> int:
     scenarios = options.pick_scenarios(arguments.scenario)
     machines = options.pick(arguments.machine or ["amd"], MACHINES, "machine")
     options.check_places(arguments.output, arguments.save_traces)
+    if arguments.modules and not any(map(kernels.takes_modules, arguments.kernel)):
+        raise UsageError("--modules is for a KERNEL given as an image or a built tree")
     expectation = options.expectation(arguments)
     for machine in machines:
         check_emulator(machine)
     found = []
     for spec in dict.fromkeys(arguments.kernel):
         options.progress(f"{spec}: fetching, unless it is in the cache")
-        found.append(kernels.find(spec))
+        found.append(kernels.find(spec, arguments.modules, arguments.offline))
     boots = [(kernel, machine) for kernel in found for machine in machines]
     # Not in a `with` block, whose end would wait for the emulators after a Ctrl-C.
     pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)

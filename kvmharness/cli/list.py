@@ -2,10 +2,13 @@
 """kvmharness list: the names that other commands take."""
 
 import argparse
+import sys
 import textwrap
+from collections import defaultdict
 
-from kvmharness.cli.errors import NOTHING_FAILED
-from kvmharness.lab import apt, kernels
+from kvmharness.cli.errors import NOTHING_FAILED, UsageError
+from kvmharness.lab import apt, kernels, suites
+from kvmharness.lab.errors import LabError
 from kvmharness.lab.machine import MACHINES
 from kvmharness.model.policies import POLICIES
 from kvmharness.scenarios import SCENARIOS
@@ -14,8 +17,21 @@ from kvmharness.scenarios import SCENARIOS
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
     parser = commands.add_parser("list", help="the names of scenarios, policies, machines and kernels")
-    parser.add_argument("what", choices=_LISTS)
-    parser.set_defaults(run=lambda arguments: _LISTS[arguments.what]())
+    parser.add_argument("what", choices=(*_LISTS, "kernels"))
+    parser.add_argument("--offline", action="store_true", help="kernels: those in the cache alone")
+    parser.add_argument(
+        "--all-suites", action="store_true", help="kernels: ask Debian's other suites, all of them"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print what was asked for. UsageError for options that make no sense there."""
+    if arguments.what == "kernels":
+        return _list_kernels(arguments.offline, arguments.all_suites)
+    if arguments.offline or arguments.all_suites:
+        raise UsageError("--offline and --all-suites are for `list kernels`")
+    return _LISTS[arguments.what]()
 
 
 def _list_scenarios() -> int:
@@ -36,13 +52,46 @@ def _list_machines() -> int:
     return NOTHING_FAILED
 
 
-def _list_kernels() -> int:
-    in_cache = set(kernels.cached())
-    for package in apt.offered():
-        name = f"debian:{package.version}"
-        kept = "  (in the cache)" if kernels.cache_name(package) in in_cache else ""
-        print(f"{name:28}  {package.release}{kept}")
+def _list_kernels(offline: bool, all_suites: bool) -> int:
+    """A line for each kernel: its name, its release, and where it is to be had."""
+    if offline and all_suites:
+        raise UsageError("--offline asks nobody, so not all suites either")
+    releases, places = {}, defaultdict[str, list[str]](list)
+    kept = kernels.cached()
+    trouble = None
+    if not offline:
+        try:
+            for package in apt.offered():
+                places[_debian(package)].append("this machine's sources")
+                releases[_debian(package)] = package.release
+        except LabError as error:
+            trouble = error  # the cache can be shown all the same
+    for suite in () if offline else suites.SUITES:
+        for package in _of_suite(suite, all_suites):
+            places[_debian(package)].append(suite)
+            releases[_debian(package)] = package.release
+    for kernel in kept:
+        places[kernel.spec].append("in the cache")
+        releases[kernel.spec] = kernel.release
+    for name, release in releases.items():
+        print(f"{name:28}  {release:30}  {', '.join(dict.fromkeys(places[name]))}")
+    if trouble is not None:
+        raise trouble
     return NOTHING_FAILED
+
+
+def _debian(package: apt.KernelPackage) -> str:
+    return f"debian:{package.version}"
+
+
+def _of_suite(suite: str, ask: bool) -> list[apt.KernelPackage]:
+    """What a suite offers, as far as it is known here, or after asking the mirror."""
+    if not ask:
+        return suites.remembered(suite)
+    packages, troubles = suites.offered(suite)
+    for trouble in troubles:
+        print(f"kvmharness: not asked: {trouble}", file=sys.stderr)
+    return packages
 
 
 def _entry(name: str, *paragraphs: str) -> None:
@@ -57,5 +106,4 @@ _LISTS = {
     "scenarios": _list_scenarios,
     "policies": _list_policies,
     "machines": _list_machines,
-    "kernels": _list_kernels,
 }

@@ -1,45 +1,59 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Kernels by name: fetched, unpacked, and kept ready to boot.
+"""Kernels by name: fetched or found, unpacked, and kept ready to boot.
 
 A kernel is named
     debian:VERSION    the newest kernel of this machine's Debian sources whose version begins so
                       (6.1 means 6.1.x, not 6.12); the newest of Debian's suites, if they have none
     debian:SUITE      the kernel that a suite (bullseye, sid) installs by itself
+    host              the kernel that runs this machine
+    PATH              an image, a built kernel tree, or a .deb
 """
 
 import difflib
+import hashlib
 import json
-import subprocess
+import os
 import tempfile
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvmharness.lab import apt, cache, modules, suites, vmlinux
+from kvmharness.lab import apt, cache, config, debs, modules, places, suites, vmlinux
+from kvmharness.lab.apt import KernelPackage
 from kvmharness.lab.errors import LabError
+from kvmharness.lab.places import Parts
 
-# KVM's two vendor modules; a machine loads the one for its CPU.
-VENDOR_MODULES = ("kvm_amd", "kvm_intel")
-
-# What _take() leaves in the cache. A kernel kept in another format is fetched and unpacked again.
+# What _keep() leaves in the cache. A kernel kept in another format is fetched and unpacked again.
 _FORMAT = 1
+
+_DEBIAN = "debian:"
+_HOST = "host"
+# Kernels from a path are kept until something else is found there, but not from under a run that may
+# still boot them, and until nobody has asked for them this long.
+_LOCAL = "local"
+_SUPERSEDED_S = 3600
+_UNUSED_S = 30 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """A kernel ready to boot: `spec` as the user named it, `release` as uname -r prints it.
 
-    `folder` holds vmlinux and the modules; `load_order` says which files to load for a vendor module.
+    `folder` holds what is booted and the modules; `load_order` says which files to load for a vendor
+    module: none, where it is built in.
     """
 
     spec: str
     release: str
     folder: Path
     load_order: dict[str, list[str]]
+    image: str = "vmlinux"
 
     @property
     def vmlinux(self) -> Path:
-        """The ELF kernel."""
-        return self.folder / "vmlinux"
+        """What is booted: the ELF kernel; its bzImage, where the ELF has no entry to start it by."""
+        return self.folder / self.image
 
     def modules_for(self, vendor_module: str) -> list[Path]:
         """The modules to load, in order; LabError when the kernel lacks the vendor module."""
@@ -48,31 +62,117 @@ class Kernel:
         return [self.folder / name for name in self.load_order[vendor_module]]
 
 
-def find(spec: str) -> Kernel:
-    """The kernel called `spec`, fetched if it is not in the cache. LabError when there is none."""
-    kind, colon, name = spec.partition(":")
-    if kind != "debian" or not colon or not name:
-        raise LabError(f"unknown kernel {spec!r}: name it debian:VERSION, as in debian:6.1")
-    package = _of_version(spec, name) if name[0].isdigit() else _of_suite(spec, name)
-    place = cache.root() / "kernels" / cache_name(package)
-    if _format_of(place) not in (None, _FORMAT):
-        cache.removed(place)
-    cache.published(place, lambda folder: _build(package, folder))
-    return _load(spec, place)
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """A kernel in the cache: what to call it, and its release."""
+
+    spec: str
+    release: str
 
 
-def cache_name(package: apt.KernelPackage) -> str:
+class _DamagedError(LabError):
+    """A kernel in the cache is not what was put there."""
+
+
+def find(spec: str, modules_folder: Path | None = None, offline: bool = False) -> Kernel:
+    """The kernel called `spec`, fetched if it is not in the cache; with `offline` it has to be there.
+
+    `modules_folder` is where the modules of a kernel from a path are (see takes_modules()). LabError,
+    saying what is missing, when there is no such kernel or the lab cannot boot it.
+    """
+    if spec.startswith(_DEBIAN):
+        return _find_debian(spec, spec.removeprefix(_DEBIAN), offline)
+    path = Path(spec)
+    if spec != _HOST and "/" not in spec and path.suffix != ".deb" and not os.path.lexists(path):
+        raise LabError(
+            f"unknown kernel {spec!r}: name it debian:VERSION, as in debian:6.1, or host, or by a path"
+        )
+    try:
+        if spec != _HOST and debs.is_deb(path):
+            return _find_deb(spec, path)
+        place = places.of_host() if spec == _HOST else places.of_path(path, modules_folder)
+        parts = places.gather(place)
+        content = hashlib.sha256(parts.image)
+        for order in parts.load_order.values():
+            for name, module in order.items():
+                content.update(f"\0{name}\0{len(module)}\0".encode() + module)
+        return _found_locally(spec, place.image, content.digest(), lambda folder: _keep(parts, folder, spec))
+    except LabError as error:
+        raise LabError(f"{spec}: {error}") from None
+
+
+def takes_modules(spec: str) -> bool:
+    """Whether a kernel called so may have its modules elsewhere."""
+    return not spec.startswith(_DEBIAN) and spec != _HOST and not debs.is_deb(Path(spec))
+
+
+def cache_name(package: KernelPackage) -> str:
     """What a package's kernel is called in the cache."""
     return f"{package.package}_{package.version}"
 
 
-def cached() -> list[str]:
-    """The kernels in the cache, by cache_name()."""
-    folder = cache.root() / "kernels"
-    return sorted(path.parent.name for path in folder.glob("*/kernel.json"))
+def cached() -> list[Cached]:
+    """The kernels in the cache: those of Debian oldest first, then those from a path."""
+    found = [Cached(f"{_DEBIAN}{each.version}", each.release) for each in _cached_packages()]
+    for place in sorted(_kernels().glob(f"{_LOCAL}-*")):
+        try:
+            description = json.loads((place / "kernel.json").read_text())
+            found.append(Cached(str(description["spec"]), str(description["release"])))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
 
 
-def _of_version(spec: str, version: str) -> apt.KernelPackage:
+def _kernels() -> Path:
+    return cache.root() / "kernels"
+
+
+def _cached_packages() -> list[KernelPackage]:
+    """Debian's kernels in the cache, oldest first."""
+    found = []
+    for description in _kernels().glob("linux-image-*_*/kernel.json"):
+        package, _, version = description.parent.name.partition("_")
+        found.append(KernelPackage(package, version, package.removeprefix("linux-image-")))
+    return apt.by_version(found)
+
+
+def _find_debian(spec: str, name: str, offline: bool) -> Kernel:
+    """A kernel of Debian's. One that is damaged in the cache is fetched again."""
+    by_version = name[:1].isdigit()
+    if not by_version and name not in suites.SUITES:
+        raise LabError(
+            f"unknown kernel {spec!r}: name it debian:VERSION, as in debian:6.1, or debian:SUITE, "
+            f"which is one of {', '.join(suites.SUITES)}"
+        )
+    if offline:
+        package = _of_cache(spec, name)
+    else:
+        package = _of_version(spec, name) if by_version else _of_suite(spec, name)
+    place = _kernels() / cache_name(package)
+    if offline:
+        return _load(spec, place)
+    return _published(spec, place, lambda folder: _build(package, folder))
+
+
+def _of_cache(spec: str, name: str) -> KernelPackage:
+    """The kernel of that version or suite in the cache; which suite has which, as far as it was asked."""
+    there = _cached_packages()
+    if name in suites.SUITES:
+        of_suite = suites.remembered(name)
+        usual = [each for each in of_suite if each.usual] or of_suite
+        names = {cache_name(each) for each in usual}
+        package = apt.newest(each for each in there if cache_name(each) in names)
+    else:
+        package = apt.matching(name, there)
+    if package is None:
+        has = ", ".join(f"{_DEBIAN}{each.version}" for each in there)
+        raise LabError(
+            f"{spec} is not in the cache, which has {has or 'none of Debian'}, and --offline fetches nothing"
+        )
+    return package
+
+
+def _of_version(spec: str, version: str) -> KernelPackage:
     """The kernel of a version. First what is known of the machine's sources, then of the other suites;
     both are asked anew, and only then is it unknown."""
     troubles: list[str] = []
@@ -85,7 +185,7 @@ def _of_version(spec: str, version: str) -> apt.KernelPackage:
         package = apt.matching(version, others)
         if package is not None:
             return package
-    series = sorted({"debian:" + ".".join(each.version.split(".")[:2]) for each in (*own, *others)})
+    series = sorted({_DEBIAN + ".".join(each.version.split(".")[:2]) for each in (*own, *others)})
     near = difflib.get_close_matches(spec, series, cutoff=0.3) or series
     raise LabError(
         f"unknown kernel {spec!r}: Debian's mirror offers {', '.join(near) or 'no kernel at all'}"
@@ -93,7 +193,7 @@ def _of_version(spec: str, version: str) -> apt.KernelPackage:
     )
 
 
-def _all_suites(refresh: bool) -> tuple[list[apt.KernelPackage], list[str]]:
+def _all_suites(refresh: bool) -> tuple[list[KernelPackage], list[str]]:
     packages, troubles = [], []
     for suite in suites.SUITES:
         of_suite, troubles_of_suite = suites.offered(suite, refresh)
@@ -102,12 +202,7 @@ def _all_suites(refresh: bool) -> tuple[list[apt.KernelPackage], list[str]]:
     return packages, troubles
 
 
-def _of_suite(spec: str, suite: str) -> apt.KernelPackage:
-    if suite not in suites.SUITES:
-        raise LabError(
-            f"unknown kernel {spec!r}: name it debian:VERSION, as in debian:6.1, or debian:SUITE, "
-            f"which is one of {', '.join(suites.SUITES)}"
-        )
+def _of_suite(spec: str, suite: str) -> KernelPackage:
     packages, troubles = suites.offered(suite)
     # Suites also have later kernels for those who want them; theirs is the one they install.
     package = apt.newest(each for each in packages if each.usual) or apt.newest(packages)
@@ -117,64 +212,118 @@ def _of_suite(spec: str, suite: str) -> apt.KernelPackage:
     return package
 
 
-def _build(package: apt.KernelPackage, folder: Path) -> None:
+def _find_deb(spec: str, deb: Path) -> Kernel:
+    files = debs.with_siblings(deb)
+    content = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as opened:
+            content.update(hashlib.file_digest(opened, "sha256").digest())
+    release = debs.package(deb).release
+
+    def build(folder: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix="building-", dir=folder.parent) as scratch:
+            debs.unpack(files, Path(scratch))
+            try:
+                parts = places.gather(places.of_unpacked(Path(scratch), release))
+            except LabError as error:
+                raise LabError(
+                    f"{str(error).replace(scratch, '')}; looked into {', '.join(file.name for file in files)}"
+                ) from None
+            _keep(parts, folder, spec)
+
+    return _found_locally(spec, deb, content.digest(), build)
+
+
+def _build(package: KernelPackage, folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="building-", dir=folder.parent) as scratch:
         tree = Path(scratch) / "tree"
-        for deb in apt.download(package, Path(scratch)):
-            done = subprocess.run(
-                ["dpkg-deb", "-x", deb, tree],
-                capture_output=True,
-                text=True,
-                check=False,
-                stdin=subprocess.DEVNULL,
-            )
-            if done.returncode:
-                raise LabError(
-                    f"{deb.name} does not unpack: {(done.stderr.splitlines() or ['no reason given'])[-1]}"
-                )
-        _take(package.release, tree, folder)
+        debs.unpack(apt.download(package, Path(scratch)), tree)
+        try:
+            parts = places.gather(places.of_unpacked(tree, package.release))
+        except LabError as error:
+            raise LabError(f"{package.package}: {str(error).replace(str(tree), '')}") from None
+        _keep(parts, folder, f"{_DEBIAN}{package.version}")
 
 
-def _take(release: str, tree: Path, folder: Path) -> None:
-    """Keep of an unpacked package what the lab boots: the kernel as ELF, KVM's modules, their order."""
-    # Since 7.x the kernel lies beside its modules, and says by its name when it is not signed.
-    images = [
-        image
-        for pattern in (f"boot/vmlinuz-{release}", f"usr/lib/modules/{release}/vmlinuz*")
-        for image in sorted(tree.glob(pattern))
-    ]
-    if not images:
-        raise LabError(f"the package of {release} holds no kernel image")
-    (folder / "vmlinux").write_bytes(vmlinux.extract(images[0].read_bytes()))
-    available = modules.find(tree)
-    load_order = {}
-    for vendor_module in VENDOR_MODULES:
-        if vendor_module in available:
-            ordered = modules.load_order(vendor_module, available)
-            for name, module in ordered.items():
-                (folder / f"{name}.ko").write_bytes(modules.without_signature(module))
-            load_order[vendor_module] = [f"{name}.ko" for name in ordered]
-    if not load_order:
-        raise LabError(f"{release} has neither {' nor '.join(VENDOR_MODULES)}: a kernel without KVM")
-    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    description = {"format": _FORMAT, "release": release, "load_order": load_order, "sizes": sizes}
+def _found_locally(spec: str, path: Path, content: bytes, build: Callable[[Path], None]) -> Kernel:
+    """A kernel from a path, kept under both: so a tree that was built again is another kernel, and what
+    it was before can go."""
+    of_path = f"{_LOCAL}-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    place = _kernels() / f"{of_path}-{content.hex()[:16]}"
+    kernel = _published(spec, place, build)
+    try:
+        os.utime(place)
+        for other in place.parent.glob(f"{_LOCAL}-*"):
+            keep_s = _SUPERSEDED_S if other.name.startswith(of_path) else _UNUSED_S
+            if other != place and time.time() - other.stat().st_mtime > keep_s:
+                cache.removed(other)
+    except OSError:
+        pass  # somebody else was first, or the cache is read-only: either is no trouble of this kernel's
+    return kernel
+
+
+def _published(spec: str, place: Path, build: Callable[[Path], None]) -> Kernel:
+    """The kernel in `place`, built if it is not there, and built again if it is not as it was."""
+    cache.published(place, build)
+    try:
+        return _load(spec, place)
+    except _DamagedError:
+        cache.removed(place)
+    cache.published(place, build)
+    return _load(spec, place)
+
+
+def _keep(parts: Parts, folder: Path, spec: str) -> None:
+    """Put into `folder` what the lab boots: the kernel as ELF, KVM's modules, their order."""
+    kernel = vmlinux.loaded_part(vmlinux.extract(parts.image))
+    inside = vmlinux.config(kernel)
+    if inside is not None:
+        config.check(config.parsed(inside))
+    image = "vmlinux"
+    if not vmlinux.has_pvh_entry(kernel):
+        if not vmlinux.is_bzimage(parts.image):
+            raise LabError("the ELF kernel has no PVH entry (CONFIG_PVH) to start it by: give its bzImage")
+        image, kernel = "bzImage", parts.image
+    (folder / image).write_bytes(kernel)
+    for order in parts.load_order.values():
+        for name, module in order.items():
+            bare = modules.without_debugging(modules.without_signature(module))
+            (folder / f"{name}.ko").write_bytes(bare)
+    description = {
+        "format": _FORMAT,
+        "spec": spec,
+        "release": parts.release,
+        "image": image,
+        "load_order": {each: [f"{name}.ko" for name in order] for each, order in parts.load_order.items()},
+        "sizes": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
+        "unchanged": {path.name: _mark(path) for path in sorted(folder.iterdir())},
+    }
     (folder / "kernel.json").write_text(json.dumps(description, indent=1))
 
 
-def _format_of(place: Path) -> int | None:
-    """The format of a kernel in the cache (the first one did not say); None when none can be read."""
-    try:
-        return int(json.loads((place / "kernel.json").read_text()).get("format", 1))
-    except (OSError, ValueError, TypeError, AttributeError):
-        return None
+def _mark(path: Path) -> list[object]:
+    """What tells whether a file was written to: when it was, and what is in it."""
+    with path.open("rb") as file:
+        return [path.stat().st_mtime_ns, hashlib.file_digest(file, "sha256").hexdigest()]
 
 
 def _load(spec: str, place: Path) -> Kernel:
+    """A kernel out of the cache. _DamagedError when it is not as it was put there, or in another format."""
+    again = f"remove {place} and try again"
     try:
         description = json.loads((place / "kernel.json").read_text())
+        # The first format did not say that it was.
+        if description.get("format", 1) != _FORMAT:
+            raise _DamagedError(f"{place} is of another kvmharness: {again}")
+        marks = description.get("unchanged", {})
         for name, size in description["sizes"].items():
-            if (place / name).stat().st_size != size:
-                raise LabError(f"{place / name} was damaged: remove {place} and try again")
-        return Kernel(spec, description["release"], place, description["load_order"])
+            written, content = marks.get(name, (0, ""))
+            there = (place / name).stat()
+            # Reading all of it would cost a tenth of a second at every run.
+            touched = content and there.st_mtime_ns != written
+            if there.st_size != size or (touched and _mark(place / name)[1] != content):
+                raise _DamagedError(f"{place / name} was damaged: {again}")
+        image = description.get("image", "vmlinux")
+        return Kernel(spec, description["release"], place, description["load_order"], image)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise LabError(f"{place} is not what it was: remove it and try again") from None
+        raise _DamagedError(f"{place} is not what it was: {again}") from None

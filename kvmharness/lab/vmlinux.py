@@ -1,13 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Takes the ELF kernel out of a bzImage: booting it spares the emulator the decompression."""
+"""Takes the ELF kernel out of a bzImage (booting it spares the emulator the decompression), and says what
+a kernel is: for which architecture, of which release, with what built in."""
 
 import bz2
 import gzip
+import io
 import lzma
+import re
 import struct
 
 import lz4.block
 import zstandard
+from elftools.common.exceptions import ELFError
+from elftools.construct import ConstructError
+from elftools.elf.elffile import ELFFile
+from elftools.elf.segments import NoteSegment
 
 from kvmharness.lab.errors import LabError
 
@@ -15,14 +22,28 @@ from kvmharness.lab.errors import LabError
 _SETUP_SECTORS = 0x1F1
 _MAGIC = 0x202
 _PAYLOAD_OFFSET = 0x248
+_VERSION_OFFSET = 0x20E
 _LZ4_LEGACY_BLOCK = 8 << 20
+_ELF = b"\x7fELF"
+
+# Images of other architectures: where they say so, and how (Documentation/arch/*/boot*.rst).
+_FOREIGN = ((0x38, b"ARM\x64", "arm64"), (0x38, b"RSC\x05", "riscv"), (0x24, b"\x18\x28\x6f\x01", "arm"))
+_ARCHITECTURE = "x64"
+# include/xen/interface/elfnote.h, XEN_ELFNOTE_PHYS32_ENTRY
+_PVH_ENTRY = 18
+# The banner a kernel prints first (init/version.c), and the .config inside it (kernel/configs.c).
+_BANNER = re.compile(rb"Linux version (\d[^\s\0]*) \(")
+_CONFIG = re.compile(rb"IKCFG_ST(\x1f\x8b.*?)IKCFG_ED", re.DOTALL)
 
 
 def extract(image: bytes) -> bytes:
     """The ELF file inside a bzImage, or the image itself if it is one. LabError when it is neither."""
-    if image[:4] == b"\x7fELF":
+    if image[:4] == _ELF:
         return image
-    if image[_MAGIC : _MAGIC + 4] != b"HdrS":
+    if not is_bzimage(image):
+        for place, magic, architecture in _FOREIGN:
+            if image[place : place + 4] == magic:
+                raise LabError(f"a kernel for {architecture}: the lab's machines are x86-64")
         raise LabError("not a kernel image: no boot header")
     start = ((image[_SETUP_SECTORS] or 4) + 1) * 512
     offset, length = struct.unpack_from("<II", image, _PAYLOAD_OFFSET)
@@ -42,9 +63,77 @@ def extract(image: bytes) -> bytes:
         zstandard.ZstdError,
     ) as error:
         raise LabError(f"the kernel image does not decompress: {error}") from None
-    if kernel[:4] != b"\x7fELF" or len(kernel) != size:
+    if kernel[:4] != _ELF or len(kernel) != size:
         raise LabError("the kernel image does not hold an ELF kernel")
     return kernel
+
+
+def is_bzimage(image: bytes) -> bool:
+    """Whether an image is x86's compressed kernel with its boot header."""
+    return image[_MAGIC : _MAGIC + 4] == b"HdrS"
+
+
+def release(image: bytes) -> str:
+    """The kernel's release (uname -r) as its image says it; "" if it does not say.
+
+    A bzImage says it in its boot header, an ELF kernel in its banner.
+    """
+    if is_bzimage(image):
+        (offset,) = struct.unpack_from("<H", image, _VERSION_OFFSET)
+        words = image[0x200 + offset :][:256].split(b"\0")[0].split() if offset else []
+        if words:
+            return words[0].decode(errors="replace")
+    found = _BANNER.search(extract(image))
+    return found[1].decode(errors="replace") if found else ""
+
+
+def loaded_part(kernel: bytes) -> bytes:
+    """An ELF kernel without what is not loaded: a build leaves hundreds of megabytes for debuggers in it.
+
+    LabError for one that is cut off, or of another architecture.
+    """
+    try:
+        file = ELFFile(io.BytesIO(kernel))
+        architecture = file.get_machine_arch()
+        end = max((each["p_offset"] + each["p_filesz"] for each in file.iter_segments()), default=0)
+    except (ELFError, ConstructError, OSError, ValueError) as error:
+        raise LabError(f"the kernel is no ELF file that makes sense: {error}") from None
+    if architecture != _ARCHITECTURE:
+        raise LabError(f"a kernel for {architecture}: the lab's machines are x86-64")
+    if not end:
+        raise LabError("not a kernel: the ELF file has no part that is loaded")
+    if end > len(kernel):
+        raise LabError("the kernel is cut off")
+    # Elf64_Ehdr: e_shoff at 40, e_shnum and e_shstrndx at 60. Without sections none is looked for.
+    return kernel[:40] + bytes(8) + kernel[48:60] + bytes(4) + kernel[64:end]
+
+
+def has_pvh_entry(kernel: bytes) -> bool:
+    """Whether an ELF kernel can be started as such (CONFIG_PVH); otherwise it takes its bzImage."""
+    return any(
+        (note["n_name"], str(note["n_type"])) == ("Xen", str(_PVH_ENTRY))
+        for segment in ELFFile(io.BytesIO(kernel)).iter_segments()
+        if isinstance(segment, NoteSegment)
+        for note in segment.iter_notes()
+    )
+
+
+def has_built_in(kernel: bytes, module: str) -> bool:
+    """Whether an ELF kernel has a module's code built in, told by the names of its parameters.
+
+    Those of a module that is built in stand in the kernel behind the module's name and a dot
+    (include/linux/moduleparam.h). It says nothing of modules without parameters; KVM's have some.
+    """
+    return re.search(rb"\0" + module.encode() + rb"\.[a-z]\w*\0", kernel) is not None
+
+
+def config(kernel: bytes) -> str | None:
+    """The .config inside an ELF kernel (CONFIG_IKCONFIG=y); None where there is none."""
+    found = _CONFIG.search(kernel)
+    try:
+        return gzip.decompress(found[1]).decode() if found else None
+    except (OSError, EOFError, ValueError):
+        return None
 
 
 def _decompress(payload: bytes) -> bytes:
