@@ -29,7 +29,7 @@ _FLAVOUR = "cloud-amd64"
 _PACKAGE = re.compile(rf"linux-(image|binary|binary-unsigned|modules)-\d\S*-{_FLAVOUR}")
 _USUAL = f"linux-image-{_FLAVOUR}"
 # A line of what apt-get --print-uris prints: URI, file name, size, and a hash from the signed index.
-_URI = re.compile(r"^'(\S+)' (\S+) \d+ (SHA\d+:\w+)$", re.MULTILINE)
+_URI = re.compile(r"^'(\S+)' (\S+) (\d+) (SHA\d+:\w+)$", re.MULTILINE)
 # Its download resumes what `apt-get download` would begin again.
 _HELPER = "/usr/lib/apt/apt-helper"
 _INDEX_AGE_S = 24 * 3600
@@ -124,7 +124,7 @@ def download(package: KernelPackage, folder: Path) -> list[Path]:
         listed = _URI.findall(state.apt("apt-get", "download", "--print-uris", *wanted))
         if len(listed) != len(names):
             raise LabError(f"apt-get names {len(listed)} files for {' '.join(wanted)}")
-        return [state.fetch(uri, folder / name, content) for uri, name, content in listed]
+        return [state.fetch(uri, folder / name, int(size), content) for uri, name, size, content in listed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,18 +178,37 @@ class State:
                 raise trouble
         return found
 
-    def fetch(self, uri: str, file: Path, content: str) -> Path:
-        """Fetch `uri` into `file`. `content` is its hash (SHA256:...), without which nothing is left there.
+    def fetch(self, uri: str, file: Path, size: int, content: str) -> Path:
+        """Fetch `uri`, `size` bytes, into `file`; nothing is left there that has not the hash `content`.
 
         What an interrupted attempt left in this state's cache is completed.
         """
         partial = self.root / "cache/archives/partial" / file.name
-        self.apt(_HELPER, "download-file", uri, str(partial), content)
+        begun = partial.stat().st_size if partial.exists() else 0
+        if begun >= size:
+            partial.unlink()
+            begun = 0
+        try:
+            self._fetch(uri, partial, content)
+        except LabError as error:
+            # What was begun may have been something else.
+            if not begun or "Hash" not in str(error):
+                raise
+            self._fetch(uri, partial, content)
         try:
             shutil.move(partial, file)
         except OSError as error:
             raise LabError(f"{file} cannot be written: {error.strerror or error}") from None
         return file
+
+    def _fetch(self, uri: str, partial: Path, content: str) -> None:
+        try:
+            self.apt(_HELPER, "download-file", uri, str(partial), content)
+        except LabError as error:
+            if "Hash" in str(error):
+                for leftover in partial.parent.glob(f"{partial.name}*"):
+                    leftover.unlink()
+            raise
 
     def apt(self, program: str, *arguments: str) -> str:
         """What a program of apt's prints when it works on this state; LabError with its first complaint."""

@@ -29,8 +29,8 @@ _FORMAT = 1
 
 _DEBIAN = "debian:"
 _HOST = "host"
-# Kernels from a path are kept until something else is found there, but not from under a run that may
-# still boot them, and until nobody has asked for them this long.
+# Kernels from a path are kept until something else is found there, or nothing, but not taken from under a
+# run that may still boot them; and in any case only until nobody has asked for them this long.
 _LOCAL = "local"
 _SUPERSEDED_S = 3600
 _UNUSED_S = 30 * 24 * 3600
@@ -83,7 +83,7 @@ def find(spec: str, modules_folder: Path | None = None, offline: bool = False) -
     if spec.startswith(_DEBIAN):
         return _find_debian(spec, spec.removeprefix(_DEBIAN), offline)
     path = Path(spec)
-    if spec != _HOST and "/" not in spec and path.suffix != ".deb" and not os.path.lexists(path):
+    if spec != _HOST and "/" not in spec and path.suffix != ".deb" and not os.path.lexists(spec):
         raise LabError(
             f"unknown kernel {spec!r}: name it debian:VERSION, as in debian:6.1, or host, or by a path"
         )
@@ -96,9 +96,14 @@ def find(spec: str, modules_folder: Path | None = None, offline: bool = False) -
         for order in parts.load_order.values():
             for name, module in order.items():
                 content.update(f"\0{name}\0{len(module)}\0".encode() + module)
-        return _found_locally(spec, place.image, content.digest(), lambda folder: _keep(parts, folder, spec))
+        called = _HOST if spec == _HOST else str(path.absolute())
+        return _found_locally(
+            spec, place.image, content.digest(), lambda folder: _keep(parts, folder, called)
+        )
     except LabError as error:
         raise LabError(f"{spec}: {error}") from None
+    except OSError as error:
+        raise LabError(f"{spec}: cannot read {error.filename or path}: {error.strerror}") from None
 
 
 def takes_modules(spec: str) -> bool:
@@ -114,13 +119,18 @@ def cache_name(package: KernelPackage) -> str:
 def cached() -> list[Cached]:
     """The kernels in the cache: those of Debian oldest first, then those from a path."""
     found = [Cached(f"{_DEBIAN}{each.version}", each.release) for each in _cached_packages()]
-    for place in sorted(_kernels().glob(f"{_LOCAL}-*")):
-        try:
-            description = json.loads((place / "kernel.json").read_text())
-            found.append(Cached(str(description["spec"]), str(description["release"])))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return found
+    local = [_description(place) for place in sorted(_kernels().glob(f"{_LOCAL}-*"))]
+    kept = {(str(each["spec"]), str(each["release"])) for each in local if "spec" in each}
+    return found + [Cached(*each) for each in sorted(kept)]
+
+
+def _description(place: Path) -> dict[str, object]:
+    """What is written about a kernel in the cache; empty where it cannot be read."""
+    try:
+        description = json.loads((place / "kernel.json").read_text())
+        return description if isinstance(description, dict) else {}
+    except (OSError, ValueError):
+        return {}
 
 
 def _kernels() -> Path:
@@ -229,7 +239,7 @@ def _find_deb(spec: str, deb: Path) -> Kernel:
                 raise LabError(
                     f"{str(error).replace(scratch, '')}; looked into {', '.join(file.name for file in files)}"
                 ) from None
-            _keep(parts, folder, spec)
+            _keep(parts, folder, str(deb.absolute()))
 
     return _found_locally(spec, deb, content.digest(), build)
 
@@ -254,12 +264,19 @@ def _found_locally(spec: str, path: Path, content: bytes, build: Callable[[Path]
     try:
         os.utime(place)
         for other in place.parent.glob(f"{_LOCAL}-*"):
-            keep_s = _SUPERSEDED_S if other.name.startswith(of_path) else _UNUSED_S
+            superseded = other.name.startswith(of_path) or _is_gone(other)
+            keep_s = _SUPERSEDED_S if superseded else _UNUSED_S
             if other != place and time.time() - other.stat().st_mtime > keep_s:
                 cache.removed(other)
     except OSError:
         pass  # somebody else was first, or the cache is read-only: either is no trouble of this kernel's
     return kernel
+
+
+def _is_gone(place: Path) -> bool:
+    """Whether what a kernel in the cache was made of is no longer there."""
+    spec = _description(place).get("spec", _HOST)
+    return spec != _HOST and not os.path.lexists(str(spec))
 
 
 def _published(spec: str, place: Path, build: Callable[[Path], None]) -> Kernel:
