@@ -1,34 +1,44 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Measures what the harness costs beside what it is made of, in one run, as ratios.
 
-    python bench/run.py [kvm] [lab]        (both without a name)
+    python bench/run.py [kvm] [lab] [judge]        (all without a name)
 
 Rounds of each contender alternate, so that a noisy machine disturbs all alike. Calls are compared by
 their best round, boots by their median.
 """
 
 import importlib
+import random
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from cffi import FFI
 
-from kvmharness import guests
+from kvmharness import guests, script
 from kvmharness.guests.layout import MEMORY_SIZE
 from kvmharness.kvm import BracketBuffer, System, Vcpu, ioctls
 from kvmharness.kvm import ffi as kvm_ffi
 from kvmharness.kvm import lib as kvm_lib
 from kvmharness.lab import image, kernels, machine
+from kvmharness.model.judge import Possibility
+from kvmharness.model.judge import judge as judge_by
+from kvmharness.model.policies import POLICIES
+from kvmharness.model.policy import Policy
+from kvmharness.model.simulate import HOST, Pace, simulate
 from kvmharness.msr import MSRS
+from kvmharness.trace import Trace
 
 CALL_ROUNDS = 15
 BOOT_ROUNDS = 7
+JUDGE_ROUNDS = 3
+JUDGE_STEPS = (100, 1_000, 10_000)
 LAB_KERNELS = ("debian:6.1", "debian:6.12")
 
 # The standard library's way, for comparison only: the harness itself does not use it.
@@ -168,7 +178,74 @@ def bench_lab() -> None:
         show(f"{spec} to the verdict", "ms", medians, "<= 1.5 x bare boot")
 
 
-BENCHES = {"kvm": bench_kvm, "lab": bench_lab}
+def mixed(vcpus: int, steps: int, policy: Policy, *, held_up: bool = False) -> Trace:
+    """Everything a script can do to this many vCPUs, as a kernel with `policy` plays it.
+
+    A player that is `held_up` leaves brackets so wide that writes may be attempts to synchronize or not.
+    """
+    chance = random.Random(vcpus)
+    # Of a second or so; near the last value written and far from it.
+    near, far = script.Read("write", script.Time(500_000_000)), script.Time(10**15)
+    operations: list[script.Operation] = [
+        script.CreateVcpu(vcpu=vcpu, guest="wrmsr-16", label="write") for vcpu in range(vcpus)
+    ]
+    while len(operations) < steps:
+        vcpu = chance.randrange(vcpus)
+        operations += (
+            script.SetMsrs(vcpu=vcpu, msrs=(("TSC", chance.choice((near, near, far, 0))),), label="write"),
+            script.GetMsrs(vcpu=vcpu, indices=("TSC", "TSC_ADJUST")),
+            script.GetTscOffset(vcpu=vcpu, label="offset"),
+            script.Run(vcpu=vcpu),
+            script.GuestWrite(vcpu=vcpu, msr="TSC", value=near),
+            script.SetTscOffset(vcpu=vcpu, offset=script.Read("offset", 1_000)),
+            script.GetClock(),
+            script.Sleep(ns=1_000),
+            script.GetMsrs(vcpu=vcpu, indices=("TSC",)),
+            script.GetTscOffset(vcpu=chance.randrange(vcpus)),
+        )
+    wide = Pace(HOST.khz * 500, 100, HOST.khz * 500, 10_000) if held_up and HOST.khz else Pace()
+    return simulate("bench", tuple(operations[:steps]), policy, pace=lambda operation: wide)
+
+
+def judge_rate(trace: Trace, policy: Policy) -> float:
+    """Steps judged a second of this process's own time: nothing here waits for anything."""
+    begin = time.process_time()
+    judgement = judge_by(trace, policy, HOST)
+    seconds = time.process_time() - begin
+    # A judgement that ends early says nothing about the steps behind it.
+    if judgement.possibility is not Possibility.POSSIBLE:
+        raise SystemExit(f"{policy.name}, step {judgement.step}: {judgement.seen}: nothing to compare")
+    return len(trace.events) / seconds
+
+
+def bench_judge() -> None:
+    """The model's judge: steps a second under each policy, and whether the time is linear."""
+    for title, vcpus, held_up in (
+        ("2 vCPUs", 2, False),
+        ("8 vCPUs", 8, False),
+        ("2 vCPUs, straddling", 2, True),
+    ):
+        contenders: dict[str, Callable[[], float]] = {}
+        for policy in POLICIES.values():
+            for steps in JUDGE_STEPS:
+                trace = mixed(vcpus, steps, policy, held_up=held_up)
+                contenders[f"{policy.name} {steps}"] = partial(judge_rate, trace, policy)
+        rates = {name: max(values) for name, values in alternate(contenders, JUDGE_ROUNDS).items()}
+        for steps in JUDGE_STEPS:
+            of_all = {name: rates[f"{name} {steps}"] for name in POLICIES}
+            slowest = min(of_all, key=lambda name: of_all[name])
+            print(
+                f"judge, {title}, {steps} steps: median policy {median(of_all.values()):.0f} steps/s, "
+                f"slowest {of_all[slowest]:.0f} steps/s, {slowest} (aim >= 20000)"
+            )
+        slopes = [rates[f"{name} 1000"] / rates[f"{name} 10000"] for name in POLICIES]
+        print(
+            f"judge, {title}, 10000 steps: median policy {median(slopes):.2f}, slowest {max(slopes):.2f} "
+            f"x ten times 1000 steps (aim about 1)"
+        )
+
+
+BENCHES = {"kvm": bench_kvm, "lab": bench_lab, "judge": bench_judge}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or BENCHES:
