@@ -16,6 +16,8 @@ _ARCHITECTURE = "amd64"
 # A kernel may be one package, or several that are of one release and version.
 _PACKAGE = re.compile(r"linux-(image|binary|modules)(-extra)?(-unsigned)?-(?P<release>\d\S*?)(-unsigned)?")
 
+_DPKG_DEB = re.compile(r"^dpkg-deb( \(subprocess\))?:( error:)? ")
+
 
 @dataclass(frozen=True, slots=True)
 class Package:
@@ -93,7 +95,7 @@ def _dpkg_deb(option: str, deb: Path, *arguments: str) -> str:
         env={**os.environ, "LC_ALL": "C.UTF-8"},
     )
     if done.returncode:
-        lines = done.stderr.splitlines() or ["no reason given"]
-        reason = next((line for line in lines if line.startswith("dpkg-deb: error: ")), lines[-1])
-        raise LabError(f"{deb.name} does not unpack: {reason.removeprefix('dpkg-deb: error: ')}")
+        # What broke comes first, and behind that what it made fail.
+        reason = (done.stderr.splitlines() or ["no reason given"])[0]
+        raise LabError(f"{deb} does not unpack: {_DPKG_DEB.sub('', reason)}")
     return done.stdout

@@ -101,7 +101,8 @@ def find(spec: str, modules_folder: Path | None = None, offline: bool = False) -
             spec, place.image, content.digest(), lambda folder: _keep(parts, folder, called)
         )
     except LabError as error:
-        raise LabError(f"{spec}: {error}") from None
+        text = str(error)
+        raise LabError(text if text.startswith(spec) else f"{spec}: {text}") from None
     except OSError as error:
         raise LabError(f"{spec}: cannot read {error.filename or path}: {error.strerror}") from None
 
@@ -247,8 +248,9 @@ def _find_deb(spec: str, deb: Path) -> Kernel:
 def _build(package: KernelPackage, folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="building-", dir=folder.parent) as scratch:
         tree = Path(scratch) / "tree"
-        debs.unpack(apt.download(package, Path(scratch)), tree)
+        found = apt.download(package, Path(scratch))
         try:
+            debs.unpack(found, tree)
             parts = places.gather(places.of_unpacked(tree, package.release))
         except LabError as error:
             raise LabError(f"{package.package}: {str(error).replace(str(tree), '')}") from None

@@ -150,7 +150,8 @@ def _of_image(path: Path, modules_folder: Path | None) -> Place:
     if any(path.parent.glob("modules.*")):
         return _with_modules(path, [path.parent], configs)
     roots = [path.parent, path.parent.parent]
-    return _with_modules(path, [root / each / release for root in roots for each in _MODULES], configs)
+    where = f"in a lib/modules/{release} beside {path} or above it (--modules DIR names another place)"
+    return _with_modules(path, [root / each / release for root in roots for each in _MODULES], configs, where)
 
 
 def _of_tree(tree: Path, image: Path) -> Place:
@@ -190,14 +191,14 @@ def _is_tree(folder: Path) -> bool:
     return (folder / "include/config/kernel.release").is_file() or (folder / "arch/x86").is_dir()
 
 
-def _with_modules(image: Path, folders: list[Path], configs: Sequence[Path]) -> Place:
-    """An image with the modules of the first of `folders` that is there, and the first .config."""
+def _with_modules(image: Path, folders: list[Path], configs: Sequence[Path], where: str = "") -> Place:
+    """An image with the modules of the first of `folders` that is there, and the first .config; `where`
+    says of the folders what they are, if it is not enough to name the first."""
     folder = next((each for each in folders if each.is_dir()), None)
     candidates = [*configs, *([] if folder is None else [folder / "config"])]
     options = next((found for found in map(config.read, candidates) if found is not None), None)
     if folder is None:
-        where = f"in {' or '.join(dict.fromkeys(map(str, folders)))} (--modules DIR names another place)"
-        return Place(image, {}, where, None, options)
+        return Place(image, {}, where or f"in {folders[0]}", None, options)
     return Place(image, modules.find(folder), f"in {folder}", modules.built_in(folder), options)
 
 
