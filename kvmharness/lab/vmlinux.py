@@ -26,8 +26,14 @@ _VERSION_OFFSET = 0x20E
 _LZ4_LEGACY_BLOCK = 8 << 20
 _ELF = b"\x7fELF"
 
-# Images of other architectures: where they say so, and how (Documentation/arch/*/boot*.rst).
-_FOREIGN = ((0x38, b"ARM\x64", "arm64"), (0x38, b"RSC\x05", "riscv"), (0x24, b"\x18\x28\x6f\x01", "arm"))
+# Images of other architectures: where they say so, and how (Documentation/arch/*/boot*.rst). The last is
+# how all but x86 wrap a kernel for EFI.
+_FOREIGN = (
+    (0x38, b"ARM\x64", "arm64"),
+    (0x38, b"RSC\x05", "riscv"),
+    (0x24, b"\x18\x28\x6f\x01", "arm"),
+    (0x04, b"zimg", "another architecture"),
+)
 _ARCHITECTURE = "x64"
 # include/xen/interface/elfnote.h, XEN_ELFNOTE_PHYS32_ENTRY
 _PVH_ENTRY = 18
