@@ -206,7 +206,7 @@ def _event_from_json(data: dict[str, Any]) -> Event:
     if not all(len(pair) == 2 and 0 <= pair[1] - pair[0] < MAX_WIDTH for pair in (tsc, ns)):
         raise TraceError("tsc and ns are not brackets: two numbers each, the later one second")
     error = data.get("errno", "")
-    if error and error not in errno.errorcode.values():
+    if error != "" and error not in errno.errorcode.values():
         raise TraceError(f"no errno is called {error!a:.60}")
     operation = script.from_json(data["op"])
     values = _numbers(data.get("values", []), "values")

@@ -786,3 +786,10 @@ def test_a_label_on_another_operation_than_the_claims_leaves_it_undecided() -> N
 def test_no_khz_are_no_cycles_and_no_endless_loop() -> None:
     with time_limit():
         assert cycles(10**9, 0) == 0
+
+
+@pytest.mark.parametrize("odd", [None, 0, False, [], {}, 22, "EEK"])
+def test_an_errno_is_a_name_or_not_there(odd: Any) -> None:
+    step = {"op": {"op": "get_clock"}, "tsc": [1, 1], "ns": [1, 1], "errno": odd}
+    with pytest.raises(TraceError, match="no errno is called"):
+        list(from_lines(['{"trace":1,"scenario":"a","release":""}', json.dumps(step), '{"end":1}']))

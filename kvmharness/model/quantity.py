@@ -63,18 +63,24 @@ def narrow(quantity: Quantity, seen: Interval, unknowns: Unknowns) -> bool:
     common = _common(now, seen)
     if common is None or not terms:
         return common is not None
+    low, high = now.low, now.high
     for unknown, often in terms:
         if abs(often) == 1:
             # What this one may be: all that is left of `common` once the others are taken away.
-            rest = bounds(
-                Quantity(quantity.constant, tuple(each for each in terms if each[0] != unknown)), unknowns
-            )
-            assert rest is not None  # `now` is known, so all of its parts are
-            low, high = common.low - rest.high, common.high - rest.low
-            left = Interval(low, high) if often > 0 else Interval(-high, -low)
-            if not _narrow_unknown(unknown, left, unknowns):
+            before = _share(unknown, often, unknowns)
+            left = Interval(common.low - (high - before.high), common.high - (low - before.low))
+            if not _narrow_unknown(unknown, left if often > 0 else Interval(-left.high, -left.low), unknowns):
                 return False
+            after = _share(unknown, often, unknowns)
+            low, high = low - before.low + after.low, high - before.high + after.high
     return True
+
+
+def _share(unknown: int, often: int, unknowns: Unknowns) -> Interval:
+    """What an unknown that is there once, or taken away once, adds to a quantity."""
+    known = unknowns[unknown]
+    assert known is not None  # else nothing would be known of the quantity
+    return known if often > 0 else Interval(-known.high, -known.low)
 
 
 def _narrow_unknown(unknown: int, seen: Interval, unknowns: Unknowns) -> bool:
