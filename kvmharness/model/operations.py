@@ -258,6 +258,7 @@ def _guest_write(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
         before = _samples(rules, each, vcpu, deed)[:1]
         if deed.samples == 1:
             outcomes.append(Outcome(each.fork(), (None, *before)))
+        last = vcpu.last_guest_tsc
         if name == "TSC":
             rules.guest_write_tsc(each, number, value, deed.moment)
         elif name == "TSC_ADJUST":
@@ -265,8 +266,16 @@ def _guest_write(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
         else:
             # kvmclock's old MSRs turn the masterclock off (kvm_write_system_time).
             each.flags_known = False
+        lost = each.fork()
         after = _after_guest_write(rules, each, vcpu, deed)
         outcomes.append(Outcome(each, (None, *before, *after)[: 1 + deed.samples]))
+        if rules.policy.honours_writes and not rules.host.stable:
+            # A load between the exit and the next entry goes on from the TSC at the exit: the write is lost.
+            own = lost.vcpus[number]
+            own.last_guest_tsc = last
+            rules.go_on_from_last(lost, own, deed.moment)
+            after = _after_guest_write(rules, lost, own, deed)
+            outcomes.append(Outcome(lost, (None, *before, *after)[: 1 + deed.samples]))
     return outcomes
 
 

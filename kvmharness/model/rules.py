@@ -228,10 +228,14 @@ class Rules(Rates):
         moved, vcpu.cpu = vcpu.cpu != world.cpu, world.cpu
         early = moved and not vcpu.has_run and self.policy.reloads == "before-first-run"
         if self.policy.honours_writes and (early or not self.host.stable):
-            vcpu.l1_tsc_offset = self._offset_for(world, vcpu, vcpu.last_guest_tsc, moment.tsc)
-            vcpu.tsc_catchup = True
+            self.go_on_from_last(world, vcpu, moment)
             if early:
                 vcpu.story = Story(world.step, "the load on another CPU set it back to its last TSC")
+
+    def go_on_from_last(self, world: World, vcpu: Vcpu, moment: Moment) -> None:
+        """The part of kvm_arch_vcpu_load() that has the vCPU go on from its last TSC."""
+        vcpu.l1_tsc_offset = self._offset_for(world, vcpu, vcpu.last_guest_tsc, moment.tsc)
+        vcpu.tsc_catchup = True
 
     def enter_guest(self, world: World, number: int, moment: Moment) -> list[World]:
         """vcpu_enter_guest(): what KVM_RUN does before the guest's first instruction, and what it leaves."""
