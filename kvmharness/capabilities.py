@@ -148,7 +148,7 @@ def host_facts(probe: Trace) -> Host:
     found = findings(probe)
     events = {event.operation.label: event for event in probe.events}
     offset, clock = events.get("offset-before"), events.get("clock")
-    khz, rate = (_first_value(events.get(label)) for label in ("create-0", "host-khz"))
+    khz, rate = (_rate(events.get(label)) for label in ("create-0", "host-khz"))
     knows = None if offset is None or offset.error not in ("", *_UNKNOWN) else not offset.error
     up_ns = probe.events[0].bracket.ns_before if probe.events else 0
     stable_clock = clock is not None and len(clock.values) == 2 and bool(clock.values[1] & TSC_STABLE)
@@ -162,8 +162,10 @@ def host_facts(probe: Trace) -> Host:
     )
 
 
-def _first_value(event: Event | None) -> int | None:
-    return event.values[0] if event is not None and event.values and not event.error else None
+def _rate(event: Event | None) -> int | None:
+    """The kHz that a step read; None if it read none that can be one."""
+    read = event is not None and event.values and not event.error and 0 < event.values[0] < 2**32
+    return event.values[0] if event is not None and read else None
 
 
 def findings(probe: Trace) -> dict[str, Finding]:

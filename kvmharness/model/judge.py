@@ -16,7 +16,7 @@ from kvmharness.model.policy import Policy
 from kvmharness.model.quantity import Quantity, narrow
 from kvmharness.model.rates import UnknownRateError
 from kvmharness.model.rules import Rules
-from kvmharness.model.state import Host, Moment, World
+from kvmharness.model.state import DoubtError, Host, Moment, World
 from kvmharness.script import (
     CreateVcpu,
     GetClock,
@@ -40,11 +40,12 @@ ENVIRONMENT = frozenset(
 _MAX_NS = 2**45
 _MAX_CYCLES = 2**48
 
-# How many worlds may be followed through a trace, as a sum over its steps: beyond that lies a trace
-# whose brackets leave everything open and which reads nothing.
-_WORLDS_PER_STEP = 8
-_WORLDS_AT_LEAST = 4096
-
+# How many worlds beside the first may be followed through a trace, as a sum over its steps; one with many
+# vCPUs counts for more. Beyond that lies a trace whose brackets leave everything open, and which reads
+# nothing. A file of such traces has to be judged under all policies in seconds.
+_MORE_WORLDS = 2_000
+_MORE_WORLDS_PER_STEP = 0.2
+_VCPUS_IN_A_WORLD = 8
 
 UNKNOWN_HOST = Host()
 
@@ -70,10 +71,6 @@ class Judgement:
     step: int = 0
     seen: str = ""
     possible: str = ""
-
-
-class DoubtError(Exception):
-    """Nothing can be said of a trace from here on; the text says why."""
 
 
 def judge(trace: Trace, policy: Policy, host: Host = UNKNOWN_HOST) -> Judgement:
@@ -113,7 +110,7 @@ class Replay:
         self._rules = rules
         self._first: Bracket | None = None
         self._previous: Bracket | None = None
-        self._followed = 0
+        self._followed = 0.0
 
     def play(self, step: int, event: Event) -> list[Outcome]:
         """Take a step; the outcomes that what was seen rules out. DoubtError where nothing can be told."""
@@ -130,7 +127,7 @@ class Replay:
         survivors: list[World] = []
         failed: list[Outcome] = []
         for world in self.worlds:
-            world.step, world.made = step, 0
+            world.begin(step)
             try:
                 for outcome in perform(self._rules, world, deed):
                     if _agrees(outcome, event, deed.moment):
@@ -140,9 +137,7 @@ class Replay:
             except (UnknownRateError, TooWideError) as doubt:
                 self.lost = self.lost or (step, _DOUBTS[type(doubt)])
         self.worlds = survivors if len(survivors) < 2 else _distinct(survivors)
-        self._followed += len(self.worlds)
-        if self._followed > _WORLDS_AT_LEAST + _WORLDS_PER_STEP * step:
-            raise DoubtError(f"the brackets leave too much open: {len(self.worlds)} ways it may have gone")
+        self._count(step)
         return failed
 
     @property
@@ -152,6 +147,13 @@ class Replay:
             return False
         now = Interval(self._previous.tsc_before, self._previous.tsc_after)
         return all(self._rules.is_vague(world, now) for world in self.worlds)
+
+    def _count(self, step: int) -> None:
+        if len(self.worlds) > 1:
+            weight = 1 + len(self.worlds[0].vcpus) / _VCPUS_IN_A_WORLD
+            self._followed += (len(self.worlds) - 1) * weight
+            if self._followed > _MORE_WORLDS + _MORE_WORLDS_PER_STEP * step:
+                raise DoubtError(f"too much stays open: {len(self.worlds)} ways it may have gone")
 
     def _check_clocks(self, bracket: Bracket) -> None:
         first = self._first = self._first or bracket

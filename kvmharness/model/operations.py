@@ -8,7 +8,7 @@ from kvmharness.contract import TSC_STABLE
 from kvmharness.model.interval import Interval
 from kvmharness.model.quantity import Quantity
 from kvmharness.model.rules import Rules
-from kvmharness.model.state import HOME, Moment, Vcpu, World
+from kvmharness.model.state import HOME, DoubtError, Moment, Vcpu, World
 from kvmharness.script import (
     CreateVcpu,
     GetClock,
@@ -25,6 +25,9 @@ from kvmharness.script import (
     SetVmTscKhz,
     Sleep,
 )
+
+# A step may write a thousand values, and each may leave two ways open.
+_MOST_WORLDS = 256
 
 OK = frozenset({""})
 # How a kernel answers an ioctl or attribute it does not know; before 5.16 a vCPU's attribute: EINVAL.
@@ -123,6 +126,8 @@ def _set_msrs(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
                 for each in worlds
                 for after in rules.synchronize_tsc(each, number, value, deed.moment, user=True)
             ]
+            if len(worlds) > _MOST_WORLDS:
+                raise DoubtError(f"one step leaves more than {_MOST_WORLDS} ways open that it may have gone")
         elif name == "TSC_ADJUST":
             for each in worlds:
                 rules.host_write_adjust(each, number, value)
@@ -266,11 +271,12 @@ def _guest_write(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
         else:
             # kvmclock's old MSRs turn the masterclock off (kvm_write_system_time).
             each.flags_known = False
-        lost = each.fork()
+        # A load between the exit and the next entry may go on from the TSC at the exit: the write is lost.
+        reloads = rules.policy.honours_writes and not rules.host.stable
+        lost = each.fork() if reloads else None
         after = _after_guest_write(rules, each, vcpu, deed)
         outcomes.append(Outcome(each, (None, *before, *after)[: 1 + deed.samples]))
-        if rules.policy.honours_writes and not rules.host.stable:
-            # A load between the exit and the next entry goes on from the TSC at the exit: the write is lost.
+        if lost:
             own = lost.vcpus[number]
             own.last_guest_tsc = last
             rules.go_on_from_last(lost, own, deed.moment)

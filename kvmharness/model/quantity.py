@@ -44,6 +44,18 @@ def bounds(quantity: Quantity, unknowns: Unknowns) -> Interval | None:
     return Interval(low, high)
 
 
+def known_part(quantity: Quantity, unknowns: Unknowns) -> Quantity:
+    """The same quantity, with the unknowns that are known to the cycle in its constant."""
+    constant, left = quantity.constant, []
+    for unknown, often in quantity.terms:
+        interval = unknowns[unknown]
+        if interval is not None and interval.low == interval.high:
+            constant += often * interval.low
+        else:
+            left.append((unknown, often))
+    return Quantity(constant, tuple(left)) if len(left) < len(quantity.terms) else quantity
+
+
 def narrow(quantity: Quantity, seen: Interval, unknowns: Unknowns) -> bool:
     """Take note that a quantity, modulo 2**64, was seen to lie in `seen`; False if it cannot.
 

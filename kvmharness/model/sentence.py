@@ -3,7 +3,7 @@
 
 from collections.abc import Sequence
 
-from kvmharness.model.interval import Interval, signed
+from kvmharness.model.interval import Interval, TooWideError, signed
 from kvmharness.model.operations import Answer, Flag, Outcome, Tsc, Within
 from kvmharness.model.quantity import Quantity, bounds
 from kvmharness.model.state import World
@@ -26,7 +26,10 @@ def what_was_possible(failed: Sequence[Outcome], event: Event) -> str:
     # A world in which the step ends otherwise is worth a word only if there is no other.
     nearer = [each for each in failed if ends_so(each, event)]
     for outcome in nearer or failed:
-        text = _prediction(outcome, event)
+        try:
+            text = _prediction(outcome, event)
+        except TooWideError:
+            text = "something that is known too little to be told"
         if text not in said:
             said.append(text)
     return "; or ".join(said[:4]) or "nothing"

@@ -74,7 +74,8 @@ def simulate(
 
     `host` has to be known in all it says. `pace` says how long each operation takes; `choose` picks one of
     so many where kernels differ in what no policy speaks of, or a value within an interval where the
-    rules leave one. `watch` is told of every step. The trace ends early where a player's would.
+    rules leave one. `watch` is told of every step. The trace ends early where a player's would. TooWideError
+    where a TSC is caught up with from halfway round the circle of 64 bits, of which the rules do not tell.
     """
     stage = _Stage(Rules(policy, host), choose)
     events = []
@@ -129,7 +130,7 @@ class _Stage:
         return self._finish(operation, bracket, Deed(operation, moment, written, samples))
 
     def _finish(self, operation: Operation, bracket: Bracket, deed: Deed) -> Event:
-        self.world.step, self.world.made = self.step, 0
+        self.world.begin(self.step)
         outcomes = [each for each in perform(self.rules, self.world, deed) if self._is_ours(operation, each)]
         outcome = outcomes[self.choose(len(outcomes))] if len(outcomes) > 1 else outcomes[0]
         self.world = outcome.world

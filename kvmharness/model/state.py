@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from kvmharness.model.interval import Interval
-from kvmharness.model.quantity import Quantity, Unknowns
+from kvmharness.model.quantity import Quantity, Unknowns, bounds, known_part
 
 NOTHING = Quantity(0)
 ZERO = Interval(0, 0)
@@ -18,8 +18,16 @@ ZERO = Interval(0, 0)
 # The most steps of one kind within one operation; unknowns are numbered by operation.
 _PER_STEP = 4096
 
+# A guest that writes its TSC again and again makes a sum of all it ever wrote; of a longer one than this
+# only the interval is kept.
+_MOST_TERMS = 16
+
 # Where the thread runs that plays a script, until its first move tells which CPU that is.
 HOME = -2
+
+
+class DoubtError(Exception):
+    """Nothing can be said of a trace from here on; the text says why."""
 
 
 class Moment(NamedTuple):
@@ -151,37 +159,56 @@ class World:
         if self.last_host_rate_at == step:
             self.last_tsc_khz, self.last_host_rate_at = khz, 0
 
+    def begin(self, step: int) -> None:
+        """A step begins: nothing refers any more to what only the last one spoke of."""
+        self.step, self.made = step, 0
+        if len(self.unknowns) > 4 * len(self.vcpus) + 8:
+            self._forget()
+
     def fork(self) -> "World":
         """The same again, to go another way."""
-        self.forget()
         other = copy.copy(self)
         other.vcpus = {number: copy.copy(vcpu) for number, vcpu in self.vcpus.items()}
         other.unknowns = dict(self.unknowns)
         return other
 
-    def forget(self) -> None:
-        """Drop the unknowns on which nothing rests any more."""
-        if len(self.unknowns) <= 4 * len(self.vcpus) + 8:
-            return
-        used = {unknown for quantity in self._quantities() for unknown, _ in quantity.terms}
+    def _forget(self) -> None:
+        """Drop the unknowns on which nothing rests, and keep what rests on many, or on none, short."""
+        short: dict[Quantity, Quantity] = {}
+        for holder in (self, *self.vcpus.values()):
+            for name in _QUANTITIES[type(holder)]:
+                quantity = getattr(holder, name)
+                if quantity not in short:
+                    short[quantity] = self._shortened(quantity)
+                setattr(holder, name, short[quantity])
+        used = {unknown for quantity in short.values() for unknown, _ in quantity.terms}
         self.unknowns = {number: self.unknowns[number] for number in used}
+
+    def _shortened(self, quantity: Quantity) -> Quantity:
+        """The same quantity without the unknowns that are known by now; of too many, only where it lies."""
+        quantity = known_part(quantity, self.unknowns)
+        if len(quantity.terms) <= _MOST_TERMS:
+            return quantity
+        return self.unknown(bounds(quantity, self.unknowns))
 
     def key(self) -> tuple[object, ...]:
         """Equal for worlds that will never differ in anything that can be seen."""
-        self.forget()
         mine = tuple(getattr(self, name) for name in _WORLD_KEY)
         theirs = tuple(
             (number, *(getattr(vcpu, name) for name in _VCPU_KEY)) for number, vcpu in self.vcpus.items()
         )
-        used = sorted({unknown for quantity in self._quantities() for unknown, _ in quantity.terms})
-        return mine, theirs, tuple((number, self.unknowns[number]) for number in used)
-
-    def _quantities(self) -> list[Quantity]:
-        found = [self.last_tsc_offset, self.cur_tsc_offset]
-        for vcpu in self.vcpus.values():
-            found += (vcpu.l1_tsc_offset, vcpu.ia32_tsc_adjust_msr)
-        return found
+        used = {
+            unknown
+            for holder in (self, *self.vcpus.values())
+            for name in _QUANTITIES[type(holder)]
+            for unknown, _ in getattr(holder, name).terms
+        }
+        return mine, theirs, tuple((number, self.unknowns[number]) for number in sorted(used))
 
 
 _WORLD_KEY = [name for name in World.__slots__ if name not in {"vcpus", "unknowns", "step", "made"}]
 _VCPU_KEY = [name for name in Vcpu.__slots__ if name != "story"]
+_QUANTITIES = {
+    World: ("last_tsc_offset", "cur_tsc_offset"),
+    Vcpu: ("l1_tsc_offset", "ia32_tsc_adjust_msr"),
+}
