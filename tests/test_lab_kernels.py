@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Kernels from anywhere: this host's own, an image with its modules, a built tree, a package on the disk."""
 
+import contextlib
 import gzip
 import hashlib
 import http.server
 import json
 import os
+import random
 import re
 import shutil
 import struct
@@ -166,8 +168,8 @@ def test_code_that_is_built_in_is_known_by_its_parameters() -> None:
         (bzimage(kernel_image(machine=AARCH64)), "a kernel for AArch64"),
         (bytes(0x38) + b"ARM\x64" + bytes(5000), "a kernel for arm64"),
         (kernel_image(inside=bytes(9000))[:5000], "cut off"),
-        (kernel_image()[:30], "no ELF file that makes sense"),
-        (b"\x7fELF" + bytes(range(256)) * 20, "no ELF file that makes sense"),
+        (kernel_image()[:30], "not an ELF file that makes sense"),
+        (b"\x7fELF" + bytes(range(256)) * 20, "not an ELF file that makes sense"),
         (module(), "no part that is loaded"),
         (bzimage(kernel_image())[:2100], "cut off"),
         (kernel_image("nothing"), "does not say of which release"),
@@ -181,6 +183,28 @@ def test_what_the_lab_cannot_boot_is_refused_with_the_reason(
     put_modules(tmp_path / "modules")
     with pytest.raises(LabError, match=f"^{path}: .*{complaint}"):
         kernels.find(str(path), tmp_path / "modules")
+
+
+def test_a_mutated_image_or_module_is_taken_or_refused_but_never_crashes(
+    cache_root: Path, tmp_path: Path
+) -> None:
+    chance = random.Random(217423)
+    inside = b"IKCFG_ST" + gzip.compress(GOOD_CONFIG.encode()) + b"IKCFG_ED"
+    images = [kernel_image(inside=inside), bzimage(kernel_image(inside=inside))]
+    folder = put_modules(tmp_path / "modules")
+    of_kvm = folder / "kernel/arch/x86/kvm/kvm.ko"
+    whole = of_kvm.read_bytes()
+    for _ in range(200):
+        image, kvm = bytearray(chance.choice(images)), bytearray(whole)
+        mutated = chance.choice([image, kvm])
+        for _ in range(chance.randint(1, 4)):
+            mutated[chance.randrange(min(chance.choice([64, 0x250, 99999]), len(mutated)))] = chance.choice(
+                b"\0\xff\x80\x01"
+            )
+        del mutated[chance.choice([chance.randrange(len(mutated)), len(mutated)]) :]
+        put(of_kvm, bytes(kvm))
+        with contextlib.suppress(LabError):
+            kernels.find(str(put(tmp_path / "vmlinux", bytes(image))), folder)
 
 
 # An image with its modules

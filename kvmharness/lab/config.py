@@ -3,6 +3,7 @@
 
 import gzip
 import re
+import zlib
 from pathlib import Path
 
 from kvmharness.lab.errors import LabError
@@ -39,7 +40,7 @@ def read(path: Path) -> dict[str, str] | None:
     try:
         data = path.read_bytes()
         return parsed((gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode(errors="replace"))
-    except (OSError, EOFError):
+    except (OSError, EOFError, zlib.error):
         return None
 
 

@@ -2,20 +2,18 @@
 """Kernel modules: plain ELF out of whatever they are packed in, and the order in which they load."""
 
 import gzip
-import io
 import lzma
 import shutil
 import struct
 import subprocess
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import zstandard
-from elftools.common.exceptions import ELFError
-from elftools.construct import ConstructError
-from elftools.elf.elffile import ELFFile
 
+from kvmharness.lab import elf
 from kvmharness.lab.errors import LabError
 
 _SIGNATURE_MARK = b"~Module signature appended~\n"
@@ -59,7 +57,7 @@ def read(path: Path) -> bytes:
         if path.suffix == ".zst":
             return bytes(zstandard.ZstdDecompressor().decompressobj().decompress(data))
         return gzip.decompress(data) if path.suffix == ".gz" else data
-    except (OSError, EOFError, lzma.LZMAError, zstandard.ZstdError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError) as error:
         raise LabError(f"{path.name} does not decompress: {error}") from None
 
 
@@ -136,11 +134,9 @@ def _depends(name: str, module: bytes) -> list[str]:
 
 def _modinfo(name: str, module: bytes) -> dict[str, str]:
     """What a module says of itself; of what it says more than once, the first."""
-    try:
-        section = ELFFile(io.BytesIO(module)).get_section_by_name(".modinfo")
+    with elf.opened(module, f"module {name}") as file:
+        section = file.get_section_by_name(".modinfo")
         data = None if section is None else section.data()
-    except (ELFError, ConstructError, OSError, ValueError) as error:
-        raise LabError(f"module {name} is not an ELF file: {error}") from None
     if data is None:
         raise LabError(f"module {name} has no .modinfo section")
     entries = (entry.partition("=") for entry in data.decode(errors="replace").split("\0") if "=" in entry)

@@ -4,18 +4,16 @@ a kernel is: for which architecture, of which release, with what built in."""
 
 import bz2
 import gzip
-import io
 import lzma
 import re
 import struct
+import zlib
 
 import lz4.block
 import zstandard
-from elftools.common.exceptions import ELFError
-from elftools.construct import ConstructError
-from elftools.elf.elffile import ELFFile
 from elftools.elf.segments import NoteSegment
 
+from kvmharness.lab import elf
 from kvmharness.lab.errors import LabError
 
 # Documentation/arch/x86/boot.rst: where the setup header says what lies where.
@@ -23,6 +21,7 @@ _SETUP_SECTORS = 0x1F1
 _MAGIC = 0x202
 _PAYLOAD_OFFSET = 0x248
 _VERSION_OFFSET = 0x20E
+_HEADER_END = 0x250
 _LZ4_LEGACY_BLOCK = 8 << 20
 _ELF = b"\x7fELF"
 
@@ -66,6 +65,7 @@ def extract(image: bytes) -> bytes:
         EOFError,
         lzma.LZMAError,
         lz4.block.LZ4BlockError,
+        zlib.error,
         zstandard.ZstdError,
     ) as error:
         raise LabError(f"the kernel image does not decompress: {error}") from None
@@ -76,7 +76,7 @@ def extract(image: bytes) -> bytes:
 
 def is_bzimage(image: bytes) -> bool:
     """Whether an image is x86's compressed kernel with its boot header."""
-    return image[_MAGIC : _MAGIC + 4] == b"HdrS"
+    return image[_MAGIC : _MAGIC + 4] == b"HdrS" and len(image) >= _HEADER_END
 
 
 def release(image: bytes) -> str:
@@ -98,12 +98,9 @@ def loaded_part(kernel: bytes) -> bytes:
 
     LabError for one that is cut off, or of another architecture.
     """
-    try:
-        file = ELFFile(io.BytesIO(kernel))
+    with elf.opened(kernel, "the kernel") as file:
         architecture = file.get_machine_arch()
         end = max((each["p_offset"] + each["p_filesz"] for each in file.iter_segments()), default=0)
-    except (ELFError, ConstructError, OSError, ValueError) as error:
-        raise LabError(f"the kernel is no ELF file that makes sense: {error}") from None
     if architecture != _ARCHITECTURE:
         raise LabError(f"a kernel for {architecture}: the lab's machines are x86-64")
     if not end:
@@ -116,12 +113,13 @@ def loaded_part(kernel: bytes) -> bytes:
 
 def has_pvh_entry(kernel: bytes) -> bool:
     """Whether an ELF kernel can be started as such (CONFIG_PVH); otherwise it takes its bzImage."""
-    return any(
-        (note["n_name"], str(note["n_type"])) == ("Xen", str(_PVH_ENTRY))
-        for segment in ELFFile(io.BytesIO(kernel)).iter_segments()
-        if isinstance(segment, NoteSegment)
-        for note in segment.iter_notes()
-    )
+    with elf.opened(kernel, "the kernel") as file:
+        return any(
+            (note["n_name"], str(note["n_type"])) == ("Xen", str(_PVH_ENTRY))
+            for segment in file.iter_segments()
+            if isinstance(segment, NoteSegment)
+            for note in segment.iter_notes()
+        )
 
 
 def has_built_in(kernel: bytes, module: str) -> bool:
@@ -138,7 +136,7 @@ def config(kernel: bytes) -> str | None:
     found = _CONFIG.search(kernel)
     try:
         return gzip.decompress(found[1]).decode() if found else None
-    except (OSError, EOFError, ValueError):
+    except (OSError, EOFError, ValueError, zlib.error):
         return None
 
 
