@@ -126,7 +126,7 @@ def _set_msrs(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
                 for each in worlds
                 for after in rules.synchronize_tsc(each, number, value, deed.moment, user=True)
             ]
-            if len(worlds) > _MOST_WORLDS:
+            if len(worlds) + len(outcomes) > _MOST_WORLDS:
                 raise DoubtError(f"one step leaves more than {_MOST_WORLDS} ways open that it may have gone")
         elif name == "TSC_ADJUST":
             for each in worlds:
