@@ -147,7 +147,7 @@ def test_a_kernel_that_panics_is_lost_and_its_last_words_are_kept(
     kernel: Find, broken_image: Callable[[bytes], None], tmp_path: Path
 ) -> None:
     broken_image(with_init_that("return 7;", tmp_path))
-    with pytest.raises(play.LostMachineError, match="the kernel panicked: Kernel panic - not syncing.*, 3 times") as lost:
+    with pytest.raises(play.LostMachineError, match=r"the kernel panicked: .*3 times") as lost:
         play.play(kernel("debian:6.1"), AMD, [SCENARIOS["young-restore"]])
     assert any("Kernel panic - not syncing: Attempted to kill init" in line for line in lost.value.console)
 
