@@ -44,7 +44,7 @@ def vm(system: System) -> Iterator[Vm]:
 @pytest.fixture(scope="session")
 def kernel() -> Callable[[str], Kernel]:
     """Finds a kernel for the lab, by its name."""
-    for program in (AMD.emulator, "apt-get", "dpkg-deb", "cc"):
+    for program in (AMD.emulator.program, "apt-get", "dpkg-deb", "cc"):
         if shutil.which(program) is None:
             message = f"missing capability lab: there is no {program}"
             if os.environ.get("CI"):

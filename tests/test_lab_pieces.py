@@ -433,7 +433,7 @@ def test_a_missing_emulator_is_explained(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_amd_unstable_is_amd_but_for_the_kernels_trust_in_its_tsc() -> None:
-    assert machine.AMD_UNSTABLE.arguments == machine.AMD.arguments
+    assert machine.AMD_UNSTABLE.emulator == machine.AMD.emulator
     assert machine.AMD_UNSTABLE.kernel_options == machine.AMD.kernel_options.replace(
         "tsc=reliable", "tsc=unstable"
     )
@@ -441,7 +441,7 @@ def test_amd_unstable_is_amd_but_for_the_kernels_trust_in_its_tsc() -> None:
 
 def test_every_machine_is_listed_under_its_own_name() -> None:
     assert {name: each.name for name, each in machine.MACHINES.items()} == {
-        name: name for name in ("amd", "amd-smp", "amd-unstable")
+        name: name for name in ("amd", "amd-smp", "amd-unstable", "intel")
     }
 
 

@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Emulated machines: what each is, and one boot of one."""
 
-import os
 import shutil
 import subprocess
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
+from kvmharness.lab.bochs import HZ, Bochs
+from kvmharness.lab.emulator import ENDED_BY_KERNEL, RESULTS, Emulator, MemoryFiles, status_of
 from kvmharness.lab.errors import LabError
+from kvmharness.lab.qemu import Qemu
 
-# What init puts on the exit port (init.c has the same numbers); QEMU's isa-debug-exit makes the
-# machine's exit status of it: (number << 1) | 1. A kernel that panics makes QEMU exit with 0.
-FINISHED, NO_MODULE, NOT_STARTED, FAILED = ((number << 1) | 1 for number in (0x20, 0x21, 0x22, 0x23))
+# What init reports (init.c has the same numbers), as a boot's status.
+FINISHED, NO_MODULE, NOT_STARTED, FAILED = (status_of(number) for number in (0x20, 0x21, 0x22, 0x23))
 _WORDS = {
     NO_MODULE: "a module did not load",
     NOT_STARTED: "the player could not be started",
     FAILED: "the player failed",
-    0: "the kernel rebooted or panicked",
+    ENDED_BY_KERNEL: "the kernel rebooted or panicked",
 }
 
 # Wall time after which a machine that said nothing more counts as hung. A good boot takes seconds.
@@ -25,37 +27,26 @@ HUNG_AFTER_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """An emulated machine: which vendor module its CPU wants, and how its emulator is started.
-
-    In `arguments`, {kernel}, {initrd}, {results} and {append} stand for this boot's own. The console
-    goes to standard output. `kernel_options` are the kernel's command line.
-    """
+    """An emulated machine: what emulates it, which vendor module its CPU wants, the kernel's command line."""
 
     name: str
     summary: str
-    emulator: str
-    package: str
+    emulator: Emulator
     vendor_module: str
-    arguments: tuple[str, ...]
     kernel_options: str
 
+    @property
+    def package(self) -> str:
+        """The Debian packages that it needs."""
+        return " ".join(self.emulator.packages)
 
-# What all of QEMU's machines have in common. Without cx16 because with it a 6.12 kernel crashed in most
-# boots under QEMU 7.2. The calendar is the machine's own: setting the host's does not reach into it.
-_QEMU = (
-    *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-nic", "none"),
-    *("-machine", "pc", "-cpu", "max,-cx16", "-m", "512"),
-    *("-rtc", "base=2026-01-01T00:00:00,clock=vm", "-seed", "1"),
-    *("-serial", "stdio", "-serial", "file:{results}"),
-    *("-device", "isa-debug-exit,iobase=0xf4,iosize=4"),
-    *("-kernel", "{kernel}", "-initrd", "{initrd}", "-append", "{append}"),
-)
+
 # icount makes time a function of the instructions executed, 2 ns each, and the TSC count at 1 GHz.
 _COUNTING_INSTRUCTIONS = ("-accel", "tcg,thread=single", "-icount", "shift=1,sleep=off")
 
 # The self-tests of the crypto library take a second, and a 6.12 kernel waits for them when it loads a
 # module. An oops is a panic, so that it ends the machine and not only one of its tasks.
-_OPTIONS = "console=ttyS0 loglevel=5 nokaslr cryptomgr.notests oops=panic panic=-1"
+_OPTIONS = "console=ttyS0,115200 loglevel=5 nokaslr cryptomgr.notests oops=panic panic=-1"
 # Calibrating the local APIC's timer waits 200 ms of machine time in a loop, 2 s of ours; without it the
 # kernel keeps time by the HPET, and KVM does not care.
 _ONE_CPU = "nolapic_timer"
@@ -63,25 +54,30 @@ _ONE_CPU = "nolapic_timer"
 # watchdogs are off, and it takes the timer for connected without waiting for some ticks of it (it panics
 # when they do not come in time). KVM's time has nothing to do with any of these.
 _REAL_TIME = "no_timer_check nowatchdog rcupdate.rcu_cpu_stall_suppress=1"
+# Bochs. Told its rate, the kernel neither measures it nor believes what the CPU says of itself (3.5 GHz).
+# While an MWAIT ends at once, idle=halt makes waiting cost nothing. RDRAND and RDSEED (158, 306) are not
+# used, as Bochs seeds them by the host's clock; HT (28) and XSAVE are not, as kernels complain of their
+# CPUID. What mitigates leaks costs time. A reboot, as a triple fault, ends the machine.
+_BOCHS = (
+    f"tsc_early_khz={HZ // 1000} idle=halt clearcpuid=28,158,306 noxsave mitigations=off reboot=triple"
+    # Preparations for tracing: 150 million instructions.
+    " initcall_blacklist=trace_eval_init,ftrace_check_for_weak_functions"
+)
 
 AMD = Machine(
     name="amd",
     summary="QEMU's emulation of one AMD CPU, counting instructions for its clock: two boots are the same "
     "to the byte, and a guest's sleeps cost no time",
-    emulator="qemu-system-x86_64",
-    package="qemu-system-x86",
+    emulator=Qemu(_COUNTING_INSTRUCTIONS),
     vendor_module="kvm_amd",
-    arguments=(*_QEMU, *_COUNTING_INSTRUCTIONS),
     kernel_options=f"{_OPTIONS} tsc=reliable {_ONE_CPU}",
 )
 
 AMD_UNSTABLE = Machine(
     name="amd-unstable",
     summary="amd with a kernel that takes its TSC for unstable: KVM then keeps guest TSCs in another way",
-    emulator="qemu-system-x86_64",
-    package="qemu-system-x86",
+    emulator=Qemu(_COUNTING_INSTRUCTIONS),
     vendor_module="kvm_amd",
-    arguments=(*_QEMU, *_COUNTING_INSTRUCTIONS),
     kernel_options=f"{_OPTIONS} tsc=unstable {_ONE_CPU}",
 )
 
@@ -89,20 +85,28 @@ AMD_SMP = Machine(
     name="amd-smp",
     summary="QEMU's emulation of two AMD CPUs that run at the same time, on the host's clock: threads move "
     "between CPUs; no two boots are the same",
-    emulator="qemu-system-x86_64",
-    package="qemu-system-x86",
+    emulator=Qemu(("-accel", "tcg,thread=multi", "-smp", "2")),
     vendor_module="kvm_amd",
-    arguments=(*_QEMU, "-accel", "tcg,thread=multi", "-smp", "2"),
     kernel_options=f"{_OPTIONS} tsc=reliable {_REAL_TIME}",
 )
 
-MACHINES = {machine.name: machine for machine in (AMD, AMD_SMP, AMD_UNSTABLE)}
+INTEL = Machine(
+    name="intel",
+    summary="Bochs' emulation of one Intel CPU, counting instructions for its clock: two boots are the same "
+    "to the byte, and with TSC scaling a guest may have a rate of its own",
+    emulator=Bochs("corei7_skylake_x"),
+    vendor_module="kvm_intel",
+    kernel_options=f"{_OPTIONS} tsc=reliable {_ONE_CPU} {_BOCHS}",
+)
+
+MACHINES = {machine.name: machine for machine in (AMD, AMD_SMP, AMD_UNSTABLE, INTEL)}
 
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """One boot: the emulator's exit status (negative: killed by that signal; None: hung and killed by
-    us), what the console said, what came over the result port, and the wall time in seconds."""
+    """One boot: its status (what init reported, or else the emulator's own; negative: killed by that signal;
+    None: hung and killed by us), what the console said, what came over the result port, and the wall time
+    in seconds."""
 
     status: int | None
     console: str
@@ -122,58 +126,53 @@ class Boot:
 
 
 def check_emulator(machine: Machine) -> None:
-    """LabError when a program the machine needs is not installed."""
-    for program, package in ((machine.emulator, machine.package), ("setpriv", "util-linux")):
+    """LabError when something the machine needs is not installed."""
+    emulator = machine.emulator
+    for program, packages in ((emulator.program, machine.package), ("setpriv", "util-linux")):
         if shutil.which(program) is None:
-            raise LabError(f"machine {machine.name} needs {program}: install {package}")
+            raise LabError(f"machine {machine.name} needs {program}: install {packages}")
+    missing = emulator.missing()
+    if missing:
+        raise LabError(f"machine {machine.name} needs {missing}: install {machine.package}")
 
 
-def boot(machine: Machine, kernel: os.PathLike[str], initrd: bytes) -> Boot:
+def boot(machine: Machine, kernel: Path, initrd: bytes) -> Boot:
     """Boot a kernel once with this initial file system.
 
-    Nothing touches the disk: image and results are anonymous files that vanish with the processes.
-    The emulator is killed when this process dies, however it dies.
+    Nothing touches the disk: what the emulator reads and writes are memory files that vanish with the
+    processes. The emulator is killed when this process dies, however it dies. LabError when the machine
+    cannot boot such a kernel.
     """
     check_emulator(machine)
-    initrd_fd = os.memfd_create("initrd", os.MFD_CLOEXEC)
-    results_fd = os.memfd_create("results", os.MFD_CLOEXEC)
-    try:
-        with os.fdopen(os.dup(initrd_fd), "wb") as file:
-            file.write(initrd)
-        values = {
-            "kernel": os.fspath(kernel),
-            "initrd": f"/proc/self/fd/{initrd_fd}",
-            "results": f"/proc/self/fd/{results_fd}",
-            "append": machine.kernel_options,
-        }
-        arguments = [argument.format(**values) for argument in machine.arguments]
-        # setpriv (util-linux): the kernel kills the emulator when the thread that started it is gone.
-        watched = ["setpriv", "--pdeathsig", "KILL", "--", machine.emulator, *arguments]
+    with MemoryFiles() as files:
+        command = machine.emulator.command(files, kernel, initrd, machine.kernel_options)
         begin = time.monotonic()
-        with subprocess.Popen(
-            watched,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            # Ctrl-C on the terminal is for the harness, which takes the emulator with it.
-            start_new_session=True,
-            pass_fds=(initrd_fd, results_fd),
-        ) as process:
-            try:
-                console, _ = process.communicate(timeout=HUNG_AFTER_S)
-                status: int | None = process.returncode
-            except subprocess.TimeoutExpired:
-                process.kill()
-                console, _ = process.communicate()
-                status = None
-            except BaseException:
-                process.kill()
-                raise
+        status, output = _run(command, files)
         seconds = time.monotonic() - begin
-        with os.fdopen(os.dup(results_fd), "rb") as file:
-            file.seek(0)
-            results = file.read()
-        return Boot(status, console.decode(errors="replace"), results, seconds)
-    finally:
-        os.close(initrd_fd)
-        os.close(results_fd)
+        status, console = machine.emulator.result(files, status, output)
+        return Boot(status, console.decode(errors="replace"), files.read(RESULTS), seconds)
+
+
+def _run(command: list[str], files: MemoryFiles) -> tuple[int | None, bytes]:
+    """The command's exit status (None: hung and killed) and what it printed."""
+    # setpriv (util-linux): the kernel kills the emulator when the thread that started it is gone.
+    watched = ["setpriv", "--pdeathsig", "KILL", "--", *command]
+    with subprocess.Popen(
+        watched,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        # Ctrl-C on the terminal is for the harness, which takes the emulator with it.
+        start_new_session=True,
+        pass_fds=files.fds,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=HUNG_AFTER_S)
+            return process.returncode, output
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, _ = process.communicate()
+            return None, output
+        except BaseException:
+            process.kill()
+            raise
