@@ -20,7 +20,7 @@ _PER_STEP = 4096
 
 # A guest that writes its TSC again and again makes a sum of all it ever wrote; of a longer one than this
 # only the interval is kept.
-_MOST_TERMS = 16
+_MOST_TERMS = 6
 
 # Where the thread runs that plays a script, until its first move tells which CPU that is.
 HOME = -2
