@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import psutil
 import pytest
+from elftools.elf.elffile import ELFFile
 
 from kvmharness import capabilities
 from kvmharness.guests.program import code_of
@@ -254,7 +256,7 @@ def test_the_rom_is_64_kib_that_add_up_to_nothing_and_begin_at_the_reset_vector(
 def test_a_file_that_is_no_kernel_is_one_clear_line(tmp_path: Path) -> None:
     nothing = tmp_path / "vmlinux"
     nothing.write_bytes(b"no kernel at all")
-    with pytest.raises(LabError, match="cannot be loaded"):
+    with pytest.raises(LabError, match="is not an ELF file"):
         pvh.layout(nothing, b"", "", 1 << 28)
     with pytest.raises(LabError, match="has no PVH entry"):
         pvh.layout(Path("/bin/true"), b"", "", 1 << 28)
@@ -270,3 +272,21 @@ def test_a_kernel_and_its_image_lie_side_by_side_and_have_to_fit(kernel: Find) -
     assert pieces[-1][1] == b"image"
     with pytest.raises(LabError, match="do not fit into 32 MiB"):
         pvh.layout(vmlinux, b"image", "quiet", 1 << 25)
+
+
+@pytest.mark.lab
+def test_a_module_keeps_all_but_the_places_to_trace_at(kernel: Find) -> None:
+    (module,) = [
+        path.read_bytes() for path in kernel("debian:6.1").modules_for("kvm_intel") if path.name == "kvm.ko"
+    ]
+    untraced = image._untraced(module)
+    assert len(untraced) == len(module)
+    sizes = [
+        {section.name: section["sh_size"] for section in ELFFile(BytesIO(data)).iter_sections()}
+        for data in (module, untraced)
+    ]
+    changed = {name for name, size in sizes[0].items() if sizes[1][name] != size}
+    assert changed == {"__mcount_loc", ".rela__mcount_loc"}
+    assert {sizes[1][name] for name in changed} == {0}
+    # Two numbers of eight bytes.
+    assert sum(before != after for before, after in zip(module, untraced, strict=True)) <= 16

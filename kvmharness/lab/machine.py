@@ -60,8 +60,8 @@ _REAL_TIME = "no_timer_check nowatchdog rcupdate.rcu_cpu_stall_suppress=1"
 # CPUID. What mitigates leaks costs time. A reboot, as a triple fault, ends the machine.
 _BOCHS = (
     f"tsc_early_khz={HZ // 1000} idle=halt clearcpuid=28,158,306 noxsave mitigations=off reboot=triple"
-    # Preparations for tracing: 150 million instructions.
-    " initcall_blacklist=trace_eval_init,ftrace_check_for_weak_functions"
+    # Preparations for tracing, and tests of a source of randomness: each more than 100 million instructions.
+    " initcall_blacklist=trace_eval_init,ftrace_check_for_weak_functions,jent_mod_init"
 )
 
 AMD = Machine(

@@ -10,10 +10,10 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.segments import NoteSegment
 
+from kvmharness.lab import elf
 from kvmharness.lab.errors import LabError
 
 # The first memory that no PC uses for something else. The page there is the one EBX points at.
@@ -40,14 +40,14 @@ def layout(kernel: Path, initrd: bytes, command_line: str, memory: int) -> Layou
     """An ELF kernel, its image and its command line in a machine with so many bytes of memory; LabError when
     the kernel cannot be entered so, or they do not fit."""
     try:
-        with kernel.open("rb") as file:
-            elf = ELFFile(file)
-            entry = _entry(elf)
-            loaded = [each for each in elf.iter_segments() if each["p_type"] == "PT_LOAD"]
-            pieces = [(each["p_paddr"], each.data()) for each in loaded]
-            end = max(each["p_paddr"] + each["p_memsz"] for each in loaded)
-    except (OSError, ELFError, ValueError) as error:
-        raise LabError(f"{kernel} cannot be loaded: {error}") from None
+        data = kernel.read_bytes()
+    except OSError as error:
+        raise LabError(f"cannot read {kernel}: {error.strerror}") from None
+    with elf.opened(data, str(kernel)) as file:
+        entry = _entry(file)
+        loaded = [each for each in file.iter_segments() if each["p_type"] == "PT_LOAD"]
+        pieces = [(each["p_paddr"], each.data()) for each in loaded]
+        end = max(each["p_paddr"] + each["p_memsz"] for each in loaded)
     if entry is None:
         raise LabError(f"{kernel} has no PVH entry: a kernel without CONFIG_PVH")
     initrd_place = -(-end // _PAGE) * _PAGE
@@ -58,8 +58,8 @@ def layout(kernel: Path, initrd: bytes, command_line: str, memory: int) -> Layou
     return Layout([(BASE, page), *pieces, (initrd_place, initrd)], entry)
 
 
-def _entry(elf: ELFFile) -> int | None:
-    for segment in elf.iter_segments():
+def _entry(file: ELFFile) -> int | None:
+    for segment in file.iter_segments():
         if isinstance(segment, NoteSegment):
             for note in segment.iter_notes():
                 # pyelftools gives the types it knows as names.
