@@ -16,8 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from kvmharness.model.arithmetic import duration
 from kvmharness.model.interval import Interval, signed
 from kvmharness.script import (
+    TSC_STABLE,
     CreateVcpu,
     GetClock,
     GetMsrs,
@@ -28,8 +30,6 @@ from kvmharness.script import (
     SetTscOffset,
 )
 from kvmharness.trace import Event, Trace
-
-TSC_STABLE = 2  # KVM_CLOCK_TSC_STABLE, of KVM_GET_CLOCK's flags
 
 # Half of the second within which KVM takes a write for an attempt to synchronize (kvm_synchronize_tsc).
 TOGETHER_NS = 500_000_000
@@ -238,19 +238,7 @@ def _broken(trace: Trace, event: Event, gap: int) -> str:
     label, tsc = event.operation.label, guest_tsc(event)
     created = (each for each in trace.events if isinstance(each.operation, CreateVcpu))
     khz = next((each.values[0] for each in created if each.values), 0)
-    distance = f"{abs(gap)} cycles ({_duration(abs(gap), khz)}) {'ahead of' if gap > 0 else 'behind'}"
+    distance = f"{abs(gap)} cycles ({duration(abs(gap), khz)}) {'ahead of' if gap > 0 else 'behind'}"
     if tsc is None:
         return f"{label} read an offset of {signed(event.values[0])}, {distance} what was due"
-    return f"{label} read a TSC of {tsc} ({_duration(tsc, khz)}), {distance} what was due"
-
-
-def _duration(count: int, khz: int) -> str:
-    """Cycles as time, with as many digits as are worth reading."""
-    if not khz:
-        return "unknown time"
-    ns = count * 1_000_000 // khz
-    if ns < 1_000:
-        return f"{ns} ns"
-    if ns < 1_000_000:
-        return f"{ns / 1e3:.1f} us"
-    return f"{ns / 1e6:.1f} ms" if ns < 1_000_000_000 else f"{ns / 1e9:.3f} s"
+    return f"{label} read a TSC of {tsc} ({duration(tsc, khz)}), {distance} what was due"

@@ -7,7 +7,7 @@ from itertools import combinations
 
 from kvmharness import capabilities
 from kvmharness.contract import State
-from kvmharness.model.identify import parting, standing
+from kvmharness.model.identify import is_told, parting, standing
 from kvmharness.model.policy import Policy
 from kvmharness.model.state import Host
 from kvmharness.scenarios import SCENARIOS
@@ -46,6 +46,8 @@ def identify(played: Iterable[tuple[Trace, Trace]], policies: Iterable[Policy]) 
     if not pairs:
         return None
     left = standing(pairs, policies)
+    if not any(is_told(trace, host) for trace, host in pairs):
+        return None
     parted_by = _what_parts(left, names, probes[-1]) if len(left) > 1 else ""
     return Identity(tuple(policy.name for policy in left), parted_by)
 

@@ -19,6 +19,7 @@ from kvmharness.guests.layout import MAX_VCPUS
 from kvmharness.guests.rdtsc import PROGRAMS
 from kvmharness.msr import MSRS
 
+TSC_STABLE = 2  # KVM_CLOCK_TSC_STABLE, of what GetClock reads second
 MAX_STEPS = 10_000
 MAX_SLEEP_NS = 3600 * 10**9
 MAX_CPUS = 16  # that a script can move to

@@ -80,15 +80,23 @@ def judge(scenario: Scenario, trace: Trace, probe: Trace, expectation: Expectati
 
     if trace.script != scenario.script[: len(trace.script)]:
         return unjudged(Verdict.INCONCLUSIVE, "the trace is not of this scenario's script")
-    state, lacking = capabilities.unmet(probe, scenario.needs)
+    policy = expectation.policy
+    # What a policy without writes lacks is what it is.
+    needs = scenario.needs if policy is None or policy.honours_writes else ()
+    state, lacking = capabilities.unmet(probe, needs)
+    if policy is not None and state is not State.UNDECIDED:
+        divergence = _of_the_probe(probe, policy, expectation)
+        if divergence is not None:
+            step, reason = divergence
+            return Result(scenario.name, Verdict.FAIL, scenario.contract, reason, step, conforms=False)
     if lacking:
         return unjudged(Verdict.SKIP if state is State.BROKEN else Verdict.INCONCLUSIVE, lacking)
     finding = _contract(scenario, trace)
     kept = {State.KEPT: True, State.BROKEN: False}.get(finding.state) if finding else True
-    if expectation.policy is None:
+    if policy is None:
         return _by_contract(scenario, finding, kept)
     host = capabilities.host_facts(probe)
-    judgement = judge_by(trace, expectation.policy, host)
+    judgement = judge_by(trace, policy, host)
     impossible = judgement.possibility is Possibility.IMPOSSIBLE
     conforms = None if judgement.possibility is Possibility.UNDECIDED else not impossible
     words = _words(finding) if finding else ""
@@ -110,6 +118,21 @@ def judge(scenario: Scenario, trace: Trace, probe: Trace, expectation: Expectati
     else:
         verdict, reason, step = Verdict.PASS, "", 0
     return Result(scenario.name, verdict, scenario.contract, reason, step, kept, conforms, words)
+
+
+def _of_the_probe(probe: Trace, policy: Policy, expectation: Expectation) -> tuple[int, str] | None:
+    """Step and reason where the probe itself is impossible; None where it is not.
+
+    It is not where a policy without writes explains it: that is a capability that is missing, no fault.
+    """
+    host = capabilities.host_facts(probe)
+    judgement = judge_by(probe, policy, host)
+    if judgement.possibility is not Possibility.IMPOSSIBLE:
+        return None
+    without = [each for each in expectation.policies.values() if not each.honours_writes]
+    if standing([(probe, host)], without):
+        return None
+    return judgement.step, f"already in the probe: {_impossible(judgement, probe, probe, expectation)}"
 
 
 def _contract(scenario: Scenario, trace: Trace) -> Finding | None:

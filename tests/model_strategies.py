@@ -45,6 +45,7 @@ hosts = st.builds(
     tsc_clocksource=st.booleans(),
     has_attribute=st.booleans(),
     fraction_bits=st.sampled_from([0, 32, 48]),
+    refuses_khz=st.just(False),
 )
 
 # From none to longer than any window.

@@ -24,13 +24,16 @@ from kvmharness.script import (
     SetMsrs,
     SetTscKhz,
     SetTscOffset,
+    SetVmTscKhz,
 )
 from kvmharness.trace import Bracket, Event, Trace
 
 MS = 1_000_000
 KHZ = 1_000_000
 WIDTH = 1000
-HOST = Host(khz=KHZ, khz_exact=True, tsc_clocksource=True, has_attribute=True, fraction_bits=0)
+HOST = Host(
+    khz=KHZ, khz_exact=True, tsc_clocksource=True, has_attribute=True, fraction_bits=0, refuses_khz=False
+)
 
 OLD, NEW = "mainline-before-6.7", "mainline-6.7"
 
@@ -257,6 +260,20 @@ def test_a_kernel_without_the_attribute_is_judged_by_msrs_and_guests_alone() -> 
     assert not possible(*written, missing, offset(1052 * MS, -1000 * MS), policy=OLD, host=unknown)
 
 
+def test_an_offset_that_matches_tells_what_the_last_one_was() -> None:
+    # v0's offset is known to a thousand cycles; v1 is set to one of them, and the clock says that it matched.
+    events = (
+        create(1000 * MS),
+        create(1001 * MS, 1),
+        set_offset(1002 * MS, -1000 * MS - 100, 1),
+        run(1003 * MS, 3 * MS),
+        run(1004 * MS, 4 * MS, vcpu=1),
+        clock(1005 * MS, 2),
+    )
+    assert possible(*events, offset(1006 * MS, -1000 * MS - 100))
+    assert not possible(*events, offset(1006 * MS, -1000 * MS - 300))
+
+
 def test_an_offset_equal_to_the_last_one_matches() -> None:
     # Both vCPUs at -1000 ms, one after the other: all match, and the clock is stable once both have run.
     matched = (
@@ -452,6 +469,78 @@ def test_both_kinds_of_scaling_are_tried_where_it_is_not_known_which_there_is() 
     )
 
 
+def test_a_rate_beyond_what_amd_can_scale_to_is_refused_and_not_noted() -> None:
+    # 8 bits before the point: 256 times the host's rate and more (max_guest_tsc_khz).
+    host = Host(khz=KHZ, khz_exact=True, fraction_bits=32, refuses_khz=False)
+    refused = (create(1000 * MS), set_khz(1001 * MS, 300 * KHZ, error="EINVAL"))
+    assert possible(*refused, step(GetTscKhz(vcpu=0), 1002 * MS, KHZ), host=host)
+    assert not possible(*refused, step(GetTscKhz(vcpu=0), 1002 * MS, 300 * KHZ), host=host)
+    assert not possible(create(1000 * MS), set_khz(1001 * MS, 300 * KHZ), host=host)
+
+
+def test_kernels_that_refuse_every_rate_without_scaling_note_none() -> None:
+    # Before 5.9 max_guest_tsc_khz was 0 without scaling, so that even 0 was refused.
+    host = Host(khz=KHZ, khz_exact=True)
+    refused = (create(1000 * MS), set_khz(1001 * MS, 0, error="EINVAL"))
+    assert possible(*refused, step(GetTscKhz(vcpu=0), 1002 * MS, KHZ), host=host)
+    assert not possible(*refused, set_khz(1002 * MS, KHZ), host=host)
+
+
+# What random scripts on real kernels showed
+
+
+def test_the_hosts_own_rate_may_be_corrected_after_the_first_vcpu() -> None:
+    # Seen on 6.1: created with 999951 kHz, and a second later the host's own rate was 999999. A vCPU that was
+    # given that does not match one that has the old rate.
+    host = Host(khz=999_951, has_attribute=True, fraction_bits=0)
+    events = (
+        create(1000 * MS, khz=999_951),
+        step(SetTscKhz(vcpu=0, khz=0), 2200 * MS, 0),
+        step(GetTscKhz(vcpu=0), 2201 * MS, 999_999),
+        write(2202 * MS, 100_000 * MS),
+        create(2300 * MS, 1, khz=999_951),
+    )
+    assert possible(*events, offset(2400 * MS, -2300 * MS - 500, 1), host=host)
+    assert not possible(*events, offset(2400 * MS, (100_000 - 2202) * MS, 1), host=host)
+
+
+def test_a_vcpu_created_slower_without_scaling_has_a_tsc_that_kvm_takes_for_still() -> None:
+    # Seen on 6.1: KVM_GET_MSRS reads 0 ever after, for the ratio was never set; the guest reads the host's.
+    events = (
+        step(SetVmTscKhz(khz=500_000), 990 * MS, 500_000),
+        create(1000 * MS, khz=500_000),
+        tsc(1010 * MS, 0),
+        tsc(1100 * MS, 0),
+    )
+    assert possible(*events)
+    assert not possible(*events, tsc(1200 * MS, 200 * MS))
+
+
+def test_catching_up_compares_unsigned_numbers() -> None:
+    # Seen on 6.1: a vCPU whose rate is to be caught up with, and whose TSC was written -888 ms, a number near
+    # 2**64. Its guest writes 1: that is far behind, and the TSC is thrown forward again, to just below 2**64.
+    events = (
+        create(1000 * MS),
+        write(1001 * MS, -888 * MS % 2**64),
+        set_khz(1002 * MS, 1_001_000),
+    )
+    thrown = guest_write(1003 * MS, "TSC", 1, -886 * MS % 2**64, -886 * MS % 2**64)
+    stays = guest_write(1003 * MS, "TSC", 1, -886 * MS % 2**64, 100)
+    assert possible(*events, thrown)
+    assert possible(*events, stays)
+    assert not possible(*events, guest_write(1003 * MS, "TSC", 1, -886 * MS % 2**64, 10 * MS))
+
+
+def test_a_protected_tsc_may_still_follow_a_rate() -> None:
+    # Seen on this project's own host: writes do nothing, but a vCPU of a rate out of tolerance reads 0.
+    events = (
+        step(SetVmTscKhz(khz=1_001_000), 990 * MS, 1_001_000),
+        create(1000 * MS, khz=1_001_000),
+        tsc(1010 * MS, 0),
+    )
+    assert possible(*events, policy="tsc-protected")
+
+
 # An unstable host TSC
 
 
@@ -488,6 +577,16 @@ def test_a_protected_tsc_takes_every_write_and_does_nothing() -> None:
         ((write(1010 * MS, 5, error="ENOMEM"),), "it failed with ENOMEM, which says nothing about the rule"),
         ((step(Run(vcpu=0), 1010 * MS, error="EFAULT"),), "it failed with EFAULT"),
         ((tsc(990 * MS, 0),), "the host's clocks ran backwards before this step"),
+        (
+            (
+                Event(
+                    GetMsrs(vcpu=0, indices=("TSC",)),
+                    Bracket(5000 * MS, 1001 * MS, 1002 * MS, 5001 * MS),
+                    (0,),
+                ),
+            ),
+            "the host's two clocks disagree before this step: was it suspended?",
+        ),
         ((tsc(1010 * MS, 0, width=2**50),), "the trace takes too long for a judgement"),
         ((tsc(1010 * MS, 0, vcpu=3),), "vCPU 3 was never created"),
         ((set_khz(1010 * MS, 2**40),), "1099511627776 kHz is no rate of a TSC"),

@@ -10,11 +10,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from kvmharness.model.judge import Possibility, Replay, judge
+from kvmharness.model.policies import POLICIES
 from kvmharness.model.policy import Policy
 from kvmharness.model.rules import Rules
 from kvmharness.model.simulate import HOST, Pace, simulate
 from kvmharness.model.state import Host
-from kvmharness.script import GetMsrs, GetTscOffset, Run, Script, SetMsrs
+from kvmharness.script import CreateVcpu, GetMsrs, GetTscOffset, GuestWrite, Run, Script, SetMsrs, Time
 from kvmharness.trace import Event, Trace
 from tests.model_strategies import hosts, paces, policies, scripts, short_paces
 
@@ -73,6 +74,19 @@ def readings(trace: Trace) -> list[int]:
 
 def changed(trace: Trace, place: int, event: Event) -> Trace:
     return dataclasses.replace(trace, events=(*trace.events[:place], event, *trace.events[place + 1 :]))
+
+
+def test_what_a_pending_answer_rests_on_is_not_forgotten() -> None:
+    # A fork in the middle of the guest's write once dropped the unknown that its first sample rests on.
+    script = (
+        CreateVcpu(vcpu=0, guest="wrmsr-16"),
+        *(SetMsrs(vcpu=0, msrs=(("TSC", Time(number * 10**11)),)) for number in range(1, 15)),
+        GuestWrite(vcpu=0, msr="TSC", value=5),
+    )
+    for stable in (True, False):
+        host = dataclasses.replace(HOST, stable=stable)
+        trace = simulate("any", script, POLICIES["mainline-6.7"], host)
+        assert judge(trace, POLICIES["mainline-6.7"], host).possibility is Possibility.POSSIBLE
 
 
 # Without catch-up, which the model only bounds, and with a TSC that is KVM's.

@@ -8,8 +8,10 @@ import pytest
 
 from kvmharness import capabilities
 from kvmharness.contract import State, check
+from kvmharness.identity import Identity, identify
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.policy import Policy
+from kvmharness.model.rules import Rules
 from kvmharness.scenarios import SCENARIOS, Scenario
 from kvmharness.session import ATTEMPTS, LostError, Session, settle
 from kvmharness.trace import Trace
@@ -55,7 +57,7 @@ def test_a_kernel_without_the_offset_attribute_lacks_that_alone(errno: str) -> N
 def test_what_the_probe_says_of_the_host_is_what_the_model_goes_by() -> None:
     host = capabilities.host_facts(probe())
     assert (host.khz, host.khz_exact, host.stable) == (2_000_000, True, True)
-    assert (host.tsc_clocksource, host.has_attribute) == (True, True)
+    assert (host.tsc_clocksource, host.has_attribute, host.fraction_bits) == (True, True, 0)
     assert capabilities.host_facts(probe(attribute_errno="ENXIO")).has_attribute is False
     assert capabilities.host_facts(probe(stable=False)).stable is False
 
@@ -101,6 +103,67 @@ def test_a_kernel_judged_by_its_own_policy_never_fails() -> None:
         found = {name: verdict(name, policy, policy).verdict for name in SCENARIOS}
         assert Verdict.FAIL not in found.values(), policy
         assert Verdict.INCONCLUSIVE not in found.values(), policy
+
+
+def on_a_mutant(
+    monkeypatch: pytest.MonkeyPatch, rule: str, mutant: object, name: str
+) -> tuple[Result, Identity | None]:
+    """A scenario on a kernel of 6.7 in which one rule is another, and what all scenarios say it is."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Rules, rule, mutant)
+        played = session(list(SCENARIOS.values()))
+    traces = [(played.probe, trace) for trace in played.traces.values()]
+    return judge(SCENARIOS[name], played.traces[name], played.probe), identify(traces, POLICIES.values())
+
+
+def test_an_attribute_that_does_nothing_is_a_fault_and_no_missing_capability(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    result, identity = on_a_mutant(
+        monkeypatch, "set_offset", lambda self, world, *_: [world], "offset-across-run"
+    )
+    assert result.verdict is Verdict.FAIL
+    assert result.reason.startswith("already in the probe: ")
+    assert result.reason.endswith("No known policy would do it.")
+    assert identity == Identity(())
+
+
+def test_a_kernel_that_never_matches_two_vcpus_fails_and_has_a_masterclock_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    result, _ = on_a_mutant(
+        monkeypatch, "_all_match", lambda self, world: len(world.vcpus) == 1, "clock-flags"
+    )
+    assert result.verdict is Verdict.FAIL
+    assert "KVM_CLOCK_TSC_STABLE is set (1 of 2 vCPUs matched" in result.reason
+
+
+def test_a_protected_tsc_that_is_expected_is_judged_and_not_skipped() -> None:
+    result = verdict("old-restore", "tsc-protected", "tsc-protected")
+    assert (result.verdict, result.kept, result.conforms) == (Verdict.XFAIL, False, True)
+    assert verdict("old-restore", "mainline-6.7", "tsc-protected").verdict is Verdict.FAIL
+
+
+def test_a_probe_of_another_version_is_read_by_its_labels() -> None:
+    scenario, probed = SCENARIOS["old-restore"], probe()
+    longer = dataclasses.replace(probed, events=probed.events[:-3])
+    assert judge(scenario, play("old-restore", scenario.script), longer).verdict is Verdict.PASS
+    odd = dataclasses.replace(
+        probed.events[2], operation=dataclasses.replace(probed.events[2].operation, label="write")
+    )
+    other = dataclasses.replace(probed, events=(*probed.events[:2], odd, *probed.events[3:]))
+    result = judge(scenario, play("old-restore", scenario.script), other)
+    assert (result.verdict, result.reason) == (
+        Verdict.INCONCLUSIVE,
+        "the probe is not the one of this version",
+    )
+
+
+def test_traces_that_say_nothing_identify_nothing() -> None:
+    probed = probe()
+    first = dataclasses.replace(probed.events[0], error="ENOMEM", values=())
+    broken = dataclasses.replace(probed, events=(first,))
+    assert identify([(broken, broken)], POLICIES.values()) is None
 
 
 def test_the_contracts_alone_need_no_policy() -> None:

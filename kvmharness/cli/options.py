@@ -13,7 +13,7 @@ from typing import NoReturn, TypeVar
 from kvmharness import trace
 from kvmharness.cli.errors import BAD_INPUT, UsageError
 from kvmharness.model.policies import EXPECTED, POLICIES
-from kvmharness.model.policy import Policy, PolicyError, from_tables
+from kvmharness.model.policy import Policy, from_tables
 from kvmharness.report import FORMATS, KernelReport
 from kvmharness.scenarios import SCENARIOS, Scenario
 from kvmharness.session import Session
@@ -82,7 +82,9 @@ def policies(policy_file: Path | None) -> dict[str, Policy]:
         raise UsageError(f"cannot read {policy_file}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UsageError(f"{policy_file}: not a text in UTF-8") from None
-    except (tomllib.TOMLDecodeError, PolicyError, RecursionError) as error:
+    except RecursionError:
+        raise UsageError(f"{policy_file}: nested too deeply") from None
+    except ValueError as error:  # not TOML, a number too long to be one, or no policy (PolicyError)
         raise UsageError(f"{policy_file}: {error}") from None
 
 

@@ -84,3 +84,15 @@ def window_answers(value: int, low: int, high: int, window: int) -> set[bool]:
         for copy in (first, first + WORD):
             places.update(place for place in (copy - 1, copy, copy + 1) if low <= place <= high)
     return {in_window(value, place, window) for place in places}
+
+
+def duration(cycles: int, khz: int) -> str:
+    """Cycles as time, with as many digits as are worth reading; "unknown time" without a rate."""
+    if not khz:
+        return "unknown time"
+    ns = abs(cycles) * 1_000_000 // khz
+    if ns < 1_000:
+        return f"{ns} ns"
+    if ns < 1_000_000:
+        return f"{ns / 1e3:.1f} us"
+    return f"{ns / 1e6:.1f} ms" if ns < 1_000_000_000 else f"{ns / 1e9:.3f} s"

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 from kvmharness.model.judge import Possibility, judge
+from kvmharness.model.policies import EXPECTED, POLICIES
 from kvmharness.model.policy import Policy
 from kvmharness.model.simulate import HOST, simulate
 from kvmharness.model.state import Host
@@ -20,6 +21,11 @@ def standing(traces: Iterable[tuple[Trace, Host]], policies: Iterable[Policy]) -
             policy for policy in left if judge(trace, policy, host).possibility is not Possibility.IMPOSSIBLE
         ]
     return left
+
+
+def is_told(trace: Trace, host: Host) -> bool:
+    """Whether a trace says anything at all, or is so broken off that no rule can be applied to it."""
+    return judge(trace, POLICIES[EXPECTED], host).possibility is not Possibility.UNDECIDED
 
 
 # The catalogue does not change while a file is judged, and most kernels leave the same policies standing.

@@ -4,12 +4,12 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from kvmharness.contract import TSC_STABLE
 from kvmharness.model.interval import Interval
 from kvmharness.model.quantity import Quantity
 from kvmharness.model.rules import Rules
 from kvmharness.model.state import HOME, DoubtError, Moment, Vcpu, World
 from kvmharness.script import (
+    TSC_STABLE,
     CreateVcpu,
     GetClock,
     GetMsrs,
@@ -182,13 +182,23 @@ def _set_tsc_khz(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
     rules.load_vcpu(world, number, deed.moment)
     (khz,) = deed.written
     outcomes = []
+    if rules.policy.honours_writes and world.refuses_khz is not False and not world.fraction_bits:
+        refused = world.fork()
+        refused.refuses_khz, refused.fraction_bits = True, 0
+        outcomes.append(Outcome(refused, (None,), REFUSED))
+        if world.refuses_khz:
+            return outcomes
+    world.refuses_khz = False
     if khz == 0:
         # 0 stands for the host's own rate (kvm_arch_vcpu_ioctl, KVM_SET_TSC_KHZ).
+        refused = world.fork()
         rules.set_host_khz(world, number)
-        return [Outcome(world, (None,))]
-    if khz >= 2**31 - 1 and world.fraction_bits != 0:
-        # kvm_caps.max_guest_tsc_khz is there at the latest; what is refused for it changes nothing.
-        outcomes.append(Outcome(world.fork(), (None,), REFUSED))
+        outcomes.append(Outcome(world, (None,)))
+        return outcomes if rules.policy.honours_writes else [*outcomes, Outcome(refused, (None,), REFUSED)]
+    for bits in rules.too_fast(world, khz):
+        other = world.fork()
+        other.fraction_bits = bits
+        outcomes.append(Outcome(other, (None,), REFUSED))
     for each, accepted in rules.set_tsc_khz(world, number, khz):
         outcomes.append(Outcome(each, (None,), OK if accepted else REFUSED))
     return outcomes

@@ -4,13 +4,13 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from kvmharness.contract import TSC_STABLE
 from kvmharness.model.interval import signed
 from kvmharness.model.policy import Policy
 from kvmharness.model.quantity import bounds
 from kvmharness.model.sentence import describe
 from kvmharness.model.simulate import HOST, Step, simulate
 from kvmharness.script import (
+    TSC_STABLE,
     CreateVcpu,
     GetClock,
     GuestWrite,

@@ -15,6 +15,10 @@ from kvmharness.model.state import Host, Vcpu, World
 _TELLING_S = 2
 
 
+# kvm_caps.max_tsc_scaling_ratio by fraction bits: 8 bits before the point on AMD, 16 on Intel.
+_MAX_RATIO = {32: 2**40 - 1, 48: 2**64 - 1}
+
+
 class UnknownRateError(Exception):
     """A rule rests on the host's TSC rate, and nothing in the trace says what that is."""
 
@@ -127,12 +131,24 @@ class Rates:
                 found.append((world, True))
             return found
         ratio = arithmetic.scaling_ratio(khz, base, bits)
-        # kvm_caps.max_tsc_scaling_ratio: 8 bits before the point on AMD, 16 on Intel.
-        if not 0 < ratio < 2**40 if bits == 32 else not 0 < ratio < 2**64 - 1:
-            return [(world, False)]
+        if not 0 < ratio < _MAX_RATIO[bits]:
+            return []  # it was refused before (too_fast)
         vcpu.ratio = ratio
         vcpu.ratio_slack = ratio * slack // (base - slack) + 1 if slack else 0
         return [(world, True)]
+
+    def too_fast(self, world: World, khz: int) -> list[int]:
+        """By which kinds of scaling (their fraction bits) a rate may be beyond kvm_caps.max_guest_tsc_khz.
+
+        What is refused for that changes nothing (kvm_arch_vcpu_ioctl, KVM_SET_TSC_KHZ).
+        """
+        base = world.host_khz or 0
+        return [
+            bits
+            for bits, most in _MAX_RATIO.items()
+            if world.fraction_bits in (None, bits)
+            and khz >= min(2**31 - 1, (base - self._slack(base)) * most >> bits)
+        ]
 
     def same_rate(self, world: World, vcpu: Vcpu) -> bool | None:
         """Whether the vCPU's kHz is last_tsc_khz; None where that is not known."""

@@ -9,7 +9,7 @@ world it was given is used up.
 
 from kvmharness.model import arithmetic
 from kvmharness.model.interval import Interval
-from kvmharness.model.quantity import Quantity, bounds
+from kvmharness.model.quantity import Quantity, bounds, narrow
 from kvmharness.model.rates import Rates, UnknownRateError
 from kvmharness.model.state import Moment, Story, Vcpu, World
 
@@ -29,6 +29,7 @@ class Rules(Rates):
             tsc_clocksource=host.tsc_clocksource if host.stable else False,
             has_attribute=host.has_attribute,
             fraction_bits=host.fraction_bits,
+            refuses_khz=host.refuses_khz,
         )
 
     def _offset_for(self, world: World, vcpu: Vcpu, value: Interval, tsc: Interval) -> Quantity:
@@ -184,7 +185,10 @@ class Rules(Rates):
             return [(world, False)]
         if last.width == 0 and same_rate:
             return [(world, True)]
-        return [(world.fork(), False), (world, True)]
+        other = world.fork()
+        # That it matches tells which of the possible ones the last offset was.
+        narrow(world.last_tsc_offset, given, world.unknowns)
+        return [(other, False), (world, True)]
 
     def _commit(
         self, world: World, vcpu: Vcpu, offset: Quantity, recorded: tuple[Interval, Interval], matched: bool

@@ -3,11 +3,12 @@
 
 from collections.abc import Sequence
 
+from kvmharness.model.arithmetic import duration
 from kvmharness.model.interval import Interval, TooWideError, signed
 from kvmharness.model.operations import Answer, Flag, Outcome, Tsc, Within
 from kvmharness.model.quantity import Quantity, bounds
 from kvmharness.model.state import World
-from kvmharness.script import GetClock, GetMsrs, GetTscOffset, Operation, Run, SetMsrs
+from kvmharness.script import CreateVcpu, GetClock, GetMsrs, GetTscKhz, GetTscOffset, Operation, Run, SetMsrs
 from kvmharness.trace import Event
 
 
@@ -66,18 +67,6 @@ _WORDS = {
 }
 
 
-def duration(cycles: int, khz: int) -> str:
-    """Cycles as time, with as many digits as are worth reading; "" where the rate is not known."""
-    if not khz:
-        return ""
-    ns = abs(cycles) * 1_000_000 // khz
-    if ns < 1_000:
-        return f"{ns} ns"
-    if ns < 1_000_000:
-        return f"{ns / 1e3:.1f} us"
-    return f"{ns / 1e6:.1f} ms" if ns < 1_000_000_000 else f"{ns / 1e9:.3f} s"
-
-
 def _value_in_words(event: Event, place: int) -> str:
     value, operation = event.values[place], event.operation
     if isinstance(operation, GetTscOffset):
@@ -97,6 +86,10 @@ def _prediction(outcome: Outcome, event: Event) -> str:
         return (
             f"it ends with {' or '.join(sorted(each or 'success' for each in outcome.errors)) or 'an error'}"
         )
+    if isinstance(event.operation, CreateVcpu | GetTscKhz):
+        (answer,) = outcome.answers
+        low, high = (answer.interval.low, answer.interval.high) if isinstance(answer, Within) else (0, 0)
+        return f"{f'{low} to {high}' if high else getattr(answer, 'constant', 'another')} kHz"
     khz = vcpu.virtual_tsc_khz if vcpu else 0
     for answer, value in zip(outcome.answers, event.values, strict=False):
         if isinstance(answer, Flag):

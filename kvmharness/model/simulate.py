@@ -35,7 +35,14 @@ from kvmharness.trace import Bracket, Event, Trace
 from kvmharness.values import NothingReadError, resolve
 
 # A machine as many are: 2 GHz, an offset attribute, no TSC scaling, two CPUs.
-HOST = Host(khz=2_000_000, khz_exact=True, tsc_clocksource=True, has_attribute=True, fraction_bits=0)
+HOST = Host(
+    khz=2_000_000,
+    khz_exact=True,
+    tsc_clocksource=True,
+    has_attribute=True,
+    fraction_bits=0,
+    refuses_khz=False,
+)
 CPUS = 2
 
 _RELEASE = "the model"

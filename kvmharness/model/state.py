@@ -47,6 +47,7 @@ class Host:
     tsc_clocksource  whether its own clock runs on the TSC, without which there is no masterclock
     has_attribute    whether its KVM knows KVM_VCPU_TSC_OFFSET
     fraction_bits    those of its TSC scaling: 32 (AMD), 48 (Intel), 0 for none
+    refuses_khz      whether KVM_SET_TSC_KHZ of a vCPU is always refused: without scaling before 5.9
     """
 
     khz: int | None = None
@@ -55,6 +56,7 @@ class Host:
     tsc_clocksource: bool | None = None
     has_attribute: bool | None = None
     fraction_bits: int | None = None
+    refuses_khz: bool | None = None
 
 
 class Story(NamedTuple):
@@ -107,7 +109,7 @@ class Vcpu:
 class World:
     """A VM, and what is known of the machine. TSCs and offsets in cycles, *_nsec in ns.
 
-    host_khz ... fraction_bits  what is known of the machine, see Host
+    host_khz ... refuses_khz  what is known of the machine, see Host
     refuses_vm_khz   whether KVM_SET_TSC_KHZ of the VM is refused after the first vCPU; None: not seen
     flags_known      False once a guest did something to kvmclock that is not modelled
     cpu              where the thread is that makes the ioctls
@@ -121,6 +123,7 @@ class World:
     tsc_clocksource: bool | None = None
     has_attribute: bool | None = None
     fraction_bits: int | None = None
+    refuses_khz: bool | None = None
     refuses_vm_khz: bool | None = None
     flags_known: bool = True
     cpu: int = HOME

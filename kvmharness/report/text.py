@@ -36,7 +36,11 @@ def _details(reports: Sequence[KernelReport]) -> Iterator[str]:
             told.add(result.reason)
             yield ""
             step = f", step {result.step}" if result.step else ""
-            same = [each.scenario for each in report.results if each.reason == result.reason]
+            same = [
+                each.scenario
+                for each in report.results
+                if (each.verdict, each.reason) == (result.verdict, result.reason)
+            ]
             yield from _wrap(f"{result.verdict.value} {', '.join(same)}, {report.title}{step}", "", "  ")
             if result.verdict is Verdict.FAIL:
                 yield from _wrap(f"contract: {result.contract}", "  ", "    ")
