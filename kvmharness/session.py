@@ -80,6 +80,4 @@ def settle(
     played = [(session.probe, session.traces[name]) for name, session in sessions.items()]
     identity = identify(played, expectation.policies.values())
     notes = dict.fromkeys(note for session in sessions.values() for note in session.notes)
-    return Outcome(
-        tuple(results[scenario.name] for scenario in scenarios), sessions, identity, tuple(notes)
-    )
+    return Outcome(tuple(results[scenario.name] for scenario in scenarios), sessions, identity, tuple(notes))

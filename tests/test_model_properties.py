@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The judge is neither blind nor given to false alarms: what holds for every policy, script and pace.
 
-`pytest tests/test_model_properties.py --hypothesis-profile nightly` plays a hundred times as many.
+`pytest tests/test_model_properties.py --hypothesis-profile nightly` plays two hundred times as many.
 """
 
 import dataclasses
