@@ -26,7 +26,7 @@ def test_every_policy_has_a_source_and_a_sentence() -> None:
 
 
 def test_every_pair_of_policies_is_parted_by_a_scenario_but_for_two_that_cannot_be() -> None:
-    # A snap remembered as (guest TSC, now) or as the generation's (first write, then) is the same line, for all
+    # A snap remembered as (guest TSC, now) or as the generation's (first write, then) is one line, for all
     # that scenarios of a second or two can show.
     unparted = [
         (one.name, other.name)
