@@ -253,7 +253,14 @@ def test_a_killed_harness_leaves_no_emulator_and_no_file_behind(
     image.python()
     command = [sys.executable, "-m", "kvmharness", "lab", "run", "debian:6.1"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    harness = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    harness = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A shell starts what it puts into the background with SIGINT ignored, and so would we.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
     def children() -> list[psutil.Process]:
         return [each for each in psutil.Process(harness.pid).children() if each.name().startswith("qemu")]
