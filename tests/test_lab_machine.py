@@ -251,16 +251,11 @@ def test_a_killed_harness_leaves_no_emulator_and_no_file_behind(
 ) -> None:
     kernel("debian:6.1")
     image.python()
-    command = [sys.executable, "-m", "kvmharness", "lab", "run", "debian:6.1"]
+    # A shell starts what it puts into the background with SIGINT ignored, and that is inherited.
+    as_in_a_terminal = ("env", "--default-signal=INT")
+    command = [*as_in_a_terminal, sys.executable, "-m", "kvmharness", "lab", "run", "debian:6.1"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    harness = subprocess.Popen(
-        command,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        # A shell starts what it puts into the background with SIGINT ignored, and so would we.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    harness = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def children() -> list[psutil.Process]:
         return [each for each in psutil.Process(harness.pid).children() if each.name().startswith("qemu")]
