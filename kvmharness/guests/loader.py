@@ -17,7 +17,9 @@ _HUGE = 0x80
 _CR0_PE, _CR0_PG = 1 << 0, 1 << 31
 _CR4_PAE = 1 << 5
 _EFER_LME, _EFER_LMA = 1 << 8, 1 << 10
-_RFLAGS_RESERVED = 0x2  # bit 1 is always set
+# Bit 1 is always set. Interrupts are on, of which a vCPU without an interrupt controller gets none: where
+# they are off, Bochs' VMX (2.7) holds back the host's too, and an endless guest would never be stopped.
+_RFLAGS = 0x2 | 1 << 9
 
 
 def load(program: Program, memory: Memory, vcpu: Vcpu) -> None:
@@ -30,7 +32,7 @@ def load(program: Program, memory: Memory, vcpu: Vcpu) -> None:
         _write_page_tables(memory)
         _enter_long_mode(sregs)
         vcpu.set_sregs(sregs)
-        vcpu.set_regs({"rip": code, "rbx": results, "rflags": _RFLAGS_RESERVED})
+        vcpu.set_regs({"rip": code, "rbx": results, "rflags": _RFLAGS})
     else:
         _set_real_mode_segment(sregs.cs, code)
         _set_real_mode_segment(sregs.ds, results)
@@ -39,7 +41,7 @@ def load(program: Program, memory: Memory, vcpu: Vcpu) -> None:
             _write_vectors(memory, results, (program.place_of("fault"), code >> 4))
             sregs.idt.base, sregs.idt.limit = results + layout.VECTORS, layout.VECTORS_SIZE - 1
         vcpu.set_sregs(sregs)
-        vcpu.set_regs({"rflags": _RFLAGS_RESERVED})
+        vcpu.set_regs({"rflags": _RFLAGS})
 
 
 def samples(program: Program, memory: Memory, vcpu: int) -> list[int]:
