@@ -3,7 +3,7 @@
 
 BIN := .venv/bin
 
-.PHONY: run test test-full check bench setup clean
+.PHONY: run test test-full check bench setup setup-full clean
 
 # The main job on real kernels. 6.1 has to fail (status 1); any other status is a fault.
 run: setup
@@ -12,7 +12,7 @@ run: setup
 test: check
 	$(BIN)/pytest -m "not full"
 
-test-full: check
+test-full: setup-full check
 	$(BIN)/pytest
 
 check: setup
@@ -22,6 +22,9 @@ check: setup
 
 bench: setup
 	$(BIN)/python bench/run.py
+
+setup-full:
+	@scripts/setup full
 
 setup:
 	@scripts/setup
