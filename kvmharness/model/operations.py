@@ -149,15 +149,20 @@ def _get_msrs(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
     return [outcome, Outcome(world, (), frozenset())] if deed.refused else [outcome]
 
 
+def _without_attribute(world: World) -> list[Outcome]:
+    """What a kernel that does not know the offset attribute answers, if this one may be such."""
+    if world.has_attribute is True:
+        return []
+    absent = world if world.has_attribute is False else world.fork()
+    absent.has_attribute = False
+    return [Outcome(absent, (None,), UNKNOWN)]
+
+
 def _set_tsc_offset(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
     number = deed.operation.vcpu
     rules.load_vcpu(world, number, deed.moment)
     (offset,) = deed.written or (0,)
-    outcomes = []
-    if world.has_attribute is not True:
-        absent = world if world.has_attribute is False else world.fork()
-        absent.has_attribute = False
-        outcomes.append(Outcome(absent, (None,), UNKNOWN))
+    outcomes = _without_attribute(world)
     if world.has_attribute is not False:
         world.has_attribute = True
         outcomes += [Outcome(each, (None,)) for each in rules.set_offset(world, number, offset, deed.moment)]
@@ -166,11 +171,7 @@ def _set_tsc_offset(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
 
 def _get_tsc_offset(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
     rules.load_vcpu(world, deed.operation.vcpu, deed.moment)
-    outcomes = []
-    if world.has_attribute is not True:
-        absent = world if world.has_attribute is False else world.fork()
-        absent.has_attribute = False
-        outcomes.append(Outcome(absent, (None,), UNKNOWN))
+    outcomes = _without_attribute(world)
     if world.has_attribute is not False:
         world.has_attribute = True
         outcomes.append(Outcome(world, (world.vcpus[deed.operation.vcpu].l1_tsc_offset,)))

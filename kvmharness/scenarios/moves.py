@@ -24,6 +24,15 @@ _SOURCE = (
 )
 _CONSEQUENCE = "Whether a restored VM has the right TSC depends on where the scheduler puts its threads."
 
+_RESTORED = Claim(
+    "the restored vCPU goes on from the TSC that was written",
+    seen=("offset", "tsc", "guest"),
+    expected=("restore",),
+    instead="tsc-new",
+    otherwise="the write was overridden, the vCPU still counts from its creation",
+    together=("create", "restore"),
+)
+
 SCENARIOS = (
     Scenario(
         "offset-moved",
@@ -64,16 +73,7 @@ SCENARIOS = (
             MoveThread(to=1, label="move"),
             *READ_ONE,
         ),
-        (
-            Claim(
-                "the restored vCPU goes on from the TSC that was written",
-                seen=("offset", "tsc", "guest"),
-                expected=("restore",),
-                instead="tsc-new",
-                otherwise="the write was overridden, the vCPU still counts from its creation",
-                together=("create", "restore"),
-            ),
-        ),
+        (_RESTORED,),
     ),
     Scenario(
         "young-restore-after-move",
@@ -89,16 +89,7 @@ SCENARIOS = (
             SetMsrs(vcpu=0, msrs=(("TSC", Time(900 * MS)),), label="restore"),
             *READ_ONE,
         ),
-        (
-            Claim(
-                "the restored vCPU goes on from the TSC that was written",
-                seen=("offset", "tsc", "guest"),
-                expected=("restore",),
-                instead="tsc-new",
-                otherwise="the write was overridden, the vCPU still counts from its creation",
-                together=("create", "restore"),
-            ),
-        ),
+        (_RESTORED,),
     ),
     Scenario(
         "ioctl-from-another-cpu",
