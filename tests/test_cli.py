@@ -401,6 +401,8 @@ def made_up_lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def play_there(kernel: Kernel, machine: Machine, scenarios: Sequence[Scenario]) -> Session:
         if kernel.spec == "debian:5":
             raise LabError(f"{kernel.spec} has no module {machine.vendor_module}")
+        if kernel.spec == "debian:4":
+            raise OSError(28, "No space left on device")
         return session(scenarios, "mainline-before-6.7" if kernel.spec == "debian:6.1" else "mainline-6.7")
 
     monkeypatch.setattr(play, "play", play_there)
@@ -430,6 +432,14 @@ def test_a_kernel_that_cannot_be_played_does_not_cost_the_others_their_verdicts(
     out, error = capsys.readouterr()
     assert f"It behaves as {'mainline-6.7' if status == 2 else 'mainline-before-6.7'}." in out
     assert one_line(error) == "kvmharness: debian:5 has no module kvm_amd"
+
+
+@pytest.mark.usefixtures("made_up_lab")
+def test_a_full_memory_does_not_cost_the_others_their_verdicts(capsys: Capture) -> None:
+    assert status_of("lab", "run", "debian:4", "debian:6.12") == 2
+    out, error = capsys.readouterr()
+    assert "It behaves as mainline-6.7." in out
+    assert "No space left on device" in one_line(error)
 
 
 @pytest.mark.usefixtures("made_up_lab")

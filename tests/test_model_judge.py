@@ -597,6 +597,21 @@ def test_what_says_nothing_about_the_rule_is_undecided(events: tuple[Event, ...]
     assert (judgement.possibility, judgement.step, judgement.seen) == (Possibility.UNDECIDED, 2, why)
 
 
+@pytest.mark.parametrize(
+    ("tsc_before", "asleep"), [(1101 * MS, True), (1011 * MS, False), (1010 * MS, False)]
+)
+def test_a_host_that_slept_is_told_from_a_player_that_was_held_up(tsc_before: int, asleep: bool) -> None:
+    # By the clock the step came 9 ms behind the creation. A TSC 100 ms on shows that the host slept. One at 11 ms
+    # may have been read before the player was held up: the clock is read within the readings of the TSC.
+    late = Bracket(1001 * MS, 1010 * MS, 1011 * MS, 1200 * MS)
+    early = Bracket(tsc_before, 1010 * MS, 1011 * MS, 1200 * MS)
+    operation = GetMsrs(vcpu=0, indices=("TSC",))
+    for bracket in (late, early):
+        judgement = judged(create(1000 * MS), Event(operation, bracket, (12 * MS,)))
+        doubtful = judgement.possibility is Possibility.UNDECIDED
+        assert doubtful is (asleep and bracket is early)
+
+
 def test_what_was_impossible_before_a_doubt_stays_impossible() -> None:
     judgement = judged(create(1000 * MS), tsc(1010 * MS, 77 * MS), write(1020 * MS, 5, error="ENOMEM"))
     assert (judgement.possibility, judgement.step) == (Possibility.IMPOSSIBLE, 2)

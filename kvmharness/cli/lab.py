@@ -93,8 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
                 options.save_sessions(sessions, f"{kernel.spec}.{machine.name}", arguments.save_traces)
             options.progress(f"{kernel.spec} on {machine.name} is done, {done} of {len(boots)}")
     except KeyboardInterrupt:
-        finished = [future for future in futures if future.done()]
-        if finished:
+        if any(future.done() for future in futures):
             _report(arguments, expectation, boots, futures)
         raise
     return _report(arguments, expectation, boots, futures)
@@ -107,12 +106,13 @@ def _report(
     futures: Sequence[Future[_Played]],
 ) -> int:
     """Report what is finished; the exit status. A kernel that cannot be played is a line on stderr."""
-    reports, troubles = [], []
+    reports: list[KernelReport] = []
+    troubles: list[BaseException] = []
     for (kernel, machine), future in zip(boots, futures, strict=True):
         if not future.done():
             continue
         trouble = future.exception()
-        if isinstance(trouble, LabError):
+        if trouble:
             troubles.append(trouble)
         else:
             played = future.result()
@@ -126,6 +126,8 @@ def _report(
         raise troubles[0]
     options.write_report(reports, arguments.format, arguments.output)
     for trouble in troubles:
+        if not isinstance(trouble, LabError | OSError):
+            raise trouble  # a fault of our own, for the command line to tell; the others are reported
         print(f"kvmharness: {trouble}", file=sys.stderr)
     status = exit_status(result for report in reports for result in report.results)
     return BAD_INPUT if troubles and status != FAILED else status

@@ -297,7 +297,7 @@ def _guest_write(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
 
 
 def _after_guest_write(rules: Rules, world: World, vcpu: Vcpu, deed: Deed) -> tuple[Answer, ...]:
-    if rules.policy.honours_writes and vcpu.tsc_catchup:
+    if vcpu.tsc_catchup:
         if not rules.host.stable:
             vcpu.last_guest_tsc = rules.l1_tsc(world, vcpu, deed.moment.tsc)
         rules.catch_up(world, vcpu, deed.moment)

@@ -256,7 +256,7 @@ class Rules(Rates):
             world.use_master_clock = matching
         for each in worlds:
             own = each.vcpus[number]
-            if self.policy.honours_writes and (own.tsc_catchup or own.tsc_always_catchup):
+            if own.tsc_catchup:
                 self.catch_up(each, own, moment)
         return worlds
 

@@ -98,7 +98,6 @@ class Vcpu:
     has_run: bool = False
     cpu: int = HOME
     tsc_catchup: bool = False
-    tsc_always_catchup: bool = False
     request: bool | None = False
     host_rate_at: int = 0
     follows: bool = True
