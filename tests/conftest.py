@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from kvmharness import host
 from kvmharness.kvm import KvmUnavailableError, System, Vm
 from kvmharness.lab import kernels, play
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machine import AMD
 from kvmharness.scenarios import SCENARIOS
 from kvmharness.session import Outcome, settle
+from tests.made_up import session
 
 # `make test` plays the same examples every time; --hypothesis-profile nightly plays many, and new ones.
 settings.register_profile("default", derandomize=True, deadline=None, max_examples=100)
@@ -39,6 +41,16 @@ def vm(system: System) -> Iterator[Vm]:
     """A VM without memory or vCPUs."""
     with system.create_vm() as created:
         yield created
+
+
+@pytest.fixture
+def made_up_host(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Replaces this host's KVM by a made-up one, with a policy."""
+
+    def use(policy: str = "mainline-6.7") -> None:
+        monkeypatch.setattr(host, "play", lambda scenarios: session(scenarios, policy))
+
+    return use
 
 
 @pytest.fixture(scope="session")

@@ -5,61 +5,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from kvmharness import host
-from kvmharness.cli import lab, options
-from kvmharness.cli.main import main
-from kvmharness.kvm import KvmUnavailableError, System
-from kvmharness.lab import kernels, play
-from kvmharness.lab.errors import LabError
-from kvmharness.lab.kernels import Kernel
-from kvmharness.lab.machine import AMD, Machine
+from kvmharness.kvm import System
+from kvmharness.lab.machine import AMD
 from kvmharness.model.policies import POLICIES
-from kvmharness.report import FORMATS, KernelReport
-from kvmharness.scenarios import SCENARIOS, Scenario
-from kvmharness.session import Session
-from kvmharness.verdict import Result, Verdict
-from tests.made_up import session
-
-Capture = pytest.CaptureFixture[str]
-
-
-def status_of(*arguments: str) -> int:
-    """What the command exits with; argparse leaves by SystemExit."""
-    try:
-        return main(arguments)
-    except SystemExit as leaving:
-        return int(str(leaving.code))
-
-
-def one_line(text: str) -> str:
-    """The text, which has to be exactly one line."""
-    assert text.count("\n") == 1, text
-    assert text.endswith("\n")
-    return text.rstrip()
-
-
-@pytest.fixture
-def made_up_host(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Replaces this host's KVM by a made-up one."""
-
-    def use(policy: str = "mainline-6.7") -> None:
-        monkeypatch.setattr(host, "play", lambda scenarios: session(scenarios, policy))
-
-    return use
-
-
-def opening(error: KvmUnavailableError) -> Callable[[], System]:
-    def fail() -> System:
-        raise error
-
-    return fail
+from kvmharness.scenarios import SCENARIOS
+from tests.command_line import Capture, one_line, status_of
 
 
 @pytest.mark.parametrize(
@@ -161,23 +117,6 @@ def test_an_expected_failure_is_no_failure(made_up_host: Callable[..., None], ca
     assert "judged by the contracts alone" in capsys.readouterr().out
 
 
-def test_every_report_says_what_the_kernel_behaves_as(
-    made_up_host: Callable[..., None], capsys: Capture
-) -> None:
-    made_up_host("oliver-upton")
-    assert status_of("run") == 1
-    assert "It behaves as oliver-upton." in capsys.readouterr().out
-    status_of("run", "--format", "ktap")
-    assert "  # behaves as oliver-upton\n" in capsys.readouterr().out
-    status_of("run", "--format", "json")
-    (kernel,) = json.loads(capsys.readouterr().out)["kernels"]
-    assert (kernel["behaves_as"], kernel["parted_by"], kernel["expect"]) == (
-        ["oliver-upton"],
-        "",
-        "mainline-6.7",
-    )
-
-
 def test_where_policies_remain_a_scenario_that_would_part_them_is_named(
     made_up_host: Callable[..., None], capsys: Capture
 ) -> None:
@@ -249,222 +188,7 @@ def test_predict_works_for_every_scenario(capsys: Capture) -> None:
     assert all(f"{name}: " in out for name in SCENARIOS)
 
 
-def test_saved_traces_are_judged_again_to_the_same_verdicts(
-    made_up_host: Callable[..., None], capsys: Capture, tmp_path: Path
-) -> None:
-    made_up_host()
-    assert status_of("run", "--save-traces", str(tmp_path), "--format", "json") == 0
-    first = json.loads(capsys.readouterr().out)
-    files = [str(path) for path in tmp_path.iterdir()]
-    assert len(files) == len(SCENARIOS)
-    assert status_of("judge", "--format", "json", *files) == 0
-    again = json.loads(capsys.readouterr().out)
-
-    def by_name(report: dict[str, Any]) -> dict[str, str]:
-        (kernel,) = report["kernels"]
-        assert kernel["behaves_as"] == ["mainline-6.7"]
-        return {result["scenario"]: result["verdict"] for result in kernel["results"]}
-
-    assert by_name(first) == by_name(again)
-
-
-def test_a_broken_trace_is_one_line_and_status_2(
-    made_up_host: Callable[..., None], capsys: Capture, tmp_path: Path
-) -> None:
-    made_up_host()
-    status_of("run", "old-restore", "--save-traces", str(tmp_path))
-    capsys.readouterr()
-    (path,) = tmp_path.iterdir()
-    whole = path.read_bytes()
-    for broken, complaint in (
-        (whole[:-10], "not JSON"),
-        (whole.replace(b'"old-restore"', b'"odd-restore"'), "did you mean old-restore"),
-        (b"\xff" + whole, "bytes that are not ASCII"),
-    ):
-        path.write_bytes(broken)
-        assert status_of("judge", str(path)) == 2
-        assert complaint in one_line(capsys.readouterr().err)
-
-
-REPORTS = [
-    KernelReport(
-        "debian:6.1",
-        "amd",
-        "6.1.0",
-        (
-            Result("young-restore", Verdict.FAIL, "It goes on.", "it did not", 5, kept=False, conforms=False),
-            Result("old-restore", Verdict.PASS, "It goes on."),
-        ),
-    ),
-    KernelReport(
-        "debian:6.12",
-        "amd",
-        "6.12.9",
-        (
-            Result("young-restore", Verdict.LOST, "It goes on.", "the machine hung"),
-            Result("old-restore", Verdict.SKIP, "It goes on.", "no TSC"),
-        ),
-        notes=("last words",),
-    ),
-]
-
-
-def test_the_text_report_is_a_table_with_reasons_and_plain_words() -> None:
-    text = FORMATS["text"](REPORTS)
-    assert text.splitlines()[:4] == [
-        "               debian:6.1 on amd  debian:6.12 on amd",
-        "               6.1.0              6.12.9",
-        "young-restore  FAIL               LOST",
-        "old-restore    PASS               SKIP",
-    ]
-    assert "FAIL young-restore, debian:6.1 on amd, step 5" in text
-    assert "  | last words" in text
-    assert "kernel bug 217423" in text.replace("\n", " ").replace("    ", "")
-    assert max(map(len, text.splitlines())) <= 78
-
-
-def test_the_ktap_report_is_ktap() -> None:
-    assert FORMATS["ktap"](REPORTS).splitlines() == [
-        "KTAP version 1",
-        "1..2",
-        "  KTAP version 1",
-        "  # Subtest: debian:6.1 on amd",
-        "  # release 6.1.0",
-        "  # expected mainline-6.7",
-        "  1..2",
-        "  # step 5: it did not",
-        "  not ok 1 young-restore",
-        "  ok 2 old-restore",
-        "not ok 1 debian:6.1 on amd",
-        "  KTAP version 1",
-        "  # Subtest: debian:6.12 on amd",
-        "  # release 6.12.9",
-        "  # expected mainline-6.7",
-        "  1..2",
-        "  not ok 1 young-restore # ERROR the machine hung",
-        "  ok 2 old-restore # SKIP no TSC",
-        "  # last words",
-        "not ok 2 debian:6.12 on amd",
-    ]
-
-
-def test_the_json_report_has_the_keys_users_rely_on() -> None:
-    data = json.loads(FORMATS["json"](REPORTS))
-    assert set(data) == {"schema", "tool", "kernels", "summary"}
-    kernel = data["kernels"][0]
-    assert {"kernel", "machine", "release", "behaves_as", "expect", "results"} <= set(kernel)
-    assert kernel["results"][0] == {
-        "scenario": "young-restore",
-        "verdict": "FAIL",
-        "contract": "broken",
-        "conforms": False,
-        "reason": "it did not",
-        "finding": "",
-        "step": 5,
-    }
-    assert data["summary"]["exit_status"] == 1
-
-
-def test_a_report_that_cannot_be_written_is_printed_instead(
-    capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def full(*_: object) -> int:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full)
-    options.write_report(REPORTS, "ktap", tmp_path / "report")
-    out, error = capsys.readouterr()
-    assert out == FORMATS["ktap"](REPORTS)
-    assert "No space left on device; here it is" in one_line(error)
-
-
-def test_a_lost_machine_is_reported_with_its_console_and_exits_3(
-    capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def lose(*_: object) -> Session:
-        raise play.LostMachineError("the machine hung, 3 times", ["BUG: something"])
-
-    monkeypatch.setattr(play, "play", lose)
-    monkeypatch.setattr(lab, "check_emulator", lambda machine: None)
-    monkeypatch.setattr(kernels, "find", lambda spec, *_: Kernel(spec, "6.1.0", tmp_path, {}))
-    assert status_of("lab", "run", "debian:6.1") == 3
-    out = capsys.readouterr().out
-    assert "LOST" in out
-    assert "  | BUG: something" in out
-    assert "nothing is known about this kernel" in out.replace("\n    ", " ")
-
-
-@pytest.fixture
-def made_up_lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Replaces the lab: debian:6.1 is a kernel before 6.7, and debian:5 has no module for any machine."""
-
-    def play_there(kernel: Kernel, machine: Machine, scenarios: Sequence[Scenario]) -> Session:
-        if kernel.spec == "debian:5":
-            raise LabError(f"{kernel.spec} has no module {machine.vendor_module}")
-        if kernel.spec == "debian:4":
-            raise OSError(28, "No space left on device")
-        return session(scenarios, "mainline-before-6.7" if kernel.spec == "debian:6.1" else "mainline-6.7")
-
-    monkeypatch.setattr(play, "play", play_there)
-    monkeypatch.setattr(lab, "check_emulator", lambda machine: None)
-    monkeypatch.setattr(kernels, "find", lambda spec, *_: Kernel(spec, spec[7:], tmp_path, {}))
-
-
-@pytest.mark.usefixtures("made_up_lab")
-def test_every_kernel_is_played_on_every_machine(capsys: Capture) -> None:
-    machines = ("--machine", "amd", "--machine", "amd-smp")
-    assert status_of("lab", "run", "debian:6.1", "debian:6.12", *machines, "--format", "json") == 1
-    columns = json.loads(capsys.readouterr().out)["kernels"]
-    assert [(column["kernel"], column["machine"], column["behaves_as"]) for column in columns] == [
-        ("debian:6.1", "amd", ["mainline-before-6.7"]),
-        ("debian:6.1", "amd-smp", ["mainline-before-6.7"]),
-        ("debian:6.12", "amd", ["mainline-6.7"]),
-        ("debian:6.12", "amd-smp", ["mainline-6.7"]),
-    ]
-
-
-@pytest.mark.usefixtures("made_up_lab")
-@pytest.mark.parametrize(("good", "status"), [("debian:6.12", 2), ("debian:6.1", 1)])
-def test_a_kernel_that_cannot_be_played_does_not_cost_the_others_their_verdicts(
-    capsys: Capture, good: str, status: int
-) -> None:
-    assert status_of("lab", "run", "debian:5", good) == status
-    out, error = capsys.readouterr()
-    assert f"It behaves as {'mainline-6.7' if status == 2 else 'mainline-before-6.7'}." in out
-    assert one_line(error) == "kvmharness: debian:5 has no module kvm_amd"
-
-
-@pytest.mark.usefixtures("made_up_lab")
-def test_a_full_memory_does_not_cost_the_others_their_verdicts(capsys: Capture) -> None:
-    assert status_of("lab", "run", "debian:4", "debian:6.12") == 2
-    out, error = capsys.readouterr()
-    assert "It behaves as mainline-6.7." in out
-    assert "No space left on device" in one_line(error)
-
-
-@pytest.mark.usefixtures("made_up_lab")
-def test_what_is_finished_is_reported_and_saved_when_the_rest_is_interrupted(
-    capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def first_only(futures: Sequence[Future[Any]]) -> Iterator[Future[Any]]:
-        futures[0].result()
-        yield futures[0]
-        raise KeyboardInterrupt
-
-    def leave(status: int) -> None:
-        raise SystemExit(status)
-
-    monkeypatch.setattr(lab, "as_completed", first_only)
-    monkeypatch.setattr(os, "_exit", leave)
-    folder = tmp_path / "traces"
-    assert status_of("lab", "run", "debian:6.1", "debian:6.12", "--save-traces", str(folder)) == 130
-    out, error = capsys.readouterr()
-    assert "debian:6.1 on amd" in out
-    assert one_line(error) == "kvmharness: interrupted"
-    assert {path.name.split(".amd.")[0] for path in folder.iterdir()} == {"debian:6.1"}
-
-
-def test_lists_name_what_other_commands_take(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_name_what_other_commands_take(capsys: Capture) -> None:
     assert status_of("list", "scenarios") == 0
     out = capsys.readouterr().out
     assert all(name in out.splitlines() for name in SCENARIOS)
@@ -473,45 +197,6 @@ def test_lists_name_what_other_commands_take(capsys: Capture, monkeypatch: pytes
     assert all(name in out.splitlines() for name in POLICIES)
     assert status_of("list", "machines") == 0
     assert AMD.name in capsys.readouterr().out.splitlines()
-
-
-def saved(made_up_host: Callable[..., None], folder: Path) -> Path:
-    made_up_host()
-    folder.mkdir()
-    status_of("run", "old-restore", "--save-traces", str(folder))
-    (path,) = folder.iterdir()
-    return path
-
-
-@pytest.mark.parametrize(
-    ("good", "hostile"),
-    [
-        (b'"tsc":[', b'"tsc":[0,9223372036854775808],"was":['),
-        (b'"release": "made-up"', b'"release": "\\ud800"'),
-        (b'"release": "made-up"', b'"release": "a\\nnot ok 1"'),
-        (b'"values":[2000000]', b'"values":[]'),
-        (b'"values":[2000000]', b'"values":[1,2,3]'),
-    ],
-)
-def test_a_hostile_trace_is_one_line_and_status_2(
-    made_up_host: Callable[..., None], capsys: Capture, tmp_path: Path, good: bytes, hostile: bytes
-) -> None:
-    path = saved(made_up_host, tmp_path / "traces")
-    capsys.readouterr()
-    assert good in path.read_bytes()
-    path.write_bytes(path.read_bytes().replace(good, hostile))
-    assert status_of("judge", str(path)) == 2
-    one_line(capsys.readouterr().err)
-
-
-def test_traces_of_different_folders_are_different_columns(
-    made_up_host: Callable[..., None], capsys: Capture, tmp_path: Path
-) -> None:
-    one, other = saved(made_up_host, tmp_path / "a"), saved(made_up_host, tmp_path / "b")
-    capsys.readouterr()
-    assert status_of("judge", "--format", "json", str(one), str(other)) == 0
-    kernels_seen = [each["kernel"] for each in json.loads(capsys.readouterr().out)["kernels"]]
-    assert kernels_seen == [str(tmp_path / "a" / "host"), str(tmp_path / "b" / "host")]
 
 
 def run_in_shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
