@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`lab run` with a made-up lab: kernels by machines, those that are lost, and what an interrupt leaves."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvmharness.cli import lab
+from kvmharness.lab import kernels, play
+from kvmharness.lab.errors import LabError
+from kvmharness.lab.kernels import Kernel
+from kvmharness.lab.machine import Machine
+from kvmharness.scenarios import Scenario
+from kvmharness.session import Session
+from tests.command_line import Capture, one_line, status_of
+from tests.made_up import session
+
+
+def test_a_lost_machine_is_reported_with_its_console_and_exits_3(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def lose(*_: object) -> Session:
+        raise play.LostMachineError("the machine hung, 3 times", ["BUG: something"])
+
+    monkeypatch.setattr(play, "play", lose)
+    monkeypatch.setattr(lab, "check_emulator", lambda machine: None)
+    monkeypatch.setattr(kernels, "find", lambda spec, *_: Kernel(spec, "6.1.0", tmp_path, {}))
+    assert status_of("lab", "run", "debian:6.1") == 3
+    out = capsys.readouterr().out
+    assert "LOST" in out
+    assert "  | BUG: something" in out
+    assert "nothing is known about this kernel" in out.replace("\n    ", " ")
+
+
+@pytest.fixture
+def made_up_lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Replaces the lab: debian:6.1 is a kernel before 6.7, and debian:5 has no module for any machine."""
+
+    def play_there(kernel: Kernel, machine: Machine, scenarios: Sequence[Scenario]) -> Session:
+        if kernel.spec == "debian:5":
+            raise LabError(f"{kernel.spec} has no module {machine.vendor_module}")
+        if kernel.spec == "debian:4":
+            raise OSError(28, "No space left on device")
+        return session(scenarios, "mainline-before-6.7" if kernel.spec == "debian:6.1" else "mainline-6.7")
+
+    monkeypatch.setattr(play, "play", play_there)
+    monkeypatch.setattr(lab, "check_emulator", lambda machine: None)
+    monkeypatch.setattr(kernels, "find", lambda spec, *_: Kernel(spec, spec[7:], tmp_path, {}))
+
+
+@pytest.mark.usefixtures("made_up_lab")
+def test_every_kernel_is_played_on_every_machine(capsys: Capture) -> None:
+    machines = ("--machine", "amd", "--machine", "amd-smp")
+    assert status_of("lab", "run", "debian:6.1", "debian:6.12", *machines, "--format", "json") == 1
+    columns = json.loads(capsys.readouterr().out)["kernels"]
+    assert [(column["kernel"], column["machine"], column["behaves_as"]) for column in columns] == [
+        ("debian:6.1", "amd", ["mainline-before-6.7"]),
+        ("debian:6.1", "amd-smp", ["mainline-before-6.7"]),
+        ("debian:6.12", "amd", ["mainline-6.7"]),
+        ("debian:6.12", "amd-smp", ["mainline-6.7"]),
+    ]
+
+
+@pytest.mark.usefixtures("made_up_lab")
+@pytest.mark.parametrize(("good", "status"), [("debian:6.12", 2), ("debian:6.1", 1)])
+def test_a_kernel_that_cannot_be_played_does_not_cost_the_others_their_verdicts(
+    capsys: Capture, good: str, status: int
+) -> None:
+    assert status_of("lab", "run", "debian:5", good) == status
+    out, error = capsys.readouterr()
+    assert f"It behaves as {'mainline-6.7' if status == 2 else 'mainline-before-6.7'}." in out
+    assert one_line(error) == "kvmharness: debian:5 has no module kvm_amd"
+
+
+@pytest.mark.usefixtures("made_up_lab")
+def test_a_full_memory_does_not_cost_the_others_their_verdicts(capsys: Capture) -> None:
+    assert status_of("lab", "run", "debian:4", "debian:6.12") == 2
+    out, error = capsys.readouterr()
+    assert "It behaves as mainline-6.7." in out
+    assert "No space left on device" in one_line(error)
+
+
+@pytest.mark.usefixtures("made_up_lab")
+def test_what_is_finished_is_reported_and_saved_when_the_rest_is_interrupted(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def first_only(futures: Sequence[Future[Any]]) -> Iterator[Future[Any]]:
+        futures[0].result()
+        yield futures[0]
+        raise KeyboardInterrupt
+
+    def leave(status: int) -> None:
+        raise SystemExit(status)
+
+    monkeypatch.setattr(lab, "as_completed", first_only)
+    monkeypatch.setattr(os, "_exit", leave)
+    folder = tmp_path / "traces"
+    assert status_of("lab", "run", "debian:6.1", "debian:6.12", "--save-traces", str(folder)) == 130
+    out, error = capsys.readouterr()
+    assert "debian:6.1 on amd" in out
+    assert one_line(error) == "kvmharness: interrupted"
+    assert {path.name.split(".amd.")[0] for path in folder.iterdir()} == {"debian:6.1"}
