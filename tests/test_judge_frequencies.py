@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The judge on hand-worked traces: vCPUs whose rate is not the host's, with scaling and without."""
+
+import pytest
+
+from kvmharness.model.state import Host
+from kvmharness.script import GetTscKhz, SetTscKhz, SetVmTscKhz
+from tests.hand_worked import (
+    KHZ,
+    MS,
+    create,
+    guest_write,
+    offset,
+    possible,
+    run,
+    set_khz,
+    set_offset,
+    step,
+    tsc,
+    write,
+)
+
+
+def test_a_rate_within_250_ppm_needs_no_scaling_but_keeps_writes_from_matching() -> None:
+    # v1 at +200 ppm counts at the host's rate all the same, but its write begins a generation of its own.
+    events = (
+        create(1000 * MS),
+        create(1001 * MS, 1),
+        set_khz(1002 * MS, 1_000_200, 1),
+        write(1010 * MS, 100_000 * MS),
+        write(1015 * MS, 100_002 * MS, 1),
+    )
+    own, matched = offset(1020 * MS, (100_002 - 1015) * MS, 1), offset(1020 * MS, (100_000 - 1010) * MS, 1)
+    assert (possible(*events, own), possible(*events, matched)) == (True, False)
+    assert not possible(create(1000 * MS), set_khz(1001 * MS, 1_000_250, error="EINVAL"))
+
+
+def test_without_scaling_a_slower_rate_is_refused_and_noted_all_the_same() -> None:
+    refused = (create(1000 * MS), set_khz(1001 * MS, 500_000, error="EINVAL"))
+    assert possible(*refused, step(GetTscKhz(vcpu=0), 1002 * MS, 500_000))
+    assert not possible(*refused, step(GetTscKhz(vcpu=0), 1002 * MS, KHZ))
+    assert not possible(create(1000 * MS), set_khz(1001 * MS, 500_000))
+
+
+def test_without_scaling_a_faster_rate_is_caught_up_with_at_runs() -> None:
+    # Twice as fast since a write of 100 s at 1010 ms: a run at 1110 ms may bring the TSC to 100.2 s, but
+    # not beyond, and never below what the host's own rate makes of it, 100.1 s.
+    faster = (create(1000 * MS), set_khz(1001 * MS, 2_000_000), write(1010 * MS, 100_000 * MS))
+    for reached in (100_100 * MS, 100_150 * MS, 100_200 * MS):
+        assert possible(*faster, run(1110 * MS, reached))
+    for beyond in (100_099 * MS, 100_201 * MS):
+        assert not possible(*faster, run(1110 * MS, beyond))
+
+
+@pytest.mark.parametrize(("bits", "khz"), [(32, 500_000), (48, 500_000), (32, 3_000_000), (48, 3_000_000)])
+def test_with_scaling_the_guest_counts_at_its_own_rate(bits: int, khz: int) -> None:
+    # A write of 100 s' worth at 1010 ms: 90 ms later the TSC is on by 90 ms of the vCPU's own cycles.
+    host = Host(khz=KHZ, khz_exact=True, has_attribute=True, fraction_bits=bits)
+    value = 100_000 * khz
+    scaled = (create(1000 * MS), set_khz(1001 * MS, khz), write(1010 * MS, value))
+    assert possible(*scaled, run(1100 * MS, value + 90 * khz), host=host)
+    assert not possible(*scaled, run(1100 * MS, value + 90 * khz + 10_000), host=host)
+    assert not possible(*scaled, run(1100 * MS, value + 90 * KHZ), host=host)
+
+
+def test_both_kinds_of_scaling_are_tried_where_it_is_not_known_which_there_is() -> None:
+    # Host TSC 10**14: a third of it by a fraction of 32 bits falls short by 7761 of the one by 48 bits.
+    # 10**14 * floor(2**32 / 3) / 2**32 = 33333333325572.03, by 2**48: 33333333333333.2
+    at, khz, host = 10**14, 333_333, Host(khz=999_999, khz_exact=True, has_attribute=True)
+    set_third = (create(at, khz=999_999), set_khz(at + MS, khz), set_offset(at + 2 * MS, 0))
+    later = at + 3 * MS
+    by_32, by_48 = later * (2**32 // 3) >> 32, later * (2**48 // 3) >> 48
+    assert by_48 - by_32 > 7000
+    for value in (by_32, by_48):
+        assert possible(*set_third, tsc(later, value), host=host)
+    assert not possible(*set_third, tsc(later, (by_32 + by_48) // 2), host=host)
+    assert not possible(
+        *set_third, tsc(later, by_32), tsc(later + MS, (later + MS) * (2**48 // 3) >> 48), host=host
+    )
+
+
+def test_a_rate_beyond_what_amd_can_scale_to_is_refused_and_not_noted() -> None:
+    # 8 bits before the point: 256 times the host's rate and more (max_guest_tsc_khz).
+    host = Host(khz=KHZ, khz_exact=True, fraction_bits=32, refuses_khz=False)
+    refused = (create(1000 * MS), set_khz(1001 * MS, 300 * KHZ, error="EINVAL"))
+    assert possible(*refused, step(GetTscKhz(vcpu=0), 1002 * MS, KHZ), host=host)
+    assert not possible(*refused, step(GetTscKhz(vcpu=0), 1002 * MS, 300 * KHZ), host=host)
+    assert not possible(create(1000 * MS), set_khz(1001 * MS, 300 * KHZ), host=host)
+
+
+def test_kernels_that_refuse_every_rate_without_scaling_note_none() -> None:
+    # Before 5.9 max_guest_tsc_khz was 0 without scaling, so that even 0 was refused.
+    host = Host(khz=KHZ, khz_exact=True)
+    refused = (create(1000 * MS), set_khz(1001 * MS, 0, error="EINVAL"))
+    assert possible(*refused, step(GetTscKhz(vcpu=0), 1002 * MS, KHZ), host=host)
+    assert not possible(*refused, set_khz(1002 * MS, KHZ), host=host)
+
+
+# What random scripts on real kernels showed
+
+
+def test_the_hosts_own_rate_may_be_corrected_after_the_first_vcpu() -> None:
+    # Seen on 6.1: created with 999951 kHz, and a second later the host's own rate was 999999. A vCPU that was
+    # given that does not match one that has the old rate.
+    host = Host(khz=999_951, has_attribute=True, fraction_bits=0)
+    events = (
+        create(1000 * MS, khz=999_951),
+        step(SetTscKhz(vcpu=0, khz=0), 2200 * MS, 0),
+        step(GetTscKhz(vcpu=0), 2201 * MS, 999_999),
+        write(2202 * MS, 100_000 * MS),
+        create(2300 * MS, 1, khz=999_951),
+    )
+    assert possible(*events, offset(2400 * MS, -2300 * MS - 500, 1), host=host)
+    assert not possible(*events, offset(2400 * MS, (100_000 - 2202) * MS, 1), host=host)
+
+
+def test_a_vcpu_created_slower_without_scaling_has_a_tsc_that_kvm_takes_for_still() -> None:
+    # Seen on 6.1: KVM_GET_MSRS reads 0 ever after, for the ratio was never set; the guest reads the host's.
+    events = (
+        step(SetVmTscKhz(khz=500_000), 990 * MS, 500_000),
+        create(1000 * MS, khz=500_000),
+        tsc(1010 * MS, 0),
+        tsc(1100 * MS, 0),
+    )
+    assert possible(*events)
+    assert not possible(*events, tsc(1200 * MS, 200 * MS))
+
+
+def test_catching_up_compares_unsigned_numbers() -> None:
+    # Seen on 6.1: a vCPU whose rate is to be caught up with, and whose TSC was written -888 ms, a number near
+    # 2**64. Its guest writes 1: that is far behind, and the TSC is thrown forward again, to just below 2**64.
+    events = (
+        create(1000 * MS),
+        write(1001 * MS, -888 * MS % 2**64),
+        set_khz(1002 * MS, 1_001_000),
+    )
+    thrown = guest_write(1003 * MS, "TSC", 1, -886 * MS % 2**64, -886 * MS % 2**64)
+    stays = guest_write(1003 * MS, "TSC", 1, -886 * MS % 2**64, 100)
+    assert possible(*events, thrown)
+    assert possible(*events, stays)
+    assert not possible(*events, guest_write(1003 * MS, "TSC", 1, -886 * MS % 2**64, 10 * MS))
