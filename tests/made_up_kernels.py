@@ -16,6 +16,7 @@ GOOD_CONFIG = "".join(
     )
 )
 X86_64, AARCH64 = 62, 183
+STUB = b"unpacks it"
 
 
 def elf(
@@ -54,17 +55,17 @@ def kernel_image(
     return elf((".debug_info", debugging), machine=machine, segments=segments)
 
 
-def bzimage(kernel: bytes, release: str = RELEASE) -> bytes:
-    """A boot header that names the release, and the kernel behind it, compressed."""
-    payload = gzip.compress(kernel) + struct.pack("<I", len(kernel))
+def bzimage(kernel: bytes, release: str = RELEASE, packed: bytes | None = None) -> bytes:
+    """A boot header that names the release, a stub, and the kernel behind it, `packed` somehow or by gzip."""
+    payload = (gzip.compress(kernel) if packed is None else packed) + struct.pack("<I", len(kernel))
     setup = bytearray(2048)
     setup[0x1F1] = 3
     setup[0x202:0x206] = b"HdrS"
     setup[0x20E:0x210] = struct.pack("<H", 0x300)
     text = f"{release} (somebody@somewhere) #1 SMP".encode()
     setup[0x500 : 0x500 + len(text)] = text
-    setup[0x248:0x250] = struct.pack("<II", 0, len(payload))
-    return bytes(setup) + payload
+    setup[0x248:0x250] = struct.pack("<II", len(STUB), len(payload))
+    return bytes(setup) + STUB + payload
 
 
 def module(release: str = RELEASE, depends: str = "", content: bytes = b"") -> bytes:

@@ -19,6 +19,84 @@ from tests.made_up_kernels import RELEASE, put, put_tree
 PACKAGE = KernelPackage("linux-image-6.1.0-9-cloud-amd64", "6.1.27-1", "6.1.0-9-cloud-amd64", usual=True)
 NEWER = KernelPackage("linux-image-6.1.0-10-cloud-amd64", "6.1.38-1", "6.1.0-10-cloud-amd64", usual=True)
 
+# What is kept
+
+
+def test_what_is_built_for_the_cache_is_there_whole_or_not_at_all(cache_root: Path) -> None:
+    place = cache.root() / "images" / "thing"
+
+    def fail(folder: Path) -> None:
+        (folder / "half").write_text("x")
+        raise LabError("no luck")
+
+    with pytest.raises(LabError, match="no luck"):
+        cache.published(place, fail)
+    assert [path.name for path in place.parent.iterdir()] == ["lock"]
+    (place.parent / "building-of-a-dead-process").mkdir()
+    cache.published(place, lambda folder: (folder / "whole").touch())
+    assert sorted(path.name for path in place.parent.iterdir()) == ["lock", "thing"]
+
+
+def test_a_cache_that_cannot_be_written_is_explained(cache_root: Path) -> None:
+    cache_root.parent.joinpath("kvmharness").write_text("a file where a folder should be")
+    with pytest.raises(LabError, match="cannot be used: "):
+        cache.published(cache.root() / "images" / "thing", lambda folder: None)
+
+
+def test_a_damaged_kernel_in_the_cache_is_noticed(cache_root: Path) -> None:
+    (cache_root / "vmlinux").parent.mkdir(parents=True, exist_ok=True)
+    (cache_root / "vmlinux").write_bytes(b"12345")
+    description = {"release": "r", "load_order": {}, "sizes": {"vmlinux": 6}}
+    (cache_root / "kernel.json").write_text(json.dumps(description))
+    with pytest.raises(LabError, match="was damaged"):
+        kernels._load("debian:6.1", cache_root)
+    description |= {"sizes": {"vmlinux": 5}, "unchanged": {"vmlinux": kernels._mark(cache_root / "vmlinux")}}
+    (cache_root / "kernel.json").write_text(json.dumps(description))
+    assert kernels._load("debian:6.1", cache_root).release == "r"
+    (cache_root / "vmlinux").write_bytes(b"12340")
+    with pytest.raises(LabError, match="was damaged"):
+        kernels._load("debian:6.1", cache_root)
+    (cache_root / "kernel.json").write_text("{")
+    with pytest.raises(LabError, match="not what it was"):
+        kernels._load("debian:6.1", cache_root)
+
+
+def test_a_kernel_damaged_in_the_cache_is_built_again(cache_root: Path, tmp_path: Path) -> None:
+    tree = put_tree(tmp_path / "linux")
+    kernel = kernels.find(str(tree))
+    whole = kernel.vmlinux.read_bytes()
+    for damaged in (whole[:-1], b"\0" + whole[1:]):
+        kernel.vmlinux.write_bytes(damaged)
+        assert kernels.find(str(tree)).vmlinux.read_bytes() == whole
+
+
+def test_a_kernel_kept_in_another_format_is_unpacked_again(
+    cache_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builds = []
+
+    def build(package: KernelPackage, folder: Path) -> None:
+        builds.append(package.version)
+        (folder / "kernel.json").write_text(
+            json.dumps({"format": kernels._FORMAT, "release": "r", "load_order": {}, "sizes": {}})
+        )
+
+    monkeypatch.setattr(apt, "offered", lambda refresh=False: [PACKAGE])
+    monkeypatch.setattr(kernels, "_build", build)
+    place = kernels.find("debian:6.1").folder
+    kernels.find("debian:6.1")
+    assert builds == [PACKAGE.version]
+    (place / "kernel.json").write_text('{"format": 0}')
+    kernels.find("debian:6.1")
+    assert builds == [PACKAGE.version] * 2
+    # What was kept before formats had numbers is of the first one.
+    (place / "kernel.json").write_text('{"release": "r", "load_order": {}, "sizes": {}}')
+    kernels.find("debian:6.1")
+    assert len(builds) == 2
+
+
+# What is found and listed
+
 
 @pytest.fixture
 def nobody_answers(cache_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,12 +174,3 @@ def test_the_list_of_kernels_says_where_each_is_to_be_had(
     newer = ["debian:6.1.38-1", NEWER.release, "trixie"]
     assert [line.split(maxsplit=2) for line in out.splitlines()] == [own, newer]
     assert error == "kvmharness: not asked: sid: no key\n"
-
-
-def test_a_kernel_damaged_in_the_cache_is_built_again(cache_root: Path, tmp_path: Path) -> None:
-    tree = put_tree(tmp_path / "linux")
-    kernel = kernels.find(str(tree))
-    whole = kernel.vmlinux.read_bytes()
-    for damaged in (whole[:-1], b"\0" + whole[1:]):
-        kernel.vmlinux.write_bytes(damaged)
-        assert kernels.find(str(tree)).vmlinux.read_bytes() == whole

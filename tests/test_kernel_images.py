@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the lab reads of a kernel's image, and which images it refuses."""
 
+import bz2
 import contextlib
 import gzip
+import lzma
 import random
+import struct
 from pathlib import Path
 
+import lz4.block
 import pytest
+import zstandard
 
 from kvmharness.lab import kernels, vmlinux
 from kvmharness.lab.errors import LabError
@@ -20,6 +25,56 @@ from tests.made_up_kernels import (
     put,
     put_modules,
 )
+
+KERNEL = b"\x7fELF" + bytes(range(256)) * 400
+
+# Taking the kernel out of its image
+
+
+def lz4_legacy(data: bytes) -> bytes:
+    packed: bytes = lz4.block.compress(data, store_size=False)
+    return b"\x02\x21\x4c\x18" + struct.pack("<I", len(packed)) + packed
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        lz4_legacy(KERNEL),
+        zstandard.ZstdCompressor().compress(KERNEL),
+        gzip.compress(KERNEL),
+        lzma.compress(KERNEL),
+        lzma.compress(KERNEL, format=lzma.FORMAT_ALONE),
+        bz2.compress(KERNEL),
+    ],
+    ids=["lz4", "zstd", "gzip", "xz", "lzma", "bzip2"],
+)
+def test_a_kernel_is_taken_out_of_its_bzimage(payload: bytes) -> None:
+    assert vmlinux.extract(bzimage(KERNEL, packed=payload)) == KERNEL
+
+
+def test_an_elf_kernel_is_taken_as_it_is() -> None:
+    assert vmlinux.extract(KERNEL) == KERNEL
+
+
+@pytest.mark.parametrize(
+    ("broken", "complaint"),
+    [
+        (b"", "no boot header"),
+        (bytes(5000), "no boot header"),
+        (bzimage(KERNEL, packed=gzip.compress(KERNEL))[:-100], "cut off"),
+        (bzimage(KERNEL, packed=b"abcdefgh"), "compressed in a way not known"),
+        (bzimage(KERNEL, packed=gzip.compress(KERNEL)[:50]), "does not decompress"),
+        (bzimage(KERNEL, packed=gzip.compress(b"not an ELF file")), "does not hold an ELF kernel"),
+        (bzimage(KERNEL, packed=b"\x28\xb5\x2f\xfd" + bytes(50)), "does not"),
+        (bzimage(KERNEL, packed=b"\x02\x21\x4c\x18\xff\xff\x00\x00" + bytes(50)), "does not"),
+    ],
+)
+def test_a_broken_image_is_refused_with_the_reason(broken: bytes, complaint: str) -> None:
+    with pytest.raises(LabError, match=complaint):
+        vmlinux.extract(broken)
+
+
+# What it is
 
 
 def test_a_kernel_says_its_release_itself() -> None:

@@ -7,9 +7,87 @@ from pathlib import Path
 import pytest
 
 from kvmharness.cli.main import main
-from kvmharness.lab import kernels
+from kvmharness.lab import apt, kernels, suites
+from kvmharness.lab.apt import KernelPackage
 from kvmharness.lab.errors import LabError
 from tests.made_up_kernels import put
+
+# Versions and suites
+
+PACKAGES = [
+    KernelPackage("linux-image-6.1.0-9-cloud-amd64", "6.1.27-1", "6.1.0-9-cloud-amd64"),
+    KernelPackage("linux-image-6.1.0-10-cloud-amd64", "6.1.38-1", "6.1.0-10-cloud-amd64"),
+    KernelPackage("linux-image-6.12.9+deb12-cloud-amd64", "6.12.9-1~deb12u1", "6.12.9+deb12-cloud-amd64"),
+]
+Mirror = dict[str, list[KernelPackage]]
+
+
+@pytest.fixture
+def mirror(monkeypatch: pytest.MonkeyPatch) -> Mirror:
+    """A mirror of this test's own: what the machine's sources ("") and each suite offer, by its name."""
+    there: Mirror = {"": PACKAGES}
+    monkeypatch.setattr(apt, "offered", lambda refresh=False: there[""])
+    monkeypatch.setattr(suites, "offered", lambda suite, refresh=False: (there.get(suite, []), []))
+    return there
+
+
+@pytest.mark.parametrize(
+    ("prefix", "version"),
+    [
+        ("6.1", "6.1.38-1"),
+        ("6.12", "6.12.9-1~deb12u1"),
+        ("6", "6.12.9-1~deb12u1"),
+        ("6.1.27", "6.1.27-1"),
+        ("6.1.0-9", "6.1.27-1"),
+        ("6.12.9+deb12", "6.12.9-1~deb12u1"),
+        ("6.2", None),
+        ("6.1.2", None),
+    ],
+)
+def test_a_version_means_the_newest_that_begins_with_its_parts(prefix: str, version: str | None) -> None:
+    found = apt.matching(prefix, PACKAGES)
+    assert (found and found.version) == version
+
+
+def test_an_unknown_kernel_is_answered_with_what_there_is(mirror: Mirror) -> None:
+    mirror["sid"] = [KernelPackage("linux-image-7.2.1-cloud-amd64", "7.2.1-1", "7.2.1-cloud-amd64")]
+    with pytest.raises(
+        LabError, match=r"unknown kernel 'debian:6\.2': .* offers debian:6\.12, .*debian:7\.2"
+    ):
+        kernels.find("debian:6.2")
+    with pytest.raises(LabError, match="name it debian:VERSION"):
+        kernels.find("6.1")
+    with pytest.raises(LabError, match=r"or debian:SUITE, which is one of bullseye, .*experimental"):
+        kernels.find("debian:bullsey")
+
+
+def test_a_suite_that_cannot_be_asked_is_named_when_a_kernel_is_unknown(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suites, "offered", lambda suite, refresh=False: ([], [f"{suite}: no key"]))
+    with pytest.raises(LabError, match=r"unknown kernel 'debian:7\.2': .*; not asked: bullseye: no key$"):
+        kernels.find("debian:7.2")
+    with pytest.raises(LabError, match=r"no kernel 'debian:sid': sid: no key$"):
+        kernels.find("debian:sid")
+
+
+def test_the_machines_own_sources_come_before_the_other_suites(mirror: Mirror) -> None:
+    newer = KernelPackage("linux-image-6.1.0-99-cloud-amd64", "6.1.99-1", "6.1.0-99-cloud-amd64")
+    mirror["bookworm"] = [newer]
+    assert kernels._of_version("debian:6.1", "6.1").version == "6.1.38-1"
+    assert kernels._of_version("debian:6.1.99", "6.1.99") == newer
+
+
+def test_a_suites_name_means_the_kernel_it_installs(mirror: Mirror) -> None:
+    old = KernelPackage("linux-image-5.10.0-1-cloud-amd64", "5.10.1-1", "5.10.0-1-cloud-amd64", usual=True)
+    mirror["bullseye"] = [
+        old,
+        KernelPackage("linux-image-6.1.0-1-cloud-amd64", "6.1.1-1", "6.1.0-1-cloud-amd64"),
+    ]
+    assert kernels._of_suite("debian:bullseye", "bullseye") == old
+
+
+# What is neither
 
 
 @pytest.mark.parametrize(

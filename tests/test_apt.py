@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What apt's answers are read as: the kernels that it offers, and its complaints."""
+
+import pytest
+from debian.deb822 import Packages
+
+from kvmharness.lab import apt
+from kvmharness.lab.apt import KernelPackage
+from kvmharness.lab.errors import LabError
+
+INDEX = """\
+Package: linux-image-cloud-amd64
+Version: 7.2.13-1
+Depends: linux-image-7.2.13+deb14-cloud-amd64 (= 7.2.13-1)
+
+Package: linux-image-7.2-cloud-amd64
+Version: 7.2.13-1
+Depends: linux-image-7.2.13+deb14-cloud-amd64 (= 7.2.13-1)
+
+Package: linux-image-7.2.13+deb14-cloud-amd64
+Version: 7.2.13-1
+Depends: dracut | linux-initramfs-tool, linux-modules-7.2.13+deb14-cloud-amd64 (= 7.2.13-1),
+ linux-binary-7.2.13+deb14-cloud-amd64 (= 7.2.13-1)
+
+Package: linux-modules-7.2.13+deb14-cloud-amd64
+Version: 7.2.13-1
+
+Package: linux-binary-7.2.13+deb14-cloud-amd64
+Version: 7.2.13-1
+
+Package: linux-image-7.1.8+deb14-cloud-amd64
+Version: 7.1.8-1
+Depends: linux-binary-7.1.8+deb14-cloud-amd64 (= 7.1.8-1), linux-modules-7.1.8+deb14-cloud-amd64 (= 7.1.8-1)
+
+Package: linux-binary-7.1.8+deb14-cloud-amd64
+Version: 7.1.8-1
+
+Package: linux-image-6.12.9+deb12-cloud-amd64
+Version: 6.12.9-1
+Depends: kmod
+"""
+
+
+def test_a_kernel_is_offered_with_its_parts_and_not_without_one_of_them() -> None:
+    found = apt._kernels(list(Packages.iter_paragraphs(INDEX, use_apt_pkg=False)), "sid")
+    assert found == [
+        KernelPackage(
+            "linux-image-6.12.9+deb12-cloud-amd64", "6.12.9-1", "6.12.9+deb12-cloud-amd64", suite="sid"
+        ),
+        KernelPackage(
+            "linux-image-7.2.13+deb14-cloud-amd64",
+            "7.2.13-1",
+            "7.2.13+deb14-cloud-amd64",
+            ("linux-binary-7.2.13+deb14-cloud-amd64", "linux-modules-7.2.13+deb14-cloud-amd64"),
+            True,
+            "sid",
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "complaint", "kind"),
+    [
+        (
+            "W: GPG error: ... not available: NO_PUBKEY 0E98404D\nE: The repository is not signed.",
+            "apt-get update: the keyrings here lack the mirror's key 0E98404D: install a newer debian-arch",
+            LabError,
+        ),
+        (
+            "E: Failed to fetch http://mirror/InRelease  Temporary failure resolving 'mirror'",
+            "apt-get update: Failed to fetch http://mirror/InRelease",
+            apt.NoAnswerError,
+        ),
+        ("E: Failed to fetch http://mirror/Packages  404  Not Found", "404 ", LabError),
+        ("", "apt-get update: failed without a word", LabError),
+    ],
+)
+def test_apt_complains_in_one_line(said: str, complaint: str, kind: type[LabError]) -> None:
+    error = apt._error("apt-get update", said)
+    assert complaint in str(error)
+    assert "\n" not in str(error)
+    assert type(error) is kind
