@@ -8,7 +8,7 @@ from kvmharness import trace
 from kvmharness.kvm import System
 from kvmharness.player import Player
 from kvmharness.scenarios import Scenario
-from kvmharness.session import Session, plays
+from kvmharness.session import Session, rounds
 
 
 def play(scenarios: Sequence[Scenario]) -> Session:
@@ -19,5 +19,9 @@ def play(scenarios: Sequence[Scenario]) -> Session:
     release = os.uname().release
     with System() as system:
         player = Player(system)
-        traces = [trace.from_played(name, release, player.play(steps)) for name, steps in plays(scenarios)]
+        traces = [
+            trace.from_played(name, release, steps)
+            for scripts in rounds(scenarios)
+            for name, steps in player.play_together(scripts)
+        ]
     return Session(traces[0], {each.scenario: each for each in traces[1:]})

@@ -2,7 +2,7 @@
 """A session: scenarios played on one KVM together with the probe of it, until each has a verdict."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kvmharness import capabilities, script
 from kvmharness.identity import Identity, identify
@@ -43,10 +43,16 @@ class Outcome:
     notes: tuple[str, ...] = ()
 
 
-def plays(scenarios: Sequence[Scenario]) -> list[tuple[str, list[dict[str, object]]]]:
-    """What a player is to play, as names and JSON: the probe, then each scenario."""
-    scripts = [(PROBE_NAME, capabilities.PROBE), *((each.name, each.script) for each in scenarios)]
-    return [(name, [script.to_json(operation) for operation in operations]) for name, operations in scripts]
+def rounds(scenarios: Sequence[Scenario]) -> list[list[tuple[str, list[dict[str, object]]]]]:
+    """What a player is to play, as names and JSON, in rounds of scripts that wait together.
+
+    First the probe, then all scenarios that can be played in company, then each of the others.
+    """
+    together = [each for each in scenarios if not each.alone]
+    alone = [[each] for each in scenarios if each.alone]
+    found = [[(PROBE_NAME, capabilities.PROBE)]]
+    found += [[(each.name, each.script) for each in several] for several in (together, *alone) if several]
+    return [[(name, [script.to_json(step) for step in steps]) for name, steps in each] for each in found]
 
 
 def settle(
@@ -54,7 +60,7 @@ def settle(
     play: Callable[[Sequence[Scenario]], Session],
     expectation: Expectation = MAINLINE,
 ) -> Outcome:
-    """Play, judge, identify; what stays inconclusive is played again, three times in all.
+    """Play, judge, identify; what stays inconclusive is played again, alone, three times in all.
 
     LostError, or an OSError of the KVM, passes through the first time: nothing was judged then. Later
     it leaves the verdicts that there are.
@@ -62,7 +68,9 @@ def settle(
     results: dict[str, Result] = {}
     sessions: dict[str, Session] = {}
     open_ones = list(scenarios)
-    for _ in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            open_ones = [replace(each, alone=True) for each in open_ones]
         try:
             session = play(open_ones)
         except (LostError, OSError):

@@ -141,7 +141,8 @@ def test_a_thread_moves_and_is_free_again_at_the_end(
 ) -> None:
     seen: list[int] = []
     monkeypatch.setattr(time, "sleep", lambda _: seen.append(player._this_cpu(two_cpus)))
-    there, _, back, _ = play(system, MoveThread(to=1), Sleep(ns=1), MoveThread(to=0), Sleep(ns=1))
+    wait = Sleep(ns=10**9)
+    there, _, back, _ = play(system, MoveThread(to=1), wait, MoveThread(to=0), wait)
     begin, other = there.values
     assert begin != other
     assert {begin, other} <= two_cpus
@@ -175,6 +176,85 @@ def test_a_cpu_that_is_not_there_is_refused_and_the_script_goes_on(
     refused, stays = play(system, MoveThread(to=1), MoveThread(to=0))
     assert (refused.values, refused.error) == ((), "EINVAL")
     assert (stays.values, stays.error) == ((only, only), "")
+
+
+# Scripts that wait together
+
+A_WAIT = Sleep(ns=30_000_000)
+
+
+def played_together(
+    system: System, *scripts: tuple[Operation, ...]
+) -> tuple[list[tuple[Event, ...]], list[str]]:
+    """What each script left, and the order in which they were announced; "0" is the first's name."""
+    order: list[str] = []
+    data = [
+        (str(number), [script.to_json(operation) for operation in each])
+        for number, each in enumerate(scripts)
+    ]
+    steps = dict(player.Player(system).play_together(data, order.append))
+    return [from_played(name, "release", steps[name]).events for name, _ in data], order
+
+
+def test_scripts_wait_at_the_same_time(system: System) -> None:
+    one, other = played_together(system, *[(CreateVcpu(vcpu=0), A_WAIT, Run(vcpu=0))] * 2)[0]
+    assert one[1].bracket.tsc_before < other[1].bracket.tsc_before < one[1].bracket.tsc_after
+    assert len(one[2].values) == len(other[2].values) == 1
+    for events in (one, other):
+        assert events[1].bracket.ns_after - events[1].bracket.ns_before >= A_WAIT.ns
+        assert [lies_inside([], event) for event in events] == [True] * 3
+
+
+def test_the_wait_that_is_over_first_goes_on_first_and_before_what_has_not_begun(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long, short = (Sleep(ns=200_000_000),), (Sleep(ns=10_000_000),)
+    assert played_together(system, long, short, short)[1] == ["0", "1", "2", "1", "2", "0"]
+    # One that is over when there is still something to begin: a run of the second outlasts the first's wait.
+    create = CreateVcpu(vcpu=0, guest="ring-16")
+    busy = (create, Run(vcpu=0, ns=50_000_000), *long)
+    assert played_together(system, short, busy, long)[1] == ["0", "1", "0", "2", "1", "2"]
+    monkeypatch.setattr(player, "MOST_VMS", 1)
+    assert played_together(system, short, short)[1] == ["0", "0", "1", "1"]
+
+
+def test_no_more_vms_are_open_at_once_than_may_be(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    created: list[Vm] = []
+    most = 0
+    create = System.create_vm
+
+    def count(self: System) -> Vm:
+        nonlocal most
+        created.append(create(self))
+        most = max(most, sum(not vm.closed for vm in created))
+        return created[-1]
+
+    monkeypatch.setattr(System, "create_vm", count)
+    monkeypatch.setattr(player, "MOST_VMS", 3)
+    played, _ = played_together(system, *[(A_WAIT, A_WAIT)] * 8)
+    assert [len(events) for events in played] == [2] * 8
+    assert (len(created), most) == (8, 3)
+    assert all(vm.closed for vm in created)
+
+
+def test_each_script_goes_on_where_it_had_moved_to(system: System, two_cpus: set[int]) -> None:
+    moves = (MoveThread(to=1), A_WAIT, MoveThread(to=1))
+    stays = (MoveThread(to=0), A_WAIT, MoveThread(to=0))
+    (_, _, there), (_, _, here) = played_together(system, moves, stays)[0]
+    assert there.values[0] == there.values[1] != here.values[0] == here.values[1]
+    assert os.sched_getaffinity(0) == two_cpus
+
+
+def test_scripts_that_nobody_waits_for_any_more_leave_nothing_open(
+    system: System, affinity: set[int]
+) -> None:
+    before = os.listdir("/proc/self/fd")
+    wait = [script.to_json(CreateVcpu(vcpu=0)), script.to_json(Sleep(ns=3600 * 10**9))]
+    playing = player.Player(system).play_together([("long", wait), ("none", [])])
+    assert next(playing) == ("none", [])
+    playing.close()  # type: ignore[attr-defined]
+    assert os.listdir("/proc/self/fd") == before
+    assert os.sched_getaffinity(0) == affinity
 
 
 # Guests that write

@@ -13,7 +13,7 @@ from kvmharness.model.policies import POLICIES
 from kvmharness.model.policy import Policy
 from kvmharness.model.rules import Rules
 from kvmharness.scenarios import SCENARIOS, Scenario
-from kvmharness.session import ATTEMPTS, LostError, Session, settle
+from kvmharness.session import ATTEMPTS, LostError, Session, rounds, settle
 from kvmharness.trace import Trace
 from kvmharness.verdict import Expectation, Result, Verdict, exit_status, judge
 from tests.made_up import NEVER_SNAPS, play, probe, session
@@ -286,3 +286,30 @@ def test_what_stays_inconclusive_is_reported_so() -> None:
     outcome = settle([scenario], hopeless)
     assert outcome.results[0].verdict is Verdict.INCONCLUSIVE
     assert len(calls) == ATTEMPTS
+
+
+def names_of(scenarios: Sequence[Scenario]) -> list[list[str]]:
+    return [[name for name, _ in scripts] for scripts in rounds(scenarios)]
+
+
+def test_scenarios_are_played_behind_the_probe_together_unless_they_ask_to_be_alone() -> None:
+    young, old, zero = (SCENARIOS[name] for name in ("young-restore", "old-restore", "write-zero"))
+    first, last = (dataclasses.replace(each, alone=True) for each in (young, zero))
+    assert names_of([young, old, zero]) == [["probe"], ["young-restore", "old-restore", "write-zero"]]
+    assert names_of([first, old, last]) == [["probe"], ["old-restore"], ["young-restore"], ["write-zero"]]
+    assert names_of([]) == [["probe"]]
+
+
+def test_what_was_inconclusive_in_company_is_played_again_alone() -> None:
+    scenarios = [SCENARIOS["old-restore"], SCENARIOS["young-restore"], SCENARIOS["write-zero"]]
+    played: list[list[list[str]]] = []
+
+    def disturbed(wanted: Sequence[Scenario]) -> Session:
+        played.append(names_of(wanted))
+        made = session(wanted)
+        held_up = {each.name: Trace(each.name, "made-up", ()) for each in wanted if not each.alone}
+        return Session(made.probe, {**made.traces, **held_up})
+
+    outcome = settle(scenarios, disturbed)
+    assert [each.verdict for each in outcome.results] == [Verdict.PASS] * 3
+    assert played[1] == [["probe"], ["old-restore"], ["young-restore"], ["write-zero"]]

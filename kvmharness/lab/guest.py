@@ -12,16 +12,15 @@ from kvmharness.player import Player
 def main(job_path: str = wire.JOB_PATH, result_path: str = "/dev/ttyS1") -> None:
     """Play the job; an exception ends it without an end mark, and its text goes to the console."""
     with open(job_path, "rb") as file:
-        number, scripts = marshal.loads(file.read())
+        number, rounds = marshal.loads(file.read())
     with System() as system, system.create_vm() as idle_vm, open(result_path, "wb", buffering=0) as result:
         # As long as one VM is open KVM does not patch its code at the creation and destruction of
         # others, which crashed a 7.3-rc7 kernel in three of four runs under QEMU 7.2's emulation.
         idle_vm.create_vcpu(0)
         player = Player(system)
-        for name, script in scripts:
-            _announce(name)
-            content = [name, os.uname().release, player.play(script)]
-            _write(result.fileno(), wire.encode(number, content))
+        for scripts in rounds:
+            for name, steps in player.play_together(scripts, _announce):
+                _write(result.fileno(), wire.encode(number, [name, os.uname().release, steps]))
         _write(result.fileno(), wire.encode(number, wire.END))
 
 

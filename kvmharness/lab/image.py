@@ -41,7 +41,10 @@ _INIT = Path(__file__).with_name("init.c")
 
 # The parts of this package that run inside a machine.
 _INSIDE = ("kvm", "guests")
-_INSIDE_FILES = ("__init__.py", "player.py", "values.py", "lab/__init__.py", "lab/guest.py", "lab/wire.py")
+_INSIDE_FILES = (
+    *("__init__.py", "player.py", "stage.py", "values.py", "msr.py"),
+    *("lab/__init__.py", "lab/guest.py", "lab/wire.py"),
+)
 
 _SECTION_SIZE = 32  # where in an entry of the section table: sh_size of Elf64_Shdr
 

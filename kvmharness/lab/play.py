@@ -10,7 +10,7 @@ from kvmharness.lab import console, image, machine, wire
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machine import Boot, Machine
 from kvmharness.scenarios import Scenario
-from kvmharness.session import PROBE_NAME, LostError, Session, plays
+from kvmharness.session import PROBE_NAME, LostError, Session, rounds
 from kvmharness.trace import Trace, TraceError
 
 ATTEMPTS = 3
@@ -30,7 +30,7 @@ def job_for(scenarios: Sequence[Scenario]) -> tuple[str, bytes]:
 
     The number is made of the content, so that equal jobs are equal to the byte.
     """
-    content = plays(scenarios)
+    content = rounds(scenarios)
     number = hashlib.sha256(marshal.dumps(content)).hexdigest()[:16]
     return number, marshal.dumps((number, content))
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What is carried into a lab machine and out of it again.
 
-In: a job, scripts by name. Out: for each script a frame, then a last frame that is the job's end mark.
-A frame is a line (the job's number, the length and the checksum of what follows) and its content; so
-nothing that a dying machine leaves can pass for a result.
+In: a job, rounds of scripts by name (see `session.rounds`). Out: for each script a frame, then a last
+frame that is the job's end mark. A frame is a line (the job's number, the length and the checksum of what
+follows) and its content; so nothing that a dying machine leaves can pass for a result.
 
 The content is Python's marshal, not JSON: both ends are the same interpreter, the data are plain
 lists, texts and numbers, and loading the json module would take an emulated CPU longer than all the
@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# What the guest puts on the console before it plays a script; the script's name follows.
+# What the guest puts on the console before it plays a script, or goes on with it; the script's name follows.
 PLAYING = b"kvmharness plays "
 
 JOB_PATH = "/job"

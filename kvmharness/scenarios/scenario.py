@@ -13,7 +13,8 @@ class Scenario:
 
     `contract` says that in one sentence, `source` where it is from, `consequence` what it means for
     people's VMs when a kernel breaks it, `claims` what is checked on the trace. `needs` names the
-    capabilities (kvmharness.capabilities) without which the scenario says nothing.
+    capabilities (kvmharness.capabilities) without which the scenario says nothing. `alone` is for a script
+    that would be spoilt by waking up late: nothing else is played while it waits.
     """
 
     name: str
@@ -23,3 +24,4 @@ class Scenario:
     needs: tuple[str, ...]
     script: Script
     claims: tuple[AnyClaim, ...]
+    alone: bool = False
