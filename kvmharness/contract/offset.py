@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Contracts: what userspace is entitled to, checked on a trace with its brackets as the only tolerance.
+"""Claims on TSC offsets: of vCPUs that count at the host's rate (no TSC scaling).
 
 A guest's TSC is the host's TSC plus an offset. Every step that writes or reads a TSC says something
 about that offset: a TSC of v, written or read while the host's TSC went from b to a, means an offset
@@ -9,38 +9,19 @@ must agree (`seen` with `expected`), and the step that would explain it if the c
     kept       if what was seen agrees with what was expected, and not with what would be instead
     broken     if it does not agree with what was expected
     undecided  if the brackets are too wide to tell the two apart, or a step failed
-All this is for vCPUs that count at the host's rate (no TSC scaling).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 
+from kvmharness.contract.finding import Finding, State
+from kvmharness.contract.reading import guest_tsc
 from kvmharness.model.arithmetic import duration
 from kvmharness.model.interval import Interval, signed
-from kvmharness.script import (
-    TSC_STABLE,
-    CreateVcpu,
-    GetClock,
-    GetMsrs,
-    GetTscOffset,
-    GuestWrite,
-    Run,
-    SetMsrs,
-    SetTscOffset,
-)
+from kvmharness.script import CreateVcpu, GetTscOffset, Run, SetTscOffset
 from kvmharness.trace import Event, Trace
 
 # Half of the second within which KVM takes a write for an attempt to synchronize (kvm_synchronize_tsc).
 TOGETHER_NS = 500_000_000
-
-
-class State(Enum):
-    """What became of a claim."""
-
-    KEPT = "kept"
-    BROKEN = "broken"
-    UNDECIDED = "undecided"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +32,7 @@ class Claim:
     several in `expected`, those that did not fail are taken together. `instead` is the label of the
     step whose offset the vCPU would have if the claim were broken ("" if there is none), and
     `otherwise` says in words what KVM did in that case. `together` names two steps that have to
-    follow each other within half a second, or nothing is claimed.
+    follow each other within `within_ns` ns, or nothing is claimed.
     """
 
     text: str
@@ -60,37 +41,7 @@ class Claim:
     instead: str = ""
     otherwise: str = ""
     together: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ClockClaim:
-    """What KVM_GET_CLOCK is to say: whether the clock of the step labelled `seen` is stable."""
-
-    text: str
-    seen: str
-    stable: bool
-
-
-@dataclass(frozen=True, slots=True)
-class EndClaim:
-    """How the step labelled `seen` is to end: with one of these errors, "" for success."""
-
-    text: str
-    seen: str
-    errors: tuple[str, ...] = ("",)
-
-
-AnyClaim = Claim | ClockClaim | EndClaim
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A claim's state, why (a sentence, "" where kept), and at which step (counted from 1; 0 for none)."""
-
-    claim: AnyClaim
-    state: State
-    reason: str = ""
-    step: int = 0
+    within_ns: int = TOGETHER_NS
 
 
 def implied_offset(event: Event) -> Interval | None:
@@ -104,56 +55,8 @@ def implied_offset(event: Event) -> Interval | None:
     return Interval(tsc - event.bracket.tsc_after, tsc - event.bracket.tsc_before)
 
 
-def guest_tsc(event: Event) -> int | None:
-    """The guest TSC that a step wrote or read, in cycles; None if it did neither."""
-    operation = event.operation
-    if isinstance(operation, CreateVcpu):
-        return 0  # kvm_arch_vcpu_postcreate() writes 0
-    if not event.values:
-        return None
-    if isinstance(operation, SetMsrs):
-        names: Sequence[str] = [name for name, _ in operation.msrs]
-    elif isinstance(operation, GetMsrs):
-        names = operation.indices
-    elif isinstance(operation, Run | GuestWrite):
-        return event.values[-1]
-    else:
-        names = ()
-    return event.values[names.index("TSC")] if "TSC" in names else None
-
-
-def check(claim: AnyClaim, trace: Trace) -> Finding:
-    """Whether the claim holds in this trace."""
-    if isinstance(claim, ClockClaim):
-        return _check_clock(claim, trace)
-    return _check_end(claim, trace) if isinstance(claim, EndClaim) else _check_offsets(claim, trace)
-
-
-def _check_end(claim: EndClaim, trace: Trace) -> Finding:
-    for number, event in enumerate(trace.events, 1):
-        if event.operation.label == claim.seen:
-            if event.error in claim.errors:
-                return Finding(claim, State.KEPT)
-            ended = f"failed with {event.error}" if event.error else "succeeded"
-            return Finding(claim, State.BROKEN, f"{claim.seen} {ended}", number)
-    return Finding(claim, State.UNDECIDED, f"step {claim.seen!r} was not reached")
-
-
-def _check_clock(claim: ClockClaim, trace: Trace) -> Finding:
-    for number, event in enumerate(trace.events, 1):
-        # A file may say anything: the label may be another operation's, with other values.
-        named = event.operation.label == claim.seen and isinstance(event.operation, GetClock)
-        if named and not event.error:
-            flags = event.values[1]
-            if bool(flags & TSC_STABLE) is claim.stable:
-                return Finding(claim, State.KEPT)
-            said = f"{claim.seen}: KVM_GET_CLOCK answered flags {flags:#x}, "
-            said += "without KVM_CLOCK_TSC_STABLE" if claim.stable else "with KVM_CLOCK_TSC_STABLE"
-            return Finding(claim, State.BROKEN, said, number)
-    return Finding(claim, State.UNDECIDED, f"step {claim.seen!r} was not reached, or failed")
-
-
-def _check_offsets(claim: Claim, trace: Trace) -> Finding:
+def check(claim: Claim, trace: Trace) -> Finding:
+    """Whether the offsets agree."""
     steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
     events = {event.operation.label: event for event in trace.events}
     expected = _unmet_condition(claim, events) or _expected(claim, events)
@@ -206,7 +109,7 @@ def _unmet_condition(claim: Claim, events: dict[str, Event]) -> str:
     if claim.together:
         first, second = (events[label] for label in claim.together)
         elapsed = second.bracket.ns_after - first.bracket.ns_before
-        if elapsed >= TOGETHER_NS:
+        if elapsed >= claim.within_ns:
             apart = f"{first.operation.label} and {second.operation.label} were {elapsed / 1e6:.0f} ms apart"
             return f"{apart}, too far for this to say anything"
     return ""

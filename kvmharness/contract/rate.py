@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Claims on how a guest's TSC counts: at which rate, and that it never runs backwards.
+
+They hold for vCPUs at any rate and on any host, and know nothing of offsets. What a TSC counted from
+one step to another is compared with the time that passed between them, which lies between the ends of
+their brackets.
+"""
+
+from dataclasses import dataclass
+
+from kvmharness.contract.finding import Finding, State
+from kvmharness.contract.reading import guest_tsc
+from kvmharness.model.arithmetic import duration
+from kvmharness.model.interval import signed
+from kvmharness.script import Run
+from kvmharness.trace import Event, Trace
+
+# How far off a rate may be, in millionths: a host knows that of its own TSC to 1 % at the worst, until it
+# has calibrated it for good (tsc_refine_calibration_work). It covers kvm.tsc_tolerance_ppm as well.
+TOLERANCE_PPM = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class RateClaim:
+    """A TSC counts on, at a rate, from the step labelled `first` to the one labelled `last`.
+
+    Both write or read a TSC, of one vCPU or of two that are to count together. `khz` is the label of the
+    step whose first value is the rate in kHz, `instead` of the one whose rate it would have if the claim
+    were broken ("" if there is none).
+    """
+
+    text: str
+    first: str
+    last: str
+    khz: str
+    instead: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardClaim:
+    """The TSC that the steps labelled `seen` read, one after the other, never runs backwards."""
+
+    text: str
+    seen: tuple[str, ...]
+
+
+def check_rate(claim: RateClaim, trace: Trace) -> Finding:
+    """Whether what was counted is what the rate makes of the time that passed."""
+    steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
+    events = {event.operation.label: event for event in trace.events}
+    missing = _missing(events, tuple(filter(None, (claim.first, claim.last, claim.khz, claim.instead))))
+    if missing:
+        return Finding(claim, State.UNDECIDED, missing)
+    first, last = events[claim.first], events[claim.last]
+    begin, end = guest_tsc(first), guest_tsc(last)
+    if begin is None or end is None:
+        return Finding(claim, State.UNDECIDED, f"{claim.first} or {claim.last} is no reading of a TSC")
+    counted = signed(end - begin)
+    khz = events[claim.khz].values[0]
+    least, most = _due(first, last, khz)
+    if not least <= counted <= most:
+        gap = counted - most if counted > most else least - counted
+        said = f"{claim.last} is {counted} cycles on from {claim.first}, {gap} cycles ({duration(gap, khz)}) "
+        said += f"{'ahead of' if counted > most else 'behind'} what {khz} kHz come to"
+        return Finding(claim, State.BROKEN, said, steps[claim.last])
+    if claim.instead:
+        least, most = _due(first, last, events[claim.instead].values[0])
+        if least <= counted <= most:
+            return Finding(claim, State.UNDECIDED, "too little time passed to tell the rates apart")
+    return Finding(claim, State.KEPT)
+
+
+def _due(first: Event, last: Event, khz: int) -> tuple[int, int]:
+    """The least and the most that a TSC of `khz` kHz counts between the steps, in cycles."""
+    shortest = last.bracket.ns_before - first.bracket.ns_after
+    longest = last.bracket.ns_after - first.bracket.ns_before
+    least = shortest * khz * (1_000_000 - TOLERANCE_PPM) // 10**12
+    return least - 1, longest * khz * (1_000_000 + TOLERANCE_PPM) // 10**12 + 1
+
+
+def check_forward(claim: ForwardClaim, trace: Trace) -> Finding:
+    """Whether no reading is behind the one before it. There is nothing to tolerate in that."""
+    steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
+    events = {event.operation.label: event for event in trace.events}
+    missing = _missing(events, claim.seen)
+    if missing:
+        return Finding(claim, State.UNDECIDED, missing)
+    last, where = None, ""
+    for label in claim.seen:
+        event = events[label]
+        tsc = guest_tsc(event)
+        if tsc is None:
+            return Finding(claim, State.UNDECIDED, f"{label} is no reading of a TSC")
+        for value in event.values if isinstance(event.operation, Run) else (tsc,):
+            if last is not None and signed(value - last) < 0:
+                said = f"{label} read a TSC of {value}, {last - value} cycles behind the {last} of {where}"
+                return Finding(claim, State.BROKEN, said, steps[label])
+            last, where = value, label
+    return Finding(claim, State.KEPT)
+
+
+def _missing(events: dict[str, Event], labels: tuple[str, ...]) -> str:
+    """Which of the steps there is nothing to be had from, or ""."""
+    for label in labels:
+        if label not in events:
+            return f"step {label!r} was not reached"
+        if events[label].error:
+            return f"{label} failed with {events[label].error}"
+        if not events[label].values:
+            return f"{label} read nothing"
+    return ""

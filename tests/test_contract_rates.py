@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Claims on rates, on readings in a row and on answers, on hand-worked traces. The host counts 1 GHz."""
+
+from kvmharness.contract import EndClaim, Finding, ForwardClaim, RateClaim, SameClaim, State, check
+from kvmharness.script import CreateVcpu, GetTscKhz, Operation, Run, SetMsrs, SetTscKhz
+from kvmharness.trace import Bracket, Event, Trace
+
+MS = 1_000_000
+KHZ = 1_000_000
+
+
+def event(operation: Operation, host: int, *values: int, width: int = 1000, error: str = "") -> Event:
+    """A step whose ioctl took from `host` to `host + width`, in cycles and in ns."""
+    return Event(operation, Bracket(host, host, host + width, host + width), values, error)
+
+
+def trace(*events: Event) -> Trace:
+    return Trace("test", "test", events)
+
+
+def half_as_fast(counted: int, *, later: int = 1100 * MS, width: int = 1000) -> Trace:
+    """vCPU 0 is to count 500 MHz; it is written 100 s at host TSC 1000 ms and read `counted` cycles on."""
+    written = 50_000 * MS
+    return trace(
+        event(CreateVcpu(vcpu=0, label="create"), 900 * MS, KHZ),
+        event(SetTscKhz(vcpu=0, khz=500_000, label="khz"), 950 * MS, 500_000),
+        event(SetMsrs(vcpu=0, msrs=(("TSC", written),), label="write"), 1000 * MS, written),
+        event(Run(vcpu=0, label="guest"), later, written + counted, width=width),
+    )
+
+
+AT_HALF = RateClaim("it counts half as fast", first="write", last="guest", khz="khz", instead="create")
+
+
+def test_a_guest_at_half_the_rate_counts_half_the_time_that_passed() -> None:
+    assert check(AT_HALF, half_as_fast(50 * MS)) == Finding(AT_HALF, State.KEPT)
+
+
+def test_a_guest_that_counts_at_the_hosts_rate_instead_breaks_the_claim() -> None:
+    # At most 100.001 ms passed, which make 50,000,500 cycles; with 1 % more and one, 50,500,506.
+    finding = check(AT_HALF, half_as_fast(100 * MS))
+    assert (finding.state, finding.step) == (State.BROKEN, 4)
+    assert finding.reason == (
+        "guest is 100000000 cycles on from write, 49499494 cycles (99.0 ms) ahead of what 500000 kHz come to"
+    )
+
+
+def test_a_guest_that_stood_still_is_behind() -> None:
+    assert "behind what 500000 kHz come to" in check(AT_HALF, half_as_fast(0)).reason
+
+
+def test_brackets_wider_than_the_difference_leave_the_rate_undecided() -> None:
+    # The reading took as long as lay between: 100 to 200 ms make 50 to 100 ms at half the rate, too.
+    finding = check(AT_HALF, half_as_fast(100 * MS, width=100 * MS))
+    assert (finding.state, finding.reason) == (
+        State.UNDECIDED,
+        "too little time passed to tell the rates apart",
+    )
+
+
+def test_a_rate_that_was_refused_proves_nothing() -> None:
+    played = half_as_fast(50 * MS)
+    refused = event(SetTscKhz(vcpu=0, khz=500_000, label="khz"), 950 * MS, 500_000, error="EINVAL")
+    finding = check(AT_HALF, trace(played.events[0], refused, *played.events[2:]))
+    assert (finding.state, finding.reason) == (State.UNDECIDED, "khz failed with EINVAL")
+
+
+def readings(*values: tuple[int, ...]) -> Trace:
+    return trace(
+        event(CreateVcpu(vcpu=0), 900 * MS, KHZ),
+        *(
+            event(Run(vcpu=0, label=f"guest-{number}"), (1000 + number) * MS, *each)
+            for number, each in enumerate(values)
+        ),
+    )
+
+
+FORWARD = ForwardClaim("its TSC never runs backwards", seen=("guest-0", "guest-1"))
+
+
+def test_readings_that_stand_still_or_go_on_do_not_run_backwards() -> None:
+    assert check(FORWARD, readings((1, 2), (2, 3))).state is State.KEPT
+    # Around the end of 64 bits it goes on as well.
+    assert check(FORWARD, readings((2**64 - 2,), (1,))).state is State.KEPT
+
+
+def test_one_cycle_backwards_breaks_it_between_runs_and_within_one() -> None:
+    between = check(FORWARD, readings((1, 5), (4, 6)))
+    assert (between.state, between.step) == (State.BROKEN, 3)
+    assert between.reason == "guest-1 read a TSC of 4, 1 cycles behind the 5 of guest-0"
+    assert check(FORWARD, readings((1,), (5, 4))).state is State.BROKEN
+
+
+def test_a_guest_that_read_nothing_leaves_it_open() -> None:
+    finding = check(FORWARD, readings((1,), ()))
+    assert (finding.state, finding.reason) == (State.UNDECIDED, "guest-1 read nothing")
+
+
+def answers(before: int, after: int, error: str = "") -> Trace:
+    return trace(
+        event(GetTscKhz(vcpu=0, label="before"), 1000 * MS, before),
+        event(GetTscKhz(vcpu=0, label="after"), 1001 * MS, *(() if error else (after,)), error=error),
+    )
+
+
+def test_an_answer_that_stays_is_kept_and_one_that_changed_is_broken() -> None:
+    same = SameClaim("it stays", seen="after", expected="before")
+    assert check(same, answers(5, 5)).state is State.KEPT
+    finding = check(same, answers(5, 6))
+    assert (finding.state, finding.step) == (State.BROKEN, 2)
+    assert finding.reason == "after answered 6, not the 5 of before"
+    assert check(same, answers(5, 5, "EINVAL")).reason == "after read nothing EINVAL"
+
+
+def test_an_end_that_was_not_reached_is_open() -> None:
+    claim = EndClaim("it is refused", seen="last", errors=("EINVAL",))
+    assert check(claim, answers(5, 5)).state is State.UNDECIDED
+    refused = answers(5, 5, "EINVAL")
+    assert check(EndClaim("it is refused", "after", ("EINVAL",)), refused).state is State.KEPT
+    assert check(EndClaim("it is accepted", "after"), refused).reason == "after failed with EINVAL"
