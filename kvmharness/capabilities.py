@@ -5,9 +5,10 @@ Capability bits do not show it. A KVM whose TSCs are protected, or one that runs
 hypervisor, may answer every TSC write with success and ignore it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kvmharness.contract import AnyClaim, Claim, ClockClaim, EndClaim, Finding, State, check
+from kvmharness.contract import AnyClaim, Claim, ClockClaim, EndClaim, Finding, RateClaim, State, check
 from kvmharness.model.state import Host
 from kvmharness.script import (
     TSC_STABLE,
@@ -24,6 +25,7 @@ from kvmharness.script import (
     SetMsrs,
     SetTscKhz,
     SetTscOffset,
+    SetVmTscKhz,
     Sleep,
     Time,
 )
@@ -52,7 +54,11 @@ PROBE: Script = (
     SetTscKhz(vcpu=1, khz=0, label="set-host-khz"),
     GetTscKhz(vcpu=1, label="host-khz"),
     SetTscKhz(vcpu=1, khz=Ppm(-500_000), label="slower"),
+    GetMsrs(vcpu=1, indices=("TSC",), label="tsc-slower"),
+    Sleep(ns=20 * MS),
+    GetMsrs(vcpu=1, indices=("TSC",), label="tsc-slower-later"),
     SetTscKhz(vcpu=1, khz=0, label="as-fast-again"),
+    SetVmTscKhz(khz=0, label="vm-khz"),
     MoveThread(to=1, label="move"),
     MoveThread(to=0, label="move-back"),
     # Last, because a player goes no further where there is no attribute to read.
@@ -72,14 +78,22 @@ _BY_LABEL = {operation.label: operation for operation in PROBE if operation.labe
 class Capability:
     """Something a KVM can or cannot do.
 
-    `missing` says in words what it is when it cannot. `asks` is the label of the step that a kernel
-    which does not know the thing at all refuses ("" if there is none).
+    `missing` says in words what it is when it cannot, `there` when it can. `implies` are capabilities
+    without which this one means nothing. `asks` is the label of the step that a kernel which does not know
+    the thing at all refuses ("" if there is none).
     """
 
     name: str
     claim: AnyClaim
     missing: str
+    there: str
+    implies: tuple[str, ...] = ()
     asks: str = ""
+
+
+# Without a stable TSC no offset stays, so nothing else can be told from one; and most scenarios let a
+# guest read what the host set.
+_READABLE = ("stable-tsc", "guest-16")
 
 
 CAPABILITIES = {
@@ -92,17 +106,22 @@ CAPABILITIES = {
                 seen=("tsc-aged",),
                 expected=("tsc-new",),
             ),
-            "this host's TSC is unstable: KVM moves the vCPUs' offsets by itself",
+            missing="this host's TSC is unstable: KVM moves the vCPUs' offsets by itself",
+            there="this host's TSC is stable",
         ),
         Capability(
             "guest-16",
             Claim("a 16-bit guest reads its TSC", seen=("guest-16",), expected=("tsc-aged",)),
-            "a 16-bit guest reads another TSC than KVM reports for its vCPU",
+            missing="a 16-bit guest reads another TSC than KVM reports for its vCPU",
+            there="a 16-bit guest reads the TSC that KVM reports for its vCPU",
+            implies=("stable-tsc",),
         ),
         Capability(
             "guest-64",
             Claim("a 64-bit guest reads its TSC", seen=("guest-64",), expected=("tsc-1",)),
-            "a 64-bit guest reads another TSC than KVM reports for its vCPU",
+            missing="a 64-bit guest reads another TSC than KVM reports for its vCPU",
+            there="a 64-bit guest reads the TSC that KVM reports for its vCPU",
+            implies=("stable-tsc",),
         ),
         Capability(
             "tsc-write",
@@ -112,7 +131,9 @@ CAPABILITIES = {
                 expected=("write",),
                 instead="tsc-aged",
             ),
-            "this KVM ignores writes of MSR_IA32_TSC",
+            missing="this KVM ignores writes of MSR_IA32_TSC",
+            there="this KVM honours writes of MSR_IA32_TSC",
+            implies=_READABLE,
         ),
         Capability(
             "tsc-offset",
@@ -122,25 +143,47 @@ CAPABILITIES = {
                 expected=("set-offset",),
                 instead="tsc-before-offset",
             ),
-            "this KVM has no offset attribute that works (KVM_VCPU_TSC_OFFSET)",
+            missing="this KVM has no offset attribute that works (KVM_VCPU_TSC_OFFSET)",
+            there="this KVM has an offset attribute that works (KVM_VCPU_TSC_OFFSET)",
+            implies=_READABLE,
             asks="offset-before",
         ),
         Capability(
             "two-cpus",
             EndClaim("there is another CPU to move to", seen="move"),
-            "there is only one CPU to play on",
+            missing="there is only one CPU to play on",
+            there="there is more than one CPU to play on",
         ),
         Capability(
             "masterclock",
             ClockClaim("KVM_GET_CLOCK calls the clock of a lone vCPU stable", seen="clock", stable=True),
-            "this host's own clock does not run on the TSC, so no VM has a masterclock",
+            missing="this host's own clock does not run on the TSC, so no VM has a masterclock",
+            there="this host's own clock runs on the TSC, so VMs have a masterclock",
+            implies=_READABLE,
+        ),
+        Capability(
+            "tsc-scaling",
+            RateClaim(
+                "a vCPU that is set to half its rate counts at half its rate",
+                first="tsc-slower",
+                last="tsc-slower-later",
+                khz="slower",
+                instead="create-1",
+            ),
+            missing="this KVM cannot slow a guest's TSC down: it has no TSC scaling",
+            there="this KVM has TSC scaling",
+            asks="slower",
+        ),
+        Capability(
+            "vm-tsc-khz",
+            EndClaim(
+                "the VM knows KVM_SET_TSC_KHZ", "vm-khz", errors=("", "EINVAL")
+            ),  # Linux 6.16 and later refuse it once there is a vCPU.
+            missing="this KVM has no KVM_SET_TSC_KHZ of a VM",
+            there="this KVM has a KVM_SET_TSC_KHZ of the VM",
         ),
     )
 }
-
-# Without a stable TSC no offset stays, so nothing else can be told from one; and every scenario lets
-# a guest read what the host set.
-NEEDED_BY_ALL = ("stable-tsc", "guest-16")
 
 # Time since the boot, by which the kernel has corrected the rate of its TSC for good. It does so about a
 # second after the boot, later when it is disturbed (tsc_refine_calibration_work).
@@ -193,17 +236,25 @@ def findings(probe: Trace) -> dict[str, Finding]:
     return found
 
 
-def unmet(probe: Trace, needs: tuple[str, ...]) -> tuple[State, str]:
-    """Whether a scenario with these needs says anything on the probed KVM.
+def implied(needs: Iterable[str]) -> list[str]:
+    """The needs, each behind those that it implies."""
+    found = [name for need in needs for name in (*CAPABILITIES[need].implies, need)]
+    return list(dict.fromkeys(found))
 
-    KEPT if it does; BROKEN with what is missing; UNDECIDED with why the probe could not tell.
+
+def unmet(probe: Trace, needs: Iterable[str], lacks: Iterable[str] = ()) -> tuple[State, str]:
+    """Whether something that needs these capabilities, and that those be missing, can be told here.
+
+    KEPT if it can; BROKEN with what is missing, or is there; UNDECIDED with why the probe could not tell.
     """
     if any(step.label in _BY_LABEL and step != _BY_LABEL[step.label] for step in probe.script):
         return State.UNDECIDED, "the probe is not the one of this version"
     found = findings(probe)
-    for name in (*NEEDED_BY_ALL, *needs):
-        if found[name].state is State.BROKEN:
-            return State.BROKEN, CAPABILITIES[name].missing
+    wanted = [(name, State.KEPT) for name in implied(needs)] + [(name, State.BROKEN) for name in lacks]
+    for name, state in wanted:
         if found[name].state is State.UNDECIDED:
             return State.UNDECIDED, f"the probe could not tell {name}: {found[name].reason}"
+        if found[name].state is not state:
+            capability = CAPABILITIES[name]
+            return State.BROKEN, capability.missing if state is State.KEPT else capability.there
     return State.KEPT, ""

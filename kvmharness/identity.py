@@ -54,10 +54,13 @@ def identify(played: Iterable[tuple[Trace, Trace]], policies: Iterable[Policy]) 
 
 def _what_parts(left: list[Policy], played: set[str], probe: Trace) -> str:
     """Which scenario of the catalogue would tell two of them apart, and what keeps it from it here."""
-    scripts = {scenario.name: scenario.script for scenario in SCENARIOS.values()}
+    plays = {name: (scenario.script, scenario.host) for name, scenario in SCENARIOS.items()}
     for one, other in combinations(left, 2):
-        telling = parting(one, other, scripts)
-        lacking = {name: capabilities.unmet(probe, SCENARIOS[name].needs)[1] for name in telling}
+        telling = parting(one, other, plays)
+        lacking = {
+            name: capabilities.unmet(probe, SCENARIOS[name].needs, SCENARIOS[name].lacks)[1]
+            for name in telling
+        }
         # First what could be played here, then what could not.
         for name in sorted(telling, key=lambda name: (bool(lacking[name]), name in played)):
             but = f", but {lacking[name]}" if lacking[name] else ""

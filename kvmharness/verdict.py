@@ -31,6 +31,9 @@ class Verdict(Enum):
     LOST = "LOST"
 
 
+# Capabilities that are missing where a KVM ignores writes.
+_OF_WRITES = frozenset({"tsc-write", "tsc-offset", "masterclock"})
+
 JUDGED = frozenset({Verdict.PASS, Verdict.XFAIL, Verdict.FAIL})
 
 
@@ -81,14 +84,17 @@ def judge(scenario: Scenario, trace: Trace, probe: Trace, expectation: Expectati
     if trace.script != scenario.script[: len(trace.script)]:
         return unjudged(Verdict.INCONCLUSIVE, "the trace is not of this scenario's script")
     policy = expectation.policy
-    # What a policy without writes lacks is what it is.
-    needs = scenario.needs if policy is None or policy.honours_writes else ()
-    state, lacking = capabilities.unmet(probe, needs)
+    needs = capabilities.implied(scenario.needs)
+    if policy is not None and not policy.honours_writes:
+        # What a policy without writes lacks is what it is.
+        needs = [name for name in needs if name not in _OF_WRITES]
+    state, lacking = capabilities.unmet(probe, needs, scenario.lacks)
     if policy is not None and state is not State.UNDECIDED:
-        divergence = _of_the_probe(probe, policy, expectation)
-        if divergence is not None:
-            step, reason = divergence
+        here = _rule_here(probe, policy, expectation)
+        if not isinstance(here, Policy):
+            step, reason = here
             return Result(scenario.name, Verdict.FAIL, scenario.contract, reason, step, conforms=False)
+        policy = here
     if lacking:
         return unjudged(Verdict.SKIP if state is State.BROKEN else Verdict.INCONCLUSIVE, lacking)
     finding = _contract(scenario, trace)
@@ -120,18 +126,19 @@ def judge(scenario: Scenario, trace: Trace, probe: Trace, expectation: Expectati
     return Result(scenario.name, verdict, scenario.contract, reason, step, kept, conforms, words)
 
 
-def _of_the_probe(probe: Trace, policy: Policy, expectation: Expectation) -> tuple[int, str] | None:
-    """Step and reason where the probe itself is impossible; None where it is not.
+def _rule_here(probe: Trace, policy: Policy, expectation: Expectation) -> Policy | tuple[int, str]:
+    """The policy to judge by on this KVM; step and reason where already the probe is impossible.
 
-    It is not where a policy without writes explains it: that is a capability that is missing, no fault.
+    It is not where a policy without writes explains it: then those are a capability that is missing, no
+    fault, and what there is goes by that policy.
     """
     host = capabilities.host_facts(probe)
     judgement = judge_by(probe, policy, host)
     if judgement.possibility is not Possibility.IMPOSSIBLE:
-        return None
-    without = [each for each in expectation.policies.values() if not each.honours_writes]
-    if standing([(probe, host)], without):
-        return None
+        return policy
+    for without in (each for each in expectation.policies.values() if not each.honours_writes):
+        if standing([(probe, host)], [without]):
+            return without
     return judgement.step, f"already in the probe: {_impossible(judgement, probe, probe, expectation)}"
 
 

@@ -9,6 +9,7 @@ from kvmharness import capabilities
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.policy import Policy
 from kvmharness.model.simulate import HOST, Pace, simulate
+from kvmharness.model.state import Host
 from kvmharness.scenarios import Scenario
 from kvmharness.script import Operation, Script
 from kvmharness.session import PROBE_NAME, Session
@@ -30,13 +31,14 @@ def play(
     stable: bool = True,
     attribute_errno: str = "",
     held_up: tuple[str, int] = ("", 0),
+    host: Host = HOST,
 ) -> Trace:
     """What a KVM with this policy leaves of a script.
 
-    `attribute_errno` is what it answers where it has no offset attribute; `held_up` is a label and how
-    many ns late the player comes to that step.
+    `host` is the machine, `stable` whether its TSC is. `attribute_errno` is what it answers where it has no
+    offset attribute; `held_up` is a label and how many ns late the player comes to that step.
     """
-    host = dataclasses.replace(HOST, stable=stable, has_attribute=not attribute_errno)
+    host = dataclasses.replace(host, stable=stable, has_attribute=not attribute_errno)
     late = {id(before): held_up[1] for before, each in pairwise(script) if each.label == held_up[0]}
 
     def pace(operation: Operation) -> Pace:

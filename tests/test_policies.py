@@ -11,7 +11,7 @@ from kvmharness.model.policies import EXPECTED, POLICIES
 from kvmharness.model.policy import Policy, PolicyError, from_tables
 from kvmharness.scenarios import SCENARIOS
 
-SCRIPTS = {scenario.name: scenario.script for scenario in SCENARIOS.values()}
+PLAYS = {name: (scenario.script, scenario.host) for name, scenario in SCENARIOS.items()}
 
 
 def stated(text: str) -> dict[str, Policy]:
@@ -31,7 +31,7 @@ def test_every_pair_of_policies_is_parted_by_a_scenario_but_for_two_that_cannot_
     unparted = [
         (one.name, other.name)
         for one, other in combinations(POLICIES.values(), 2)
-        if not parting(one, other, SCRIPTS)
+        if not parting(one, other, PLAYS)
     ]
     assert unparted == [("clock-series-2026", "clock-series-2026-origin")]
 
@@ -40,7 +40,7 @@ def test_four_scenarios_are_enough_to_tell_the_five_that_were_measured_apart() -
     four = ("young-restore", "qemu-pair-old", "offset-then-write", "ioctl-from-another-cpu")
     five = ("mainline-before-6.7", "like-xu-v1", "sean-christopherson", "oliver-upton", "mainline-6.7")
     for one, other in combinations(five, 2):
-        assert parting(POLICIES[one], POLICIES[other], {name: SCRIPTS[name] for name in four})
+        assert parting(POLICIES[one], POLICIES[other], {name: PLAYS[name] for name in four})
 
 
 def test_a_stated_policy_takes_what_it_does_not_say_from_the_one_it_is_like() -> None:

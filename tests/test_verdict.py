@@ -12,6 +12,7 @@ from kvmharness.identity import Identity, identify
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.policy import Policy
 from kvmharness.model.rules import Rules
+from kvmharness.model.simulate import HOST
 from kvmharness.scenarios import SCENARIOS, Scenario
 from kvmharness.session import ATTEMPTS, LostError, Session, rounds, settle
 from kvmharness.trace import Trace
@@ -30,17 +31,17 @@ def states(trace: Trace) -> dict[str, State]:
     return {name: finding.state for name, finding in capabilities.findings(trace).items()}
 
 
-def test_a_kvm_that_honours_writes_has_every_capability() -> None:
-    assert set(states(probe()).values()) == {State.KEPT}
+def missing(trace: Trace) -> list[str]:
+    return [name for name, state in states(trace).items() if state is not State.KEPT]
+
+
+def test_a_kvm_that_honours_writes_has_every_capability_but_scaling() -> None:
+    assert missing(probe()) == ["tsc-scaling"]
+    assert missing(play("probe", capabilities.PROBE, host=dataclasses.replace(HOST, fraction_bits=48))) == []
 
 
 def test_a_kvm_that_ignores_writes_is_found_out_by_effect() -> None:
-    found = states(probe("tsc-protected"))
-    assert [name for name, state in found.items() if state is State.BROKEN] == [
-        "tsc-write",
-        "tsc-offset",
-        "masterclock",
-    ]
+    assert missing(probe("tsc-protected")) == ["tsc-write", "tsc-offset", "masterclock", "tsc-scaling"]
 
 
 def test_an_unstable_tsc_is_found_out_by_effect() -> None:
@@ -50,8 +51,7 @@ def test_an_unstable_tsc_is_found_out_by_effect() -> None:
 @pytest.mark.parametrize("errno", ["EINVAL", "ENXIO"])
 def test_a_kernel_without_the_offset_attribute_lacks_that_alone(errno: str) -> None:
     # EINVAL is what a real 5.10 answers.
-    found = states(probe(attribute_errno=errno))
-    assert [name for name, state in found.items() if state is not State.KEPT] == ["tsc-offset"]
+    assert missing(probe(attribute_errno=errno)) == ["tsc-offset", "tsc-scaling"]
 
 
 def test_what_the_probe_says_of_the_host_is_what_the_model_goes_by() -> None:

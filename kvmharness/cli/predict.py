@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     # A TSC that ignores writes parts from all others at once, and would hide where those part.
     usual = [name for name, policy in known.items() if policy.honours_writes]
     policies = options.pick(arguments.policy or usual, known, "policy")
-    found = [(each, predict(each.name, each.script, policies)) for each in scenarios]
+    found = [(each, predict(each.name, each.script, policies, each.host)) for each in scenarios]
     if arguments.format == "json":
         sys.stdout.write(prediction.as_json(found))
     else:

@@ -30,14 +30,22 @@ def is_told(trace: Trace, host: Host) -> bool:
 
 # The catalogue does not change while a file is judged, and most kernels leave the same policies standing.
 @lru_cache(maxsize=4096)
-def parts(script: Script, one: Policy, other: Policy) -> bool:
-    """Whether the two policies play this script so differently that the judge tells them apart."""
+def parts(script: Script, one: Policy, other: Policy, host: Host = HOST) -> bool:
+    """Whether the two policies play this script on `host` so differently that the judge tells them apart."""
+    traces = [_simulated(script, policy, host) for policy in (one, other)]
+    if traces[0] == traces[1]:
+        return False
     return any(
-        judge(simulate("", script, mine), others, HOST).possibility is Possibility.IMPOSSIBLE
-        for mine, others in ((one, other), (other, one))
+        judge(trace, policy, host).possibility is Possibility.IMPOSSIBLE
+        for trace, policy in zip(traces, (other, one), strict=True)
     )
 
 
-def parting(one: Policy, other: Policy, scripts: Mapping[str, Script]) -> list[str]:
-    """The names of the scripts that tell two policies apart."""
-    return [name for name, script in scripts.items() if parts(script, one, other)]
+@lru_cache(maxsize=64)
+def _simulated(script: Script, policy: Policy, host: Host) -> Trace:
+    return simulate("", script, policy, host)
+
+
+def parting(one: Policy, other: Policy, plays: Mapping[str, tuple[Script, Host]]) -> list[str]:
+    """The names of the scripts that, each on its host, tell two policies apart."""
+    return [name for name, (script, host) in plays.items() if parts(script, one, other, host)]

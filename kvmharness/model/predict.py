@@ -9,6 +9,7 @@ from kvmharness.model.policy import Policy
 from kvmharness.model.quantity import bounds
 from kvmharness.model.sentence import describe
 from kvmharness.model.simulate import HOST, Step, simulate
+from kvmharness.model.state import Host
 from kvmharness.script import (
     TSC_STABLE,
     CreateVcpu,
@@ -45,8 +46,11 @@ class Course:
     trace: Trace
 
 
-def predict(scenario: str, script: Script, policies: Iterable[Policy]) -> list[Course]:
-    """Play a script under each policy, on the simulated clock; those under which it goes alike together."""
+def predict(scenario: str, script: Script, policies: Iterable[Policy], host: Host = HOST) -> list[Course]:
+    """Play a script under each policy, on the simulated clock; those under which it goes alike together.
+
+    `host` is what simulate() takes.
+    """
     courses: dict[object, Course] = {}
     for policy in policies:
         effects: list[str] = []
@@ -57,7 +61,7 @@ def predict(scenario: str, script: Script, policies: Iterable[Policy]) -> list[C
             effects.append(effect)
             reasons.append(reason)
 
-        trace = simulate(scenario, script, policy, watch=watch)
+        trace = simulate(scenario, script, policy, host, watch=watch)
         # Not by the words alone: what differs by less than they show differs.
         alike = (*effects, *(event.values for event in trace.events))
         course = courses.setdefault(alike, Course([], tuple(effects), [{} for _ in effects], trace))
