@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kvmharness.cli.main import main
-from kvmharness.lab import apt, cache, kernels, suites
+from kvmharness.lab import apt, cache, kept, kernels, suites
 from kvmharness.lab.apt import KernelPackage, State
 from kvmharness.lab.errors import LabError
 from tests.made_up_kernels import RELEASE, put, put_tree
@@ -49,16 +49,16 @@ def test_a_damaged_kernel_in_the_cache_is_noticed(cache_root: Path) -> None:
     description = {"release": "r", "load_order": {}, "sizes": {"vmlinux": 6}}
     (cache_root / "kernel.json").write_text(json.dumps(description))
     with pytest.raises(LabError, match="was damaged"):
-        kernels._load("debian:6.1", cache_root)
-    description |= {"sizes": {"vmlinux": 5}, "unchanged": {"vmlinux": kernels._mark(cache_root / "vmlinux")}}
+        kept.load("debian:6.1", cache_root)
+    description |= {"sizes": {"vmlinux": 5}, "unchanged": {"vmlinux": kept.mark(cache_root / "vmlinux")}}
     (cache_root / "kernel.json").write_text(json.dumps(description))
-    assert kernels._load("debian:6.1", cache_root).release == "r"
+    assert kept.load("debian:6.1", cache_root).release == "r"
     (cache_root / "vmlinux").write_bytes(b"12340")
     with pytest.raises(LabError, match="was damaged"):
-        kernels._load("debian:6.1", cache_root)
+        kept.load("debian:6.1", cache_root)
     (cache_root / "kernel.json").write_text("{")
     with pytest.raises(LabError, match="not what it was"):
-        kernels._load("debian:6.1", cache_root)
+        kept.load("debian:6.1", cache_root)
 
 
 def test_a_kernel_damaged_in_the_cache_is_built_again(cache_root: Path, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_kernel_kept_in_another_format_is_unpacked_again(
     def build(package: KernelPackage, folder: Path) -> None:
         builds.append(package.version)
         (folder / "kernel.json").write_text(
-            json.dumps({"format": kernels._FORMAT, "release": "r", "load_order": {}, "sizes": {}})
+            json.dumps({"format": kept.FORMAT, "release": "r", "load_order": {}, "sizes": {}})
         )
 
     monkeypatch.setattr(apt, "offered", lambda refresh=False: [PACKAGE])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness.lab import kernels, places
+from kvmharness.lab import kept, kernels, places
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import Kernel
 from tests.made_up_kernels import AMD_ORDER, RELEASE, elf, module, orders, put, put_tree
@@ -70,7 +70,7 @@ def test_a_tree_that_was_built_again_is_another_kernel_and_the_same_one_is_quick
     tree = put_tree(tmp_path / "linux")
     first = kernels.find(str(tree))
     with monkeypatch.context() as patched:
-        patched.setattr(kernels, "_keep", None)
+        patched.setattr(kept, "keep", None)
         assert kernels.find(f"{tree}/.") == Kernel(f"{tree}/.", RELEASE, first.folder, first.load_order)
     put(tree / "arch/x86/kvm/kvm.ko", module(depends="irqbypass", content=b"patched"))
     second = kernels.find(str(tree))

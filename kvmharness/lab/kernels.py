@@ -11,7 +11,6 @@ A kernel is named
 
 import difflib
 import hashlib
-import json
 import os
 import tempfile
 import time
@@ -19,13 +18,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvmharness.lab import apt, cache, config, debs, modules, places, suites, vmlinux
+from kvmharness.lab import apt, cache, debs, kept, places, suites
 from kvmharness.lab.apt import KernelPackage
 from kvmharness.lab.errors import LabError
-from kvmharness.lab.places import Parts
+from kvmharness.lab.kept import Kernel
 
-# What _keep() leaves in the cache. A kernel kept in another format is fetched and unpacked again.
-_FORMAT = 1
+__all__ = ["Cached", "Kernel", "cache_name", "cached", "find", "takes_modules"]
 
 _DEBIAN = "debian:"
 _HOST = "host"
@@ -37,41 +35,11 @@ _UNUSED_S = 30 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
-class Kernel:
-    """A kernel ready to boot: `spec` as the user named it, `release` as uname -r prints it.
-
-    `folder` holds what is booted and the modules; `load_order` says which files to load for a vendor
-    module: none, where it is built in.
-    """
-
-    spec: str
-    release: str
-    folder: Path
-    load_order: dict[str, list[str]]
-    image: str = "vmlinux"
-
-    @property
-    def vmlinux(self) -> Path:
-        """What is booted: the ELF kernel; its bzImage, where the ELF has no entry to start it by."""
-        return self.folder / self.image
-
-    def modules_for(self, vendor_module: str) -> list[Path]:
-        """The modules to load, in order; LabError when the kernel lacks the vendor module."""
-        if vendor_module not in self.load_order:
-            raise LabError(f"{self.spec} ({self.release}) has no module {vendor_module}")
-        return [self.folder / name for name in self.load_order[vendor_module]]
-
-
-@dataclass(frozen=True, slots=True)
 class Cached:
     """A kernel in the cache: what to call it, and its release."""
 
     spec: str
     release: str
-
-
-class _DamagedError(LabError):
-    """A kernel in the cache is not what was put there."""
 
 
 def find(spec: str, modules_folder: Path | None = None, offline: bool = False) -> Kernel:
@@ -98,7 +66,7 @@ def find(spec: str, modules_folder: Path | None = None, offline: bool = False) -
                 content.update(f"\0{name}\0{len(module)}\0".encode() + module)
         called = _HOST if spec == _HOST else str(path.absolute())
         return _found_locally(
-            spec, place.image, content.digest(), lambda folder: _keep(parts, folder, called)
+            spec, place.image, content.digest(), lambda folder: kept.keep(parts, folder, called)
         )
     except LabError as error:
         text = str(error)
@@ -120,18 +88,9 @@ def cache_name(package: KernelPackage) -> str:
 def cached() -> list[Cached]:
     """The kernels in the cache: those of Debian oldest first, then those from a path."""
     found = [Cached(f"{_DEBIAN}{each.version}", each.release) for each in _cached_packages()]
-    local = [_description(place) for place in sorted(_kernels().glob(f"{_LOCAL}-*"))]
-    kept = {(str(each["spec"]), str(each["release"])) for each in local if "spec" in each}
-    return found + [Cached(*each) for each in sorted(kept)]
-
-
-def _description(place: Path) -> dict[str, object]:
-    """What is written about a kernel in the cache; empty where it cannot be read."""
-    try:
-        description = json.loads((place / "kernel.json").read_text())
-        return description if isinstance(description, dict) else {}
-    except (OSError, ValueError):
-        return {}
+    local = [kept.description(place) for place in sorted(_kernels().glob(f"{_LOCAL}-*"))]
+    others = {(str(each["spec"]), str(each["release"])) for each in local if "spec" in each}
+    return found + [Cached(*each) for each in sorted(others)]
 
 
 def _kernels() -> Path:
@@ -161,7 +120,7 @@ def _find_debian(spec: str, name: str, offline: bool) -> Kernel:
         package = _of_version(spec, name) if by_version else _of_suite(spec, name)
     place = _kernels() / cache_name(package)
     if offline:
-        return _load(spec, place)
+        return kept.load(spec, place)
     return _published(spec, place, lambda folder: _build(package, folder))
 
 
@@ -240,7 +199,7 @@ def _find_deb(spec: str, deb: Path) -> Kernel:
                 raise LabError(
                     f"{str(error).replace(scratch, '')}; looked into {', '.join(file.name for file in files)}"
                 ) from None
-            _keep(parts, folder, str(deb.absolute()))
+            kept.keep(parts, folder, str(deb.absolute()))
 
     return _found_locally(spec, deb, content.digest(), build)
 
@@ -254,7 +213,7 @@ def _build(package: KernelPackage, folder: Path) -> None:
             parts = places.gather(places.of_unpacked(tree, package.release))
         except LabError as error:
             raise LabError(f"{package.package}: {str(error).replace(str(tree), '')}") from None
-        _keep(parts, folder, f"{_DEBIAN}{package.version}")
+        kept.keep(parts, folder, f"{_DEBIAN}{package.version}")
 
 
 def _found_locally(spec: str, path: Path, content: bytes, build: Callable[[Path], None]) -> Kernel:
@@ -277,7 +236,7 @@ def _found_locally(spec: str, path: Path, content: bytes, build: Callable[[Path]
 
 def _is_gone(place: Path) -> bool:
     """Whether what a kernel in the cache was made of is no longer there."""
-    spec = _description(place).get("spec", _HOST)
+    spec = kept.description(place).get("spec", _HOST)
     return spec != _HOST and not os.path.lexists(str(spec))
 
 
@@ -285,64 +244,8 @@ def _published(spec: str, place: Path, build: Callable[[Path], None]) -> Kernel:
     """The kernel in `place`, built if it is not there, and built again if it is not as it was."""
     cache.published(place, build)
     try:
-        return _load(spec, place)
-    except _DamagedError:
+        return kept.load(spec, place)
+    except kept.DamagedError:
         cache.removed(place)
     cache.published(place, build)
-    return _load(spec, place)
-
-
-def _keep(parts: Parts, folder: Path, spec: str) -> None:
-    """Put into `folder` what the lab boots: the kernel as ELF, KVM's modules, their order."""
-    kernel = vmlinux.loaded_part(vmlinux.extract(parts.image))
-    inside = vmlinux.config(kernel)
-    if inside is not None:
-        config.check(config.parsed(inside))
-    image = "vmlinux"
-    if not vmlinux.has_pvh_entry(kernel):
-        if not vmlinux.is_bzimage(parts.image):
-            raise LabError("the ELF kernel has no PVH entry (CONFIG_PVH) to start it by: give its bzImage")
-        image, kernel = "bzImage", parts.image
-    (folder / image).write_bytes(kernel)
-    for order in parts.load_order.values():
-        for name, module in order.items():
-            bare = modules.without_debugging(modules.without_signature(module))
-            (folder / f"{name}.ko").write_bytes(bare)
-    description = {
-        "format": _FORMAT,
-        "spec": spec,
-        "release": parts.release,
-        "image": image,
-        "load_order": {each: [f"{name}.ko" for name in order] for each, order in parts.load_order.items()},
-        "sizes": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
-        "unchanged": {path.name: _mark(path) for path in sorted(folder.iterdir())},
-    }
-    (folder / "kernel.json").write_text(json.dumps(description, indent=1))
-
-
-def _mark(path: Path) -> list[object]:
-    """What tells whether a file was written to: when it was, and what is in it."""
-    with path.open("rb") as file:
-        return [path.stat().st_mtime_ns, hashlib.file_digest(file, "sha256").hexdigest()]
-
-
-def _load(spec: str, place: Path) -> Kernel:
-    """A kernel out of the cache. _DamagedError when it is not as it was put there, or in another format."""
-    again = f"remove {place} and try again"
-    try:
-        description = json.loads((place / "kernel.json").read_text())
-        # The first format did not say that it was.
-        if description.get("format", 1) != _FORMAT:
-            raise _DamagedError(f"{place} is of another kvmharness: {again}")
-        marks = description.get("unchanged", {})
-        for name, size in description["sizes"].items():
-            written, content = marks.get(name, (0, ""))
-            there = (place / name).stat()
-            # Reading all of it would cost a tenth of a second at every run.
-            touched = content and there.st_mtime_ns != written
-            if there.st_size != size or (touched and _mark(place / name)[1] != content):
-                raise _DamagedError(f"{place / name} was damaged: {again}")
-        image = description.get("image", "vmlinux")
-        return Kernel(spec, description["release"], place, description["load_order"], image)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise _DamagedError(f"{place} is not what it was: {again}") from None
+    return kept.load(spec, place)
