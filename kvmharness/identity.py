@@ -61,8 +61,10 @@ def _what_parts(left: list[Policy], played: set[str], probe: Trace) -> str:
             name: capabilities.unmet(probe, SCENARIOS[name].needs, SCENARIOS[name].lacks)[1]
             for name in telling
         }
-        # First what could be played here, then what could not.
-        for name in sorted(telling, key=lambda name: (bool(lacking[name]), name in played)):
+        # First what could be played here, then what could not; last what was played and left both standing.
+        for name in sorted(
+            telling, key=lambda name: (name in played and not lacking[name], bool(lacking[name]))
+        ):
             but = f", but {lacking[name]}" if lacking[name] else ""
             return f"{name} would part {one.name} from {other.name}{but}"
     return "no scenario parts them"

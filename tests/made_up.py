@@ -35,10 +35,10 @@ def play(
 ) -> Trace:
     """What a KVM with this policy leaves of a script.
 
-    `host` is the machine, `stable` whether its TSC is. `attribute_errno` is what it answers where it has no
-    offset attribute; `held_up` is a label and how many ns late the player comes to that step.
+    `host` is the machine; its TSC is unstable if `stable` is False, too. `attribute_errno` is what it answers
+    where it has no offset attribute; `held_up` is a label and how many ns late the player comes to that step.
     """
-    host = dataclasses.replace(host, stable=stable, has_attribute=not attribute_errno)
+    host = dataclasses.replace(host, stable=stable and host.stable, has_attribute=not attribute_errno)
     late = {id(before): held_up[1] for before, each in pairwise(script) if each.label == held_up[0]}
 
     def pace(operation: Operation) -> Pace:

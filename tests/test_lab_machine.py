@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Real kernels in emulated machines: the verdicts, and what happens when a machine is lost."""
 
-import dataclasses
 import os
 import signal
 import subprocess
@@ -21,9 +20,10 @@ from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machine import AMD
 from kvmharness.model.policies import POLICIES
 from kvmharness.scenarios import SCENARIOS
-from kvmharness.session import Outcome, settle
+from kvmharness.session import Outcome
 from kvmharness.trace import to_lines
 from kvmharness.verdict import Expectation, Verdict, exit_status, judge
+from tests.foretold import not_foretold
 
 pytestmark = pytest.mark.lab
 
@@ -31,48 +31,17 @@ Find = Callable[[str], Kernel]
 Ask = Callable[[str], Outcome]
 
 
-def by_verdict(outcome: Outcome) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
-    for result in outcome.results:
-        found.setdefault(result.verdict.value, set()).add(result.scenario)
-    return found
-
-
-NEED_TWO_CPUS = {name for name, scenario in SCENARIOS.items() if "two-cpus" in scenario.needs}
-
-# What mainline does to this day, though userspace asked for something else.
-KNOWN_IN_MAINLINE = {
-    "restore-one-by-one",
-    "young-restore-twice",
-    "offset-then-write",
-    "three-writes",
-    "rewrite-after-run-near",
-    "zero-then-young-restore",
-}
-
-
 def test_debian_6_1_snaps_to_its_own_start_up_value(outcome: Ask) -> None:
-    found = by_verdict(outcome("debian:6.1"))
-    # The second of two young writes is overridden by both, but not by the same value.
-    fails = {
-        "young-restore",
-        "qemu-pair-young",
-        "young-restore-twice",
-        "write-after-run-near",
-        "write-one",
-    }
-    assert found.pop("FAIL") == fails
-    assert found.pop("XFAIL") == KNOWN_IN_MAINLINE - fails
-    assert found.pop("SKIP") == NEED_TWO_CPUS
-    assert set(found) == {"PASS"}
+    assert not_foretold(outcome("debian:6.1"), "mainline-before-6.7", judged_by="mainline-6.7") == {}
+    failed = {each.scenario for each in outcome("debian:6.1").results if each.verdict is Verdict.FAIL}
+    assert {"young-restore", "qemu-pair-young", "write-after-run-near", "write-one"} <= failed
     assert exit_status(outcome("debian:6.1").results) == 1
 
 
 def test_debian_6_12_does_what_mainline_since_6_7_does(outcome: Ask) -> None:
-    found = by_verdict(outcome("debian:6.12"))
-    assert found.pop("XFAIL") == KNOWN_IN_MAINLINE
-    assert found.pop("SKIP") == NEED_TWO_CPUS
-    assert set(found) == {"PASS"}
+    assert not_foretold(outcome("debian:6.12"), "mainline-6.7") == {}
+    known = {each.scenario for each in outcome("debian:6.12").results if each.verdict is Verdict.XFAIL}
+    assert {"restore-one-by-one", "zero-then-young-restore", "qemu-incoming-young"} <= known
     assert exit_status(outcome("debian:6.12").results) == 0
 
 
@@ -111,14 +80,6 @@ def test_two_boots_are_the_same_to_the_byte(kernel: Find, outcome: Ask) -> None:
     for name in SCENARIOS:
         assert list(to_lines(first.traces[name])) == list(to_lines(second.traces[name]))
     assert list(to_lines(first.probe)) == list(to_lines(second.probe))
-
-
-def test_an_unstable_host_tsc_is_skipped_and_never_failed(kernel: Find) -> None:
-    unstable = dataclasses.replace(AMD, kernel_options=AMD.kernel_options.replace("reliable", "unstable"))
-    scenario = SCENARIOS["young-restore"]
-    outcome = settle([scenario], lambda each: play.play(kernel("debian:6.1"), unstable, each))
-    assert [each.verdict for each in outcome.results] == [Verdict.SKIP]
-    assert "unstable" in outcome.results[0].reason
 
 
 _INIT_HEADERS = "#include <fcntl.h>\n#include <unistd.h>\n#include <sys/mount.h>\n#include <termios.h>\n"

@@ -108,8 +108,8 @@ def test_the_model_predicts_what_was_measured(
     assert {name: outcome(traces[name]) for name in MEASURED} == dict(zip(MEASURED, expected, strict=True))
 
 
-def test_the_table_is_the_whole_catalogue() -> None:
-    assert {row[0] for row in TABLE} == set(SCENARIOS)
+def test_the_table_is_of_scenarios_that_are_in_the_catalogue() -> None:
+    assert {row[0] for row in TABLE} <= set(SCENARIOS)
 
 
 def test_like_xus_first_version_loses_the_time_between_the_attribute_and_the_run() -> None:

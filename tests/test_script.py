@@ -8,8 +8,6 @@ import pytest
 from hypothesis import given
 
 from kvmharness import script
-from kvmharness.contract import Claim
-from kvmharness.scenarios import SCENARIOS
 from kvmharness.script import (
     GuestWrite,
     Operation,
@@ -102,16 +100,3 @@ def test_every_operation_has_a_player() -> None:
     assert {name for name in dir(Stage) if name.startswith("_do_")} == {
         f"_do_{name}" for name in script.OPERATIONS
     }
-
-
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_a_scenarios_labels_are_its_own_and_its_claims_refer_to_them(name: str) -> None:
-    scenario = SCENARIOS[name]
-    labels = [operation.label for operation in scenario.script if operation.label]
-    assert len(labels) == len(set(labels))
-    for claim in scenario.claims:
-        if not isinstance(claim, Claim):
-            assert claim.seen in labels
-            continue
-        for label in (*claim.seen, *claim.expected, *filter(None, [claim.instead]), *claim.together):
-            assert label in labels

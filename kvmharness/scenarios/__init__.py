@@ -1,13 +1,44 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The catalogue: every scenario by name, in the order in which they are played."""
 
-from kvmharness.scenarios import clock, hotplug, moves, offset, pair, restore, writes
+from kvmharness.scenarios import (
+    clock,
+    defects,
+    frequency,
+    hotplug,
+    moves,
+    offset,
+    pair,
+    protected,
+    qemu,
+    qemu_restore,
+    restore,
+    unstable,
+    vmms,
+    window,
+    writes,
+)
 from kvmharness.scenarios.scenario import Scenario
 
-SCENARIOS = {
-    scenario.name: scenario
-    for subject in (restore, pair, offset, hotplug, writes, moves, clock)
-    for scenario in subject.SCENARIOS
-}
+# Each subject with its scenarios, under the heading of its module's docstring.
+SUBJECTS = (
+    restore,
+    pair,
+    writes,
+    window,
+    offset,
+    hotplug,
+    moves,
+    clock,
+    qemu,
+    qemu_restore,
+    vmms,
+    frequency,
+    unstable,
+    protected,
+    defects,
+)
 
-__all__ = ["SCENARIOS", "Scenario"]
+SCENARIOS = {scenario.name: scenario for subject in SUBJECTS for scenario in subject.SCENARIOS}
+
+__all__ = ["SCENARIOS", "SUBJECTS", "Scenario"]

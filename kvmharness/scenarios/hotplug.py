@@ -4,7 +4,7 @@
 from kvmharness.contract import Claim
 from kvmharness.scenarios.scenario import Scenario
 from kvmharness.scenarios.steps import READ_BOTH
-from kvmharness.script import CreateVcpu, Run, SetMsrs, Sleep, Time
+from kvmharness.script import CreateVcpu, GetTscOffset, Read, Run, SetMsrs, SetTscOffset, Sleep, Time
 
 MS = 1_000_000
 
@@ -37,6 +37,32 @@ SCENARIOS = (
                 "the added vCPU counts together with the restored one",
                 seen=("offset-1", "tsc-1", "guest-1"),
                 expected=("offset-0", "tsc-0", "guest-0"),
+                instead="create-1",
+                otherwise="it counts from its own creation",
+            ),
+        ),
+    ),
+    Scenario(
+        "hotplug-after-offset",
+        "A vCPU added to a VM whose offset was set by KVM_VCPU_TSC_OFFSET counts together with the one it "
+        "was set for.",
+        "kvm_arch_tsc_set_attr(): an offset that is set begins a generation, which new vCPUs join",
+        "A VMM that restores offsets cannot add a vCPU without setting that one's, too.",
+        ("tsc-offset",),
+        (
+            CreateVcpu(vcpu=0, label="create-0"),
+            GetTscOffset(vcpu=0, label="offset-new"),
+            SetTscOffset(vcpu=0, offset=Read("offset-new", Time(100_000 * MS)), label="set"),
+            Run(vcpu=0, label="guest-before"),
+            Sleep(ns=20 * MS),
+            CreateVcpu(vcpu=1, label="create-1"),
+            *READ_BOTH,
+        ),
+        (
+            Claim(
+                "both vCPUs have the offset that was set",
+                seen=("offset-0", "guest-0", "offset-1", "tsc-1", "guest-1"),
+                expected=("set",),
                 instead="create-1",
                 otherwise="it counts from its own creation",
             ),

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Steps that several scenarios have in common."""
+"""Steps and claims that several scenarios have in common."""
 
-from kvmharness.script import GetMsrs, GetTscOffset, Run, Script
+from kvmharness.contract import TOGETHER_NS, Claim
+from kvmharness.script import GetMsrs, GetTscOffset, Run, Script, SetMsrs, Value
+
+MS = 1_000_000  # ns
+SECOND = 1000 * MS
 
 # Reads the TSCs of vCPUs 0 and 1 in every way there is: by the offset, which kernels before 5.16
 # lack, by the MSR, and by a guest.
@@ -20,3 +24,53 @@ READ_ONE: Script = (
     GetMsrs(vcpu=0, indices=("TSC",), label="tsc"),
     Run(vcpu=0, label="guest"),
 )
+
+
+def write(vcpu: int, value: Value, label: str) -> SetMsrs:
+    """A write of MSR_IA32_TSC."""
+    return SetMsrs(vcpu=vcpu, msrs=(("TSC", value),), label=label)
+
+
+def look_at(vcpus: int) -> Script:
+    """Reads the TSCs of so many vCPUs, by the offset and by a guest: offset-0, guest-0, offset-1, ..."""
+    return tuple(
+        step
+        for vcpu in range(vcpus)
+        for step in (GetTscOffset(vcpu=vcpu, label=f"offset-{vcpu}"), Run(vcpu=vcpu, label=f"guest-{vcpu}"))
+    )
+
+
+def goes_on(
+    text: str, expected: str, instead: str, *, vcpu: int = 0, together: tuple[str, ...] = ()
+) -> Claim:
+    """A vCPU, read by look_at(), goes on from a step's TSC and not from another's."""
+    return Claim(
+        text,
+        seen=(f"offset-{vcpu}", f"guest-{vcpu}"),
+        expected=(expected,),
+        instead=instead,
+        otherwise="it still counts as before",
+        together=together,
+    )
+
+
+def count_together(
+    vcpus: int, written: str, *, first: str = "", within_ns: int = TOGETHER_NS
+) -> tuple[Claim, ...]:
+    """All vCPUs, read by look_at(), have the TSC of vCPU 0.
+
+    `written` begins the labels of the last write to each, by which a vCPU would have a TSC of its own;
+    with `first`, the label of the first of them, they have to come within `within_ns` of it.
+    """
+    return tuple(
+        Claim(
+            f"vCPU {vcpu} counts together with vCPU 0",
+            seen=(f"offset-{vcpu}", f"guest-{vcpu}"),
+            expected=("offset-0", "guest-0"),
+            instead=f"{written}-{vcpu}",
+            otherwise="it was given a TSC of its own",
+            together=(first, f"{written}-{vcpu}") if first else (),
+            within_ns=within_ns,
+        )
+        for vcpu in range(1, vcpus)
+    )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Several writes to one vCPU: which of them are attempts to synchronize, and with what."""
 
-from kvmharness.contract import Claim
+from kvmharness.contract import AnyClaim, Claim, SameClaim
 from kvmharness.scenarios.scenario import Scenario
 from kvmharness.scenarios.steps import READ_ONE
 from kvmharness.script import CreateVcpu, GetMsrs, GetTscOffset, Read, Run, SetMsrs, SetTscOffset, Sleep, Time
@@ -16,7 +16,7 @@ def _write(ms: int, label: str) -> SetMsrs:
     return SetMsrs(vcpu=0, msrs=(("TSC", Time(ms * MS)),), label=label)
 
 
-def _last_write_counts(last: str, instead: str, together: tuple[str, ...] = ()) -> tuple[Claim, ...]:
+def _last_write_counts(last: str, instead: str, together: tuple[str, ...] = ()) -> tuple[AnyClaim, ...]:
     return (
         Claim(
             "the vCPU goes on from the TSC that was written last",
@@ -146,7 +146,8 @@ SCENARIOS = (
         "write-zero",
         "A write of 0, by which VMMs have always had a vCPU synchronized, leaves a VM's only vCPU counting "
         "as before.",
-        "kvm_synchronize_tsc(), whose comment calls 0 a special case; QEMU and kvmtool write it at the start",
+        "kvm_synchronize_tsc(), whose comment calls 0 a special case; QEMU and kvmtool write it at the "
+        "start. OpenVMM wrote it to reset a VM, and found that it does not (pull request 4253)",
         "A VM whose VMM writes 0 at its start has vCPUs that do not count together.",
         ("tsc-write",),
         (
@@ -180,6 +181,25 @@ SCENARIOS = (
             *READ_ONE,
         ),
         _last_write_counts("write", "tsc-new", ("create", "write")),
+    ),
+    Scenario(
+        "adjust-by-host",
+        "A write of IA32_TSC_ADJUST by userspace is kept, and leaves the vCPU's TSC alone.",
+        "KVM selftest tsc_msrs_test: host writes to MSR_IA32_TSC_ADJUST do not affect MSR_IA32_TSC, nor "
+        "the other way round",
+        "The order in which a VMM restores the two MSRs decides which TSC a guest has.",
+        ("tsc-write",),
+        (
+            CreateVcpu(vcpu=0, label="create"),
+            _write(100_000, "write"),
+            SetMsrs(vcpu=0, msrs=(("TSC_ADJUST", Time(50 * MS)),), label="adjust"),
+            GetMsrs(vcpu=0, indices=("TSC_ADJUST",), label="adjust-after"),
+            *READ_ONE,
+        ),
+        (
+            SameClaim("TSC_ADJUST is what was written", "adjust-after", "adjust"),
+            *_last_write_counts("write", "create"),
+        ),
     ),
     Scenario(
         "zero-then-young-restore",

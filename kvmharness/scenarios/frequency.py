@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The rate a guest's TSC counts at: KVM_SET_TSC_KHZ of a vCPU and of the VM, and what it does to writes.
+
+A rate within kvm.tsc_tolerance_ppm (250) of the host's is left alone. Another one the hardware scales, if it
+can; if not, a faster one is caught up with in software, and a slower one is refused.
+"""
+
+from kvmharness.contract import AnyClaim, Claim, EndClaim, RateClaim, SameClaim
+from kvmharness.scenarios.qemu_steps import put_full, reset
+from kvmharness.scenarios.scenario import Scenario
+from kvmharness.scenarios.steps import MS, READ_ONE, count_together, look_at, write
+from kvmharness.script import (
+    CreateVcpu,
+    GetMsrs,
+    GetTscKhz,
+    Ppm,
+    Run,
+    Script,
+    SetTscKhz,
+    SetVmTscKhz,
+    Sleep,
+    Time,
+)
+
+_API = "Documentation/virt/kvm/api.rst, KVM_SET_TSC_KHZ"
+_WRONG_RATE = (
+    "A guest that was migrated from a host with another TSC finds its own running at the wrong rate."
+)
+_APART = "The vCPUs of a VM with a rate of its own have TSCs that are apart."
+
+_TOLERATED = Ppm(200)
+_QEMU_PPM = 63
+_HALF = Ppm(-500_000)
+_DOUBLE = Ppm(1_000_000)
+
+
+def _rate_set(ppm: Ppm) -> Script:
+    """A vCPU gets a rate, then a TSC, and its guest runs twice, 100 ms apart."""
+    return (
+        CreateVcpu(vcpu=0, label="create"),
+        SetTscKhz(vcpu=0, khz=ppm, label="set"),
+        GetTscKhz(vcpu=0, label="khz"),
+        write(0, Time(100_000 * MS), "write"),
+        Run(vcpu=0, label="guest"),
+        Sleep(ns=100 * MS),
+        Run(vcpu=0, label="guest-later"),
+        GetMsrs(vcpu=0, indices=("TSC",), label="tsc-later"),
+    )
+
+
+def _counts_at_it(guest: str) -> AnyClaim:
+    text = f"from the write to {guest} the TSC counts at the rate that was set"
+    return RateClaim(text, first="write", last=guest, khz="set", instead="create")
+
+
+_SAYS_SO = SameClaim("KVM_GET_TSC_KHZ says the rate that was set", seen="khz", expected="set")
+
+SCENARIOS = (
+    Scenario(
+        "khz-tolerated",
+        "A rate 200 ppm above the host's is accepted, and the vCPU's TSC goes on as before.",
+        "kvm_set_tsc_khz() and the module's parameter tsc_tolerance_ppm, 250",
+        "VMs cannot move between hosts of one model, whose rates differ by some millionths.",
+        ("tsc-write",),
+        (
+            CreateVcpu(vcpu=0, label="create"),
+            GetMsrs(vcpu=0, indices=("TSC",), label="tsc-new"),
+            SetTscKhz(vcpu=0, khz=_TOLERATED, label="set"),
+            GetTscKhz(vcpu=0, label="khz"),
+            *READ_ONE,
+        ),
+        (
+            EndClaim("the rate is accepted", "set"),
+            _SAYS_SO,
+            Claim("the TSC goes on as before", seen=("offset", "tsc", "guest"), expected=("tsc-new",)),
+        ),
+    ),
+    Scenario(
+        "khz-half",
+        "A guest that is to count half as fast as the host does so from the TSC that was written.",
+        f"{_API}; TSC scaling (KVM_CAP_TSC_CONTROL)",
+        _WRONG_RATE,
+        ("tsc-scaling",),
+        _rate_set(_HALF),
+        (_SAYS_SO, _counts_at_it("guest-later"), _counts_at_it("tsc-later")),
+    ),
+    Scenario(
+        "khz-double",
+        "A guest that is to count twice as fast as the host does so from the TSC that was written, whether "
+        "the hardware scales it or KVM catches up at each run.",
+        f"{_API}; set_tsc_khz(). With a masterclock the catching up stops short: 'KVM: x86: Fix software TSC "
+        "upscaling in kvm_update_guest_time()', David Woodhouse, May 2024, unmerged",
+        _WRONG_RATE,
+        ("tsc-write",),
+        _rate_set(_DOUBLE),
+        (_SAYS_SO, _counts_at_it("guest-later")),
+    ),
+    Scenario(
+        "khz-double-read-by-host",
+        "Without TSC scaling, too, userspace reads the TSC of a faster guest as it is by now.",
+        f"{_API}; KVM moves such a guest's TSC only when it runs (kvm_guest_time_update), and reads it as "
+        "it was",
+        "A VM that is saved while it is stopped loses the time since it last ran.",
+        ("tsc-write",),
+        (*_rate_set(_DOUBLE)[:-2], GetMsrs(vcpu=0, indices=("TSC",), label="tsc-later")),
+        (_counts_at_it("tsc-later"),),
+        lacks=("tsc-scaling",),
+    ),
+    Scenario(
+        "khz-refused",
+        "A rate that KVM refuses changes nothing: KVM_GET_TSC_KHZ says what it said before.",
+        "kvm_set_tsc_khz() stores the rate before it finds that it cannot have it",
+        "A VMM that asked in vain is told a rate its guest does not have, and saves it; and the vCPU's TSC "
+        "no longer matches the others'.",
+        ("tsc-write",),
+        (
+            CreateVcpu(vcpu=0, label="create"),
+            GetTscKhz(vcpu=0, label="khz-before"),
+            SetTscKhz(vcpu=0, khz=_HALF, label="set"),
+            GetTscKhz(vcpu=0, label="khz-after"),
+            *READ_ONE,
+        ),
+        (
+            EndClaim("a slower rate is refused", "set", errors=("EINVAL",)),
+            SameClaim("KVM_GET_TSC_KHZ says what it said before", seen="khz-after", expected="khz-before"),
+        ),
+        lacks=("tsc-scaling",),
+    ),
+    Scenario(
+        "khz-change-then-write",
+        "A vCPU that got another rate, and then a TSC 0.3 s ahead of another vCPU's, goes on from that.",
+        "kvm_synchronize_tsc(): only vCPUs of the same virtual_tsc_khz are synchronized",
+        "A vCPU would be given the offset of one that counts at another rate.",
+        ("tsc-write",),
+        (
+            CreateVcpu(vcpu=0, label="create-0"),
+            CreateVcpu(vcpu=1, label="create-1"),
+            SetTscKhz(vcpu=1, khz=_TOLERATED, label="set"),
+            write(0, Time(100_000 * MS), "write-0"),
+            write(1, Time(100_300 * MS), "write-1"),
+            *look_at(2),
+        ),
+        (
+            EndClaim("the rate is accepted", "set"),
+            Claim(
+                "vCPU 1 goes on from the TSC that was written to it",
+                seen=("offset-1", "guest-1"),
+                expected=("write-1",),
+                instead="write-0",
+                otherwise="it was given the offset of vCPU 0",
+            ),
+        ),
+    ),
+    Scenario(
+        "khz-restore-pair",
+        "Two vCPUs that are restored from a host of half the rate go on from the first one's saved TSC, at "
+        "their own rate, and together.",
+        f"{_API}; QEMU, Firecracker and Cloud Hypervisor set the rate of the source before they write TSCs",
+        _WRONG_RATE,
+        ("tsc-write", "tsc-offset", "tsc-scaling"),
+        (
+            *(CreateVcpu(vcpu=vcpu, label=f"create-{vcpu}") for vcpu in range(2)),
+            *(SetTscKhz(vcpu=vcpu, khz=_HALF, label=f"set-{vcpu}") for vcpu in range(2)),
+            write(0, Time(100_000 * MS), "write-0"),
+            write(1, Time(99_900 * MS), "write-1"),
+            Sleep(ns=50 * MS),
+            *look_at(2),
+        ),
+        (
+            RateClaim("vCPU 0 goes on at its rate", "write-0", "guest-0", "set-0", instead="create-0"),
+            RateClaim(
+                "vCPU 1 goes on together with vCPU 0", "write-0", "guest-1", "set-1", instead="create-0"
+            ),
+            SameClaim("both have one offset", seen="offset-1", expected="offset-0"),
+        ),
+    ),
+    Scenario(
+        "vm-khz",
+        "vCPUs that are created behind a KVM_SET_TSC_KHZ of the VM have that rate, and count together once "
+        "they are restored.",
+        f"{_API}, as a VM ioctl; KVM selftest tsc_scaling_sync",
+        _APART,
+        ("tsc-write", "vm-tsc-khz"),
+        (
+            SetVmTscKhz(khz=_TOLERATED, label="vm-khz"),
+            *(CreateVcpu(vcpu=vcpu, label=f"create-{vcpu}") for vcpu in range(2)),
+            *(GetTscKhz(vcpu=vcpu, label=f"khz-{vcpu}") for vcpu in range(2)),
+            write(0, Time(100_000 * MS), "write-0"),
+            write(1, Time(99_990 * MS), "write-1"),
+            *look_at(2),
+        ),
+        (
+            *(SameClaim(f"vCPU {vcpu} has the VM's rate", f"khz-{vcpu}", "vm-khz") for vcpu in range(2)),
+            *count_together(2, "write", first="write-0"),
+        ),
+    ),
+    Scenario(
+        "vm-khz-after-vcpu",
+        "A KVM_SET_TSC_KHZ of the VM leaves the vCPUs that are there alone, and is refused if it comes too "
+        "late.",
+        f"{_API}: for vCPUs created later; since Linux 6.16 only before the first",
+        "A running guest's TSC changes its rate, or its value, when somebody prepares for another vCPU.",
+        ("tsc-write", "vm-tsc-khz"),
+        (
+            CreateVcpu(vcpu=0, label="create-0"),
+            GetTscKhz(vcpu=0, label="khz-before"),
+            GetMsrs(vcpu=0, indices=("TSC",), label="tsc-new"),
+            SetVmTscKhz(khz=_TOLERATED, label="vm-khz"),
+            GetTscKhz(vcpu=0, label="khz-after"),
+            *READ_ONE,
+        ),
+        (
+            EndClaim("it is accepted for later vCPUs, or refused", "vm-khz", errors=("", "EINVAL")),
+            SameClaim("the vCPU keeps its rate", seen="khz-after", expected="khz-before"),
+            Claim("its TSC goes on as before", seen=("offset", "tsc", "guest"), expected=("tsc-new",)),
+        ),
+    ),
+    Scenario(
+        "qemu-tsc-frequency",
+        "The vCPUs of a VM that QEMU starts with a tsc-frequency of its own count together.",
+        "recorded from QEMU 7.2 with tsc-frequency 63 ppm above the host's: the rate is set behind each "
+        "KVM_CREATE_VCPU",
+        _APART,
+        ("tsc-write",),
+        (
+            CreateVcpu(vcpu=0, label="create-0"),
+            SetTscKhz(vcpu=0, khz=Ppm(_QEMU_PPM), label="set-0"),
+            CreateVcpu(vcpu=1, label="create-1"),
+            SetTscKhz(vcpu=1, khz=Ppm(_QEMU_PPM), label="set-1"),
+            Sleep(ns=16 * MS),
+            *(step for vcpu in range(2) for step in put_full(vcpu, 0, f"zero-{vcpu}", _QEMU_PPM)),
+            Sleep(ns=4 * MS),
+            *reset(2, "one"),
+            *look_at(2),
+        ),
+        count_together(2, "one", first="zero-0"),
+    ),
+)

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What becomes of a scenario's contract under a policy, on a made-up machine."""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+from kvmharness.contract import State, check
+from kvmharness.model.policy import Policy
+from kvmharness.model.simulate import simulate
+from kvmharness.model.state import Host
+from kvmharness.scenarios.scenario import Scenario
+from kvmharness.trace import Trace
+
+# Where the rules leave several ways open, or a value within an interval: the one end of it and the other.
+_CHOICES: tuple[Callable[[int], int], ...] = (lambda count: 0, lambda count: count - 1)
+
+
+def contract_state(scenario: Scenario, trace: Trace) -> State:
+    """BROKEN if one of the claims is, else UNDECIDED if one of them is, else KEPT."""
+    states = {check(claim, trace).state for claim in scenario.claims}
+    return next((state for state in (State.BROKEN, State.UNDECIDED) if state in states), State.KEPT)
+
+
+@lru_cache(maxsize=4096)
+def outlook(scenario: Scenario, policy: Policy, host: Host | None = None) -> frozenset[State]:
+    """What may become of the contract; two states where the rules leave it open.
+
+    On `host`, all of which has to be known, or on a machine that has what the scenario needs.
+    """
+    found = set()
+    for choose in _CHOICES:
+        trace = simulate(scenario.name, scenario.script, policy, host or scenario.host, choose=choose)
+        found.add(contract_state(scenario, trace))
+    return frozenset(found)

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A KVM whose guests' TSCs userspace cannot set: then nothing that it tries may move them."""
+
+from kvmharness.contract import Claim, ForwardClaim
+from kvmharness.scenarios.scenario import Scenario
+from kvmharness.scenarios.steps import MS, READ_BOTH, READ_ONE, write
+from kvmharness.script import (
+    CreateVcpu,
+    GetMsrs,
+    GetTscOffset,
+    Read,
+    Run,
+    SetTscOffset,
+    Time,
+)
+
+_SOURCE = (
+    "kvm_set_msr_common() and kvm_arch_tsc_set_attr() with guest_tsc_protected (SEV-SNP Secure TSC, TDX)"
+)
+_CONSEQUENCE = "A guest whose TSC is to be out of the host's reach finds it moved."
+_READABLE = ("stable-tsc", "guest-16")
+_PROTECTED = ("tsc-write", "tsc-offset")
+
+SCENARIOS = (
+    Scenario(
+        "protected-write",
+        "A guest whose TSC is protected goes on as before when userspace writes its TSC, near or far.",
+        _SOURCE,
+        _CONSEQUENCE,
+        _READABLE,
+        (
+            CreateVcpu(vcpu=0, label="create"),
+            GetMsrs(vcpu=0, indices=("TSC",), label="tsc-new"),
+            write(0, Read("tsc-new", Time(500 * MS)), "near"),
+            write(0, Time(100_000 * MS), "far"),
+            write(0, 0, "zero"),
+            *READ_ONE,
+        ),
+        (
+            Claim(
+                "the TSC goes on as before",
+                seen=("offset", "tsc", "guest"),
+                expected=("tsc-new",),
+                instead="far",
+                otherwise="the write was honoured",
+            ),
+        ),
+        lacks=_PROTECTED,
+    ),
+    Scenario(
+        "protected-offset",
+        "A guest whose TSC is protected goes on as before when userspace sets its offset, and the offset "
+        "reads back as it was.",
+        _SOURCE,
+        _CONSEQUENCE,
+        _READABLE,
+        (
+            CreateVcpu(vcpu=0, label="create"),
+            GetMsrs(vcpu=0, indices=("TSC",), label="tsc-new"),
+            GetTscOffset(vcpu=0, label="offset-new"),
+            SetTscOffset(vcpu=0, offset=Read("offset-new", Time(100_000 * MS)), label="set"),
+            *READ_ONE,
+        ),
+        (
+            Claim(
+                "the TSC goes on as before",
+                seen=("offset", "tsc", "guest"),
+                expected=("tsc-new",),
+                instead="set",
+                otherwise="the attribute was honoured",
+            ),
+        ),
+        lacks=_PROTECTED,
+    ),
+    Scenario(
+        "protected-pair",
+        "vCPUs whose TSCs are protected count together, whatever is written to one of them, and forward.",
+        _SOURCE,
+        "The vCPUs of a protected guest disagree about the time.",
+        _READABLE,
+        (
+            CreateVcpu(vcpu=0, label="create-0"),
+            CreateVcpu(vcpu=1, label="create-1"),
+            Run(vcpu=0, label="guest-before"),
+            write(1, Time(100_000 * MS), "write-1"),
+            *READ_BOTH,
+        ),
+        (
+            Claim(
+                "vCPU 1 counts together with vCPU 0",
+                seen=("offset-1", "tsc-1", "guest-1"),
+                expected=("offset-0", "tsc-0", "guest-0"),
+                instead="write-1",
+                otherwise="the write was honoured",
+            ),
+            ForwardClaim(
+                "from vCPU to vCPU their TSCs never run backwards", ("guest-before", "guest-0", "guest-1")
+            ),
+        ),
+        lacks=_PROTECTED,
+    ),
+)

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""QEMU: start, reset, hotplug, stop and continue, in its own order."""
+
+from kvmharness.contract import Claim, ForwardClaim
+from kvmharness.scenarios.qemu_steps import put_full, reset, run, start
+from kvmharness.scenarios.scenario import Scenario
+from kvmharness.scenarios.steps import MS, count_together, goes_on, look_at
+from kvmharness.script import CreateVcpu, GetMsrs, Run, Script, Sleep
+
+_RESET_SOURCE = (
+    "recorded from QEMU 7.2, system_reset; QEMU commit 5286c3662294 writes 1 so that a reset resets"
+)
+
+
+def _after_start(vcpus: int, source: str, name: str) -> Scenario:
+    return Scenario(
+        name,
+        f"The {vcpus} vCPUs of a VM that QEMU starts count together.",
+        source,
+        "The guest finds its TSCs unsynchronized when it boots, and takes a slower clock.",
+        ("tsc-write",),
+        (*start(vcpus), *look_at(vcpus)),
+        count_together(vcpus, "one", first="one-0"),
+    )
+
+
+def _reset(age_ms: int) -> Script:
+    return (
+        *start(2),
+        *run(2),
+        Sleep(ns=age_ms * MS),
+        GetMsrs(vcpu=0, indices=("TSC",), label="tsc-before"),
+        *reset(2, "reset"),
+        *look_at(2),
+    )
+
+
+_STARTS_ANEW = "vCPU 0 goes on from the 1 that the reset wrote"
+
+SCENARIOS = (
+    _after_start(2, "recorded from QEMU 7.2: all machine types put 0, and 4 ms later 1", "qemu-start"),
+    _after_start(
+        16, "recorded from QEMU 7.2 with 2 and 4 vCPUs; the order is the same with 16", "qemu-start-16"
+    ),
+    Scenario(
+        "qemu-reset-old",
+        "After the reset of a QEMU VM that has run for more than a second its vCPUs count from 1 again, "
+        "together.",
+        _RESET_SOURCE,
+        "A guest that was reset finds a TSC that was not, or TSCs that are apart.",
+        ("tsc-write",),
+        _reset(1050),
+        (
+            goes_on(_STARTS_ANEW, "reset-0", "tsc-before", together=("reset-0", "reset-1")),
+            *count_together(2, "reset", first="reset-0"),
+        ),
+    ),
+    Scenario(
+        "qemu-reset-young",
+        "After the reset of a QEMU VM within a second of its start its vCPUs count from 1 again, together.",
+        _RESET_SOURCE,
+        "A guest that is reset early keeps the TSC it had: the reset's 1 is near the 1 of the start.",
+        ("tsc-write",),
+        _reset(300),
+        (
+            goes_on(_STARTS_ANEW, "reset-0", "tsc-before", together=("one-0", "reset-0")),
+            *count_together(2, "reset", first="reset-0"),
+        ),
+    ),
+    Scenario(
+        "qemu-double-reset",
+        "The vCPUs of a QEMU VM count together after the second of the two resets that SeaBIOS makes of one.",
+        "recorded from QEMU 7.2: SeaBIOS resets again 107 to 189 ms after system_reset",
+        "After a reboot the guest's vCPUs disagree about the time.",
+        ("tsc-write",),
+        (
+            *start(2),
+            *run(2),
+            Sleep(ns=1050 * MS),
+            *reset(2, "reset"),
+            *run(2, "ran-again"),
+            Sleep(ns=150 * MS),
+            *reset(2, "again"),
+            *look_at(2),
+        ),
+        count_together(2, "again", first="again-0"),
+    ),
+    Scenario(
+        "qemu-hotplug",
+        "A vCPU that QEMU adds to a running VM counts together with the one that is there, which goes on "
+        "undisturbed.",
+        "recorded from QEMU 7.2, device_add: a new vCPU is written 0 once, and nothing else is written",
+        "A vCPU plugged into a running guest is ahead of the others, or behind them.",
+        ("tsc-write",),
+        (
+            *start(1),
+            *run(1),
+            Sleep(ns=300 * MS),
+            GetMsrs(vcpu=0, indices=("TSC",), label="tsc-before"),
+            CreateVcpu(vcpu=1, label="create-1"),
+            *put_full(1, 0, "plug-1"),
+            *look_at(2),
+        ),
+        (
+            Claim("vCPU 0 goes on as before", seen=("offset-0", "guest-0"), expected=("tsc-before",)),
+            *count_together(2, "plug"),
+        ),
+    ),
+    Scenario(
+        "qemu-hotplug-then-reset",
+        "After a reset both the first and the added vCPU of a QEMU VM count from 1, together.",
+        "recorded from QEMU 7.2: the first reset behind a device_add writes 1 to both",
+        "A guest that is rebooted after a hotplug has TSCs that are apart.",
+        ("tsc-write",),
+        (
+            *start(1),
+            *run(1),
+            CreateVcpu(vcpu=1, label="create-1"),
+            *put_full(1, 0, "plug-1"),
+            Sleep(ns=1050 * MS),
+            GetMsrs(vcpu=0, indices=("TSC",), label="tsc-before"),
+            *reset(2, "reset"),
+            *look_at(2),
+        ),
+        (
+            goes_on(_STARTS_ANEW, "reset-0", "tsc-before", together=("reset-0", "reset-1")),
+            *count_together(2, "reset", first="reset-0"),
+        ),
+    ),
+    Scenario(
+        "qemu-stop-continue",
+        "A guest's TSC goes on through a stop of its VM as though there had been none.",
+        "recorded from QEMU 7.2: stop reads the TSCs, cont writes none",
+        "A guest that was stopped for a moment finds its TSC behind, or set back.",
+        ("stable-tsc", "guest-16"),
+        (
+            *start(1),
+            Run(vcpu=0, label="guest-before"),
+            GetMsrs(vcpu=0, indices=("TSC",), label="tsc-stopped"),
+            Sleep(ns=200 * MS),
+            Run(vcpu=0, label="guest-after"),
+            GetMsrs(vcpu=0, indices=("TSC",), label="tsc-after"),
+        ),
+        (
+            Claim(
+                "the guest goes on from where it was before the stop",
+                seen=("guest-after", "tsc-after"),
+                expected=("guest-before", "tsc-stopped"),
+            ),
+            ForwardClaim("its TSC never runs backwards", ("guest-before", "tsc-stopped", "guest-after")),
+        ),
+    ),
+)

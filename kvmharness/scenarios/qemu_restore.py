@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""QEMU restores a snapshot: loadvm and -incoming, each behind the writes of its own start or reset."""
+
+from dataclasses import replace
+
+from kvmharness.contract import Claim
+from kvmharness.scenarios.qemu_steps import SKEW, load, reset, run, start
+from kvmharness.scenarios.scenario import Scenario
+from kvmharness.scenarios.steps import MS, count_together, goes_on, look_at
+from kvmharness.script import GetMsrs, Read, Script, Sleep, Time
+
+_BUG = "kernel bug 217423 in the VMM it was found with"
+_CONSEQUENCE = (
+    "A VM that QEMU saved within a second of its start comes back with the wrong TSC on every kernel so "
+    "far: the reset's 1, which comes before the saved value, has counted as a TSC set by userspace."
+)
+_TOGETHER = count_together(2, "load", first="load-0")
+
+
+def _restored(instead: str, together: tuple[str, ...] = ()) -> tuple[Claim, ...]:
+    first = goes_on("vCPU 0 goes on from its saved TSC", "load-0", instead, together=together)
+    first = replace(first, otherwise="the saved TSC was dropped, it counts as after the reset")
+    return (first, *_TOGETHER)
+
+
+def _incoming(saved_ms: int, after_ms: int) -> Script:
+    """A new QEMU, which starts as always and then gets what was saved elsewhere."""
+    saved = Time(saved_ms * MS)
+    return (*start(2), Sleep(ns=after_ms * MS), *load(saved, Time(saved.ns + SKEW.ns)), *look_at(2))
+
+
+SCENARIOS = (
+    Scenario(
+        "qemu-loadvm-young",
+        "The vCPUs of a running QEMU VM go on, together, from a snapshot that was taken within a second of "
+        "their start.",
+        f"recorded from QEMU 7.2, savevm and loadvm; {_BUG}",
+        _CONSEQUENCE,
+        ("tsc-write",),
+        (
+            *start(2),
+            *run(2),
+            Sleep(ns=100 * MS),
+            GetMsrs(vcpu=0, indices=("TSC",), label="saved-0"),
+            GetMsrs(vcpu=1, indices=("TSC",), label="saved-1"),
+            Sleep(ns=100 * MS),
+            *reset(2, "reset"),
+            Sleep(ns=5 * MS),
+            *load(Read("saved-0"), Read("saved-1")),
+            *look_at(2),
+        ),
+        _restored("saved-0", together=("one-0", "load-0")),
+    ),
+    Scenario(
+        "qemu-loadvm-old",
+        "The vCPUs of a running QEMU VM go on, together, from a snapshot that is older than a second.",
+        "recorded from QEMU 7.2, loadvm: stop, a reset, and the saved TSCs 3 to 35 ms later",
+        "A guest that is set back to a snapshot does not get its TSC back, or its vCPUs are apart.",
+        ("tsc-write",),
+        (
+            *start(2),
+            *run(2),
+            Sleep(ns=100 * MS),
+            GetMsrs(vcpu=0, indices=("TSC",), label="tsc-before"),
+            *reset(2, "reset"),
+            Sleep(ns=5 * MS),
+            *load(Time(100_000 * MS), Time(100_000 * MS + SKEW.ns)),
+            *look_at(2),
+        ),
+        _restored("tsc-before"),
+    ),
+    Scenario(
+        "qemu-incoming-young",
+        "The vCPUs of a new QEMU go on, together, from a snapshot that was taken within a second of their "
+        "start.",
+        f"recorded from QEMU 7.2, -incoming: 0 and 1 to each, the saved TSCs 34 ms later; {_BUG}",
+        _CONSEQUENCE,
+        ("tsc-write",),
+        _incoming(600, after_ms=34),
+        _restored("tsc-new-0", together=("one-0", "load-0")),
+    ),
+    Scenario(
+        "qemu-incoming-old",
+        "The vCPUs of a new QEMU go on, together, from a snapshot that is older than a second.",
+        "recorded from QEMU 7.2, -incoming: vCPU 1 is given a TSC 77 to 194 us behind vCPU 0's, which only "
+        "KVM's matching hides",
+        "After every migration the guest's vCPUs disagree about the time.",
+        ("tsc-write",),
+        _incoming(100_000, after_ms=34),
+        _restored("tsc-new-0"),
+    ),
+    Scenario(
+        "qemu-incoming-deferred",
+        "The vCPUs of a QEMU that waited for more than a second go on, together, from a snapshot of a "
+        "young VM.",
+        "recorded from QEMU 7.2, -incoming defer: the saved TSCs come seconds after the start's 1",
+        "Whether a young snapshot comes back right would depend on how long QEMU waited for it.",
+        ("tsc-write",),
+        _incoming(100, after_ms=1150),
+        _restored("tsc-new-0"),
+    ),
+)

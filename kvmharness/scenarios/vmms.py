@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Other VMMs in the order of their own code: Firecracker, Cloud Hypervisor, crosvm, gVisor, OpenVMM, kvmtool.
+
+And the kernel documentation's recipe for a migration.
+"""
+
+from dataclasses import replace
+
+from kvmharness.contract import Claim, ClockClaim, SameClaim
+from kvmharness.scenarios.scenario import Scenario
+from kvmharness.scenarios.steps import MS, READ_ONE, count_together, goes_on, look_at, write
+from kvmharness.script import (
+    CreateVcpu,
+    GetClock,
+    GetMsrs,
+    GetTscOffset,
+    Operation,
+    Ppm,
+    Read,
+    Run,
+    Script,
+    SetMsrs,
+    SetTscKhz,
+    SetTscOffset,
+    Sleep,
+    Time,
+)
+
+_APART = "After a restore the guest's vCPUs disagree about the time, and KVM takes its clock for unstable."
+_FIRECRACKER = "Firecracker, restore of a snapshot: all vCPUs are created, then each is given its MSRs"
+
+# How far behind the one before it each vCPU's TSC was saved, in ns: the threads answer as they come.
+_SAVED_APART = MS
+
+
+def _firecracker(vcpus: int, saved_ms: int) -> Script:
+    """vCPU by vCPU a chunk of MSRs with the TSC, and the deadline in a chunk of its own behind it."""
+    steps: list[Operation] = [CreateVcpu(vcpu=vcpu, label=f"create-{vcpu}") for vcpu in range(vcpus)]
+    steps.append(GetMsrs(vcpu=0, indices=("TSC",), label="tsc-new"))
+    steps.append(Sleep(ns=5 * MS))
+    for vcpu in range(vcpus):
+        saved = Time(saved_ms * MS - vcpu * _SAVED_APART)
+        steps.append(SetMsrs(vcpu=vcpu, msrs=(("TSC", saved), ("TSC_ADJUST", 0)), label=f"restore-{vcpu}"))
+        steps.append(SetMsrs(vcpu=vcpu, msrs=(("TSC_DEADLINE", saved),)))
+    return tuple(steps)
+
+
+def _copy_offset(vcpus: int) -> Script:
+    """vCPU 0's offset is read, and set on every vCPU."""
+    return (
+        GetTscOffset(vcpu=0, label="copied"),
+        *(SetTscOffset(vcpu=vcpu, offset=Read("copied"), label=f"copy-{vcpu}") for vcpu in range(vcpus)),
+    )
+
+
+def _same_offset(vcpus: int) -> tuple[Claim, ...]:
+    """Every vCPU has the offset that was copied from vCPU 0."""
+    return tuple(
+        Claim(
+            f"vCPU {vcpu} has the offset of vCPU 0",
+            seen=(f"offset-{vcpu}", f"guest-{vcpu}"),
+            expected=("copied",),
+            instead=f"restore-{vcpu}" if vcpu else "",
+            otherwise="it kept the TSC that was restored",
+        )
+        for vcpu in range(vcpus)
+    )
+
+
+_FIRST = goes_on("vCPU 0 goes on from its saved TSC", "restore-0", "tsc-new")
+
+_ONE_BY_ONE: Script = (
+    CreateVcpu(vcpu=0, label="create-0"),
+    SetTscKhz(vcpu=0, khz=Ppm(0)),
+    SetMsrs(vcpu=0, msrs=(("TSC_ADJUST", 0), ("TSC", Time(100_000 * MS))), label="restore-0"),
+    CreateVcpu(vcpu=1, label="create-1"),
+    SetTscKhz(vcpu=1, khz=Ppm(0)),
+    SetMsrs(vcpu=1, msrs=(("TSC_ADJUST", 0), ("TSC", Time(100_000 * MS))), label="restore-1"),
+)
+
+SCENARIOS = (
+    Scenario(
+        "firecracker-restore",
+        "The four vCPUs of a Firecracker snapshot go on from the first one's saved TSC, together.",
+        _FIRECRACKER,
+        _APART,
+        ("tsc-write",),
+        (*_firecracker(4, 100_000), *look_at(4)),
+        (_FIRST, *count_together(4, "restore", first="restore-0")),
+    ),
+    Scenario(
+        "firecracker-restore-young",
+        "The two vCPUs of a Firecracker snapshot that was taken within a second of their creation go on "
+        "from the first one's saved TSC, together.",
+        f"{_FIRECRACKER}; nothing was written before, so this is the VMM that commit bf328e22e472 helps",
+        "Fast snapshots are what Firecracker is for, and a young one comes back with the wrong TSC.",
+        ("tsc-write",),
+        (*_firecracker(2, 500), *look_at(2)),
+        (
+            replace(_FIRST, together=("create-0", "restore-0")),
+            *count_together(2, "restore", first="restore-0"),
+        ),
+    ),
+    Scenario(
+        "firecracker-copied-offset",
+        "vCPUs that are restored one after the other and then all given vCPU 0's offset have one offset, "
+        "to the cycle, and a stable clock.",
+        f"Firecracker pull request 6200 (2026); {_FIRECRACKER}",
+        _APART,
+        ("tsc-write", "tsc-offset", "masterclock"),
+        (*_firecracker(2, 100_000), *_copy_offset(2), *look_at(2), GetClock(label="clock")),
+        (_FIRST, *_same_offset(2), ClockClaim("the clock is stable", "clock", stable=True)),
+    ),
+    Scenario(
+        "cloud-hypervisor-copied-offset",
+        "vCPUs that are created and restored one by one, and then given vCPU 0's offset, have one offset.",
+        "Cloud Hypervisor pull request 8437 (2026): the restore alone left each vCPU a TSC of its own",
+        _APART,
+        ("tsc-write", "tsc-offset"),
+        (*_ONE_BY_ONE, *_copy_offset(2), *look_at(2)),
+        (goes_on("vCPU 0 goes on from its saved TSC", "restore-0", "create-0"), *_same_offset(2)),
+    ),
+    Scenario(
+        "crosvm-restore",
+        "vCPUs whose MSRs are restored one by one, in the order of their numbers, go on from the first one's "
+        "saved TSC, together.",
+        "crosvm, restore: one KVM_SET_MSRS an MSR, in index order, so TSC comes before TSC_ADJUST",
+        _APART,
+        ("tsc-write",),
+        (
+            *(CreateVcpu(vcpu=vcpu, label=f"create-{vcpu}") for vcpu in range(2)),
+            *(
+                step
+                for vcpu in range(2)
+                for step in (
+                    write(vcpu, Time(100_000 * MS - vcpu * _SAVED_APART), f"restore-{vcpu}"),
+                    SetMsrs(vcpu=vcpu, msrs=(("TSC_ADJUST", Time(50 * MS)),)),
+                    SetMsrs(vcpu=vcpu, msrs=(("TSC_DEADLINE", 0),)),
+                )
+            ),
+            *look_at(2),
+        ),
+        (
+            goes_on("vCPU 0 goes on from its saved TSC", "restore-0", "create-0"),
+            *count_together(2, "restore", first="restore-0"),
+        ),
+    ),
+    Scenario(
+        "gvisor-offset-zero",
+        "vCPUs whose offset is set to 0 have the host's own TSC.",
+        "gVisor, setTSCOffset(), on Linux 5.16 and later: its vDSO reads time by the host's parameters",
+        "Time runs backwards for programs that move between vCPUs and the host.",
+        ("tsc-offset",),
+        (
+            *(CreateVcpu(vcpu=vcpu, label=f"create-{vcpu}") for vcpu in range(2)),
+            *(SetTscOffset(vcpu=vcpu, offset=0, label=f"set-{vcpu}") for vcpu in range(2)),
+            *look_at(2),
+        ),
+        tuple(
+            goes_on(f"vCPU {vcpu} has the host's TSC", f"set-{vcpu}", "create-0", vcpu=vcpu)
+            for vcpu in range(2)
+        ),
+    ),
+    Scenario(
+        "gvisor-calibrated-writes",
+        "A vCPU whose TSC is written again and again, each time with a better value, goes on from the last "
+        "one.",
+        "gVisor, setSystemTimeLegacy(), for kernels without the attribute: it writes until the value comes "
+        "near",
+        "The first guess stays, whatever is written after it: such a VMM cannot come nearer to the host's "
+        "time.",
+        ("tsc-write",),
+        (
+            CreateVcpu(vcpu=0, label="create"),
+            *(write(0, Time(100_000 * MS + 10 * MS * number), f"guess-{number}") for number in range(3)),
+            *READ_ONE,
+        ),
+        (
+            Claim(
+                "the vCPU goes on from the value that was written last",
+                seen=("offset", "tsc", "guest"),
+                expected=("guess-2",),
+                instead="guess-0",
+                otherwise="the write was overridden, it goes on from the first",
+                together=("guess-0", "guess-2"),
+            ),
+        ),
+    ),
+    Scenario(
+        "openvmm-common-offset",
+        "Sixteen vCPUs that are given one offset have it, read it back to the cycle, and have a stable "
+        "clock.",
+        "OpenVMM on KVM: one offset for all vCPUs, read back from each",
+        "A VMM that checks what it set finds something else, and cannot give its vCPUs one time.",
+        ("tsc-offset", "masterclock"),
+        (
+            *(CreateVcpu(vcpu=vcpu, label=f"create-{vcpu}") for vcpu in range(16)),
+            GetTscOffset(vcpu=0, label="offset-new"),
+            *(
+                SetTscOffset(vcpu=vcpu, offset=Read("offset-new", Time(5000 * MS)), label=f"set-{vcpu}")
+                for vcpu in range(16)
+            ),
+            *(GetTscOffset(vcpu=vcpu, label=f"offset-{vcpu}") for vcpu in range(16)),
+            Run(vcpu=0, label="guest-0"),
+            Run(vcpu=15, label="guest-15"),
+            GetClock(label="clock"),
+        ),
+        (
+            *(
+                SameClaim(f"vCPU {vcpu} reads back what was set", f"offset-{vcpu}", "set-0")
+                for vcpu in range(16)
+            ),
+            goes_on("vCPU 0 counts by the offset", "set-0", "offset-new"),
+            goes_on("vCPU 15 counts by the offset", "set-0", "offset-new", vcpu=15),
+            ClockClaim("the clock is stable", "clock", stable=True),
+        ),
+    ),
+    Scenario(
+        "kvmtool-start",
+        "A vCPU that is written 0 when the first one already runs counts together with it.",
+        "recorded from kvmtool: each vCPU's thread writes 0 and enters the guest, 2.7 ms after the other",
+        "The guest finds its TSCs unsynchronized when it boots, and takes a slower clock.",
+        ("tsc-write",),
+        (
+            CreateVcpu(vcpu=0, label="create-0"),
+            CreateVcpu(vcpu=1, label="create-1"),
+            Sleep(ns=1 * MS),
+            write(0, 0, "zero-0"),
+            Run(vcpu=0, label="ran-0"),
+            Sleep(ns=3 * MS),
+            write(1, 0, "zero-1"),
+            *look_at(2),
+        ),
+        count_together(2, "zero", first="zero-0"),
+    ),
+    Scenario(
+        "migration-recipe",
+        "vCPUs that get back their offsets by the attribute go on as though nothing had been written since.",
+        "Documentation/virt/kvm/devices/vcpu.rst, KVM_VCPU_TSC_OFFSET, steps 1 to 7, from a host to "
+        "itself: the terms for the two hosts cancel",
+        "A migration by the documented recipe loses the guest's time.",
+        ("tsc-write", "tsc-offset", "masterclock"),
+        (
+            *(CreateVcpu(vcpu=vcpu, label=f"create-{vcpu}") for vcpu in range(2)),
+            *look_at(2),
+            GetClock(label="clock-source"),
+            *(GetTscOffset(vcpu=vcpu, label=f"saved-{vcpu}") for vcpu in range(2)),
+            *(write(vcpu, Time((200_000 + 5_000 * vcpu) * MS), f"lost-{vcpu}") for vcpu in range(2)),
+            GetClock(label="clock-destination"),
+            *(
+                SetTscOffset(vcpu=vcpu, offset=Read(f"saved-{vcpu}"), label=f"give-back-{vcpu}")
+                for vcpu in range(2)
+            ),
+            *(Run(vcpu=vcpu, label=f"after-{vcpu}") for vcpu in range(2)),
+            GetClock(label="clock"),
+        ),
+        (
+            *(
+                Claim(
+                    f"vCPU {vcpu} goes on as before",
+                    seen=(f"after-{vcpu}",),
+                    expected=(f"saved-{vcpu}", f"guest-{vcpu}"),
+                    instead=f"lost-{vcpu}",
+                    otherwise="it goes on from what was written since",
+                )
+                for vcpu in range(2)
+            ),
+            ClockClaim("the clock is stable", "clock", stable=True),
+        ),
+    ),
+)

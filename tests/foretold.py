@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the model says that a kernel's scenarios will come to, before they are played on it."""
+
+import dataclasses
+
+from kvmharness import capabilities
+from kvmharness.contract import State
+from kvmharness.model.identify import parts
+from kvmharness.model.policies import POLICIES
+from kvmharness.model.state import Host
+from kvmharness.scenarios import SCENARIOS, Scenario
+from kvmharness.scenarios.outlook import outlook
+from kvmharness.session import Outcome
+from kvmharness.trace import Trace
+from kvmharness.verdict import Verdict
+
+_VERDICTS = {State.KEPT: Verdict.PASS, State.BROKEN: Verdict.XFAIL, State.UNDECIDED: Verdict.INCONCLUSIVE}
+
+
+def foretold(probe: Trace, policy: str, judged_by: str = "") -> dict[str, set[Verdict]]:
+    """By scenario, what it may come to on the machine of that probe, on a kernel with `policy`.
+
+    `judged_by` is the policy it is judged by, if that is another: then what parts the two fails.
+    """
+    host = _machine(probe)
+    return {name: _verdicts(scenario, probe, host, policy, judged_by) for name, scenario in SCENARIOS.items()}
+
+
+def not_foretold(outcome: Outcome, policy: str, judged_by: str = "") -> dict[str, tuple[str, str]]:
+    """By scenario, the verdicts that were not foretold, each with its reason."""
+    expected = foretold(next(iter(outcome.sessions.values())).probe, policy, judged_by)
+    return {
+        each.scenario: (each.verdict.value, each.reason)
+        for each in outcome.results
+        if each.verdict not in expected[each.scenario]
+    }
+
+
+def _verdicts(scenario: Scenario, probe: Trace, host: Host, policy: str, judged_by: str) -> set[Verdict]:
+    if capabilities.unmet(probe, scenario.needs, scenario.lacks)[0] is not State.KEPT:
+        return {Verdict.SKIP}
+    if judged_by and parts(scenario.script, POLICIES[policy], POLICIES[judged_by], scenario.host):
+        return {Verdict.FAIL}
+    return {_VERDICTS[state] for state in outlook(scenario, POLICIES[policy], host)}
+
+
+def _machine(probe: Trace) -> Host:
+    """What the probe says of the machine, and a guess where it leaves something open."""
+    host = capabilities.host_facts(probe)
+    scaling = capabilities.findings(probe)["tsc-scaling"].state is State.KEPT
+    return dataclasses.replace(
+        host,
+        khz_exact=True,
+        tsc_clocksource=host.stable and host.tsc_clocksource is not False,
+        has_attribute=host.has_attribute is not False,
+        fraction_bits=48 if scaling else 0,
+        refuses_khz=False,
+    )

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The catalogue itself: that each scenario is whole, and that the policies make a difference to it."""
+
+import pytest
+
+from kvmharness.capabilities import CAPABILITIES
+from kvmharness.contract import AnyClaim, Claim, ForwardClaim, RateClaim, SameClaim, State
+from kvmharness.model.policies import POLICIES
+from kvmharness.scenarios import SCENARIOS, SUBJECTS
+from kvmharness.scenarios.outlook import outlook
+from kvmharness.scenarios.scenario import Scenario
+
+each_scenario = pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS)
+
+
+def labels_of(claim: AnyClaim) -> tuple[str, ...]:
+    """The steps a claim rests on."""
+    if isinstance(claim, Claim):
+        named = (*claim.seen, *claim.expected, claim.instead, *claim.together)
+    elif isinstance(claim, RateClaim):
+        named = (claim.first, claim.last, claim.khz, claim.instead)
+    elif isinstance(claim, SameClaim):
+        named = (claim.seen, claim.expected)
+    else:
+        named = claim.seen if isinstance(claim, ForwardClaim) else (claim.seen,)
+    return tuple(filter(None, named))
+
+
+def test_names_are_unique_across_subjects() -> None:
+    assert sum(len(subject.SCENARIOS) for subject in SUBJECTS) == len(SCENARIOS) >= 60
+
+
+@each_scenario
+def test_labels_are_the_scripts_own_and_claims_refer_to_them(scenario: Scenario) -> None:
+    labels = [operation.label for operation in scenario.script if operation.label]
+    assert len(labels) == len(set(labels))
+    assert scenario.claims
+    for claim in scenario.claims:
+        assert set(labels_of(claim)) <= set(labels), claim
+
+
+@each_scenario
+def test_what_is_said_of_a_scenario_is_whole(scenario: Scenario) -> None:
+    assert scenario.contract.endswith(".")
+    assert scenario.consequence.endswith(".")
+    assert scenario.source
+    assert not scenario.source.endswith(".")
+    for text in (scenario.contract, scenario.consequence, scenario.source):
+        assert "  " not in text
+    assert {*scenario.needs, *scenario.lacks} <= set(CAPABILITIES)
+    assert not {*scenario.needs} & {*scenario.lacks}
+
+
+@each_scenario
+def test_a_scenario_takes_little_time_and_few_steps(scenario: Scenario) -> None:
+    assert sum(getattr(step, "ns", 0) for step in scenario.script if step.name == "sleep") <= 1_300_000_000
+    assert len(scenario.script) <= 120
+
+
+@each_scenario
+def test_the_contract_can_be_decided_under_every_policy_that_honours_writes(scenario: Scenario) -> None:
+    for policy in POLICIES.values():
+        if policy.honours_writes:
+            assert State.UNDECIDED not in outlook(scenario, policy), policy.name
+
+
+def test_the_rules_leave_open_only_what_rests_on_catching_up() -> None:
+    # Which entry into the guest catches up is not modelled (Rules.catch_up).
+    for scenario in SCENARIOS.values():
+        for policy in POLICIES.values():
+            if policy.honours_writes and len(outlook(scenario, policy)) > 1:
+                assert scenario.name == "khz-double" or "stable-tsc" in scenario.lacks
