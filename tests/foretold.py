@@ -8,6 +8,7 @@ from kvmharness.contract import State
 from kvmharness.model.identify import parts
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.state import Host
+from kvmharness.report.catalogue import places
 from kvmharness.scenarios import SCENARIOS, Scenario
 from kvmharness.scenarios.outlook import outlook
 from kvmharness.session import Outcome
@@ -34,6 +35,12 @@ def not_foretold(outcome: Outcome, policy: str, judged_by: str = "") -> dict[str
         for each in outcome.results
         if each.verdict not in expected[each.scenario]
     }
+
+
+def oddly_skipped(outcome: Outcome, place: str) -> set[str]:
+    """What is skipped there though the catalogue's page says that it is judged, or the other way round."""
+    skipped = {each.scenario for each in outcome.results if each.verdict is Verdict.SKIP}
+    return skipped ^ {name for name, scenario in SCENARIOS.items() if place not in places(scenario)}
 
 
 def _verdicts(scenario: Scenario, probe: Trace, host: Host, policy: str, judged_by: str) -> set[Verdict]:

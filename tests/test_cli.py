@@ -193,8 +193,9 @@ def test_predict_works_for_every_scenario(capsys: Capture) -> None:
 
 def test_lists_name_what_other_commands_take(capsys: Capture) -> None:
     assert status_of("list", "scenarios") == 0
-    out = capsys.readouterr().out
-    assert all(name in out.splitlines() for name in SCENARIOS)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == list(SCENARIOS)
+    assert all(len(line) <= 120 for line in lines)
     assert status_of("list", "policies") == 0
     out = capsys.readouterr().out
     assert all(name in out.splitlines() for name in POLICIES)

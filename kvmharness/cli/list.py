@@ -6,18 +6,21 @@ import sys
 import textwrap
 from collections import defaultdict
 
+from kvmharness.cli import options
 from kvmharness.cli.errors import NOTHING_FAILED, UsageError
 from kvmharness.lab import apt, kernels, suites
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.machine import MACHINES
 from kvmharness.model.policies import POLICIES
-from kvmharness.scenarios import SCENARIOS
+from kvmharness.report import catalogue
+from kvmharness.scenarios import SCENARIOS, SUBJECTS
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
     parser = commands.add_parser("list", help="the names of scenarios, policies, machines and kernels")
-    parser.add_argument("what", choices=(*_LISTS, "kernels"))
+    parser.add_argument("what", choices=(*_LISTS, "scenarios", "kernels"))
+    parser.add_argument("name", nargs="*", help="scenarios: all that is to be said of these")
     parser.add_argument("--offline", action="store_true", help="kernels: those in the cache alone")
     parser.add_argument(
         "--all-suites", action="store_true", help="kernels: ask Debian's other suites, all of them"
@@ -26,17 +29,30 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what was asked for. UsageError for options that make no sense there."""
+    """Print what was asked for. UsageError for what makes no sense there."""
+    if arguments.name and arguments.what != "scenarios":
+        raise UsageError("names are for `list scenarios`")
     if arguments.what == "kernels":
         return _list_kernels(arguments.offline, arguments.all_suites)
     if arguments.offline or arguments.all_suites:
         raise UsageError("--offline and --all-suites are for `list kernels`")
-    return _LISTS[arguments.what]()
+    return _list_scenarios(arguments.name) if arguments.what == "scenarios" else _LISTS[arguments.what]()
 
 
-def _list_scenarios() -> int:
-    for scenario in SCENARIOS.values():
-        _entry(scenario.name, scenario.contract, f"source: {scenario.source}")
+def _list_scenarios(names: list[str]) -> int:
+    """A line for each, under its subject; of those that are named, everything."""
+    if names:
+        for scenario in options.pick(names, SCENARIOS, "scenario"):
+            facts = catalogue.facts(scenario)
+            _entry(scenario.name, scenario.contract, *(f"{what}: {text}" for what, text in facts))
+        return NOTHING_FAILED
+    width = max(map(len, SCENARIOS))
+    for subject in SUBJECTS:
+        print(f"\n{catalogue.heading(subject)[0]}")
+        for scenario in subject.SCENARIOS:
+            contract = textwrap.shorten(scenario.contract, 76, placeholder=" ...")
+            print(f"  {scenario.name:{width}}  {contract}")
+    print("\n`kvmharness list scenarios NAME...` says all of one, docs/scenarios.md all of all.")
     return NOTHING_FAILED
 
 
@@ -103,7 +119,6 @@ def _entry(name: str, *paragraphs: str) -> None:
 
 
 _LISTS = {
-    "scenarios": _list_scenarios,
     "policies": _list_policies,
     "machines": _list_machines,
 }

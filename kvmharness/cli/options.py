@@ -95,12 +95,20 @@ def expectation(arguments: argparse.Namespace) -> Expectation:
     return Expectation(None if arguments.judge == "contract" else policy, known)
 
 
+# How many names a message may suggest.
+_MOST_NAMES = 12
+
+
 def pick(names: Iterable[str], available: Mapping[str, T], what: str) -> list[T]:
     """The things called so, in the order given, each once. UsageError for a name that is not there."""
     picked = []
     for name in dict.fromkeys(names):
         if name not in available:
             near = difflib.get_close_matches(name, available) or list(available)
+            if len(near) > _MOST_NAMES:
+                raise UsageError(
+                    f"unknown {what} {name!r}: `kvmharness list {what.split(maxsplit=1)[0]}s` has all names"
+                )
             raise UsageError(f"unknown {what} {name!r}: did you mean {' or '.join(near)}?")
         picked.append(available[name])
     return picked

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Which policies a kernel's traces leave standing, and what would tell those apart."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 
 from kvmharness.model.judge import Possibility, judge
@@ -31,19 +31,27 @@ def is_told(trace: Trace, host: Host) -> bool:
 # The catalogue does not change while a file is judged, and most kernels leave the same policies standing.
 @lru_cache(maxsize=4096)
 def parts(script: Script, one: Policy, other: Policy, host: Host = HOST) -> bool:
-    """Whether the two policies play this script on `host` so differently that the judge tells them apart."""
-    traces = [_simulated(script, policy, host) for policy in (one, other)]
-    if traces[0] == traces[1]:
+    """Whether the two policies play this script on `host` so differently that the judge tells them apart.
+
+    Where the rules leave a value open, they have to be told apart whatever it is.
+    """
+    mine, others = _simulated(script, one, host), _simulated(script, other, host)
+    if mine == others:
         return False
     return any(
-        judge(trace, policy, host).possibility is Possibility.IMPOSSIBLE
-        for trace, policy in zip(traces, (other, one), strict=True)
+        all(judge(trace, policy, host).possibility is Possibility.IMPOSSIBLE for trace in traces)
+        for traces, policy in ((mine, other), (others, one))
     )
 
 
+# An open value at its one end and at its other.
+_CHOICES: tuple[Callable[[int], int], ...] = (lambda count: 0, lambda count: count - 1)
+
+
 @lru_cache(maxsize=64)
-def _simulated(script: Script, policy: Policy, host: Host) -> Trace:
-    return simulate("", script, policy, host)
+def _simulated(script: Script, policy: Policy, host: Host) -> list[Trace]:
+    found = [simulate("", script, policy, host, choose=choose) for choose in _CHOICES]
+    return found[:1] if found[0] == found[1] else found
 
 
 def parting(one: Policy, other: Policy, plays: Mapping[str, tuple[Script, Host]]) -> list[str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What KVM_GET_CLOCK says of the VM's clock, and when it notices that the TSCs have parted."""
+"""KVM_GET_CLOCK: what it says of the VM's clock, and when it notices that the TSCs have parted."""
 
 from kvmharness.contract import ClockClaim
 from kvmharness.scenarios.scenario import Scenario

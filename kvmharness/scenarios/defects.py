@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What mainline does to this day though userspace asked for something else: when it is mended, it shows here.
+"""Known defects: what mainline does to this day, though userspace asked for something else.
 
 Most come from one cause: a write that snaps leaves behind the value that was written, not the TSC that the
 vCPU got instead, and the next write is measured by that. See also restore-one-by-one, young-restore-twice,
@@ -28,7 +28,7 @@ _APART = "One vCPU of a restored guest disagrees with the others about the time.
 
 SCENARIOS = (
     Scenario(
-        "third-write-measured-by-the-second",
+        "third-write-behind",
         "Three vCPUs that are written within a second of the first one's TSC, the second ahead of it and "
         "the third behind, count together.",
         f"{_RAW}; a series of 2026 changes that",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The rate a guest's TSC counts at: KVM_SET_TSC_KHZ of a vCPU and of the VM, and what it does to writes.
+"""Frequencies: the rate a guest's TSC counts at, of a vCPU and of the VM, and what it does to writes.
 
 A rate within kvm.tsc_tolerance_ppm (250) of the host's is left alone. Another one the hardware scales, if it
 can; if not, a faster one is caught up with in software, and a slower one is refused.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A thread that moves to another CPU before its vCPU first runs: nothing may hang on that."""
+"""Moves to another CPU: nothing may hang on where a thread runs before its vCPU first does."""
 
 from kvmharness.contract import Claim
 from kvmharness.scenarios.scenario import Scenario

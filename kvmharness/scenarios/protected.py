@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A KVM whose guests' TSCs userspace cannot set: then nothing that it tries may move them."""
+"""Protected TSCs: where userspace cannot set a guest's TSC, nothing that it tries may move it."""
 
 from kvmharness.contract import Claim, ForwardClaim
 from kvmharness.scenarios.scenario import Scenario

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A host whose TSC is not to be trusted: what a guest is entitled to all the same.
+"""Unstable host TSC: what a guest is entitled to all the same.
 
 KVM then sets each vCPU's offset anew whenever it loads it, from the TSC it last had, and at the next run
 moves it up to where the time that passed should have brought it (kvm_arch_vcpu_load,

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Other VMMs in the order of their own code: Firecracker, Cloud Hypervisor, crosvm, gVisor, OpenVMM, kvmtool.
+"""Other VMMs: what they do, each in the order of its own code.
 
-And the kernel documentation's recipe for a migration.
+Firecracker, Cloud Hypervisor, crosvm, gVisor, OpenVMM, kvmtool; and the kernel documentation's recipe for a
+migration.
 """
 
 from dataclasses import replace

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The catalogue as a page of Markdown: what each scenario does, and what the model foretells of it.
+
+`scripts/catalogue` writes it to docs/scenarios.md.
+"""
+
+import textwrap
+from collections.abc import Iterator
+from itertools import combinations
+from types import ModuleType
+
+from kvmharness import capabilities
+from kvmharness.contract import State
+from kvmharness.model.identify import parts
+from kvmharness.model.policies import POLICIES
+from kvmharness.model.policy import Policy
+from kvmharness.report.steps import in_short
+from kvmharness.scenarios import SCENARIOS, SUBJECTS, Scenario
+from kvmharness.scenarios.outlook import outlook
+
+WIDTH = 110
+_MOST_NAMES = 5
+
+# What each place to play at lacks. Tests of the lab compare it with what is skipped there.
+LACKS = {
+    "amd": frozenset({"two-cpus", "tsc-scaling"}),
+    "amd-smp": frozenset({"tsc-scaling"}),
+    "amd-unstable": frozenset({"two-cpus", "tsc-scaling", "stable-tsc"}),
+    "intel": frozenset({"two-cpus"}),
+    "a KVM that ignores writes": frozenset({"tsc-write", "tsc-offset", "tsc-scaling"}),
+}
+
+# Why no scenario parts a pair of policies.
+INSEPARABLE = {
+    frozenset({"clock-series-2026", "clock-series-2026-origin"}): (
+        "none: a snap remembered as the TSC that the vCPU has now, and one remembered as the generation's "
+        "first TSC of then, lie on one line. With kHz that are not quite the host's they drift apart, by 250 "
+        "millionths of the time that passes; a scenario of a second would have to hit the window's edge to a "
+        "quarter of a millisecond"
+    ),
+}
+
+_INTRO = """\
+# The scenarios
+
+*Made by `scripts/catalogue`; a change here is lost.*
+
+KVM offers userspace three ways to set a guest's TSC: a write of `MSR_IA32_TSC`, the vCPU attribute
+`KVM_VCPU_TSC_OFFSET`, and the rate, `KVM_SET_TSC_KHZ`. The first it second-guesses: a write that comes near
+to what it expects is taken for an attempt to synchronize vCPUs, and then the vCPU gets the offset that the
+others have, not the value written ([policies.md](policies.md)). Each scenario here puts one consequence of
+that to the test.
+
+Its first sentence is its *contract*, what userspace is entitled to. *Kept* and *broken* say by which
+policies, as the model foretells; "left open" means that the rules do not decide it. *Parts* lists the groups
+of policies that it tells from each other. *Judged on* names the machines of the lab (`kvmharness list
+machines`) where it says something, and otherwise the KVMs. `kvmharness predict NAME` shows each step under
+each policy.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    blocks = [_INTRO, _contents(), _overview()]
+    for subject in SUBJECTS:
+        blocks += _subject(subject)
+    blocks += ["## Which scenarios part which policies\n", _fill(_PAIRS_INTRO), _pairs()]
+    return "\n".join(blocks).rstrip() + "\n"
+
+
+_PAIRS_INTRO = "Every pair of policies, with the scenarios whose traces tell the two apart."
+
+
+def heading(subject: ModuleType) -> tuple[str, str]:
+    """A subject's title, and what else there is to say of it."""
+    first, _, rest = (subject.__doc__ or "").partition("\n")
+    title, _, more = first.partition(": ")
+    more = more[:1].upper() + more[1:]
+    return title.rstrip("."), " ".join([more, *rest.split()]).strip()
+
+
+def _contents() -> str:
+    lines = [f"{len(SCENARIOS)} scenarios in {len(SUBJECTS)} subjects:\n"]
+    for subject in SUBJECTS:
+        title = heading(subject)[0]
+        anchor = "".join(each for each in title.lower() if each.isalnum() or each in " -_").replace(" ", "-")
+        lines.append(f"- [{title}](#{anchor}), {len(subject.SCENARIOS)}")
+    return "\n".join(lines) + "\n"
+
+
+def _overview() -> str:
+    """A table of all scenarios, with what becomes of each contract in mainline."""
+    rows = [
+        "What becomes of the contracts in mainline:\n",
+        "| scenario | before 6.7 | 6.7 and later | judged on |",
+        "|---|---|---|---|",
+    ]
+    for scenario in SCENARIOS.values():
+        states = [_in_a_word(scenario, POLICIES[name]) for name in ("mainline-before-6.7", "mainline-6.7")]
+        rows.append(
+            f"| [{scenario.name}](#{scenario.name}) | {' | '.join(states)} | {', '.join(places(scenario))} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def _in_a_word(scenario: Scenario, policy: Policy) -> str:
+    if policy not in _speaking(scenario):
+        return "-"
+    states = outlook(scenario, policy)
+    return next(iter(states)).value if len(states) == 1 else "left open"
+
+
+def _subject(subject: ModuleType) -> Iterator[str]:
+    title, rest = heading(subject)
+    yield f"## {title}\n"
+    if rest:
+        yield _fill(rest) + "\n"
+    for scenario in subject.SCENARIOS:
+        yield from _scenario(scenario)
+
+
+def _scenario(scenario: Scenario) -> Iterator[str]:
+    yield f"### {scenario.name}\n"
+    yield _fill(scenario.contract) + "\n"
+    for what, text in facts(scenario):
+        yield _fill(f"*{what}:* {text}", first="- ", rest="  ")
+    yield ""
+
+
+def facts(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    """What there is to say of a scenario, each with its heading."""
+    yield "Source", scenario.source
+    yield "If it is broken", scenario.consequence
+    yield "Steps", "; ".join(in_short(scenario.script))
+    yield "Needs", needed(scenario)
+    yield "Judged on", ", ".join(places(scenario)) or "no machine of the lab"
+    yield from fate(scenario).items()
+    groups = parted(scenario)
+    yield "Parts", " from ".join(groups) if len(groups) > 1 else "no policies"
+
+
+def needed(scenario: Scenario) -> str:
+    """The capabilities that it needs and those that must be missing, in words."""
+    found = [*scenario.needs, *(f"no {name}" for name in scenario.lacks)]
+    return ", ".join(found)
+
+
+def places(scenario: Scenario) -> list[str]:
+    """Where it is judged and not skipped."""
+    needs = set(capabilities.implied(scenario.needs))
+    return [
+        place for place, lacking in LACKS.items() if not needs & lacking and set(scenario.lacks) <= lacking
+    ]
+
+
+def fate(scenario: Scenario) -> dict[str, str]:
+    """The policies that keep the contract, break it, or leave it open; where there are any."""
+    found: dict[str, list[str]] = {}
+    for policy in _speaking(scenario):
+        states = outlook(scenario, policy)
+        what = _FATES[next(iter(states))] if len(states) == 1 else "Left open by"
+        found.setdefault(what, []).append(policy.name)
+    texts = _with_others(list(found.values()))
+    return dict(sorted(zip(found, texts, strict=True), reverse=True))
+
+
+_FATES = {State.KEPT: "Kept by", State.BROKEN: "Broken by"}
+
+
+def _with_others(groups: list[list[str]]) -> list[str]:
+    """Each group as text; the largest is all the others, if it is larger than one."""
+    if len(groups) == 1:
+        return ["all policies" if len(groups[0]) > 1 else groups[0][0]]
+    largest = max(groups, key=len)
+    return ["all others" if group is largest and len(group) > 1 else ", ".join(group) for group in groups]
+
+
+def _speaking(scenario: Scenario) -> list[Policy]:
+    """The policies it has something to say of: those that honour writes, or those that do not, or both."""
+    if "tsc-write" in scenario.lacks:
+        return [policy for policy in POLICIES.values() if not policy.honours_writes]
+    of_writes = {"tsc-write", "tsc-offset", "masterclock", "tsc-scaling"} & set(scenario.needs)
+    return [
+        policy for policy in POLICIES.values() if policy.honours_writes or not (of_writes or scenario.lacks)
+    ]
+
+
+def parted(scenario: Scenario) -> list[str]:
+    """The policies in groups that cannot be told from each other by this scenario, each as text."""
+    groups: list[list[Policy]] = []
+    for policy in _speaking(scenario):
+        for group in groups:
+            if not parts(scenario.script, group[0], policy, scenario.host):
+                group.append(policy)
+                break
+        else:
+            groups.append([policy])
+    names = [[policy.name for policy in group] for group in groups]
+    return _with_others(sorted(names, key=len))
+
+
+def parting_pairs() -> dict[tuple[str, str], list[str]]:
+    """For each pair of policies the scenarios that tell the two apart."""
+    return {
+        (one.name, other.name): [
+            scenario.name
+            for scenario in SCENARIOS.values()
+            if parts(scenario.script, one, other, scenario.host)
+        ]
+        for one, other in combinations(POLICIES.values(), 2)
+    }
+
+
+def _pairs() -> str:
+    rows = ["", "| | | parted by |", "|---|---|---|"]
+    for (one, other), names in parting_pairs().items():
+        said = _some(names) or INSEPARABLE[frozenset({one, other})]
+        rows.append(f"| {one} | {other} | {said} |")
+    return "\n".join(rows)
+
+
+def _some(names: list[str]) -> str:
+    """The names, or the first of them and how many more there are."""
+    shown = names[:_MOST_NAMES]
+    more = f", and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(shown) + more
+
+
+def _fill(text: str, first: str = "", rest: str = "") -> str:
+    return textwrap.fill(
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""docs/scenarios.md: current, and whole."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from kvmharness.report import catalogue
+from kvmharness.report.steps import in_short
+from kvmharness.scenarios import SCENARIOS
+from kvmharness.script import CreateVcpu, GetTscOffset, Read, Run, SetTscOffset, Sleep
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_page_is_current() -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "catalogue"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_scenario_has_its_place_on_the_page() -> None:
+    lines = (ROOT / "docs" / "scenarios.md").read_text().splitlines()
+    assert [line[4:] for line in lines if line.startswith("### ")] == list(SCENARIOS)
+
+
+def test_every_pair_is_parted_or_it_is_said_why_not() -> None:
+    unparted = {frozenset(pair) for pair, names in catalogue.parting_pairs().items() if not names}
+    assert unparted == set(catalogue.INSEPARABLE)
+
+
+def test_every_scenario_says_something_somewhere() -> None:
+    assert [scenario.name for scenario in SCENARIOS.values() if not catalogue.places(scenario)] == []
+
+
+def test_what_is_done_to_one_vcpu_after_the_other_is_said_once() -> None:
+    script = (
+        *(CreateVcpu(vcpu=vcpu) for vcpu in range(3)),
+        Sleep(ns=1_000_000),
+        *(
+            step
+            for vcpu in range(2)
+            for step in (GetTscOffset(vcpu=vcpu, label=f"was-{vcpu}"), Run(vcpu=vcpu))
+        ),
+        *(SetTscOffset(vcpu=vcpu, offset=Read(f"was-{vcpu}")) for vcpu in range(2)),
+        Run(vcpu=1),
+    )
+    assert in_short(script) == [
+        "for each of vCPUs 0 to 2: creation",
+        "wait 1 ms",
+        "for each of vCPUs 0 and 1: read the TSC offset (was-N), run the guest",
+        "for each of vCPUs 0 and 1: set the TSC offset to what was-N read",
+        "run the guest of vCPU 1",
+    ]
