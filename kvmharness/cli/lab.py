@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from kvmharness.cli import options
+from kvmharness.cli import lab_build, options
 from kvmharness.cli.errors import BAD_INPUT, FAILED, UsageError
 from kvmharness.identity import Identity
 from kvmharness.lab import kernels, play
@@ -52,6 +52,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     options.add_judging(parser)
     options.add_save_traces(parser)
     parser.set_defaults(run=run)
+    lab_build.add_parser(lab_commands)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -113,18 +113,32 @@ def by_version(packages: Iterable[KernelPackage]) -> list[KernelPackage]:
 
 
 def download(package: KernelPackage, folder: Path) -> list[Path]:
-    """The .debs that hold the kernel, put into `folder`; apt has checked them against the signed index.
+    """The .debs that hold the kernel, put into `folder` (see fetched())."""
+    return fetched(package.suite, dict.fromkeys(package.parts or (package.package,), package.version), folder)
+
+
+def fetched(suite: str, versions: Mapping[str, str], folder: Path) -> list[Path]:
+    """The .debs of packages of these versions, put into `folder`; apt has checked them against its index.
 
     What was fetched of them before an interruption is not fetched again, where the mirror can do that.
     """
-    state = State(package.suite)
-    names = package.parts or (package.package,)
+    state = State(suite)
     with cache.locked(state.root):
-        wanted = [f"{name}={package.version}" for name in names]
+        wanted = [f"{name}={version}" for name, version in versions.items()]
         listed = _URI.findall(state.apt("apt-get", "download", "--print-uris", *wanted))
-        if len(listed) != len(names):
+        if len(listed) != len(wanted):
             raise LabError(f"apt-get names {len(listed)} files for {' '.join(wanted)}")
         return [state.fetch(uri, folder / name, int(size), content) for uri, name, size, content in listed]
+
+
+def needed_by(suite: str, package: str, version: str) -> list[str]:
+    """The packages that one of this version depends on itself. LabError when the mirror has it not."""
+    shown = State(suite).apt("apt-cache", "show", f"{package}={version}")
+    return [
+        name
+        for paragraph in Packages.iter_paragraphs(shown, use_apt_pkg=False)
+        for name in _depends(paragraph)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

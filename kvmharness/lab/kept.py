@@ -3,17 +3,20 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kvmharness.lab import config, modules, vmlinux
 from kvmharness.lab.errors import LabError
-from kvmharness.lab.places import Parts
+from kvmharness.lab.places import VENDOR_MODULES, Parts
 
 # What keep() leaves in the cache. A kernel kept in another format is fetched and unpacked again.
 FORMAT = 1
 _DESCRIPTION = "kernel.json"
+# What make said, beside modules that were built.
+BUILD_LOG = "build.log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,35 @@ def keep(parts: Parts, folder: Path, spec: str) -> None:
             (folder / f"{name}.ko").write_bytes(bare)
     load_order = {vendor: [f"{name}.ko" for name in order] for vendor, order in parts.load_order.items()}
     _describe(folder, spec, parts.release, image, load_order)
+
+
+def keep_with(base: Kernel, built: Mapping[str, bytes], folder: Path, spec: str) -> None:
+    """Put into `folder` the kernel `base` with other modules in place of its own, by name.
+
+    A vendor module that is not among them is left out: it would not fit the others.
+    """
+    others = (*VENDOR_MODULES, *built)
+    for path in base.folder.iterdir():
+        if path.stem not in others and path.name not in (_DESCRIPTION, BUILD_LOG):
+            _link(path, folder / path.name)
+    for name, module in built.items():
+        (folder / f"{name}.ko").write_bytes(modules.without_debugging(module))
+    load_order = {}
+    available = modules.named(folder.iterdir())
+    for vendor, before in base.load_order.items():
+        if not before:
+            raise LabError(f"{base.spec} has KVM built in: no module can take its place")
+        if vendor in built:
+            load_order[vendor] = [f"{name}.ko" for name in modules.load_order(vendor, available)]
+    _describe(folder, spec, base.release, base.image, load_order)
+
+
+def _link(path: Path, other: Path) -> None:
+    """The same file at another path; a copy, where a file can only be at one."""
+    try:
+        other.hardlink_to(path)
+    except OSError:
+        shutil.copy2(path, other)
 
 
 def description(place: Path) -> dict[str, object]:

@@ -6,15 +6,17 @@ A kernel is named
                       (6.1 means 6.1.x, not 6.12); the newest of Debian's suites, if they have none
     debian:SUITE      the kernel that a suite (bullseye, sid) installs by itself
     host              the kernel that runs this machine
+    built:NAME        what `kvmharness lab build` made
     PATH              an image, a built kernel tree, or a .deb
 """
 
 import difflib
 import hashlib
 import os
+import re
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +25,23 @@ from kvmharness.lab.apt import KernelPackage
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kept import Kernel
 
-__all__ = ["Cached", "Kernel", "cache_name", "cached", "find", "takes_modules"]
+__all__ = [
+    "BUILT",
+    "Cached",
+    "Kernel",
+    "cache_name",
+    "cached",
+    "find",
+    "keep_built",
+    "package_of",
+    "takes_modules",
+]
 
 _DEBIAN = "debian:"
 _HOST = "host"
+BUILT = "built:"
+_BUILT_PREFIX = "built-"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]*")
 # Kernels from a path are kept until something else is found there, or nothing, but not taken from under a
 # run that may still boot them; and in any case only until nobody has asked for them this long.
 _LOCAL = "local"
@@ -48,8 +63,11 @@ def find(spec: str, modules_folder: Path | None = None, offline: bool = False) -
     `modules_folder` is where the modules of a kernel from a path are (see takes_modules()). LabError,
     saying what is missing, when there is no such kernel or the lab cannot boot it.
     """
-    if spec.startswith(_DEBIAN):
-        return _find_debian(spec, spec.removeprefix(_DEBIAN), offline)
+    package = package_of(spec, offline)
+    if package is not None:
+        return _find_debian(spec, package, offline)
+    if spec.startswith(BUILT):
+        return _find_built(spec, spec.removeprefix(BUILT))
     path = Path(spec)
     if spec != _HOST and "/" not in spec and path.suffix != ".deb" and not os.path.lexists(spec):
         raise LabError(
@@ -77,7 +95,7 @@ def find(spec: str, modules_folder: Path | None = None, offline: bool = False) -
 
 def takes_modules(spec: str) -> bool:
     """Whether a kernel called so may have its modules elsewhere."""
-    return not spec.startswith(_DEBIAN) and spec != _HOST and not debs.is_deb(Path(spec))
+    return not spec.startswith((_DEBIAN, BUILT)) and spec != _HOST and not debs.is_deb(Path(spec))
 
 
 def cache_name(package: KernelPackage) -> str:
@@ -86,9 +104,12 @@ def cache_name(package: KernelPackage) -> str:
 
 
 def cached() -> list[Cached]:
-    """The kernels in the cache: those of Debian oldest first, then those from a path."""
+    """The kernels in the cache: those of Debian oldest first, then those that were built, or from a path."""
     found = [Cached(f"{_DEBIAN}{each.version}", each.release) for each in _cached_packages()]
-    local = [kept.description(place) for place in sorted(_kernels().glob(f"{_LOCAL}-*"))]
+    places_of = [
+        place for name in (_BUILT_PREFIX, f"{_LOCAL}-") for place in sorted(_kernels().glob(f"{name}*"))
+    ]
+    local = [kept.description(place) for place in places_of]
     others = {(str(each["spec"]), str(each["release"])) for each in local if "spec" in each}
     return found + [Cached(*each) for each in sorted(others)]
 
@@ -106,8 +127,14 @@ def _cached_packages() -> list[KernelPackage]:
     return apt.by_version(found)
 
 
-def _find_debian(spec: str, name: str, offline: bool) -> Kernel:
-    """A kernel of Debian's. One that is damaged in the cache is fetched again."""
+def package_of(spec: str, offline: bool = False) -> KernelPackage | None:
+    """The package that holds a kernel of Debian's; None for any other kernel. LabError when there is none.
+
+    With `offline` it is one that is in the cache, and of which suite it was is not known.
+    """
+    if not spec.startswith(_DEBIAN):
+        return None
+    name = spec.removeprefix(_DEBIAN)
     by_version = name[:1].isdigit()
     if not by_version and name not in suites.SUITES:
         raise LabError(
@@ -115,13 +142,44 @@ def _find_debian(spec: str, name: str, offline: bool) -> Kernel:
             f"which is one of {', '.join(suites.SUITES)}"
         )
     if offline:
-        package = _of_cache(spec, name)
-    else:
-        package = _of_version(spec, name) if by_version else _of_suite(spec, name)
+        return _of_cache(spec, name)
+    return _of_version(spec, name) if by_version else _of_suite(spec, name)
+
+
+def _find_debian(spec: str, package: KernelPackage, offline: bool) -> Kernel:
+    """A kernel of Debian's. One that is damaged in the cache is fetched again."""
     place = _kernels() / cache_name(package)
     if offline:
         return kept.load(spec, place)
     return _published(spec, place, lambda folder: _build(package, folder))
+
+
+def _find_built(spec: str, name: str) -> Kernel:
+    place = _built(name)
+    if not _NAME.fullmatch(name) or not place.is_dir():
+        names = [each.spec for each in cached() if each.spec.startswith(BUILT)]
+        near = difflib.get_close_matches(spec, names) or names
+        there = f"there is {', '.join(near)}" if near else "`kvmharness lab build` has made none"
+        raise LabError(f"unknown kernel {spec!r}: {there}")
+    _forget_unused(place, f"{_BUILT_PREFIX}*", lambda other: False)
+    return kept.load(spec, place)
+
+
+def keep_built(name: str, base: Kernel, modules: Mapping[str, bytes]) -> Kernel:
+    """Keep `base` with other modules as built:NAME, in place of what was called so before.
+
+    LabError for a name that is none, and where the modules do not fit the kernel.
+    """
+    if not _NAME.fullmatch(name):
+        raise LabError(f"{name!r} is no name for a kernel: take letters, digits and any of . _ + ~ -")
+    spec, place = BUILT + name, _built(name)
+    cache.removed(place)
+    cache.published(place, lambda folder: kept.keep_with(base, modules, folder, spec))
+    return _find_built(spec, name)
+
+
+def _built(name: str) -> Path:
+    return _kernels() / f"{_BUILT_PREFIX}{name}"
 
 
 def _of_cache(spec: str, name: str) -> KernelPackage:
@@ -222,16 +280,20 @@ def _found_locally(spec: str, path: Path, content: bytes, build: Callable[[Path]
     of_path = f"{_LOCAL}-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
     place = _kernels() / f"{of_path}-{content.hex()[:16]}"
     kernel = _published(spec, place, build)
+    _forget_unused(place, f"{_LOCAL}-*", lambda other: other.name.startswith(of_path) or _is_gone(other))
+    return kernel
+
+
+def _forget_unused(place: Path, pattern: str, is_superseded: Callable[[Path], bool]) -> None:
+    """Take out of the cache what nobody will use, of such a name; not `place`, which is used now."""
     try:
         os.utime(place)
-        for other in place.parent.glob(f"{_LOCAL}-*"):
-            superseded = other.name.startswith(of_path) or _is_gone(other)
-            keep_s = _SUPERSEDED_S if superseded else _UNUSED_S
+        for other in place.parent.glob(pattern):
+            keep_s = _SUPERSEDED_S if is_superseded(other) else _UNUSED_S
             if other != place and time.time() - other.stat().st_mtime > keep_s:
                 cache.removed(other)
     except OSError:
         pass  # somebody else was first, or the cache is read-only: either is no trouble of this kernel's
-    return kernel
 
 
 def _is_gone(place: Path) -> bool:

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""kvmharness lab build: only KVM's modules of a kernel, with a patch."""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kvmharness.cli import options
+from kvmharness.cli.errors import NOTHING_FAILED, UsageError
+from kvmharness.lab import build, patches
+from kvmharness.lab.build import CompileError
+from kvmharness.lab.errors import LabError
+from kvmharness.lab.hunks import RefusedError
+from kvmharness.lab.patches import Patch, PatchError
+
+_STDIN = "-"
+
+
+class _Picks(argparse.Action):
+    """--pick N belongs to the --patch before it."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Note it beside the number of that --patch."""
+        if not namespace.patch:
+            parser.error("--pick N comes behind the --patch FILE it is for")
+        namespace.pick = [*namespace.pick, (len(namespace.patch) - 1, values)]
+
+
+def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = lab_commands.add_parser("build", help="build only KVM's modules of a kernel, with a patch")
+    parser.add_argument("kernel", metavar="KERNEL", help="debian:VERSION, as in debian:6.1")
+    add_patches(parser)
+    parser.add_argument("--name", metavar="NAME", help="call it built:NAME (default: by the files' names)")
+    parser.add_argument("--offline", action="store_true", help="take everything from the cache")
+    parser.add_argument("--list", action="store_true", help="only list the patches that the files hold")
+    parser.set_defaults(run=run)
+
+
+def add_patches(parser: argparse.ArgumentParser) -> None:
+    """--patch and --pick."""
+    parser.add_argument(
+        "--patch",
+        action="append",
+        default=[],
+        metavar="FILE",
+        required=True,
+        help="a diff, a mail or a mailbox; - for stdin (can be repeated: one is applied on top of the other)",
+    )
+    parser.add_argument(
+        "--pick",
+        action=_Picks,
+        type=int,
+        default=[],
+        metavar="N",
+        help="of several patches in the file before it, take this one (can be repeated)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Build, and print the name of the kernel that came of it."""
+    files = read_patches(arguments)
+    if arguments.list:
+        for file, found in files:
+            _list(file, found)
+        return NOTHING_FAILED
+    chosen = chosen_patches(arguments, files)
+    name = arguments.name or default_name(arguments)
+    try:
+        built = build.build(arguments.kernel, chosen, name, arguments.offline, options.progress)
+    except RefusedError as refused:
+        _tell(refused.details)
+        raise LabError(f"{arguments.kernel}: {refused}: nothing was built") from None
+    except CompileError as error:
+        _tell(error.details)
+        raise LabError(str(error)) from None
+    for path in (path for patch in chosen for path in patch.passed_over):
+        print(f"kvmharness: passed over: {path}, of which the modules are not made", file=sys.stderr)
+    for doubt in built.doubts:
+        print(f"kvmharness: mind: {doubt}", file=sys.stderr)
+    _tell(built.applied)
+    print(built.kernel.spec)
+    return NOTHING_FAILED
+
+
+def read_patches(arguments: argparse.Namespace) -> list[tuple[str, list[Patch]]]:
+    """Each file that --patch names, and the patches in it. UsageError for one that cannot be read."""
+    if arguments.patch.count(_STDIN) > 1:
+        raise UsageError("stdin can be read once: give --patch - once")
+    return [(file, patches.read(_read(file))) for file in arguments.patch]
+
+
+def chosen_patches(arguments: argparse.Namespace, files: Sequence[tuple[str, list[Patch]]]) -> list[Patch]:
+    """The patches to apply, in order. UsageError, with a file's patches listed, if it is not clear."""
+    chosen: list[Patch] = []
+    for number, (file, found) in enumerate(files):
+        try:
+            chosen += patches.choose(found, _picks(arguments, number))
+        except PatchError as error:
+            if len(found) > 1:
+                _list(file, found, sys.stderr)
+            raise UsageError(f"{_called(file)} {error}") from None
+    return chosen
+
+
+def default_name(arguments: argparse.Namespace) -> str:
+    """A kernel's name made of its spec and its patches': debian-6.1+thread-2."""
+    words = [arguments.kernel]
+    for number, file in enumerate(arguments.patch):
+        picks = "".join(f"-{pick}" for pick in _picks(arguments, number))
+        words.append(("stdin" if file == _STDIN else Path(file).stem) + picks)
+    return "+".join(re.sub(r"[^A-Za-z0-9._~]+", "-", word).strip("-") or "patch" for word in words)
+
+
+def _picks(arguments: argparse.Namespace, number: int) -> list[int]:
+    """The patches picked of the file that is number `number`, from 0."""
+    return [pick for of_file, pick in arguments.pick if of_file == number]
+
+
+def _read(file: str) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if file == _STDIN else Path(file).read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from None
+
+
+def _called(file: str) -> str:
+    return "stdin" if file == _STDIN else file
+
+
+def _list(file: str, found: Sequence[Patch], where: Any = None) -> None:
+    """A line for each patch of a file: its number, how often it is quoted, what it changes, its mail."""
+    if len(found) == 0:
+        print(f"{_called(file)} holds no patch", file=where)
+    for number, patch in enumerate(found, 1):
+        quoted = f", quoted {patch.quoted}x" if patch.quoted else ""
+        paths = ", ".join(diff.path for diff in patch.files) or "-"
+        print(f"{_called(file)} {number}{quoted}: {paths}  {patch.title}".rstrip(), file=where)
+        if patch.fault:
+            print(f"    it {patch.fault}", file=where)
+
+
+def _tell(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(line, file=sys.stderr)

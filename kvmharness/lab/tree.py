@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A tree in the cache in which KVM's modules are built again and again, with one patch after the other.
+
+What was built stays. A file is written to only where it has to become another, so that make builds again
+what a patch changes, and what the patch before it had changed, and no more.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from kvmharness.lab.errors import LabError
+
+
+class Tree:
+    """The tree in a folder of the cache: `source`, and beside it the originals of what was ever patched."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.source = place / "tree"
+        self.log = place / "build.log"
+        self._originals = place / "originals"
+        self._list = place / "patched.json"
+
+    def original(self, path: str) -> str | None:
+        """A file as it was before any patch; None where there is none. Odd bytes are surrogates."""
+        patched = self._patched()
+        if path not in patched:
+            return _read(self.source / path)
+        return _read(self._originals / path) if patched[path] else None
+
+    def become(self, contents: Mapping[str, str]) -> None:
+        """Make these files so, and all others what they were; none that is so already is touched."""
+        patched = self._patched()
+        for path in contents:
+            if path not in patched:
+                text = _read(self.source / path)
+                if text is not None:
+                    _write(self._originals / path, text)
+                patched[path] = text is not None
+        # First it is known what is to be restored, then it is changed: this may end at any moment.
+        _write(self._list, json.dumps(patched))
+        for path, was_there in patched.items():
+            wanted = contents.get(path) if path in contents or not was_there else self.original(path)
+            if wanted is None:
+                (self.source / path).unlink(missing_ok=True)
+            elif _read(self.source / path) != wanted:
+                _write(self.source / path, wanted)
+
+    def _patched(self) -> dict[str, bool]:
+        """Every file that a patch ever changed, and whether it was there before."""
+        text = _read(self._list)
+        try:
+            listed = json.loads(text or "{}")
+            return {str(path): bool(was_there) for path, was_there in listed.items()}
+        except (ValueError, AttributeError):
+            raise LabError(f"{self._list} was damaged: remove {self.place} and try again") from None
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_bytes().decode(errors="surrogateescape")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise LabError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(text.encode(errors="surrogateescape"))
+        Path(file.name).chmod(0o644)
+        os.replace(file.name, path)
+    except OSError as error:
+        raise LabError(f"cannot write {path}: {error.strerror}") from None
