@@ -32,7 +32,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "kernel",
         nargs="+",
         metavar="KERNEL",
-        help="debian:VERSION, as in debian:6.1, or host, or the path of an image, a built tree or a .deb",
+        help="debian:VERSION, as in debian:6.1, or host, or built:NAME (see `lab build`), or the path of an "
+        "image, a built tree or a .deb",
     )
     parser.add_argument(
         "--modules", metavar="DIR", type=Path, help="where the modules of an image's or tree's kernel are"
