@@ -106,9 +106,7 @@ def pick(names: Iterable[str], available: Mapping[str, T], what: str) -> list[T]
         if name not in available:
             near = difflib.get_close_matches(name, available) or list(available)
             if len(near) > _MOST_NAMES:
-                raise UsageError(
-                    f"unknown {what} {name!r}: `kvmharness list {what.split(maxsplit=1)[0]}s` has all names"
-                )
+                raise UsageError(f"unknown {what} {name!r}: `kvmharness list` has all names")
             raise UsageError(f"unknown {what} {name!r}: did you mean {' or '.join(near)}?")
         picked.append(available[name])
     return picked
