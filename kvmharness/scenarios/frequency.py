@@ -153,8 +153,8 @@ SCENARIOS = (
     ),
     Scenario(
         "khz-restore-pair",
-        "Two vCPUs that are restored from a host of half the rate go on from the first one's saved TSC, at "
-        "their own rate, and together.",
+        "Two vCPUs that are restored from a host of half the rate, 0.6 s apart, go on from the first one's "
+        "saved TSC, at their own rate, and together.",
         f"{_API}; QEMU, Firecracker and Cloud Hypervisor set the rate of the source before they write TSCs",
         _WRONG_RATE,
         ("tsc-write", "tsc-offset", "tsc-scaling"),
@@ -162,8 +162,8 @@ SCENARIOS = (
             *(CreateVcpu(vcpu=vcpu, label=f"create-{vcpu}") for vcpu in range(2)),
             *(SetTscKhz(vcpu=vcpu, khz=_HALF, label=f"set-{vcpu}") for vcpu in range(2)),
             write(0, Time(100_000 * MS), "write-0"),
-            write(1, Time(99_900 * MS), "write-1"),
-            Sleep(ns=50 * MS),
+            Sleep(ns=600 * MS),
+            write(1, Time(100_000 * MS), "write-1"),
             *look_at(2),
         ),
         (
@@ -172,6 +172,46 @@ SCENARIOS = (
                 "vCPU 1 goes on together with vCPU 0", "write-0", "guest-1", "set-1", instead="create-0"
             ),
             SameClaim("both have one offset", seen="offset-1", expected="offset-0"),
+        ),
+    ),
+    Scenario(
+        "khz-window",
+        "A vCPU of half the host's rate that is written 1.2 s of its own cycles ahead of another goes on "
+        "from its own value.",
+        "kvm_synchronize_tsc(): the second within which a write synchronizes is one of virtual_tsc_khz",
+        "Which writes are overridden depends on the host that a guest happens to run on.",
+        ("tsc-write", "tsc-offset", "tsc-scaling"),
+        (
+            *(CreateVcpu(vcpu=vcpu, label=f"create-{vcpu}") for vcpu in range(2)),
+            *(SetTscKhz(vcpu=vcpu, khz=_HALF, label=f"set-{vcpu}") for vcpu in range(2)),
+            write(0, Time(100_000 * MS), "write-0"),
+            write(1, Time(101_200 * MS), "write-1"),
+            Sleep(ns=50 * MS),
+            *look_at(2),
+        ),
+        (
+            RateClaim("vCPU 0 goes on at its rate", "write-0", "guest-0", "set-0", instead="create-0"),
+            RateClaim("vCPU 1 goes on at its rate", "write-1", "guest-1", "set-1", instead="create-0"),
+        ),
+    ),
+    Scenario(
+        "khz-too-fast",
+        "A rate beyond all that the hardware can scale to is refused, and changes nothing.",
+        f"{_API}; kvm_arch_vcpu_ioctl() and max_guest_tsc_khz",
+        "A guest gets a rate that nobody asked for.",
+        ("tsc-write", "tsc-scaling"),
+        (
+            CreateVcpu(vcpu=0, label="create"),
+            GetTscKhz(vcpu=0, label="khz-before"),
+            GetMsrs(vcpu=0, indices=("TSC",), label="tsc-new"),
+            SetTscKhz(vcpu=0, khz=2**32 - 1, label="set"),
+            GetTscKhz(vcpu=0, label="khz-after"),
+            *READ_ONE,
+        ),
+        (
+            EndClaim("the rate is refused", "set", errors=("EINVAL",)),
+            SameClaim("the vCPU keeps its rate", seen="khz-after", expected="khz-before"),
+            Claim("its TSC goes on as before", seen=("offset", "tsc", "guest"), expected=("tsc-new",)),
         ),
     ),
     Scenario(
@@ -214,6 +254,22 @@ SCENARIOS = (
             SameClaim("the vCPU keeps its rate", seen="khz-after", expected="khz-before"),
             Claim("its TSC goes on as before", seen=("offset", "tsc", "guest"), expected=("tsc-new",)),
         ),
+    ),
+    Scenario(
+        "vm-khz-unservable",
+        "A vCPU of a VM whose rate KVM cannot have counts from its creation, if it is created at all.",
+        f"{_API}, as a VM ioctl; kvm_arch_vcpu_create() ignores that kvm_set_tsc_khz() fails, and takes the "
+        "host's TSC for 0 from then on",
+        "A guest on a host too fast for it starts with the host's own TSC, and at the host's rate.",
+        ("tsc-write", "vm-tsc-khz"),
+        (
+            SetVmTscKhz(khz=_HALF, label="vm-khz"),
+            CreateVcpu(vcpu=0, label="create"),
+            GetMsrs(vcpu=0, indices=("TSC",), label="tsc"),
+            Run(vcpu=0, label="guest"),
+        ),
+        (Claim("the vCPU counts from its creation", seen=("tsc", "guest"), expected=("create",)),),
+        lacks=("tsc-scaling",),
     ),
     Scenario(
         "qemu-tsc-frequency",

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The offset attribute: userspace names the offset itself, and KVM is to leave it alone."""
 
-from kvmharness.contract import Claim, ClockClaim, SameClaim
+from kvmharness.contract import Claim, ClockClaim, EndClaim, SameClaim
 from kvmharness.scenarios.scenario import Scenario
 from kvmharness.scenarios.steps import MS, READ_ONE, look_at, write
 from kvmharness.script import (
     CreateVcpu,
-    GetClock,
     GetMsrs,
     GetTscOffset,
+    Ppm,
     Read,
     Run,
     Script,
+    SetTscKhz,
     SetTscOffset,
     Sleep,
     Time,
@@ -36,7 +37,6 @@ def _set_both(apart_ms: int) -> Script:
         SetTscOffset(vcpu=0, offset=Time(5000 * MS), label="set-0"),
         SetTscOffset(vcpu=1, offset=Time((5000 + apart_ms) * MS), label="set-1"),
         *look_at(2),
-        GetClock(label="clock"),
     )
 
 
@@ -156,6 +156,28 @@ SCENARIOS = (
             _has_it("", "set-0", vcpu=0),
             _has_it("create-1", "set-0", vcpu=1),
             ClockClaim("the clock is stable", "clock", stable=True),
+        ),
+    ),
+    Scenario(
+        "offset-rates-apart",
+        "Two vCPUs that are given one offset but count at different rates have no clock that is called "
+        "stable.",
+        "Documentation/virt/kvm/api.rst, KVM_CLOCK_TSC_STABLE; kvm_arch_tsc_set_attr(): an equal offset "
+        "matches only at an equal rate",
+        "A guest is told that its vCPUs have one time when they drift apart.",
+        ("tsc-offset", "masterclock", "tsc-scaling"),
+        (
+            CreateVcpu(vcpu=0, label="create-0"),
+            CreateVcpu(vcpu=1, label="create-1"),
+            SetTscKhz(vcpu=1, khz=Ppm(-500_000), label="set-khz"),
+            SetTscOffset(vcpu=0, offset=Time(5000 * MS), label="set-0"),
+            SetTscOffset(vcpu=1, offset=Read("set-0"), label="set-1"),
+            *look_at(2),
+        ),
+        (
+            EndClaim("the rate is accepted", "set-khz"),
+            SameClaim("both have one offset", "offset-1", "offset-0"),
+            ClockClaim("the clock is not stable", "clock", stable=False),
         ),
     ),
     Scenario(

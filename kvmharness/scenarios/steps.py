@@ -2,13 +2,13 @@
 """Steps and claims that several scenarios have in common."""
 
 from kvmharness.contract import TOGETHER_NS, Claim
-from kvmharness.script import GetMsrs, GetTscOffset, Run, Script, SetMsrs, Value
+from kvmharness.script import GetClock, GetMsrs, GetTscOffset, Run, Script, SetMsrs, Value
 
 MS = 1_000_000  # ns
 SECOND = 1000 * MS
 
 # Reads the TSCs of vCPUs 0 and 1 in every way there is: by the offset, which kernels before 5.16
-# lack, by the MSR, and by a guest.
+# lack, by the MSR, and by a guest; and whether KVM takes them to be the same.
 READ_BOTH: Script = (
     GetTscOffset(vcpu=0, label="offset-0"),
     GetTscOffset(vcpu=1, label="offset-1"),
@@ -16,6 +16,7 @@ READ_BOTH: Script = (
     GetMsrs(vcpu=1, indices=("TSC",), label="tsc-1"),
     Run(vcpu=0, label="guest-0"),
     Run(vcpu=1, label="guest-1"),
+    GetClock(label="clock"),
 )
 
 # The same of vCPU 0 alone.
@@ -32,11 +33,20 @@ def write(vcpu: int, value: Value, label: str) -> SetMsrs:
 
 
 def look_at(vcpus: int) -> Script:
-    """Reads the TSCs of so many vCPUs, by the offset and by a guest: offset-0, guest-0, offset-1, ..."""
-    return tuple(
-        step
-        for vcpu in range(vcpus)
-        for step in (GetTscOffset(vcpu=vcpu, label=f"offset-{vcpu}"), Run(vcpu=vcpu, label=f"guest-{vcpu}"))
+    """Reads the TSCs of so many vCPUs, by the offset and by a guest: offset-0, guest-0, offset-1, ...
+
+    And then the clock, which says whether KVM takes the TSCs to be the same.
+    """
+    return (
+        *(
+            step
+            for vcpu in range(vcpus)
+            for step in (
+                GetTscOffset(vcpu=vcpu, label=f"offset-{vcpu}"),
+                Run(vcpu=vcpu, label=f"guest-{vcpu}"),
+            )
+        ),
+        GetClock(label="clock"),
     )
 
 
