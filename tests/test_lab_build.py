@@ -301,6 +301,8 @@ def test_the_first_errors_of_a_log_are_shown_with_their_lines() -> None:
     [
         ('ERROR: modpost: "f" [kvm.ko] undefined!\nmake: *** [Makefile:1] Error 2\n', "ERROR: modpost:"),
         ("gcc: error: unrecognized command-line option '-fnew'\nmake: *** x\n", "gcc: error: unrecognized"),
+        ("/bin/sh: 1: x: not found\nmake: *** x\n", "/bin/sh: 1: x: not found"),
+        ("make[2]: *** Deleting file 'x'\nmake[2]: *** [Makefile:1] Error 1\n", "make[2]: *** [Makefile"),
         ("make: *** No rule to make target 'x'.  Stop.\n", "make: *** No rule"),
         ("fixdep: /lib/libc.so.6: version `GLIBC_2.38' not found\nmake: *** x\n", "fixdep: /lib/libc.so.6:"),
         ("something else\n", "something else"),
