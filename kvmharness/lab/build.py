@@ -32,9 +32,15 @@ _NOT_OURS = re.compile(
     r"MAKE|MFLAGS|KBUILD|KC|KAFLAGS|KCPP|ARCH$|CROSS_COMPILE|LLVM|CC$|HOSTCC|M$|O$|V$|W$|INSTALL"
 )
 _ERROR = re.compile(r"(?P<where>[\w./+-]+:\d+)(:\d+)?: (fatal )?error: (?P<what>.*)")
+# Programs that come with a kernel's headers (some behind a wrapper), and what the dynamic loader says where
+# they are too new.
+_BUILD_PROGRAMS = (
+    *("scripts/basic/fixdep", "scripts/mod/modpost", "scripts/mod/modpost.real-lsb-64"),
+    *("tools/objtool/objtool", "tools/objtool/objtool.real-x86"),
+)
+_LOADER = re.compile(r"version `\S+' not found|\S+: cannot open shared object file")
 # Errors of others than the compiler, from what is plainest to what only comes of them.
 _OTHERS = (
-    re.compile(r".*(error while loading shared libraries|version `\S+' not found).*"),
     re.compile(r".*error: unrecognized command-line option.*"),
     re.compile(r"ERROR: .*"),
     re.compile(r".*: (command )?not found"),
@@ -76,13 +82,14 @@ def build(
     progress(f"{spec}: fetching, unless it is in the cache")
     base = kernels.find(spec, offline=offline)
     tree = _tree(spec, offline, progress)
+    _check_runs(spec, tree.source)
     with cache.locked(tree.place):
         _forget_others(tree.place)
         contents, applied = _patched(tree, patches)
         tree.become(contents)
         compiler, doubts = _compiler(tree.source)
         progress(f"{spec}: KVM's modules are built")
-        _make(spec, tree, compiler)
+        _make(spec, tree, compiler, doubts)
         files = modules.named((tree.source / _KVM).glob("*.ko"))
         built = {module: modules.read(path) for module, path in files.items()}
         for module, content in built.items():
@@ -114,6 +121,20 @@ def _tree(spec: str, offline: bool, progress: Callable[[str], None]) -> Tree:
         progress(f"{spec}: fetching what it was built from, 150 MB")
         cache.published(place, lambda folder: sources.of_debian(package, folder))
     return Tree(place)
+
+
+def _check_runs(spec: str, source: Path) -> None:
+    """LabError where a program of the kernel's build system does not run here: they come built."""
+    for program in (source / name for name in _BUILD_PROGRAMS if (source / name).exists()):
+        done = subprocess.run(
+            [program], capture_output=True, text=True, errors="replace", check=False, stdin=subprocess.DEVNULL
+        )
+        lacks = _LOADER.search(done.stderr)
+        if lacks:
+            raise LabError(
+                f"{spec}: its build system's {program.name} does not run on this machine ({lacks[0]}): build "
+                "where the distribution is as new as the kernel's"
+            )
 
 
 def _forget_others(place: Path) -> None:
@@ -174,7 +195,7 @@ def _of_kernel(contents: dict[str, str]) -> list[str]:
     ]
 
 
-def _make(spec: str, tree: Tree, compiler: Sequence[str]) -> None:
+def _make(spec: str, tree: Tree, compiler: Sequence[str], doubts: Sequence[str]) -> None:
     command = ["setpriv", "--pdeathsig", "TERM", "--", "make", "-C", str(tree.source)]
     command += [f"-j{os.cpu_count() or 1}", f"M={_KVM}", *_SMALL, *compiler, "modules"]
     environment = {name: value for name, value in os.environ.items() if not _NOT_OURS.match(name)}
@@ -196,7 +217,8 @@ def _make(spec: str, tree: Tree, compiler: Sequence[str]) -> None:
             raise
     if status:
         errors = complaints(tree.log.read_text(errors="replace"))
-        summary = f"{spec} does not build with this: {errors[0]} (the whole log: {tree.log})"
+        also = "".join(f"; {doubt}" for doubt in doubts)
+        summary = f"{spec} does not build with this: {errors[0]}{also} (the whole log: {tree.log})"
         raise CompileError(summary, errors[1:])
 
 
