@@ -8,9 +8,20 @@ hypervisor, may answer every TSC write with success and ignore it.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kvmharness.contract import AnyClaim, Claim, ClockClaim, EndClaim, Finding, RateClaim, State, check
+from kvmharness.contract import (
+    AnyClaim,
+    Claim,
+    ClockClaim,
+    EndClaim,
+    Finding,
+    HostTimeClaim,
+    RateClaim,
+    State,
+    check,
+)
 from kvmharness.model.state import Host
 from kvmharness.script import (
+    REALTIME,
     TSC_STABLE,
     CreateVcpu,
     GetClock,
@@ -162,6 +173,13 @@ CAPABILITIES = {
             implies=_READABLE,
         ),
         Capability(
+            "clock-realtime",
+            HostTimeClaim("KVM_GET_CLOCK tells the host's real time and TSC", seen="clock"),
+            missing="this KVM does not tell the host's time with a VM's clock (KVM_CLOCK_REALTIME)",
+            there="this KVM tells the host's time with a VM's clock (KVM_CLOCK_REALTIME)",
+            implies=("masterclock",),
+        ),
+        Capability(
             "tsc-scaling",
             RateClaim(
                 "a vCPU that is set to half its rate counts at half its rate",
@@ -203,7 +221,7 @@ def host_facts(probe: Trace) -> Host:
     khz, rate = (_rate(events.get(label)) for label in ("create-0", "host-khz"))
     knows = None if offset is None or offset.error not in ("", *_UNKNOWN) else not offset.error
     up_ns = probe.events[0].bracket.ns_before if probe.events else 0
-    stable_clock = clock is not None and len(clock.values) == 2 and bool(clock.values[1] & TSC_STABLE)
+    stable_clock = clock is not None and len(clock.values) >= 2 and bool(clock.values[1] & TSC_STABLE)
     return Host(
         # What vCPUs are created with may be older than the end of the TSC's calibration.
         khz=rate or khz,
@@ -214,6 +232,7 @@ def host_facts(probe: Trace) -> Host:
         # What cannot be made slower has no scaling at all (set_tsc_khz).
         fraction_bits=0 if slower is not None and slower.error == "EINVAL" else None,
         refuses_khz=None if as_host is None else as_host.error == "EINVAL",
+        knows_realtime=bool(clock.values[1] & REALTIME) if clock and stable_clock else None,
     )
 
 

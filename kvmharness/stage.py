@@ -9,7 +9,7 @@ import time
 
 from kvmharness import guests
 from kvmharness.guests.layout import MEMORY_SIZE
-from kvmharness.kvm import BracketBuffer, Exit, read_host_clock
+from kvmharness.kvm import BracketBuffer, Exit, lib, read_host_clock
 from kvmharness.msr import MSRS
 from kvmharness.values import NothingReadError, frequency, resolve
 
@@ -44,7 +44,7 @@ class Stage:
         self._unfinished: set[int] = set()  # whose guests did not exit by themselves
         self._khz: dict[int, int] = {}
         self._khz_created: dict[int, int] = {}
-        self._read: dict[str, int] = {}
+        self._read: dict[str, list[int]] = {}
         self._vm = system.create_vm()
         try:
             self._memory = self._vm.add_memory(MEMORY_SIZE)
@@ -74,7 +74,7 @@ class Stage:
                 break
             self.steps.append(step)
             if "values" in step and "errno" not in step:
-                self._read[operation.get("label", "")] = step["values"][0]
+                self._read[operation.get("label", "")] = step["values"]
         return False
 
     def _play(self, operation: dict[str, Any]) -> dict[str, Any]:
@@ -183,7 +183,25 @@ class Stage:
 
     def _do_get_clock(self, operation: dict[str, Any]) -> list[int]:
         clock = self._vm.clock()
-        return [clock.clock, clock.flags]
+        both = lib.KVM_CLOCK_REALTIME | lib.KVM_CLOCK_HOST_TSC
+        at = [clock.realtime, clock.host_tsc] if clock.flags & both == both else []
+        return [clock.clock, clock.flags, *at]
+
+    def _do_set_clock(self, operation: dict[str, Any]) -> list[int]:
+        given = [operation["clock"], operation["realtime"]]
+        # ns are counted like cycles of 1 GHz.
+        values = self._written = [resolve(each, 1_000_000, self._read) for each in given if each is not None]
+        flags = lib.KVM_CLOCK_REALTIME if len(values) > 1 else 0
+        self._vm.set_clock(values[0], flags, values[-1])
+        return values
+
+    def _do_kvmclock_ctrl(self, operation: dict[str, Any]) -> list[int]:
+        self._vcpus[operation["vcpu"]].kvmclock_ctrl()
+        return []
+
+    def _do_read_kvmclock(self, operation: dict[str, Any]) -> list[int]:
+        self._bracket = read_host_clock()
+        return guests.read_page(self._memory, operation["vcpu"])
 
     def _do_sleep(self, operation: dict[str, Any]) -> list[int]:
         """The end of a wait."""

@@ -24,11 +24,14 @@ from kvmharness.script import (
     GetClock,
     GetMsrs,
     GuestWrite,
+    KvmclockCtrl,
     MoveThread,
     Operation,
+    ReadKvmclock,
     Run,
     Script,
     ScriptError,
+    SetClock,
     SetMsrs,
     Sleep,
 )
@@ -77,7 +80,9 @@ class Event:
     get_tsc_khz, set_vm_tsc_khz); cycles in the order of the MSRs (set_msrs, get_msrs); cycles modulo
     2**64 (set_tsc_offset, get_tsc_offset); the guest's samples in cycles (run); what the guest was to
     write, then its samples before and after, as far as it got, all in cycles (guest_write); the system's
-    numbers of the CPU before and after (move_thread); ns and flags (get_clock). `error` is its errno's
+    numbers of the CPU before and after (move_thread); ns and flags, and the host's real time in ns and its
+    TSC where the flags say so (get_clock); ns, and of the real time (set_clock); the page's fields
+    (read_kvmclock). `error` is its errno's
     name, or "".
     """
 
@@ -215,16 +220,23 @@ def _event_from_json(data: dict[str, Any]) -> Event:
     return Event(operation, Bracket(tsc[0], ns[0], ns[1], tsc[1]), values, error)
 
 
+_VALUES = {Sleep: 0, KvmclockCtrl: 0, GetClock: 2, MoveThread: 2, ReadKvmclock: 6}
+
+
 def _value_counts(operation: Operation, error: str) -> Container[int]:
     """How many values a step of this operation may have; a failed one may have none."""
     if isinstance(operation, Run):
         return range(RING_SIZE)
     if isinstance(operation, GuestWrite):
         return range(0 if error else 1, 4)
-    if isinstance(operation, SetMsrs | GetMsrs):
+    if isinstance(operation, GetClock) and not error:
+        return (2, 4)
+    if isinstance(operation, SetClock):
+        count = 1 if operation.realtime is None else 2
+    elif isinstance(operation, SetMsrs | GetMsrs):
         count = len(operation.msrs if isinstance(operation, SetMsrs) else operation.indices)
     else:
-        count = {Sleep: 0, GetClock: 2, MoveThread: 2}.get(type(operation), 1)
+        count = _VALUES.get(type(operation), 1)
     return (0, count) if error else (count,)
 
 

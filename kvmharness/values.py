@@ -4,7 +4,7 @@
 123                                     123 cycles
 {"ns": 50}                              50 ns of the vCPU's own cycles
 {"read": "tsc", "plus": {"ns": 50}}     what the step labelled tsc read first, plus a value of the
-                                        other two kinds
+                                        other two kinds; with "place": 2 what it read third
 
 A frequency to write is kHz, or {"ppm": 200}: what it was to begin with, and 200 millionths more.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
 
@@ -26,18 +26,21 @@ def cycles(ns: int, khz: int) -> int:
     return ns * khz // 1_000_000
 
 
-def resolve(value: Any, khz: int, read: Mapping[str, int]) -> int:
+def resolve(value: Any, khz: int, read: Mapping[str, Sequence[int]]) -> int:
     """The cycles a value stands for on a vCPU of `khz` kHz, modulo 2**64; `read` is what each label read.
 
-    NothingReadError when its label read nothing.
+    NothingReadError when its label read nothing there.
     """
     if isinstance(value, int):
         return value % 2**64
     if "ns" in value:
         return cycles(value["ns"], khz) % 2**64
-    if value["read"] not in read:
+    found = read.get(value["read"], ())
+    place: int = value.get("place", 0)
+    if place >= len(found):
         raise NothingReadError(value["read"])
-    return (read[value["read"]] + resolve(value["plus"], khz, read)) % 2**64
+    plus = resolve(value["plus"], khz, read)
+    return (found[place] + plus) % 2**64
 
 
 def frequency(value: Any, khz: int) -> int:

@@ -4,6 +4,7 @@
 import random
 from collections.abc import Callable
 
+from kvmharness.guests.layout import kvmclock_address
 from kvmharness.script import (
     CreateVcpu,
     GetClock,
@@ -12,12 +13,15 @@ from kvmharness.script import (
     GetTscOffset,
     GuestWrite,
     Khz,
+    KvmclockCtrl,
     MoveThread,
     Operation,
     Ppm,
     Read,
+    ReadKvmclock,
     Run,
     Script,
+    SetClock,
     SetMsrs,
     SetTscKhz,
     SetTscOffset,
@@ -65,6 +69,7 @@ class _Author:
                 GetTscOffset(vcpu=number, label=f"last-offset-{number}"),
                 GetMsrs(vcpu=number, indices=("TSC", "TSC_ADJUST"), label=f"last-tsc-{number}"),
                 Run(vcpu=number, label=f"last-run-{number}", ns=_RUN_NS),
+                ReadKvmclock(vcpu=number, label=f"last-page-{number}"),
             ]
         return (*done, GetClock(label="last-clock"))
 
@@ -82,6 +87,10 @@ class _Author:
             (self.read_khz, 1),
             (self.set_vm_khz, 1),
             (self.clock, 3),
+            (self.set_clock, 1),
+            (self.page_on, 3),
+            (self.read_page, 4),
+            (self.stopped, 1),
             (self.move, 2),
             (self.sleep, 5),
         ]
@@ -162,7 +171,25 @@ class _Author:
         return SetVmTscKhz(khz=self._khz(), label=self._label("vm-khz"))
 
     def clock(self) -> Operation:
-        return GetClock(label=self._label("clock"))
+        return GetClock(label="last")
+
+    def set_clock(self) -> Operation:
+        ns = self.chance.choice((0, Time(100 * SECOND), self._time(), Read("last", self._time())))
+        realtime = self.chance.choice((None, None, 0, 2**63, Read("last", 0, 2)))
+        return SetClock(clock=ns, realtime=realtime, label=self._label("set-clock"))
+
+    def page_on(self) -> Operation:
+        vcpu = self._vcpu()
+        page = kvmclock_address(vcpu) + 1
+        if self.vcpus[vcpu] == "wrmsr-16" and self.chance.random() < 0.5:
+            return GuestWrite(vcpu=vcpu, msr="SYSTEM_TIME", value=page, label=self._label("guest-page"))
+        return SetMsrs(vcpu=vcpu, msrs=(("SYSTEM_TIME", page),), label=self._label("page"))
+
+    def read_page(self) -> Operation:
+        return ReadKvmclock(vcpu=self._vcpu(), label=self._label("read-page"))
+
+    def stopped(self) -> Operation:
+        return KvmclockCtrl(vcpu=self._vcpu(), label=self._label("stopped"))
 
     def move(self) -> Operation:
         return MoveThread(to=self.chance.choice((0, 1, 1, 2)), label=self._label("move"))

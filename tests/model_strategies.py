@@ -6,6 +6,7 @@ import dataclasses
 from hypothesis import strategies as st
 
 from kvmharness import script
+from kvmharness.guests.layout import kvmclock_address
 from kvmharness.model import policy
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.policy import Policy
@@ -46,6 +47,7 @@ hosts = st.builds(
     has_attribute=st.booleans(),
     fraction_bits=st.sampled_from([0, 32, 48]),
     refuses_khz=st.just(False),
+    knows_realtime=st.booleans(),
 )
 
 # From none to longer than any window.
@@ -60,6 +62,10 @@ times = st.one_of(
     st.integers(-2_100, 2_100).map(lambda ms: Time(ms * MS)),
     st.sampled_from([Time(0), Time(10**9), Time(-(10**9)), Time(100 * 10**9)]),
 )
+clock_times = st.one_of(
+    st.builds(Read, st.just("clock"), st.sampled_from([0, Time(10**9), Time(-(10**9))])),
+    st.sampled_from([Time(0), Time(10**14), 2**63]),
+)
 plain = st.one_of(st.sampled_from([0, 1, 2**58, 2**64 - 1]), times)
 khz = st.one_of(
     st.sampled_from([0, 1, 10**6, 2**31, 2**32 - 1]),
@@ -70,6 +76,7 @@ khz = st.one_of(
 def _operations(vcpu: int, earlier: list[str], frequencies: bool) -> st.SearchStrategy[Operation]:
     read = st.builds(Read, st.sampled_from(earlier), times) if earlier else plain
     values: st.SearchStrategy[script.Value] = st.one_of(plain, read)
+    own = kvmclock_address(vcpu) + 1
     names = st.sampled_from(["TSC", "TSC", "TSC", "TSC_ADJUST", "TSC_DEADLINE"])
     choices: list[st.SearchStrategy[Operation]] = [
         st.builds(
@@ -89,6 +96,27 @@ def _operations(vcpu: int, earlier: list[str], frequencies: bool) -> st.SearchSt
             script.GuestWrite, vcpu=st.just(vcpu), msr=st.sampled_from(["TSC", "TSC_ADJUST"]), value=values
         ),
         st.builds(script.GetClock),
+        st.builds(script.ReadKvmclock, vcpu=st.just(vcpu)),
+        st.builds(script.KvmclockCtrl, vcpu=st.just(vcpu)),
+        st.builds(
+            script.SetClock,
+            clock=clock_times,
+            realtime=st.one_of(st.none(), st.just(Read("clock", place=2)), clock_times),
+        ),
+        # Twice its own page, then elsewhere, off, and the old MSR.
+        st.builds(
+            script.SetMsrs,
+            vcpu=st.just(vcpu),
+            msrs=st.sampled_from((own, own, own, 0x3800, 0x5001, 0)).map(
+                lambda page: (("SYSTEM_TIME", page),)
+            ),
+        ),
+        st.builds(
+            script.GuestWrite,
+            vcpu=st.just(vcpu),
+            msr=st.sampled_from(["SYSTEM_TIME", "SYSTEM_TIME", "SYSTEM_TIME_OLD", "WALL_CLOCK"]),
+            value=st.sampled_from([own, own, 0]),
+        ),
         st.builds(script.MoveThread, to=st.integers(0, 2)),
         st.builds(script.Sleep, ns=st.sampled_from([0, 50 * MS, 900 * MS, 1000 * MS, 2500 * MS])),
     ]
@@ -115,6 +143,7 @@ def scripts(draw: st.DrawFn, *, frequencies: bool = True, most: int = 14) -> Scr
             found.append(script.CreateVcpu(vcpu=vcpus[-1], guest=guest, label=label))
             continue
         operation = draw(_operations(draw(st.sampled_from(vcpus)), readable, frequencies))
+        label = "clock" if isinstance(operation, script.GetClock) else label
         found.append(dataclasses.replace(operation, label=label))
         if isinstance(operation, script.GetMsrs | script.Run):
             readable.append(label)

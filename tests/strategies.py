@@ -15,7 +15,7 @@ msrs = st.sampled_from(sorted(MSRS))
 cycles64 = st.integers(0, 2**64 - 1)
 times = st.builds(script.Time, st.integers(-(2**63), 2**63))
 plain_values = st.one_of(st.integers(-(2**63), 2**64 - 1), times)
-values = st.one_of(plain_values, st.builds(script.Read, labels, plain_values))
+values = st.one_of(plain_values, st.builds(script.Read, labels, plain_values, st.integers(0, 5)))
 khz = st.one_of(st.integers(0, 2**32 - 1), st.builds(script.Ppm, st.integers(-1_000_000, 100_000_000)))
 
 operations = st.one_of(
@@ -38,6 +38,9 @@ operations = st.one_of(
     st.builds(script.MoveThread, to=st.integers(0, 15), label=labels),
     st.builds(script.GuestWrite, vcpu=vcpus, msr=msrs, value=values, ns=st.integers(0, 10**12), label=labels),
     st.builds(script.GetClock, label=labels),
+    st.builds(script.SetClock, clock=values, realtime=st.one_of(st.none(), values), label=labels),
+    st.builds(script.KvmclockCtrl, vcpu=vcpus, label=labels),
+    st.builds(script.ReadKvmclock, vcpu=vcpus, label=labels),
     st.builds(script.Sleep, ns=st.integers(0, 10**12), label=labels),
 )
 
@@ -50,19 +53,23 @@ brackets = st.builds(
 )
 
 
+_VALUES = {
+    script.Run: 3,
+    script.GuestWrite: 3,
+    script.GetClock: 2,
+    script.MoveThread: 2,
+    script.ReadKvmclock: 6,
+    script.Sleep: 0,
+    script.KvmclockCtrl: 0,
+}
+
+
 def _value_count(operation: script.Operation) -> int:
-    match operation:
-        case script.SetMsrs():
-            return len(operation.msrs)
-        case script.GetMsrs():
-            return len(operation.indices)
-        case script.Run() | script.GuestWrite():
-            return 3
-        case script.GetClock() | script.MoveThread():
-            return 2
-        case script.Sleep():
-            return 0
-    return 1
+    if isinstance(operation, script.SetMsrs | script.GetMsrs):
+        return len(operation.msrs if isinstance(operation, script.SetMsrs) else operation.indices)
+    if isinstance(operation, script.SetClock):
+        return 1 if operation.realtime is None else 2
+    return _VALUES.get(type(operation), 1)
 
 
 @st.composite

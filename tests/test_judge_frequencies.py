@@ -5,6 +5,7 @@ import pytest
 
 from kvmharness.model.state import Host
 from kvmharness.script import GetTscKhz, SetTscKhz, SetVmTscKhz
+from kvmharness.trace import Event
 from tests.hand_worked import (
     KHZ,
     MS,
@@ -139,3 +140,12 @@ def test_catching_up_compares_unsigned_numbers() -> None:
     assert possible(*events, thrown)
     assert possible(*events, stays)
     assert not possible(*events, guest_write(1003 * MS, "TSC", 1, -886 * MS % 2**64, 10 * MS))
+
+
+def test_khz_of_more_than_31_bits_may_come_back_as_any_errno() -> None:
+    def read(error: str) -> Event:
+        return step(GetTscKhz(vcpu=0), 1002 * MS, error=error)
+
+    # Without scaling any rate above the host's is caught up with.
+    assert possible(create(1000 * MS), set_khz(1001 * MS, 2**31), read("EINVAL"))
+    assert not possible(create(1000 * MS), set_khz(1001 * MS, 2**31 - 1), read("EINVAL"))

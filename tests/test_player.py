@@ -9,17 +9,24 @@ from collections.abc import Iterator
 import pytest
 
 from kvmharness import player, script
+from kvmharness.guests.layout import kvmclock_address
 from kvmharness.kvm import KvmError, System, Vcpu, Vm, ioctls
 from kvmharness.script import (
+    PVCLOCK_GUEST_STOPPED,
     CreateVcpu,
+    GetClock,
     GetMsrs,
     GetTscKhz,
     GetTscOffset,
     GuestWrite,
+    KvmclockCtrl,
     MoveThread,
     Operation,
     Ppm,
+    Read,
+    ReadKvmclock,
     Run,
+    SetClock,
     SetMsrs,
     SetTscKhz,
     SetVmTscKhz,
@@ -343,3 +350,59 @@ def test_a_run_has_no_samples_of_an_earlier_one(system: System) -> None:
     assert none.values == ()
     assert len(again.values) == 255
     assert lies_inside(in_host_time(again.values, offset), again)
+
+
+# The VM's clock
+
+
+def test_a_clock_that_is_set_goes_on_from_there(system: System) -> None:
+    _, was_set, read = play(
+        system, CreateVcpu(vcpu=0), SetClock(clock=Time(10**12), label="set"), GetClock(label="clock")
+    )
+    assert (was_set.values, was_set.error) == ((10**12,), "")
+    passed = read.bracket.ns_after - was_set.bracket.ns_before
+    assert 0 <= read.values[0] - 10**12 <= passed + passed // 100 + 1000
+
+
+def test_a_clock_is_set_with_a_real_time_that_was_read(system: System) -> None:
+    _, _, saved, *restored = play(
+        system,
+        CreateVcpu(vcpu=0),
+        Run(vcpu=0),
+        GetClock(label="saved"),
+        SetClock(clock=Read("saved"), realtime=Read("saved", place=2), label="restored"),
+    )
+    if len(saved.values) < 4:
+        assert not restored
+        pytest.skip("missing capability: KVM_CLOCK_REALTIME")
+    assert [each.values for each in restored] == [(saved.values[0], saved.values[2])]
+
+
+def test_a_value_that_was_not_read_ends_the_script(system: System) -> None:
+    events = play(
+        system, CreateVcpu(vcpu=0, label="create"), SetClock(clock=Read("create", place=1)), GetClock()
+    )
+    assert len(events) == 1
+
+
+def test_a_page_is_read_out_of_the_guests_memory(system: System) -> None:
+    _, before, refused, _, _, page, told, _, after = play(
+        system,
+        CreateVcpu(vcpu=3),
+        ReadKvmclock(vcpu=3),
+        KvmclockCtrl(vcpu=3),
+        SetMsrs(vcpu=3, msrs=(("SYSTEM_TIME", kvmclock_address(3) + 1),)),
+        Run(vcpu=3),
+        ReadKvmclock(vcpu=3),
+        KvmclockCtrl(vcpu=3),
+        Run(vcpu=3),
+        ReadKvmclock(vcpu=3),
+    )
+    assert before.values == (0,) * 6
+    assert (refused.error, told.error) == ("EINVAL", "")
+    assert page.values[0] > 0
+    assert page.values[0] % 2 == 0
+    assert page.values[3] > 0
+    assert page.values[5] & PVCLOCK_GUEST_STOPPED == 0
+    assert after.values[0] > page.values[0]
+    assert after.values[5] & PVCLOCK_GUEST_STOPPED

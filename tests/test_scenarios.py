@@ -4,7 +4,7 @@
 import pytest
 
 from kvmharness.capabilities import CAPABILITIES
-from kvmharness.contract import AnyClaim, Claim, ForwardClaim, RateClaim, SameClaim, State
+from kvmharness.contract import AnyClaim, Claim, RateClaim, RealtimeClaim, State
 from kvmharness.model.policies import POLICIES
 from kvmharness.scenarios import SCENARIOS, SUBJECTS
 from kvmharness.scenarios.outlook import outlook
@@ -15,14 +15,16 @@ each_scenario = pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCEN
 
 def labels_of(claim: AnyClaim) -> tuple[str, ...]:
     """The steps a claim rests on."""
+    named: tuple[str, ...]
     if isinstance(claim, Claim):
         named = (*claim.seen, *claim.expected, claim.instead, *claim.together)
     elif isinstance(claim, RateClaim):
         named = (claim.first, claim.last, claim.khz, claim.instead)
-    elif isinstance(claim, SameClaim):
-        named = (claim.seen, claim.expected)
+    elif isinstance(claim, RealtimeClaim):
+        named = (claim.before, claim.by, claim.after)
     else:
-        named = claim.seen if isinstance(claim, ForwardClaim) else (claim.seen,)
+        seen, expected = claim.seen, getattr(claim, "expected", "")
+        named = (*(seen if isinstance(seen, tuple) else (seen,)), expected)
     return tuple(filter(None, named))
 
 

@@ -21,14 +21,17 @@ def test_a_time_is_in_the_vcpus_own_cycles_rounded_down() -> None:
 
 
 def test_a_reading_is_what_its_label_read_plus_something() -> None:
-    assert resolve({"read": "tsc", "plus": 5}, KHZ, {"tsc": 7}) == 12
-    assert resolve({"read": "tsc", "plus": {"ns": 1000}}, KHZ, {"tsc": 7}) == 7 + 2445
-    assert resolve({"read": "tsc", "plus": -8}, KHZ, {"tsc": 7}) == 2**64 - 1
+    assert resolve({"read": "tsc", "plus": 5}, KHZ, {"tsc": [7]}) == 12
+    assert resolve({"read": "tsc", "plus": {"ns": 1000}}, KHZ, {"tsc": [7]}) == 7 + 2445
+    assert resolve({"read": "tsc", "plus": -8}, KHZ, {"tsc": [7]}) == 2**64 - 1
+    assert resolve({"read": "clock", "plus": 5, "place": 2}, KHZ, {"clock": [1, 14, 7, 3]}) == 12
 
 
 def test_a_reading_nobody_made_has_no_value() -> None:
     with pytest.raises(NothingReadError, match="tsc"):
-        resolve({"read": "tsc", "plus": 0}, KHZ, {"other": 1})
+        resolve({"read": "tsc", "plus": 0}, KHZ, {"other": [1]})
+    with pytest.raises(NothingReadError, match="clock"):
+        resolve({"read": "clock", "plus": 0, "place": 2}, KHZ, {"clock": [1, 2]})
 
 
 def test_a_frequency_is_khz_or_ppm_of_what_it_was_rounded_down() -> None:

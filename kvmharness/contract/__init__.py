@@ -3,11 +3,25 @@
 
 offset    a vCPU goes on from some TSC, or counts together with another: TSC offsets agree
 rate      a TSC counts at a rate, and never backwards; at other rates than the host's too
+clock     the VM's clock goes on, and its kvmclock pages say so
 answer    how an operation ends, and what it answers
 finding   what becomes of a claim; reading: what a step tells of a guest's TSC
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from kvmharness.contract.answer import ClockClaim, EndClaim, SameClaim, check_clock, check_end, check_same
+from kvmharness.contract.clock import (
+    HostTimeClaim,
+    PageClaim,
+    RealtimeClaim,
+    TimeClaim,
+    check_host_time,
+    check_page,
+    check_realtime,
+    check_time,
+)
 from kvmharness.contract.finding import Finding, State
 from kvmharness.contract.offset import TOGETHER_NS, Claim, implied_offset
 from kvmharness.contract.offset import check as check_offset
@@ -15,20 +29,36 @@ from kvmharness.contract.rate import ForwardClaim, RateClaim, check_forward, che
 from kvmharness.contract.reading import guest_tsc
 from kvmharness.trace import Trace
 
-AnyClaim = Claim | RateClaim | ForwardClaim | ClockClaim | EndClaim | SameClaim
+AnyClaim = (
+    Claim
+    | RateClaim
+    | ForwardClaim
+    | ClockClaim
+    | EndClaim
+    | SameClaim
+    | PageClaim
+    | TimeClaim
+    | RealtimeClaim
+    | HostTimeClaim
+)
+
+_CHECKS: dict[type[Any], Callable[[Any, Trace], Finding]] = {
+    Claim: check_offset,
+    RateClaim: check_rate,
+    ForwardClaim: check_forward,
+    ClockClaim: check_clock,
+    EndClaim: check_end,
+    SameClaim: check_same,
+    PageClaim: check_page,
+    TimeClaim: check_time,
+    RealtimeClaim: check_realtime,
+    HostTimeClaim: check_host_time,
+}
 
 
 def check(claim: AnyClaim, trace: Trace) -> Finding:
     """Whether the claim holds in this trace."""
-    if isinstance(claim, Claim):
-        return check_offset(claim, trace)
-    if isinstance(claim, RateClaim):
-        return check_rate(claim, trace)
-    if isinstance(claim, ForwardClaim):
-        return check_forward(claim, trace)
-    if isinstance(claim, ClockClaim):
-        return check_clock(claim, trace)
-    return check_end(claim, trace) if isinstance(claim, EndClaim) else check_same(claim, trace)
+    return _CHECKS[type(claim)](claim, trace)
 
 
 __all__ = [
@@ -39,9 +69,13 @@ __all__ = [
     "EndClaim",
     "Finding",
     "ForwardClaim",
+    "HostTimeClaim",
+    "PageClaim",
     "RateClaim",
+    "RealtimeClaim",
     "SameClaim",
     "State",
+    "TimeClaim",
     "check",
     "guest_tsc",
     "implied_offset",

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Tiny guests that read or write their TSC, and where they leave what they read."""
 
+from kvmharness.guests.kvmclock import read_page
 from kvmharness.guests.loader import ask_to_write, load, samples
 from kvmharness.guests.program import Instruction, Program
 from kvmharness.guests.rdtsc import PROGRAMS
 
-__all__ = ["PROGRAMS", "Instruction", "Program", "ask_to_write", "load", "samples"]
+__all__ = ["PROGRAMS", "Instruction", "Program", "ask_to_write", "load", "read_page", "samples"]

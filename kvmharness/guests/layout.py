@@ -2,6 +2,7 @@
 """Where things lie in a guest's memory (guest physical addresses, in bytes).
 
 0x1000          page tables of long mode: PML4, PDPT, page directory; the first 2 MiB, one to one
+0x3800 + 0x20 * n     vCPU n: its kvmclock page, when that is switched on (behind the directory's entry)
 0x4000 + 0x2000 * n   vCPU n: a page of code, then a page of results
 in the results  0x000  how many samples were taken (u64; only the endless programs count)
                 0x010  the mailbox of a program that writes MSRs: the MSR's index (u32, 0 when it is empty),
@@ -16,6 +17,8 @@ PML4 = 0x1000
 PDPT = 0x2000
 PAGE_DIRECTORY = 0x3000
 MAX_VCPUS = 16
+KVMCLOCK = 0x3800
+KVMCLOCK_SIZE = 0x20
 CODE = 0x4000
 VCPU_STRIDE = 0x2000
 RESULTS = 0x1000  # behind the vCPU's code
@@ -39,6 +42,11 @@ def code_address(vcpu: int) -> int:
     if not 0 <= vcpu < MAX_VCPUS:
         raise ValueError(f"vcpu {vcpu}: the guest's memory has room for vCPUs 0 to {MAX_VCPUS - 1}")
     return CODE + vcpu * VCPU_STRIDE
+
+
+def kvmclock_address(vcpu: int) -> int:
+    """Where a vCPU's kvmclock page is: what MSR SYSTEM_TIME has to be, plus 1, to switch it on."""
+    return KVMCLOCK + vcpu * KVMCLOCK_SIZE
 
 
 def results_address(vcpu: int) -> int:

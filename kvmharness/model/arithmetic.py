@@ -15,15 +15,18 @@ TOLERANCE_PPM = 250
 
 @lru_cache(maxsize=1024)
 def time_scale(khz: int) -> tuple[int, int]:
-    """Multiplier (32 bits, a fraction of 2**32) and shift that turn ns into cycles of `khz` kHz.
+    """Multiplier (32 bits, a fraction of 2**32) and shift that turn ns into cycles of `khz` kHz."""
+    # With 0 kHz KVM never gets here, and virtual_tsc_mult keeps the 0 it was made with.
+    return get_time_scale(khz * 1000, NS_PER_SECOND) if khz else (0, 0)
 
-    kvm_get_time_scale(khz * 1000, 10**9): both rates are brought to 32 bits, the divisor to the next
-    power of two above the dividend, and what was shifted is made good by the shift.
+
+def get_time_scale(rate: int, base: int) -> tuple[int, int]:
+    """Multiplier (32 bits, a fraction of 2**32) and shift that turn counts of `base` Hz into such of `rate`.
+
+    kvm_get_time_scale(): both rates are brought to 32 bits, the divisor to the next power of two above the
+    dividend, and what was shifted is made good by the shift.
     """
-    if not khz:
-        # Then KVM never gets here, and virtual_tsc_mult keeps the 0 it was made with.
-        return 0, 0
-    rate, base, shift = khz * 1000, NS_PER_SECOND, 0
+    shift = 0
     while base > rate * 2 or base >= 2**32:
         base >>= 1
         shift -= 1

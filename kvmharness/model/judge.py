@@ -11,7 +11,8 @@ from enum import Enum
 
 from kvmharness.model import sentence
 from kvmharness.model.interval import Interval, TooWideError
-from kvmharness.model.operations import Answer, Deed, Flag, Outcome, Tsc, Within, perform
+from kvmharness.model.operations import perform
+from kvmharness.model.outcome import Answer, Clock, Deed, Flag, Outcome, Tsc, Version, Within
 from kvmharness.model.policy import Policy
 from kvmharness.model.quantity import Quantity, narrow
 from kvmharness.model.rates import UnknownRateError
@@ -24,6 +25,7 @@ from kvmharness.script import (
     GuestWrite,
     MoveThread,
     Run,
+    SetClock,
     SetMsrs,
     SetTscKhz,
     SetTscOffset,
@@ -191,7 +193,7 @@ def check(event: Event) -> None:
         doubt = f"it failed with {error}"
     elif error and isinstance(operation, GuestWrite) and event.values:
         doubt = f"it failed with {error}, and how far the guest got is not known"
-    elif isinstance(operation, SetMsrs | SetTscOffset | SetTscKhz) and not event.values:
+    elif isinstance(operation, SetMsrs | SetTscOffset | SetTscKhz | SetClock) and not event.values:
         doubt = f"it failed with {error} before it was known what was to be written"
     elif isinstance(operation, CreateVcpu | GetTscKhz | SetTscKhz | SetVmTscKhz) and event.values:
         least = 0 if isinstance(operation, SetTscKhz | SetVmTscKhz) else 1
@@ -236,9 +238,14 @@ def _sees(world: World, answer: Answer, value: int, moment: Moment) -> bool:
         return narrow(answer, Interval(value, value), world.unknowns)
     if isinstance(answer, Within):
         return answer.interval.intersection(Interval(value, value)) is not None
-    if isinstance(answer, Flag):
-        return (value & answer.mask == answer.mask) is answer.value
-    return True
+    if isinstance(answer, Clock):
+        low, high = moment.ns.low - answer.drift, moment.ns.high + answer.drift
+        return narrow(answer.offset, Interval(value - high, value - low), world.unknowns)
+    if isinstance(answer, Version):
+        vcpu = world.vcpus[answer.vcpu]
+        vcpu.page = vcpu.page and vcpu.page._replace(version=value)
+        return value % 2 == 0 and value >= answer.least
+    return not isinstance(answer, Flag) or value & answer.mask == answer.bits
 
 
 def _distinct(worlds: list[World]) -> list[World]:

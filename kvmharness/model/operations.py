@@ -2,23 +2,27 @@
 """What each operation of a script leads to: worlds, each with the answers it predicts."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
+from kvmharness.model import clock_operations
 from kvmharness.model.interval import Interval
+from kvmharness.model.masterclock import SYSTEM_TIME, WALL_CLOCK
+from kvmharness.model.outcome import OK, REFUSED, UNKNOWN, Answer, Deed, Outcome, Tsc, Within
 from kvmharness.model.quantity import Quantity
 from kvmharness.model.rules import Rules
-from kvmharness.model.state import HOME, DoubtError, Moment, Vcpu, World
+from kvmharness.model.state import HOME, DoubtError, Vcpu, World
 from kvmharness.script import (
-    TSC_STABLE,
     CreateVcpu,
     GetClock,
     GetMsrs,
     GetTscKhz,
     GetTscOffset,
     GuestWrite,
+    KvmclockCtrl,
     MoveThread,
     Operation,
+    ReadKvmclock,
     Run,
+    SetClock,
     SetMsrs,
     SetTscKhz,
     SetTscOffset,
@@ -28,60 +32,6 @@ from kvmharness.script import (
 
 # A step may write a thousand values, and each may leave two ways open.
 _MOST_WORLDS = 256
-
-OK = frozenset({""})
-# How a kernel answers an ioctl or attribute it does not know; before 5.16 a vCPU's attribute: EINVAL.
-UNKNOWN = frozenset({"ENXIO", "ENOTTY", "EINVAL"})
-REFUSED = frozenset({"EINVAL"})
-
-
-class Tsc(NamedTuple):
-    """Predicts a TSC that is read within the moment: the host's, scaled, plus this offset."""
-
-    offset: Quantity
-    ratio: int | None
-
-
-class Within(NamedTuple):
-    """Predicts a value in this interval, modulo 2**64."""
-
-    interval: Interval
-
-
-class Flag(NamedTuple):
-    """Predicts the bits of `mask`: all set, or all clear."""
-
-    mask: int
-    value: bool
-
-
-# One value of a step. A Quantity predicts it to the cycle, None says nothing about it.
-Answer = Quantity | Tsc | Within | Flag | None
-
-
-class Outcome(NamedTuple):
-    """A world after an operation, the answers it predicts value by value, and what errno ("" for none).
-
-    No `errors` at all stand for any error.
-    """
-
-    world: World
-    answers: tuple[Answer, ...] = ()
-    errors: frozenset[str] = OK
-
-
-class Deed(NamedTuple):
-    """An operation as it is carried out.
-
-    `written` is the values it writes (cycles, or kHz); of a thread's move the CPUs before and after.
-    `samples` is how many TSCs the guest reads, `refused` whether the operation is known to have failed.
-    """
-
-    operation: Any
-    moment: Moment
-    written: tuple[int, ...] = ()
-    samples: int = 1
-    refused: bool = False
 
 
 def perform(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
@@ -131,6 +81,9 @@ def _set_msrs(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
         elif name == "TSC_ADJUST":
             for each in worlds:
                 rules.host_write_adjust(each, number, value)
+        elif name in (*SYSTEM_TIME, *WALL_CLOCK):
+            for each in worlds:
+                rules.write_msr(each, number, name, value, guest=False)
     return outcomes + [Outcome(each, (None,) * len(names)) for each in worlds]
 
 
@@ -208,8 +161,11 @@ def _set_tsc_khz(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
 def _get_tsc_khz(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
     rules.load_vcpu(world, deed.operation.vcpu, deed.moment)
     vcpu = world.vcpus[deed.operation.vcpu]
+    low, high = rules.khz(vcpu)
+    if high >= 2**31 and deed.refused:
+        # kvm_arch_vcpu_ioctl() keeps them in an int, which becomes some errno or other.
+        return [Outcome(world, (), frozenset())]
     if vcpu.host_rate_at and deed.written:
-        low, high = rules.khz(vcpu)
         world.learn_rate(vcpu.host_rate_at, deed.written[0])
         return [Outcome(world, (Within(Interval(low, high)) if rules.policy.honours_writes else None,))]
     return [Outcome(world, (Quantity(vcpu.virtual_tsc_khz),))]
@@ -279,14 +235,16 @@ def _guest_write(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
             rules.guest_write_tsc(each, number, value, deed.moment)
         elif name == "TSC_ADJUST":
             rules.guest_write_adjust(each, number, value)
-        else:
-            # kvmclock's old MSRs turn the masterclock off (kvm_write_system_time).
-            each.flags_known = False
+        elif name in (*SYSTEM_TIME, *WALL_CLOCK):
+            rules.write_msr(each, number, name, value, guest=True)
         # A load between the exit and the next entry may go on from the TSC at the exit: the write is lost.
         reloads = rules.policy.honours_writes and not rules.host.stable
         lost = each.fork() if reloads else None
         after = _after_guest_write(rules, each, vcpu, deed)
-        outcomes.append(Outcome(each, (None, *before, *after)[: 1 + deed.samples]))
+        if deed.samples < 2 and name in SYSTEM_TIME:
+            outcomes.append(Outcome(each.fork(), (None, *before, *after)[: 1 + deed.samples]))
+        for again in rules.process_requests(each, number, deed.moment):
+            outcomes.append(Outcome(again, (None, *before, *after)[: 1 + deed.samples]))
         if lost:
             own = lost.vcpus[number]
             own.last_guest_tsc = last
@@ -302,19 +260,6 @@ def _after_guest_write(rules: Rules, world: World, vcpu: Vcpu, deed: Deed) -> tu
             vcpu.last_guest_tsc = rules.l1_tsc(world, vcpu, deed.moment.tsc)
         rules.catch_up(world, vcpu, deed.moment)
     return _samples(rules, world, vcpu, deed)
-
-
-def _get_clock(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
-    if not rules.policy.honours_writes or not world.flags_known:
-        return [Outcome(world, (None, None))]
-    outcomes = []
-    if world.use_master_clock and world.tsc_clocksource is None:
-        other = world.fork()
-        other.tsc_clocksource = False
-        outcomes.append(Outcome(other, (None, Flag(TSC_STABLE, False))))
-        world.tsc_clocksource = True
-    stable = world.use_master_clock and world.tsc_clocksource is not False
-    return [*outcomes, Outcome(world, (None, Flag(TSC_STABLE, stable)))]
 
 
 def _move_thread(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
@@ -342,7 +287,10 @@ _HANDLERS: dict[type[Operation], Callable[[Rules, World, Deed], list[Outcome]]] 
     SetVmTscKhz: _set_vm_tsc_khz,
     Run: _run,
     GuestWrite: _guest_write,
-    GetClock: _get_clock,
+    GetClock: clock_operations.get_clock,
+    SetClock: clock_operations.set_clock,
+    KvmclockCtrl: clock_operations.kvmclock_ctrl,
+    ReadKvmclock: clock_operations.read_kvmclock,
     MoveThread: _move_thread,
     Sleep: _sleep,
 }

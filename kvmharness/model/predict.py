@@ -11,6 +11,8 @@ from kvmharness.model.sentence import describe
 from kvmharness.model.simulate import HOST, Step, simulate
 from kvmharness.model.state import Host
 from kvmharness.script import (
+    PVCLOCK_GUEST_STOPPED,
+    PVCLOCK_TSC_STABLE_BIT,
     TSC_STABLE,
     CreateVcpu,
     GetClock,
@@ -18,7 +20,9 @@ from kvmharness.script import (
     MoveThread,
     Operation,
     Read,
+    ReadKvmclock,
     Script,
+    SetClock,
     SetMsrs,
     SetTscKhz,
     SetTscOffset,
@@ -90,8 +94,8 @@ def _effect(step: Step) -> tuple[str, str]:
     operation = event.operation
     if event.error:
         return event.error, ""
-    if isinstance(operation, GetClock):
-        return "stable" if event.values[1] & TSC_STABLE else "not stable", ""
+    if isinstance(operation, GetClock | ReadKvmclock):
+        return _clock(operation, event.values), ""
     vcpu = world.vcpus.get(getattr(operation, "vcpu", -1))
     if vcpu is None or isinstance(operation, SetTscKhz):
         return "", ""
@@ -107,6 +111,15 @@ def _effect(step: Step) -> tuple[str, str]:
     return text, reason
 
 
+def _clock(operation: GetClock | ReadKvmclock, values: tuple[int, ...]) -> str:
+    if isinstance(operation, GetClock):
+        return "stable" if values[1] & TSC_STABLE else "not stable"
+    if not values[0]:
+        return "empty"
+    stopped = ", stopped" if values[5] & PVCLOCK_GUEST_STOPPED else ""
+    return f"{'stable' if values[5] & PVCLOCK_TSC_STABLE_BIT else 'not stable'}{stopped}"
+
+
 def in_words(operation: Operation) -> str:
     """An operation with the values it writes."""
     text = describe(operation)
@@ -116,10 +129,13 @@ def in_words(operation: Operation) -> str:
     if isinstance(operation, SetTscOffset):
         return f"{text} to {_value(operation.offset)}"
     if isinstance(operation, GuestWrite):
-        return f"{text} of {operation.msr} = {_value(operation.value)}"
+        text = f"{text} of {operation.msr} = {_value(operation.value)}"
     if isinstance(operation, SetTscKhz | SetVmTscKhz):
         khz = operation.khz
         return f"{text} to {khz} kHz" if isinstance(khz, int) else f"{text}, {khz.ppm:+} ppm"
+    if isinstance(operation, SetClock):
+        since = "" if operation.realtime is None else f", of real time {_value(operation.realtime)}"
+        text = f"{text} to {_value(operation.clock)}{since}"
     if isinstance(operation, MoveThread):
         return f"{text} to CPU {operation.to}"
     return f"{text} {operation.ns / 1e6:g} ms" if isinstance(operation, Sleep) else text
@@ -130,5 +146,5 @@ def _value(value: Value) -> str:
         return f"{value.ns / 1e9:g} s" if abs(value.ns) >= 10**9 else f"{value.ns / 1e6:g} ms"
     if isinstance(value, Read):
         plus = "" if value.plus == 0 else f" + {_value(value.plus)}"
-        return f"what {value.label} read{plus}"
+        return f"what {value.label} read{f' (value {value.place + 1})' if value.place else ''}{plus}"
     return str(value)

@@ -9,28 +9,33 @@ world it was given is used up.
 
 from kvmharness.model import arithmetic
 from kvmharness.model.interval import Interval
+from kvmharness.model.masterclock import Masterclock
 from kvmharness.model.quantity import Quantity, bounds, narrow
-from kvmharness.model.rates import Rates, UnknownRateError
+from kvmharness.model.rates import UnknownRateError
 from kvmharness.model.state import Moment, Story, Vcpu, World
 
 _JOINED = "it joins the generation, and takes its offset"
 _FIRST = "it counts from its creation, and begins a generation"
 
 
-class Rules(Rates):
+class Rules(Masterclock):
     """The rules of a kernel with `policy` on `host`."""
 
     def new_vm(self) -> World:
         """kvm_arch_init_vm()"""
         host = self.host
-        return World(
+        world = World(
             host_khz=host.khz,
             default_tsc_khz=host.khz if host.khz_exact else None,
             tsc_clocksource=host.tsc_clocksource if host.stable else False,
             has_attribute=host.has_attribute,
             fraction_bits=host.fraction_bits,
             refuses_khz=host.refuses_khz,
+            knows_realtime=host.knows_realtime,
         )
+        # It counts from the creation of the VM, of which a trace says nothing.
+        world.kvmclock_offset = world.unknown(None)
+        return world
 
     def _offset_for(self, world: World, vcpu: Vcpu, value: Interval, tsc: Interval) -> Quantity:
         """The offset with which the vCPU's TSC is `value` now: kvm_compute_l1_tsc_offset()."""
@@ -208,21 +213,7 @@ class Rules(Rates):
             world.nr_vcpus_matched_tsc += 1
         vcpu.in_generation = True
         vcpu.this_tsc_nsec, vcpu.this_tsc_write = world.cur_tsc_nsec, world.cur_tsc_write
-        self._track_matching(world, vcpu, new_generation=not matched)
-
-    def _track_matching(self, world: World, vcpu: Vcpu, *, new_generation: bool) -> None:
-        """kvm_track_tsc_matching(), which asks for the masterclock to be looked at again."""
-        matching, in_use = self._all_match(world), world.use_master_clock
-        older = in_use or matching  # up to 6.11
-        newer = (in_use and new_generation) or in_use != matching
-        if older and newer:
-            vcpu.request = True
-        elif (older or newer) and vcpu.request is False:
-            vcpu.request = None
-
-    def _all_match(self, world: World) -> bool:
-        """Whether all vCPUs are in the generation; its first one is not counted as matched."""
-        return world.nr_vcpus_matched_tsc + 1 == len(world.vcpus)
+        self.track_matching(world, vcpu, new_generation=not matched)
 
     # Loads and runs
 
@@ -243,40 +234,8 @@ class Rules(Rates):
 
     def enter_guest(self, world: World, number: int, moment: Moment) -> list[World]:
         """vcpu_enter_guest(): what KVM_RUN does before the guest's first instruction, and what it leaves."""
-        vcpu = world.vcpus[number]
-        worlds = [world]
-        request, vcpu.request, vcpu.has_run = vcpu.request, False, True
-        matching = self._all_match(world)
-        if request is None and matching != world.use_master_clock:
-            other = world.fork()
-            other.vcpus[number].request = False
-            other.use_master_clock = matching
-            worlds.append(other)
-        elif request:
-            world.use_master_clock = matching
-        for each in worlds:
-            own = each.vcpus[number]
-            if own.tsc_catchup:
-                self.catch_up(each, own, moment)
-        return worlds
-
-    def catch_up(self, world: World, vcpu: Vcpu, moment: Moment) -> None:
-        """kvm_guest_time_update(): the TSC is moved up to where its rate says that it should be.
-
-        Whether that comes at this entry depends on requests that are not modelled, so the offset is
-        anywhere from where it was to there.
-        """
-        now = bounds(vcpu.l1_tsc_offset, world.unknowns)
-        assert now is not None
-        elapsed = self.elapsed(vcpu.this_tsc_nsec, moment.ns, vcpu)
-        scaled = self.scaled(world, vcpu, moment.tsc)
-        write = vcpu.this_tsc_write
-        due = Interval(write.low + elapsed.low, write.high + elapsed.high)
-        # Both as unsigned numbers: a TSC that has wrapped around is less than one that is behind it.
-        if arithmetic.may_be_less(now.low + scaled.low, now.high + scaled.high, due.low, due.high):
-            moved = Interval(due.low - scaled.high, due.high - scaled.low).near(now)
-            low, high = min(now.low, moved.low), max(now.high, moved.high)
-            vcpu.l1_tsc_offset = world.unknown(Interval(low, high))
+        world.vcpus[number].has_run = True
+        return self.process_requests(world, number, moment)
 
     # Writes by the guest itself
 

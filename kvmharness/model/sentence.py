@@ -5,11 +5,31 @@ from collections.abc import Sequence
 
 from kvmharness.model.arithmetic import duration
 from kvmharness.model.interval import Interval, TooWideError, signed
-from kvmharness.model.operations import Answer, Flag, Outcome, Tsc, Within
+from kvmharness.model.outcome import Answer, Clock, Flag, Outcome, Tsc, Version, Within
 from kvmharness.model.quantity import Quantity, bounds
 from kvmharness.model.state import World
-from kvmharness.script import CreateVcpu, GetClock, GetMsrs, GetTscKhz, GetTscOffset, Operation, Run, SetMsrs
+from kvmharness.script import (
+    PVCLOCK_GUEST_STOPPED,
+    PVCLOCK_TSC_STABLE_BIT,
+    TSC_STABLE,
+    CreateVcpu,
+    GetClock,
+    GetMsrs,
+    GetTscKhz,
+    GetTscOffset,
+    Operation,
+    ReadKvmclock,
+    Run,
+    SetMsrs,
+)
 from kvmharness.trace import Event
+
+_PAGE_FIELDS = ("version", "tsc_timestamp", "system_time", "multiplier", "shift", "flags")
+_PAGE_FLAGS = {
+    PVCLOCK_TSC_STABLE_BIT: "PVCLOCK_TSC_STABLE_BIT",
+    PVCLOCK_GUEST_STOPPED: "PVCLOCK_GUEST_STOPPED",
+}
+_CLOCK_FLAGS = {TSC_STABLE: "KVM_CLOCK_TSC_STABLE"}
 
 
 def what_was_seen(event: Event) -> str:
@@ -58,6 +78,9 @@ _WORDS = {
     "get_tsc_offset": "read the TSC offset",
     "run": "run the guest",
     "get_clock": "KVM_GET_CLOCK",
+    "set_clock": "KVM_SET_CLOCK",
+    "kvmclock_ctrl": "KVM_KVMCLOCK_CTRL",
+    "read_kvmclock": "read the kvmclock page",
     "sleep": "wait",
     "set_tsc_khz": "KVM_SET_TSC_KHZ",
     "get_tsc_khz": "KVM_GET_TSC_KHZ",
@@ -72,7 +95,9 @@ def _value_in_words(event: Event, place: int) -> str:
     if isinstance(operation, GetTscOffset):
         return str(signed(value))
     if isinstance(operation, GetClock):
-        return f"flags {value:#x}" if place == 1 else ""
+        return f"flags {value:#x}" if place == 1 else f"{value} ns" if place == 0 else ""
+    if isinstance(operation, ReadKvmclock):
+        return f"{_PAGE_FIELDS[place]} {value:#x}" if place in (0, 5) else f"{_PAGE_FIELDS[place]} {value}"
     if isinstance(operation, Run):
         return str(value) if place in (0, len(event.values) - 1) else ""
     return str(value)
@@ -92,12 +117,32 @@ def _prediction(outcome: Outcome, event: Event) -> str:
         return f"{f'{low} to {high}' if high else getattr(answer, 'constant', 'another')} kHz"
     khz = vcpu.virtual_tsc_khz if vcpu else 0
     for answer, value in zip(outcome.answers, event.values, strict=False):
-        if isinstance(answer, Flag):
-            return f"KVM_CLOCK_TSC_STABLE is {'set' if answer.value else 'clear'}{_matched(world)}"
+        words = _of_the_clock(world, answer, value, event)
+        if words:
+            return words
         predicted = _predicted(world, answer, event)
         if predicted is not None and predicted.gap(Interval(value, value)):
             return f"{_range(predicted, event)} ({_distance(predicted, value, khz)}{because})"
     return "something else: its values do not go together"
+
+
+def _of_the_clock(world: World, answer: Answer, value: int, event: Event) -> str:
+    """What was predicted of the clock or a kvmclock page, if that was something else."""
+    if isinstance(answer, Flag) and value & answer.mask != answer.bits:
+        return _flags(answer, value, event) + _matched(world)
+    if isinstance(answer, Version) and (value % 2 or value < answer.least):
+        return f"an even version from {answer.least} up"
+    if isinstance(answer, Clock):
+        time = _predicted(world, answer, event)
+        if time and time.gap(Interval(value, value)):
+            return f"from {time.low % 2**64} to {time.high % 2**64} ns"
+    return ""
+
+
+def _flags(answer: Flag, value: int, event: Event) -> str:
+    names = _PAGE_FLAGS if isinstance(event.operation, ReadKvmclock) else _CLOCK_FLAGS
+    wrong = {bit: name for bit, name in names.items() if (value ^ answer.bits) & answer.mask & bit}
+    return " and ".join(f"{name} is {'set' if answer.bits & bit else 'clear'}" for bit, name in wrong.items())
 
 
 def _matched(world: World) -> str:
@@ -110,6 +155,10 @@ def _predicted(world: World, answer: Answer, event: Event) -> Interval | None:
         return answer.interval
     if isinstance(answer, Quantity):
         return bounds(answer, world.unknowns)
+    if isinstance(answer, Clock):
+        offset, bracket = bounds(answer.offset, world.unknowns), event.bracket
+        low, high = bracket.ns_before - answer.drift, bracket.ns_after + answer.drift
+        return offset and Interval(low + offset.low, high + offset.high)
     if not isinstance(answer, Tsc):
         return None
     offset = bounds(answer.offset, world.unknowns)

@@ -11,12 +11,15 @@ from typing import Any, NamedTuple
 
 from kvmharness import script
 from kvmharness.model.interval import Interval
-from kvmharness.model.operations import Answer, Deed, Flag, Outcome, Tsc, Within, perform
+from kvmharness.model.operations import perform
+from kvmharness.model.outcome import Answer, Clock, Deed, Flag, Outcome, Tsc, Version, Within
 from kvmharness.model.policy import Policy
-from kvmharness.model.quantity import bounds, narrow
+from kvmharness.model.quantity import Quantity, bounds, narrow
 from kvmharness.model.rules import Rules
 from kvmharness.model.state import Host, Moment, World
 from kvmharness.script import (
+    HOST_TSC,
+    REALTIME,
     CreateVcpu,
     GetClock,
     GuestWrite,
@@ -25,6 +28,7 @@ from kvmharness.script import (
     Ppm,
     Run,
     Script,
+    SetClock,
     SetMsrs,
     SetTscKhz,
     SetTscOffset,
@@ -42,11 +46,13 @@ HOST = Host(
     has_attribute=True,
     fraction_bits=0,
     refuses_khz=False,
+    knows_realtime=True,
 )
 CPUS = 2
 
 _RELEASE = "the model"
 _BOOTED_NS = 3_600 * 10**9  # the simulated machine has been up for an hour
+_REALTIME_NS = 1_700_000_000 * 10**9  # its CLOCK_REALTIME when it was booted
 
 
 class Pace(NamedTuple):
@@ -103,8 +109,10 @@ class _Stage:
         self.world = rules.new_vm()
         self.host_khz = rules.host.khz
         self.tsc = _BOOTED_NS * self.host_khz // 1_000_000
+        # The VM's clock counts from its creation.
+        self.world.kvmclock_offset = Quantity(-self._ns(self.tsc))
         self.cpu = 0
-        self.read: dict[str, int] = {}
+        self.read: dict[str, tuple[int, ...]] = {}
         self.khz: dict[int, int] = {}
         self.created_khz: dict[int, int] = {}
         self.guests: dict[int, str] = {}
@@ -134,7 +142,8 @@ class _Stage:
         ns = self._ns(clock)
         moment = Moment(Interval(event_tsc, event_tsc), Interval(ns, ns))
         samples = 2 if isinstance(operation, GuestWrite) or self._runs_writer(operation) else 1
-        return self._finish(operation, bracket, Deed(operation, moment, written, samples))
+        deed = Deed(operation, moment, written, samples, realtime=_REALTIME_NS + ns)
+        return self._finish(operation, bracket, deed)
 
     def _finish(self, operation: Operation, bracket: Bracket, deed: Deed) -> Event:
         self.world.begin(self.step)
@@ -168,6 +177,10 @@ class _Stage:
             data: dict[str, Any] = script.to_json(operation)
             values = [value for _, value in data.get("msrs", [])] or [data.get("offset", data.get("value"))]
             return tuple(resolve(value, self.khz[operation.vcpu], self.read) for value in values)
+        if isinstance(operation, SetClock):
+            data = script.to_json(operation)
+            given = [each for each in (data["clock"], data["realtime"]) if each is not None]
+            return tuple(resolve(each, 1_000_000, self.read) for each in given)
         if isinstance(operation, SetTscKhz):
             return (_khz(operation.khz, self.created_khz[operation.vcpu]),)
         if isinstance(operation, SetVmTscKhz):
@@ -178,13 +191,16 @@ class _Stage:
         return ()
 
     def _values(self, operation: Operation, outcome: Outcome, deed: Deed) -> tuple[int, ...]:
-        if isinstance(operation, MoveThread | SetTscOffset | SetMsrs | SetTscKhz | SetVmTscKhz):
+        if isinstance(operation, MoveThread | SetTscOffset | SetMsrs | SetTscKhz | SetVmTscKhz | SetClock):
             return deed.written
         values = [self._value(outcome.world, answer, deed.moment) % 2**64 for answer in outcome.answers]
         if isinstance(operation, GuestWrite):
             values[0] = deed.written[0]
         if isinstance(operation, GetClock):
-            values[0] = deed.moment.ns.low
+            if not values[1] or not self.world.knows_realtime:
+                return tuple(values[:2])
+            values[1] |= REALTIME | HOST_TSC
+            values[2] = deed.realtime or 0
         return tuple(values)
 
     def _value(self, world: World, answer: Answer, moment: Moment) -> int:
@@ -192,10 +208,12 @@ class _Stage:
         if answer is None:
             return 0
         if isinstance(answer, Within):
-            return self._pick(answer.interval)
+            return self._pick(answer.interval) if answer.exact is None else answer.exact
         if isinstance(answer, Flag):
-            return answer.mask if answer.value else 0
-        quantity = answer.offset if isinstance(answer, Tsc) else answer
+            return answer.bits
+        if isinstance(answer, Version):
+            return answer.least
+        quantity = answer.offset if isinstance(answer, Tsc | Clock) else answer
         known = bounds(quantity, world.unknowns)
         value = 0 if known is None else self._pick(known)
         if known is None or known.width:
@@ -203,14 +221,14 @@ class _Stage:
         if isinstance(answer, Tsc):
             tsc = moment.tsc.low
             value += tsc if answer.ratio is None else tsc * answer.ratio >> (world.fraction_bits or 0)
-        return value
+        return value + moment.ns.low if isinstance(answer, Clock) else value
 
     def _pick(self, interval: Interval) -> int:
         return interval.high - self.choose(interval.width + 1)
 
     def _remember(self, operation: Operation, values: tuple[int, ...]) -> None:
         if values:
-            self.read[operation.label] = values[0]
+            self.read[operation.label] = values
         if isinstance(operation, CreateVcpu):
             self.khz[operation.vcpu] = self.created_khz[operation.vcpu] = values[0]
             self.guests[operation.vcpu] = operation.guest

@@ -48,6 +48,7 @@ class Host:
     has_attribute    whether its KVM knows KVM_VCPU_TSC_OFFSET
     fraction_bits    those of its TSC scaling: 32 (AMD), 48 (Intel), 0 for none
     refuses_khz      whether KVM_SET_TSC_KHZ of a vCPU is always refused: without scaling before 5.9
+    knows_realtime   whether its KVM knows KVM_CLOCK_REALTIME and KVM_CLOCK_HOST_TSC, of 5.16
     """
 
     khz: int | None = None
@@ -57,6 +58,25 @@ class Host:
     has_attribute: bool | None = None
     fraction_bits: int | None = None
     refuses_khz: bool | None = None
+    knows_realtime: bool | None = None
+
+
+class Page(NamedTuple):
+    """What is known of a vCPU's kvmclock page (struct pvclock_vcpu_time_info). None where it is not known.
+
+    version      its least version
+    stable       PVCLOCK_TSC_STABLE_BIT, if the host's own clock runs on the TSC
+    stopped      PVCLOCK_GUEST_STOPPED
+    tsc, ns      its tsc_timestamp (cycles) and system_time
+    khz          the rate that its multiplier and shift stand for; 0: not known
+    """
+
+    version: int = 0
+    stable: bool | None = None
+    stopped: bool | None = None
+    tsc: Interval | None = None
+    ns: Interval | None = None
+    khz: int = 0
 
 
 class Story(NamedTuple):
@@ -83,6 +103,10 @@ class Vcpu:
                         it is only a guess; 0 where it is exact
     follows             False where it is not known which kHz its TSC follows: a KVM that ignores writes
                         may go by what userspace asked for or not
+    pv_time             whether its kvmclock page is switched on, at its place (layout.py); None: elsewhere
+    page                what is in there; None before it was first written
+    clock_request       whether KVM_REQ_CLOCK_UPDATE, by which it is written, is pending; None: not known
+    stopped_request     pvclock_set_guest_stopped_request
     story               how it came to its offset
     """
 
@@ -101,6 +125,10 @@ class Vcpu:
     request: bool | None = False
     host_rate_at: int = 0
     follows: bool = True
+    pv_time: bool | None = False
+    page: Page | None = None
+    clock_request: bool | None = None
+    stopped_request: bool = False
     story: Story = NO_STORY
 
 
@@ -108,9 +136,11 @@ class Vcpu:
 class World:
     """A VM, and what is known of the machine. TSCs and offsets in cycles, *_nsec in ns.
 
-    host_khz ... refuses_khz  what is known of the machine, see Host
+    host_khz ... knows_realtime  what is known of the machine, see Host
     refuses_vm_khz   whether KVM_SET_TSC_KHZ of the VM is refused after the first vCPU; None: not seen
-    flags_known      False once a guest did something to kvmclock that is not modelled
+    master           the masterclock's snapshot (master_cycle_now, master_kernel_ns): when it was taken at the
+                     earliest and at the latest
+    pages_known      False once something was written to where a vCPU's kvmclock page may be
     cpu              where the thread is that makes the ioctls
     default_was_set  whether userspace chose default_tsc_khz
     last_host_rate_at  what host_rate_at is to virtual_tsc_khz, to last_tsc_khz
@@ -123,8 +153,9 @@ class World:
     has_attribute: bool | None = None
     fraction_bits: int | None = None
     refuses_khz: bool | None = None
+    knows_realtime: bool | None = None
     refuses_vm_khz: bool | None = None
-    flags_known: bool = True
+    pages_known: bool = True
     cpu: int = HOME
 
     default_tsc_khz: int | None = None
@@ -140,6 +171,9 @@ class World:
     nr_vcpus_matched_tsc: int = 0
     user_set_tsc: bool = False
     use_master_clock: bool = False
+    boot_vcpu_runs_old_kvmclock: bool = False
+    master: tuple[Moment, Moment] | None = None
+    kvmclock_offset: Quantity = NOTHING
 
     vcpus: dict[int, Vcpu] = field(default_factory=dict)
     unknowns: Unknowns = field(default_factory=dict)
@@ -211,6 +245,6 @@ class World:
 _WORLD_KEY = [name for name in World.__slots__ if name not in {"vcpus", "unknowns", "step", "made"}]
 _VCPU_KEY = [name for name in Vcpu.__slots__ if name != "story"]
 _QUANTITIES = {
-    World: ("last_tsc_offset", "cur_tsc_offset"),
+    World: ("last_tsc_offset", "cur_tsc_offset", "kvmclock_offset"),
     Vcpu: ("l1_tsc_offset", "ia32_tsc_adjust_msr"),
 }

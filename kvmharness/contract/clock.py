@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Claims on the VM's clock: what its kvmclock pages say, and that its time goes on.
+
+The VM's time is compared with the host's raw clock, on which it runs: a time of t, read or set while that
+went from b to a, means that the two are between t - a and t - b apart. Between two looks at that clock KVM
+counts cycles, at a rate that it knows to 1 % at the worst.
+"""
+
+from dataclasses import dataclass
+
+from kvmharness.contract.finding import Finding, State
+from kvmharness.contract.rate import TOLERANCE_PPM
+from kvmharness.contract.reading import guest_tsc
+from kvmharness.model.interval import Interval, signed
+from kvmharness.script import (
+    PVCLOCK_GUEST_STOPPED,
+    PVCLOCK_TSC_STABLE_BIT,
+    GetClock,
+    GuestWrite,
+    ReadKvmclock,
+    Run,
+    SetClock,
+)
+from kvmharness.trace import Bracket, Event, Trace
+
+_PAGE_VALUES, _CLOCK_VALUES = 6, 4
+
+
+@dataclass(frozen=True, slots=True)
+class PageClaim:
+    """What the kvmclock page that the step labelled `seen` reads is to say. None: either will do.
+
+    It is to be there: to have a version, and an even one. `stable` is PVCLOCK_TSC_STABLE_BIT, `stopped`
+    PVCLOCK_GUEST_STOPPED.
+    """
+
+    text: str
+    seen: str
+    stable: bool | None = None
+    stopped: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TimeClaim:
+    """The VM's time, as the steps labelled `seen` tell it, is that of the one labelled `expected`, gone on.
+
+    A step that reads a kvmclock page tells what the guest makes of the TSC that it read last.
+    """
+
+    text: str
+    seen: tuple[str, ...]
+    expected: str
+
+
+@dataclass(frozen=True, slots=True)
+class RealtimeClaim:
+    """Between two KVM_GET_CLOCK the VM's time went on as the host's real time did.
+
+    `before`, `by` and `after` are the labels of the first of them, of the KVM_SET_CLOCK between, and of the
+    second.
+    """
+
+    text: str
+    before: str
+    by: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostTimeClaim:
+    """The KVM_GET_CLOCK labelled `seen` tells the host's real time and TSC as well."""
+
+    text: str
+    seen: str
+
+
+def check_page(claim: PageClaim, trace: Trace) -> Finding:
+    """Whether the page says that."""
+    for number, event in enumerate(trace.events, 1):
+        if event.operation.label == claim.seen and len(event.values) == _PAGE_VALUES:
+            version, flags = event.values[0], event.values[5]
+            said = ""
+            if version == 0 or version % 2:
+                said = f"version {version}: it is not there" if not version else f"version {version} is odd"
+            for wanted, bit, name in (
+                (claim.stable, PVCLOCK_TSC_STABLE_BIT, "PVCLOCK_TSC_STABLE_BIT"),
+                (claim.stopped, PVCLOCK_GUEST_STOPPED, "PVCLOCK_GUEST_STOPPED"),
+            ):
+                if wanted is not None and bool(flags & bit) is not wanted:
+                    said = said or f"flags {flags:#x}, {'without' if wanted else 'with'} {name}"
+            if said:
+                return Finding(claim, State.BROKEN, f"{claim.seen} read {said}", number)
+            return Finding(claim, State.KEPT)
+    return Finding(claim, State.UNDECIDED, f"step {claim.seen!r} was not reached")
+
+
+def check_time(claim: TimeClaim, trace: Trace) -> Finding:
+    """Whether the times agree."""
+    steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
+    apart = {}
+    for label in (claim.expected, *claim.seen):
+        found = _apart(trace, steps[label]) if label in steps else None
+        if found is None:
+            return Finding(claim, State.UNDECIDED, f"step {label!r} told no time")
+        apart[label] = found
+    for label in claim.seen:
+        gap = apart[claim.expected].gap(apart[label])
+        if gap:
+            late = f"{abs(gap) / 1e6:.3f} ms {'ahead of' if gap > 0 else 'behind'} {claim.expected}"
+            return Finding(claim, State.BROKEN, f"{label} told a time {late}", steps[label])
+    return Finding(claim, State.KEPT)
+
+
+def check_realtime(claim: RealtimeClaim, trace: Trace) -> Finding:
+    """Whether the VM's time went on with the host's, save for how long the KVM_SET_CLOCK took."""
+    events = {event.operation.label: event for event in trace.events}
+    steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
+    before, by, after = (events.get(label) for label in (claim.before, claim.by, claim.after))
+    if not (before and by and after) or by.error:
+        return Finding(claim, State.UNDECIDED, "a step was not reached, or failed")
+    if not len(before.values) == len(after.values) == _CLOCK_VALUES:
+        return Finding(claim, State.UNDECIDED, "KVM_GET_CLOCK told no real time")
+    passed = after.bracket.ns_after - before.bracket.ns_before
+    slack = passed * TOLERANCE_PPM // 1_000_000 + by.bracket.ns_after - by.bracket.ns_before
+    clock, realtime = (signed(after.values[place] - before.values[place]) for place in (0, 2))
+    if abs(clock - realtime) <= slack:
+        return Finding(claim, State.KEPT)
+    said = f"the VM's time went on by {clock / 1e6:.3f} ms, the host's by {realtime / 1e6:.3f} ms"
+    return Finding(claim, State.BROKEN, said, steps[claim.after])
+
+
+def check_host_time(claim: HostTimeClaim, trace: Trace) -> Finding:
+    """Whether it did."""
+    for number, event in enumerate(trace.events, 1):
+        if event.operation.label == claim.seen and isinstance(event.operation, GetClock) and not event.error:
+            if len(event.values) == _CLOCK_VALUES:
+                return Finding(claim, State.KEPT)
+            return Finding(claim, State.BROKEN, f"{claim.seen}: flags {event.values[1]:#x}", number)
+    return Finding(claim, State.UNDECIDED, f"step {claim.seen!r} was not reached, or failed")
+
+
+def _apart(trace: Trace, number: int) -> Interval | None:
+    """How far, in ns, the VM's time is from the host's raw clock at step `number` (from 1), if that tells."""
+    event = trace.events[number - 1]
+    told: tuple[int, Bracket] | None = None
+    if isinstance(event.operation, GetClock | SetClock) and event.values and not event.error:
+        told = event.values[0], event.bracket
+    elif isinstance(event.operation, ReadKvmclock) and len(event.values) == _PAGE_VALUES:
+        told = _guest_time(event, trace.events[: number - 1])
+    if told is None:
+        return None
+    time, bracket = told
+    slack = (bracket.ns_after - trace.events[0].bracket.ns_before) * TOLERANCE_PPM // 1_000_000
+    return Interval(time - bracket.ns_after - slack, time - bracket.ns_before + slack)
+
+
+def _guest_time(page: Event, earlier: tuple[Event, ...]) -> tuple[int, Bracket] | None:
+    """The time (ns) that the guest makes of the TSC that it read last, and when it did."""
+    vcpu = page.operation.vcpu if isinstance(page.operation, ReadKvmclock) else -1
+    for event in reversed(earlier):
+        if isinstance(event.operation, Run | GuestWrite) and event.operation.vcpu == vcpu:
+            tsc = guest_tsc(event)
+            if event.error or tsc is None or not page.values[0]:
+                return None
+            return page_time(page.values, tsc), event.bracket
+    return None
+
+
+def page_time(page: tuple[int, ...], tsc: int) -> int:
+    """The time in ns that a kvmclock page makes of a TSC: __pvclock_read_cycles() (asm/pvclock.h)."""
+    _, tsc_timestamp, system_time, multiplier, shift, _ = page
+    delta = (tsc - tsc_timestamp) % 2**64
+    delta = delta << shift if shift < 128 else delta >> 256 - shift
+    return (system_time + (delta * multiplier >> 32)) % 2**64

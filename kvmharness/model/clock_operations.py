@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the operations on the VM's clock lead to (see `operations`)."""
+
+from kvmharness.model.interval import Interval
+from kvmharness.model.masterclock import scale
+from kvmharness.model.outcome import REFUSED, Answer, Clock, Deed, Flag, Outcome, Version, Within
+from kvmharness.model.rules import Rules
+from kvmharness.model.state import Page, World
+from kvmharness.script import PVCLOCK_GUEST_STOPPED, PVCLOCK_TSC_STABLE_BIT, TSC_STABLE
+
+_ZERO = Within(Interval(0, 0))
+
+
+def get_clock(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+    """KVM_GET_CLOCK. Its flags are those of the last time the masterclock was looked at."""
+    if not rules.policy.honours_writes:
+        return [Outcome(world, (None,) * 4)]
+    outcomes = []
+    if world.use_master_clock and world.tsc_clocksource is None:
+        other = world.fork()
+        other.tsc_clocksource = False
+        outcomes.append(_clock_of(rules, other, deed))
+        world.tsc_clocksource = True
+    return [*outcomes, _clock_of(rules, world, deed)]
+
+
+def _clock_of(rules: Rules, world: World, deed: Deed) -> Outcome:
+    stable = world.use_master_clock and world.tsc_clocksource is not False
+    clock = Clock(world.kvmclock_offset, rules.drift(world, deed.moment))
+    flags = Flag(TSC_STABLE, TSC_STABLE if stable else 0)
+    return Outcome(world, (clock, flags, None, Within(deed.moment.tsc)))
+
+
+def set_clock(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+    """KVM_SET_CLOCK: kernels that do not know KVM_CLOCK_REALTIME refuse all flags."""
+    clock, realtime = (*deed.written, None)[:2]
+    outcomes = []
+    if realtime is not None and not world.knows_realtime:
+        refused = world if world.knows_realtime is False else world.fork()
+        refused.knows_realtime = False
+        outcomes.append(Outcome(refused, (None, None), REFUSED))
+        if refused is world:
+            return outcomes
+        world.knows_realtime = True
+    assert clock is not None
+    rules.set_clock(world, clock, realtime, deed.realtime, deed.moment)
+    return [*outcomes, Outcome(world, (None, None))]
+
+
+def kvmclock_ctrl(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+    """KVM_KVMCLOCK_CTRL: kvm_set_guest_paused()."""
+    number = deed.operation.vcpu
+    rules.load_vcpu(world, number, deed.moment)
+    on = world.vcpus[number].pv_time
+    refused = [] if on else [Outcome(world.fork(), (), REFUSED)]
+    if on is False:
+        return refused
+    vcpu = world.vcpus[number]
+    vcpu.stopped_request = vcpu.clock_request = True
+    return [*refused, Outcome(world)]
+
+
+def read_kvmclock(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+    """What lies in a vCPU's kvmclock page. Nothing does before it was first written."""
+    number = deed.operation.vcpu
+    page = world.vcpus[number].page
+    if not rules.policy.honours_writes or not world.pages_known:
+        return [Outcome(world, (None,) * 6)]
+    if page is None:
+        return [Outcome(world, (_ZERO,) * 6)]
+    may_be_empty = page.version == 0
+    times: list[Answer] = [
+        None if may_be_empty or each is None else Within(each) for each in (page.tsc, page.ns)
+    ]
+    rate = (None, None) if may_be_empty else _rate(page)
+    return [Outcome(world, (Version(number, page.version), *times, *rate, _flags(world, page)))]
+
+
+def _rate(page: Page) -> tuple[Answer, Answer]:
+    """Multiplier and shift. The host's rate may be 1 % off, see Masterclock.drift()."""
+    if not page.khz:
+        return None, None
+    (most, low_shift), (multiplier, shift), (least, high_shift) = (
+        scale(page.khz * percent // 100) for percent in (99, 100, 101)
+    )
+    if not low_shift == shift == high_shift:
+        # Near a power of two, to either side of which the two numbers are quite others.
+        return Within(Interval(0, 2**32 - 1), multiplier), Within(Interval(0, 255), shift)
+    return Within(Interval(least, most), multiplier), Within(Interval(shift, shift))
+
+
+def _flags(world: World, page: Page) -> Flag:
+    # No vCPU's clock is stable where the host's own does not run on the TSC.
+    stable = page.stable and world.tsc_clocksource
+    mask = bits = 0
+    for known, bit in ((stable, PVCLOCK_TSC_STABLE_BIT), (page.stopped, PVCLOCK_GUEST_STOPPED)):
+        mask |= bit if known is not None else 0
+        bits |= bit if known else 0
+    return Flag(mask, bits)

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The VM's clock: when it runs on the TSC for all vCPUs alike, and what it tells the guest in its pages.
+
+As in `rules`, each rule is named for the kernel function it stands for (arch/x86/kvm/x86.c). A vCPU's
+page is written anew on its way into the guest, if that was asked for. Who else asks for it (a load on
+another CPU, work that comes up 100 ms later or every five minutes) is not modelled: at every entry it may
+have been written once more.
+"""
+
+from functools import reduce
+
+from kvmharness.guests.layout import kvmclock_address
+from kvmharness.model import arithmetic
+from kvmharness.model.interval import Interval
+from kvmharness.model.quantity import bounds
+from kvmharness.model.rates import Rates
+from kvmharness.model.state import Moment, Page, Vcpu, World
+
+SYSTEM_TIME = ("SYSTEM_TIME", "SYSTEM_TIME_OLD")
+WALL_CLOCK = ("WALL_CLOCK", "WALL_CLOCK_OLD")
+
+# The clocks of a kernel and of its vDSO are rounded in different places.
+_ROUNDING_NS = 10
+
+
+class Masterclock(Rates):
+    """The clock of a kernel's VMs."""
+
+    def track_matching(self, world: World, vcpu: Vcpu, *, new_generation: bool) -> None:
+        """kvm_track_tsc_matching(), which asks for the masterclock to be looked at again."""
+        matching, in_use = self._all_match(world), world.use_master_clock
+        older = in_use or matching  # up to 6.11
+        newer = (in_use and new_generation) or in_use != matching
+        if older and newer:
+            vcpu.request = True
+        elif (older or newer) and vcpu.request is False:
+            vcpu.request = None
+
+    def _all_match(self, world: World) -> bool:
+        """Whether all vCPUs are in the generation; its first one is not counted as matched."""
+        return world.nr_vcpus_matched_tsc + 1 == len(world.vcpus)
+
+    def _update(self, world: World, moment: Moment, *, certain: bool) -> None:
+        """pvclock_update_vm_gtod_copy() and kvm_end_pvclock_update(), which asks for new pages."""
+        world.use_master_clock = self._all_match(world) and not world.boot_vcpu_runs_old_kvmclock
+        first = moment if certain or world.master is None else world.master[0]
+        world.master = first, moment
+        for vcpu in world.vcpus.values():
+            vcpu.clock_request = vcpu.clock_request or (True if certain else None)
+
+    def process_requests(self, world: World, number: int, moment: Moment) -> list[World]:
+        """The beginning of vcpu_enter_guest(), as far as it is about the clock."""
+        vcpu, worlds = world.vcpus[number], [world]
+        request, vcpu.request = vcpu.request, False
+        wanted = self._all_match(world) and not world.boot_vcpu_runs_old_kvmclock
+        if request is None and wanted != world.use_master_clock:
+            worlds.append(world.fork())
+            self._update(worlds[1], moment, certain=world.tsc_clocksource is True)
+        elif request is not False:
+            # Without a clock that runs on the TSC nobody asks for it.
+            self._update(world, moment, certain=request is True and world.tsc_clocksource is True)
+        for each in worlds:
+            self._guest_time_update(each, number, moment)
+        return worlds
+
+    def catch_up(self, world: World, vcpu: Vcpu, moment: Moment) -> None:
+        """The part of kvm_guest_time_update() that moves the TSC up to where its rate says it should be.
+
+        Whether that comes at this entry depends on requests that are not modelled, so the offset is
+        anywhere from where it was to there. With a masterclock it is where it should have been when that
+        was last looked at.
+        """
+        now = bounds(vcpu.l1_tsc_offset, world.unknowns)
+        assert now is not None
+        low, high = now.low, now.high
+        for at in self._snapshots(world, moment):
+            elapsed, scaled = self.elapsed(vcpu.this_tsc_nsec, at.ns, vcpu), self.scaled(world, vcpu, at.tsc)
+            write = vcpu.this_tsc_write
+            due = Interval(write.low + elapsed.low, write.high + elapsed.high)
+            # Both as unsigned numbers: a TSC that has wrapped around is less than one that is behind it.
+            if arithmetic.may_be_less(now.low + scaled.low, now.high + scaled.high, due.low, due.high):
+                moved = Interval(due.low - scaled.high, due.high - scaled.low).near(now)
+                low, high = min(low, moved.low), max(high, moved.high)
+        if (low, high) != (now.low, now.high):
+            vcpu.l1_tsc_offset = world.unknown(Interval(low, high))
+
+    def _snapshots(self, world: World, moment: Moment) -> list[Moment]:
+        """When KVM read its clocks for a vCPU that it now lets go on; of several moments, some time between.
+
+        With a masterclock that is when this was last looked at, for all vCPUs.
+        """
+        if not world.use_master_clock or world.tsc_clocksource is False or world.master is None:
+            return [moment]
+        snapshots = world.master if world.master[0] != world.master[1] else world.master[:1]
+        return [*snapshots] if world.tsc_clocksource else [*snapshots, moment]
+
+    # The guest's pages
+
+    def write_msr(self, world: World, number: int, name: str, value: int, *, guest: bool) -> None:
+        """kvm_write_system_time() and kvm_write_wall_clock(): a write of one of kvmclock's MSRs."""
+        vcpu = world.vcpus[number]
+        own = kvmclock_address(number)
+        if name in WALL_CLOCK:
+            world.pages_known = world.pages_known and not value
+            return
+        if guest and number == 0:
+            old = name == "SYSTEM_TIME_OLD"
+            if world.boot_vcpu_runs_old_kvmclock is not old:
+                vcpu.request = True
+            world.boot_vcpu_runs_old_kvmclock = old
+        vcpu.pv_time = bool(value & 1) and (value - 1 == own or None)
+        # Any other place may be another vCPU's page.
+        world.pages_known = world.pages_known and vcpu.pv_time is not None
+        vcpu.clock_request = True
+
+    def _guest_time_update(self, world: World, number: int, moment: Moment) -> None:
+        """kvm_guest_time_update() and kvm_setup_guest_pvclock(): the page is written, or may be."""
+        vcpu = world.vcpus[number]
+        if vcpu.tsc_catchup:
+            self.catch_up(world, vcpu, moment)
+        request, vcpu.clock_request = vcpu.clock_request, False
+        if not vcpu.pv_time or not self.policy.honours_writes:
+            return
+        old, new = vcpu.page, self._new_page(world, vcpu, moment)
+        if request is True:
+            vcpu.page = new._replace(version=(old.version + 1 | 1) + 1 if old else 2)
+        elif request is None or old:
+            vcpu.page = _either(old or Page(), new)
+        vcpu.stopped_request = False
+
+    def _new_page(self, world: World, vcpu: Vcpu, moment: Moment) -> Page:
+        offset = bounds(world.kvmclock_offset, world.unknowns)
+        snapshots = self._snapshots(world, moment)
+        tscs: list[Interval | None] = [self.l1_tsc(world, vcpu, each.tsc) for each in snapshots]
+        times: list[Interval | None] = [_sum(each.ns, offset) for each in snapshots if offset]
+        khz = world.host_khz
+        if khz and vcpu.ratio:
+            khz = khz * vcpu.ratio >> (world.fraction_bits or 0)
+        return Page(
+            stable=world.use_master_clock,
+            stopped=vcpu.stopped_request or bool(vcpu.page and vcpu.page.stopped),
+            tsc=reduce(_hull, tscs),
+            ns=reduce(_hull, times) if offset else None,
+            khz=khz or 0,
+        )
+
+    # What userspace asks of the clock
+
+    def set_clock(
+        self, world: World, clock: int, realtime: int | None, now: int | None, moment: Moment
+    ) -> None:
+        """kvm_vm_ioctl_set_clock(), in ns: what passed from `realtime` to `now` (if known) is added."""
+        self._update(world, moment, certain=True)
+        if realtime is not None and now is None:
+            world.kvmclock_offset = world.unknown(None)
+            return
+        clock += max(0, (now or 0) - realtime) if realtime is not None else 0
+        slack = _ROUNDING_NS + moment.ns.width // 100
+        world.kvmclock_offset = world.unknown(
+            Interval(clock - moment.ns.high - slack, clock - moment.ns.low + slack)
+        )
+
+    def drift(self, world: World, moment: Moment) -> int:
+        """By how many ns the VM's clock may be off the host's raw one: it counts cycles since a snapshot.
+
+        How many cycles a ns has is known to the host's clock and to KVM, but not always as the same number:
+        tsc_refine_calibration_work() corrects it after the boot.
+        """
+        if not world.use_master_clock or world.tsc_clocksource is False or world.master is None:
+            return _ROUNDING_NS
+        since = max(0, moment.ns.high - world.master[0].ns.low)
+        return _ROUNDING_NS + since // (2_000 if self.host.khz_exact else 100)
+
+
+def _sum(one: Interval, other: Interval) -> Interval:
+    return Interval(one.low + other.low, one.high + other.high)
+
+
+def _hull(one: Interval | None, other: Interval | None) -> Interval | None:
+    """What holds both; None where one is not known, or they are half the circle of 64 bits apart."""
+    if one is None or other is None:
+        return None
+    moved = other.near(one)
+    low, high = min(one.low, moved.low), max(one.high, moved.high)
+    return Interval(low, high) if high - low < arithmetic.WORD // 2 else None
+
+
+def _either(old: Page, new: Page) -> Page:
+    """A page that is one of the two: that it was written is not certain."""
+    return Page(
+        version=old.version,
+        stable=old.stable if old.stable is new.stable else None,
+        stopped=old.stopped if old.stopped is new.stopped else None,
+        tsc=_hull(old.tsc, new.tsc),
+        ns=_hull(old.ns, new.ns),
+        khz=old.khz if old.khz == new.khz else 0,
+    )
+
+
+def scale(khz: int) -> tuple[int, int]:
+    """tsc_to_system_mul and tsc_shift (a signed byte, as 0 to 255) for a TSC of `khz` kHz."""
+    multiplier, shift = arithmetic.get_time_scale(arithmetic.NS_PER_SECOND, khz * 1000)
+    return multiplier, shift % 256
