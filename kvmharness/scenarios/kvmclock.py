@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guest's kvmclock page and the VM's clock: what they say of synchronized TSCs, and that time goes on."""
+
+from kvmharness.contract import ClockClaim, EndClaim, PageClaim, RealtimeClaim, TimeClaim
+from kvmharness.guests.layout import kvmclock_address
+from kvmharness.scenarios.scenario import Scenario
+from kvmharness.script import (
+    CreateVcpu,
+    GetClock,
+    GuestWrite,
+    KvmclockCtrl,
+    Operation,
+    Read,
+    ReadKvmclock,
+    Run,
+    Script,
+    SetClock,
+    SetMsrs,
+    Sleep,
+    Time,
+)
+
+MS = 1_000_000
+
+_MSR = "Documentation/virt/kvm/x86/msr.rst, MSR_KVM_SYSTEM_TIME_NEW"
+_API = "Documentation/virt/kvm/api.rst"
+_JUMP = "The guest's clock jumps, or its vCPUs disagree about the time."
+
+
+def _page_on(vcpu: int) -> SetMsrs:
+    """The host switches a vCPU's page on, as VMMs do at a restore."""
+    return SetMsrs(vcpu=vcpu, msrs=(("SYSTEM_TIME", kvmclock_address(vcpu) + 1),), label=f"page-on-{vcpu}")
+
+
+def _look(vcpu: int, when: str) -> tuple[Operation, Operation]:
+    return (
+        Run(vcpu=vcpu, label=f"guest-{vcpu}-{when}"),
+        ReadKvmclock(vcpu=vcpu, label=f"page-{vcpu}-{when}"),
+    )
+
+
+def _write(vcpu: int, ms: int, label: str) -> SetMsrs:
+    return SetMsrs(vcpu=vcpu, msrs=(("TSC", Time(ms * MS)),), label=label)
+
+
+_TWO: Script = (
+    CreateVcpu(vcpu=0, label="create-0"),
+    CreateVcpu(vcpu=1, label="create-1"),
+    _page_on(0),
+    _page_on(1),
+    *_look(1, "before"),
+    *_look(0, "before"),
+)
+_STABLE_BEFORE = tuple(
+    PageClaim(f"vCPU {vcpu}'s page says that the vCPUs count together", f"page-{vcpu}-before", stable=True)
+    for vcpu in (0, 1)
+)
+
+SCENARIOS = (
+    Scenario(
+        "page-after-run",
+        "The guest's kvmclock page is there once the vCPU has run, and with its TSC the guest makes of it "
+        "the time that KVM_GET_CLOCK tells.",
+        f"{_MSR}; kvm_guest_time_update() and pvclock_clocksource_read()",
+        _JUMP,
+        ("masterclock",),
+        (
+            CreateVcpu(vcpu=0, label="create"),
+            Sleep(ns=20 * MS),
+            _page_on(0),
+            *_look(0, "first"),
+            GetClock(label="clock"),
+            Sleep(ns=20 * MS),
+            *_look(0, "later"),
+            GetClock(label="clock-later"),
+        ),
+        (
+            PageClaim("the page is there, and stable", "page-0-first", stable=True, stopped=False),
+            TimeClaim(
+                "the guest's time is that of KVM_GET_CLOCK",
+                ("page-0-first", "clock", "clock-later"),
+                "page-0-later",
+            ),
+        ),
+    ),
+    Scenario(
+        "page-by-guest",
+        "A guest that switches its kvmclock page on by WRMSR finds it written when it goes on.",
+        f"{_MSR}; kvm_write_system_time()",
+        "The guest reads an empty page, and its clock stands still.",
+        ("masterclock",),
+        (
+            CreateVcpu(vcpu=0, guest="wrmsr-16", label="create"),
+            ReadKvmclock(vcpu=0, label="page-empty"),
+            GuestWrite(vcpu=0, msr="SYSTEM_TIME", value=kvmclock_address(0) + 1, label="guest-page-on"),
+            ReadKvmclock(vcpu=0, label="page"),
+            GetClock(label="clock"),
+        ),
+        (
+            PageClaim("the page is there, and stable", "page", stable=True, stopped=False),
+            TimeClaim("the guest's time is that of KVM_GET_CLOCK", ("page",), "clock"),
+        ),
+    ),
+    Scenario(
+        "page-unstable-when-parted",
+        "Once a vCPU's TSC is written apart from the other's, and both have run, no kvmclock page calls "
+        "the clock stable.",
+        f"{_MSR}, flags; kvm_track_tsc_matching()",
+        "The guest takes its vCPUs' TSCs for synchronized, reads them without care, and sees time run back.",
+        ("tsc-write", "masterclock"),
+        (
+            *_TWO,
+            _write(1, 100_000, "part"),
+            *_look(1, "parted"),
+            *_look(0, "parted"),
+            GetClock(label="clock-parted"),
+        ),
+        (
+            *_STABLE_BEFORE,
+            PageClaim("vCPU 1's page is not stable any more", "page-1-parted", stable=False),
+            PageClaim("vCPU 0's page is not stable any more", "page-0-parted", stable=False),
+            ClockClaim("KVM_GET_CLOCK says so too", "clock-parted", stable=False),
+            TimeClaim(
+                "the guest's time goes on, whichever vCPU tells it",
+                ("page-1-parted", "page-0-parted", "clock-parted"),
+                "page-0-before",
+            ),
+        ),
+    ),
+    Scenario(
+        "page-stable-again",
+        "vCPUs that were set apart, and are then written together, have stable kvmclock pages again once "
+        "they have run.",
+        f"{_MSR}, flags; kvm_track_tsc_matching(); a restore into a VM whose vCPUs had parted",
+        "The guest's clock stays slow and unstable after every restore.",
+        ("tsc-write", "masterclock"),
+        (
+            *_TWO,
+            _write(1, 100_000, "part"),
+            *_look(1, "parted"),
+            _write(0, 200_000, "together-0"),
+            _write(1, 200_000, "together-1"),
+            *_look(0, "again-first"),
+            *_look(1, "again"),
+            *_look(0, "again"),
+            GetClock(label="clock-again"),
+        ),
+        (
+            PageClaim("vCPU 1's page is stable again", "page-1-again", stable=True),
+            PageClaim("vCPU 0's page is stable again", "page-0-again", stable=True),
+            ClockClaim("KVM_GET_CLOCK says so too", "clock-again", stable=True),
+            TimeClaim(
+                "the guest's time goes on, whichever vCPU tells it",
+                ("page-1-again", "page-0-again", "clock-again"),
+                "page-0-before",
+            ),
+        ),
+    ),
+    Scenario(
+        "old-kvmclock-is-not-stable",
+        "When the first vCPU's guest switches its page on by the old MSR, no page calls the clock stable.",
+        f"{_MSR.replace('_NEW', '')}; kvm_write_system_time(), boot_vcpu_runs_old_kvmclock",
+        "An old guest, which cannot make use of the masterclock, gets a clock that jumps.",
+        ("masterclock",),
+        (
+            CreateVcpu(vcpu=0, guest="wrmsr-16", label="create"),
+            Run(vcpu=0, label="guest-before"),
+            GetClock(label="clock-before"),
+            GuestWrite(vcpu=0, msr="SYSTEM_TIME_OLD", value=kvmclock_address(0) + 1, label="guest-page-on"),
+            ReadKvmclock(vcpu=0, label="page"),
+            GetClock(label="clock"),
+        ),
+        (
+            ClockClaim("the clock is stable before", "clock-before", stable=True),
+            PageClaim("the page is there, and not stable", "page", stable=False),
+            ClockClaim("KVM_GET_CLOCK says so too", "clock", stable=False),
+            TimeClaim("the guest's time goes on", ("page", "clock"), "clock-before"),
+        ),
+    ),
+    Scenario(
+        "set-clock",
+        "The VM's clock goes on from what KVM_SET_CLOCK says, in KVM_GET_CLOCK and in the guest's page.",
+        f"{_API}, KVM_SET_CLOCK; QEMU's and Firecracker's restore",
+        "A restored guest's clock is wrong.",
+        ("masterclock",),
+        (
+            CreateVcpu(vcpu=0, label="create"),
+            _page_on(0),
+            *_look(0, "before"),
+            GetClock(label="clock-before"),
+            SetClock(clock=Time(100_000 * MS), label="set"),
+            GetClock(label="clock-set"),
+            Sleep(ns=20 * MS),
+            *_look(0, "after"),
+            GetClock(label="clock-after"),
+        ),
+        (
+            TimeClaim(
+                "the clock goes on from what was set", ("clock-set", "page-0-after", "clock-after"), "set"
+            ),
+            PageClaim("the page is stable", "page-0-after", stable=True),
+        ),
+    ),
+    Scenario(
+        "set-clock-with-realtime",
+        "A clock that is saved with KVM_GET_CLOCK, and is later set with the real time of then, has gone on "
+        "with real time.",
+        f"{_API}, KVM_SET_CLOCK and KVM_CLOCK_REALTIME (Linux 5.16); Documentation/virt/kvm/devices/vcpu.rst",
+        "The guest's clock falls back by as long as the migration took.",
+        ("clock-realtime",),
+        (
+            CreateVcpu(vcpu=0, label="create"),
+            _page_on(0),
+            *_look(0, "before"),
+            GetClock(label="saved"),
+            Sleep(ns=50 * MS),
+            # As if the VM were another one, whose clock has counted from its own creation.
+            SetClock(clock=0, label="reset"),
+            SetClock(clock=Read("saved"), realtime=Read("saved", place=2), label="restored"),
+            GetClock(label="clock-after"),
+            *_look(0, "after"),
+        ),
+        (
+            RealtimeClaim("the clock has gone on with real time", "saved", "restored", "clock-after"),
+            TimeClaim("the guest's time is that of KVM_GET_CLOCK", ("page-0-after",), "clock-after"),
+        ),
+    ),
+    Scenario(
+        "stopped-is-told",
+        "After KVM_KVMCLOCK_CTRL, once it runs again, the guest's kvmclock page says that it was stopped.",
+        f"{_API}, KVM_KVMCLOCK_CTRL; QEMU calls it on every vCPU whenever it goes on",
+        "A guest that was paused for long takes that for a lockup of its own, and says so, or panics.",
+        ("masterclock",),
+        (
+            CreateVcpu(vcpu=0, label="create"),
+            KvmclockCtrl(vcpu=0, label="too-early"),
+            _page_on(0),
+            *_look(0, "before"),
+            KvmclockCtrl(vcpu=0, label="stopped"),
+            *_look(0, "after"),
+        ),
+        (
+            EndClaim("without a page it is refused", "too-early", errors=("EINVAL",)),
+            PageClaim("before, the page says nothing of it", "page-0-before", stopped=False),
+            PageClaim("then it says so", "page-0-after", stopped=True, stable=True),
+        ),
+    ),
+)
