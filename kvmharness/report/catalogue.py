@@ -179,7 +179,8 @@ def _speaking(scenario: Scenario) -> list[Policy]:
     """The policies it has something to say of: those that honour writes, or those that do not, or both."""
     if "tsc-write" in scenario.lacks:
         return [policy for policy in POLICIES.values() if not policy.honours_writes]
-    of_writes = {"tsc-write", "tsc-offset", "masterclock", "tsc-scaling"} & set(scenario.needs)
+    needs = set(capabilities.implied(scenario.needs))
+    of_writes = {"tsc-write", "tsc-offset", "masterclock", "tsc-scaling"} & needs
     return [
         policy for policy in POLICIES.values() if policy.honours_writes or not (of_writes or scenario.lacks)
     ]
