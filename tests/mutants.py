@@ -97,8 +97,8 @@ MUTANTS = (
     Mutant(
         "a run leaves no trace of itself",
         "rules",
-        "request, vcpu.request, vcpu.has_run = vcpu.request, False, True",
-        "request, vcpu.request = vcpu.request, False",
+        "        world.vcpus[number].has_run = True\n",
+        "",
         made_up("sean-christopherson"),
     ),
     Mutant(
@@ -310,22 +310,22 @@ MUTANTS = (
     Mutant("nobody is counted as matched", "rules", "world.nr_vcpus_matched_tsc += 1", "pass"),
     Mutant(
         "who began the generation is counted too",
-        "rules",
+        "masterclock",
         "return world.nr_vcpus_matched_tsc + 1 == len(world.vcpus)",
         "return world.nr_vcpus_matched_tsc == len(world.vcpus)",
     ),
     Mutant(
         "the masterclock is never looked at again",
-        "rules",
+        "masterclock",
         "        if older and newer:\n            vcpu.request = True",
         "        if False:\n            vcpu.request = True",
         survives="then it may be or may not be, which allows for all that the rule does",
     ),
     Mutant(
         "a pending request for the masterclock is forgotten",
-        "rules",
-        "            world.use_master_clock = matching\n        for each",
-        "            pass\n        for each",
+        "masterclock",
+        "        elif request is not False:\n",
+        "        elif False:\n",
     ),
     # Loads and runs
     Mutant(
@@ -358,9 +358,9 @@ MUTANTS = (
     ),
     Mutant(
         "nothing is caught up with",
-        "rules",
-        "            if own.tsc_catchup:\n",
-        "            if False:\n",
+        "masterclock",
+        "        if vcpu.tsc_catchup:\n",
+        "        if False:\n",
         UNSTABLE,
     ),
     Mutant(
@@ -443,14 +443,66 @@ MUTANTS = (
     # The clock
     Mutant(
         "KVM_GET_CLOCK is stable whatever the masterclock",
-        "operations",
+        "clock_operations",
         "stable = world.use_master_clock and world.tsc_clocksource is not False",
         "stable = world.tsc_clocksource is not False",
     ),
     Mutant(
         "KVM_GET_CLOCK is never stable",
-        "operations",
+        "clock_operations",
         "stable = world.use_master_clock and world.tsc_clocksource is not False",
         "stable = False",
+    ),
+    # The VM's clock and the guest's pages
+    Mutant(
+        "a guest's page is never written",
+        "masterclock",
+        "        if not vcpu.pv_time or not self.policy.honours_writes:\n",
+        "        if True:\n",
+    ),
+    Mutant(
+        "every page is stable",
+        "masterclock",
+        "            stable=world.use_master_clock,\n",
+        "            stable=True,\n",
+    ),
+    Mutant(
+        "a page is not asked for when the masterclock has changed",
+        "masterclock",
+        "            vcpu.clock_request = vcpu.clock_request or (True if certain else None)\n",
+        "            pass\n",
+        survives="at every run a page may be written without being asked for, and then says how things are",
+    ),
+    Mutant(
+        "versions grow by four",
+        "masterclock",
+        "version=(old.version + 1 | 1) + 1 if old else 2",
+        "version=(old.version + 1 | 1) + 3 if old else 4",
+    ),
+    Mutant(
+        "no guest is told that it was stopped",
+        "clock_operations",
+        "    vcpu.stopped_request = vcpu.clock_request = True\n",
+        "    vcpu.clock_request = True\n",
+    ),
+    Mutant(
+        "KVM_KVMCLOCK_CTRL is never refused",
+        "clock_operations",
+        "    refused = [] if on else [Outcome(world.fork(), (), REFUSED)]\n",
+        "    refused: list[Outcome] = []\n",
+    ),
+    Mutant(
+        "the old MSR is like the new one",
+        "masterclock",
+        "            world.boot_vcpu_runs_old_kvmclock = old\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "the clock cannot be set",
+        "masterclock",
+        "        world.kvmclock_offset = world.unknown(\n"
+        "            Interval(clock - moment.ns.high - slack, clock - moment.ns.low + slack)\n"
+        "        )\n",
+        "",
     ),
 )

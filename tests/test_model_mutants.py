@@ -15,7 +15,7 @@ import pytest
 from kvmharness import capabilities
 from kvmharness.lab import machine, play
 from kvmharness.lab.kernels import Kernel
-from kvmharness.model import arithmetic, operations, rates, rules
+from kvmharness.model import arithmetic, masterclock, operations, rates, rules
 from kvmharness.model import judge as judge_module
 from kvmharness.model.judge import Possibility, judge
 from kvmharness.model.policies import POLICIES
@@ -49,11 +49,17 @@ def mutate(mutant: Mutant, patch: pytest.MonkeyPatch) -> None:
             {name: kind for name, kind in vars(operations).items() if isinstance(kind, type)}
         )
         patch.setattr(judge_module, "perform", changed.perform)
+    elif mutant.module == "clock_operations":
+        for handled, handler in list(operations._HANDLERS.items()):
+            name = handler.__name__
+            if handler.__module__ == changed.__name__:
+                patch.setitem(operations._HANDLERS, handled, getattr(changed, name))
     elif mutant.module == "arithmetic":
         for name in ("in_window", "tolerated"):
             patch.setattr(arithmetic, name, getattr(changed, name))
     else:
-        kind = {"rules": rules.Rules, "rates": rates.Rates}[mutant.module]
+        kinds = {"rules": rules.Rules, "rates": rates.Rates, "masterclock": masterclock.Masterclock}
+        kind = kinds[mutant.module]
         for name, value in vars(getattr(changed, kind.__name__)).items():
             if isinstance(value, types.FunctionType):
                 patch.setattr(kind, name, value)
