@@ -28,10 +28,10 @@ modules: $(objects)
 $(M)/kvm.ko: $(M)/clock.c
 	@echo "  CC [M]  $<"
 	@if grep -n hate $<; then printf '%s:3:1: error: expected love\\n    3 | hate\\n' $<; false; fi
-	@cat kvm.bin $< > $@
+	@cat scripts/kvm.bin $< > $@
 $(M)/kvm-amd.ko: $(M)/amd.c
 	@echo "  CC [M]  $<"
-	@cp kvm-amd.bin $@
+	@cp scripts/amd.bin $@
 """
 
 pytestmark = pytest.mark.skipif(
@@ -49,8 +49,8 @@ def tree(cache_root: Path, tmp_path: Path) -> Tree:
     kept.keep(parts, place, f"debian:{PACKAGE.version}")
     tree = Tree(cache.root() / "trees" / kernels.cache_name(PACKAGE))
     put(tree.source / "Makefile", MAKEFILE)
-    put(tree.source / "kvm.bin", module(RELEASE, "irqbypass"))
-    put(tree.source / "kvm-amd.bin", module(RELEASE, "kvm"))
+    put(tree.source / "scripts/kvm.bin", module(RELEASE, "irqbypass"))
+    put(tree.source / "scripts/amd.bin", module(RELEASE, "kvm"))
     put(tree.source / SOURCE_PATH, SOURCE)
     put(tree.source / "arch/x86/kvm/amd.c")
     return tree
@@ -212,7 +212,7 @@ def test_a_name_is_given_to_what_was_built_last(tree: Tree, tmp_path: Path) -> N
 def test_modules_built_for_another_release_are_refused(
     tree: Tree, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    put(tree.source / "kvm.bin", module("6.18.1", "irqbypass"))
+    put(tree.source / "scripts/kvm.bin", module("6.18.1", "irqbypass"))
     assert lab_build("--patch", patch_file(tmp_path)) == 2
     assert f"kvm was built for 6.18.1, the kernel {SPEC} is {RELEASE}" in capsys.readouterr().err
 
@@ -270,7 +270,81 @@ def test_trees_that_nobody_builds_in_go(tree: Tree, tmp_path: Path) -> None:
     assert (old.exists(), young.exists(), tree.source.exists()) == (False, True, True)
 
 
-# The tree
+# A tree of one's own
+
+
+@pytest.fixture
+def own(tree: Tree, tmp_path: Path) -> Path:
+    """A kernel's tree in which make was run, with the made-up make."""
+    own = tmp_path / "linux"
+    for path in tree.source.rglob("*"):
+        if path.is_file():
+            put(own / path.relative_to(tree.source), path.read_bytes())
+    for name in ("Module.symvers", "include/config/auto.conf", "arch/x86/kvm/old.o"):
+        put(own / name)
+    return own
+
+
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def build_own(own: Path, patch: str) -> list[str]:
+    """Build for a tree; what make compiled."""
+    assert main(["lab", "build", str(own), "--patch", patch, "--name", "own"]) == 0
+    return re.findall(r"CC \[M\]  (\S+)", (kernels.find("built:own").folder / "build.log").read_text())
+
+
+def test_modules_are_built_for_a_tree_of_ones_own_which_is_only_read(own: Path, tmp_path: Path) -> None:
+    before = contents(own)
+    both = ["arch/x86/kvm/clock.c", "arch/x86/kvm/amd.c"]
+    assert build_own(own, patch_file(tmp_path)) == both
+    assert build_own(own, patch_file(tmp_path)) == []
+    assert contents(own) == before
+    assert b"clock->frozen" in (kernels.find("built:own").folder / "kvm.ko").read_bytes()
+
+
+def test_what_changes_in_the_tree_is_built_again_and_no_more(own: Path, tmp_path: Path) -> None:
+    build_own(own, patch_file(tmp_path))
+    # Older than what was built of it, as git leaves a file that was changed before.
+    put(own / "arch/x86/kvm/amd.c", "/* changed */\n")
+    os.utime(own / "arch/x86/kvm/amd.c", (1, 1))
+    assert build_own(own, patch_file(tmp_path)) == ["arch/x86/kvm/amd.c"]
+    put(own / SOURCE_PATH, SOURCE.replace("u64 now", "u64 at_once"))
+    assert build_own(own, patch_file(tmp_path)) == [SOURCE_PATH]
+    content = (kernels.find("built:own").folder / "kvm.ko").read_bytes()
+    assert b"clock->frozen" in content
+    assert b"at_once" in content
+
+
+def test_the_output_of_make_o_is_taken_with_its_source(own: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source-of-it"
+    for name in ("Makefile", SOURCE_PATH, "arch/x86/kvm/amd.c"):
+        put(source / name, (own / name).read_bytes())
+        (own / name).unlink()
+    put(own / "Makefile", "include elsewhere\n")
+    (own / "source").symlink_to(source)
+    assert len(build_own(own, patch_file(tmp_path))) == 2
+
+
+@pytest.mark.parametrize(
+    ("gone", "reason"),
+    [
+        ("Module.symvers", "has no Module.symvers: run make there"),
+        ("arch/x86/kvm/clock.c arch/x86/kvm/amd.c", "has no source of KVM"),
+    ],
+)
+def test_a_tree_without_what_modules_are_built_from_is_refused(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], gone: str, reason: str
+) -> None:
+    for name in gone.split():
+        (own / name).unlink()
+    assert main(["lab", "build", str(own), "--patch", patch_file(tmp_path)]) == 2
+    assert reason in capsys.readouterr().err
+
+
+# The tree in the cache
 
 
 def times(tree: Tree) -> dict[str, int]:
@@ -323,6 +397,7 @@ def test_the_first_errors_of_a_log_are_shown_with_their_lines() -> None:
         ('ERROR: modpost: "f" [kvm.ko] undefined!\nmake: *** [Makefile:1] Error 2\n', "ERROR: modpost:"),
         ("gcc: error: unrecognized command-line option '-fnew'\nmake: *** x\n", "gcc: error: unrecognized"),
         ("/bin/sh: 1: x: not found\nmake: *** x\n", "/bin/sh: 1: x: not found"),
+        ("ld: cannot open x\nmake: *** x\n", "ld: cannot open x"),
         ("make[2]: *** Deleting file 'x'\nmake[2]: *** [Makefile:1] Error 1\n", "make[2]: *** [Makefile"),
         ("make: *** No rule to make target 'x'.  Stop.\n", "make: *** No rule"),
         ("something else\n", "something else"),

@@ -38,7 +38,7 @@ class _Picks(argparse.Action):
 def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
     parser = lab_commands.add_parser("build", help="build only KVM's modules of a kernel, with a patch")
-    parser.add_argument("kernel", metavar="KERNEL", help="debian:VERSION, as in debian:6.1")
+    parser.add_argument("kernel", metavar="KERNEL", help="debian:VERSION, as in debian:6.1, or a built tree")
     add_patches(parser)
     parser.add_argument("--name", metavar="NAME", help="call it built:NAME (default: by the files' names)")
     parser.add_argument("--offline", action="store_true", help="take everything from the cache")
@@ -114,7 +114,7 @@ def chosen_patches(arguments: argparse.Namespace, files: Sequence[tuple[str, lis
 
 def default_name(arguments: argparse.Namespace) -> str:
     """A kernel's name made of its spec and its patches': debian-6.1+thread-2."""
-    words = [arguments.kernel]
+    words = [Path(arguments.kernel).name]
     for number, file in enumerate(arguments.patch):
         picks = "".join(f"-{pick}" for pick in _picks(arguments, number))
         words.append(("stdin" if file == _STDIN else Path(file).stem) + picks)

@@ -5,6 +5,7 @@ The kernel itself stays the distribution's own. The modules are built as modules
 against its headers and configuration, and the CRCs of what it exports keep a wrong mix from loading.
 """
 
+import hashlib
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvmharness.lab import cache, config, hunks, kept, kernels, modules, sources
+from kvmharness.lab import cache, config, hunks, kept, kernels, modules, owntree, sources
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.hunks import RefusedError
 from kvmharness.lab.kernels import Kernel
@@ -43,7 +44,7 @@ _LOADER = re.compile(r"version `\S+' not found|\S+: cannot open shared object fi
 _OTHERS = (
     re.compile(r".*error: unrecognized command-line option.*"),
     re.compile(r"ERROR: .*"),
-    re.compile(r".*: (command )?not found"),
+    re.compile(r".*: (command )?not found|(\S*-)?ld(\.bfd)?: .*"),
     re.compile(r"make.*\*\*\* (?!Deleting|Waiting).*"),
 )
 
@@ -81,6 +82,8 @@ def build(
     _check_programs()
     progress(f"{spec}: fetching, unless it is in the cache")
     base = kernels.find(spec, offline=offline)
+    if not any(base.load_order.values()):
+        raise LabError(f"{spec} has KVM built in: no module can take its place")
     tree = _tree(spec, offline, progress)
     _check_runs(spec, tree.source)
     with cache.locked(tree.place):
@@ -113,7 +116,7 @@ def _check_programs() -> None:
 def _tree(spec: str, offline: bool, progress: Callable[[str], None]) -> Tree:
     package = kernels.package_of(spec, offline)
     if package is None:
-        raise LabError(f"{spec}: modules are built for Debian's kernels: name one debian:VERSION")
+        return _tree_of_own(spec)
     place = cache.root() / "trees" / kernels.cache_name(package)
     if not place.is_dir():
         if offline:
@@ -123,16 +126,31 @@ def _tree(spec: str, offline: bool, progress: Callable[[str], None]) -> Tree:
     return Tree(place)
 
 
+def _tree_of_own(spec: str) -> Tree:
+    """A copy of what is needed of the user's tree, which is only read."""
+    own = Path(spec)
+    if "/" not in spec or not own.is_dir():
+        raise LabError(f"{spec}: modules are built for debian:VERSION, debian:SUITE, or a built kernel tree")
+    path = own.resolve()
+    name = f"local-{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
+    tree = Tree(cache.root() / "trees" / name)
+    with cache.locked(tree.place):
+        tree.follow(owntree.files(path))
+    return tree
+
+
 def _check_runs(spec: str, source: Path) -> None:
     """LabError where a program of the kernel's build system does not run here: they come built."""
     for program in (source / name for name in _BUILD_PROGRAMS if (source / name).exists()):
-        done = subprocess.run(
-            [program], capture_output=True, text=True, errors="replace", check=False, stdin=subprocess.DEVNULL
-        )
-        lacks = _LOADER.search(done.stderr)
-        if lacks:
+        try:
+            done = subprocess.run([program], capture_output=True, check=False, stdin=subprocess.DEVNULL)
+            lacks = _LOADER.search(done.stderr.decode(errors="replace"))
+            reason = lacks[0] if lacks else ""
+        except OSError as error:
+            reason = error.strerror or str(error)
+        if reason:
             raise LabError(
-                f"{spec}: its build system's {program.name} does not run on this machine ({lacks[0]}): build "
+                f"{spec}: its build system's {program.name} does not run on this machine ({reason}): build "
                 "where the distribution is as new as the kernel's"
             )
 

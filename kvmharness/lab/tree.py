@@ -7,9 +7,11 @@ what a patch changes, and what the patch before it had changed, and no more.
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from kvmharness.lab.errors import LabError
 
@@ -23,6 +25,25 @@ class Tree:
         self.log = place / "build.log"
         self._originals = place / "originals"
         self._list = place / "patched.json"
+        self._followed = place / "followed.json"
+
+    def follow(self, files: Mapping[str, Path]) -> None:
+        """Be a copy of these files. Only those that changed since the last time are copied again."""
+        before = _listed(self._followed)
+        now = {}
+        for name, path in files.items():
+            status = path.stat()
+            now[name] = [status.st_size, status.st_mtime_ns]
+        if now == before:
+            return
+        patched = self._patched()
+        for name, path in files.items():
+            if before.get(name) != now[name]:
+                _copy(path, (self._originals if name in patched else self.source) / name)
+        for name in before.keys() - now.keys():
+            ((self._originals if name in patched else self.source) / name).unlink(missing_ok=True)
+        _write(self._list, json.dumps({name: name in now for name in patched}))
+        _write(self._followed, json.dumps(now))
 
     def original(self, path: str) -> str | None:
         """A file as it was before any patch; None where there is none. Odd bytes are surrogates."""
@@ -51,12 +72,27 @@ class Tree:
 
     def _patched(self) -> dict[str, bool]:
         """Every file that a patch ever changed, and whether it was there before."""
-        text = _read(self._list)
-        try:
-            listed = json.loads(text or "{}")
-            return {str(path): bool(was_there) for path, was_there in listed.items()}
-        except (ValueError, AttributeError):
-            raise LabError(f"{self._list} was damaged: remove {self.place} and try again") from None
+        return {path: bool(was_there) for path, was_there in _listed(self._list).items()}
+
+
+def _listed(path: Path) -> dict[str, Any]:
+    try:
+        listed = json.loads(_read(path) or "{}")
+        return {**listed}
+    except (ValueError, TypeError):
+        raise LabError(f"{path} was damaged: remove {path.parent} and try again") from None
+
+
+def _copy(path: Path, to: Path) -> None:
+    """Copy a file. Where one was there it becomes as new as it is, whatever the other's age: for make."""
+    try:
+        if not to.exists():
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, to)
+        elif to.read_bytes() != path.read_bytes():
+            shutil.copy(path, to)
+    except OSError as error:
+        raise LabError(f"cannot copy {path} to {to}: {error.strerror}") from None
 
 
 def _read(path: Path) -> str | None:
