@@ -25,17 +25,6 @@ def test_every_policy_has_a_source_and_a_sentence() -> None:
     assert EXPECTED in POLICIES
 
 
-def test_every_pair_of_policies_is_parted_by_a_scenario_but_for_two_that_cannot_be() -> None:
-    # A snap remembered as (guest TSC, now) or as the generation's (first write, then) is one line, for all
-    # that scenarios of a second or two can show.
-    unparted = [
-        (one.name, other.name)
-        for one, other in combinations(POLICIES.values(), 2)
-        if not parting(one, other, PLAYS)
-    ]
-    assert unparted == [("clock-series-2026", "clock-series-2026-origin")]
-
-
 def test_four_scenarios_are_enough_to_tell_the_five_that_were_measured_apart() -> None:
     four = ("young-restore", "qemu-pair-old", "offset-then-write", "ioctl-from-another-cpu")
     five = ("mainline-before-6.7", "like-xu-v1", "sean-christopherson", "oliver-upton", "mainline-6.7")

@@ -29,7 +29,7 @@ def is_told(trace: Trace, host: Host) -> bool:
 
 
 # The catalogue does not change while a file is judged, and most kernels leave the same policies standing.
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=16384)
 def parts(script: Script, one: Policy, other: Policy, host: Host = HOST) -> bool:
     """Whether the two policies play this script on `host` so differently that the judge tells them apart.
 
