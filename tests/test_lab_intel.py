@@ -40,7 +40,7 @@ from kvmharness.session import settle
 from kvmharness.trace import Event, to_lines
 from kvmharness.verdict import Expectation
 from tests.foretold import not_foretold, oddly_skipped
-from tests.test_lab_machine import wait_until, with_init_that
+from tests.machines import wait_until, with_init_that
 
 Find = Callable[[str], Kernel]
 
@@ -147,7 +147,7 @@ def test_a_kernel_that_panics_on_intel_ends_the_machine_and_is_told_apart(
 ) -> None:
     initrd = image.base() + with_init_that("return 7;", tmp_path)
     booted = machine.boot(INTEL, intel_kernel("debian:6.1").vmlinux, initrd)
-    assert booted.complaint == "the kernel rebooted or panicked"
+    assert booted.complaint == "the machine was reset: a triple fault, or a reboot"
     assert "Kernel panic - not syncing: Attempted to kill init" in booted.console
 
 
@@ -194,9 +194,9 @@ TRIPLE_FAULT = b"[CPU0  ] exception(): 3rd (14) exception with no resolution\n"
         (1, REPORT, "the emulator ended with status 1"),
         (1, END, "the emulator ended with status 1"),
         (1, END + REPORT, "the emulator ended with status 1"),
-        (1, TRIPLE_FAULT, "the kernel rebooted or panicked"),
-        (1, REPORT + TRIPLE_FAULT, "the kernel rebooted or panicked"),
-        (0, REPORT + END, "the kernel rebooted or panicked"),
+        (1, TRIPLE_FAULT, "the machine was reset: a triple fault, or a reboot"),
+        (1, REPORT + TRIPLE_FAULT, "the machine was reset: a triple fault, or a reboot"),
+        (0, REPORT + END, "the machine was reset: a triple fault, or a reboot"),
         (-9, REPORT + END, "the emulator was killed by signal 9"),
         (None, REPORT + END, "the machine hung: no end after 300 s"),
     ],

@@ -54,7 +54,7 @@ def test_a_whole_result_of_a_kernel_that_reported_a_fault_does_not_count(fault: 
     ("status", "complaint"),
     [
         (None, "the machine hung"),
-        (0, "rebooted or panicked"),
+        (0, "reset: a triple fault, or a reboot"),
         (-9, "killed by signal 9"),
         (1, "ended with status 1"),
         (machine.NO_MODULE, "a module did not load"),

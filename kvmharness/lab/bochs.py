@@ -11,12 +11,13 @@ output, and then asks for the end at another port.
 
 import re
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from kvmharness.guests.program import Instruction, code_of
-from kvmharness.lab import pvh
-from kvmharness.lab.emulator import ENDED_BY_KERNEL, RESULTS, MemoryFiles, status_of
+from kvmharness.lab import image, pvh
+from kvmharness.lab.emulator import ENDED_BY_KERNEL, RESULTS, MemoryFiles, Start, status_of
 
 _ROM_SIZE = 0x10000
 # The ROM ends where the addresses of 32 bits do, and so does the first instruction that a CPU executes.
@@ -118,9 +119,20 @@ class Bochs:
         found = any(True for pattern in patterns for _ in libraries.glob(pattern))
         return "" if found else "the display sdl2 of Bochs"
 
-    def command(self, files: MemoryFiles, kernel: Path, initrd: bytes, kernel_options: str) -> list[str]:
+    @property
+    def description(self) -> list[str]:
+        """The program and the CPU."""
+        return [self.program, self.model]
+
+    @property
+    def keeps_snapshots(self) -> bool:
+        """No: Bochs saves itself into a folder of many files, and not from within a run."""
+        return False
+
+    def command(self, files: MemoryFiles, start: Start) -> list[str]:
         """Bochs' command line; the console is the machine's first serial port."""
-        in_memory = pvh.layout(kernel, initrd, kernel_options, _MEMORY)
+        initrd = start.image + (image.job(start.job) if start.job else b"")
+        in_memory = pvh.layout(start.kernel, initrd, start.kernel_options, _MEMORY)
         memory = files.add("memory", *((place - pvh.BASE, piece) for place, piece in in_memory.pieces))
         rom_file = files.add("rom", (0, rom(in_memory.entry)))
         lines = (
@@ -153,6 +165,10 @@ class Bochs:
             *("env", "SDL_VIDEODRIVER=dummy", "SDL_AUDIODRIVER=dummy"),
             *(self.program, "-q", "-f", configuration, "-rc", commands),
         ]
+
+    def attend(self, files: MemoryFiles, start: Start, process: "subprocess.Popen[bytes]") -> bytes:
+        """Only wait."""
+        return process.communicate()[0]
 
     def result(self, files: MemoryFiles, status: int | None, output: bytes) -> tuple[int | None, bytes]:
         """What init reported counts if Bochs then ended as init asked it to."""

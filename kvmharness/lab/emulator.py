@@ -2,10 +2,14 @@
 """What every emulator has in common: how the lab starts one, and how it learns how that ended."""
 
 import os
+import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
+
+from kvmharness.lab.snapshot import Snapshot
 
 
 def status_of(reported: int) -> int:
@@ -43,6 +47,10 @@ class MemoryFiles:
         """The files' descriptors."""
         return tuple(self._fds.values())
 
+    def fd(self, name: str) -> int:
+        """The descriptor of the file called `name`."""
+        return self._fds[name]
+
     def add(self, name: str, *pieces: tuple[int, bytes]) -> str:
         """A new file's path. Each piece is written at its place, and zeros are between them."""
         fd = self._fds[name] = os.memfd_create(name, os.MFD_CLOEXEC)
@@ -51,6 +59,13 @@ class MemoryFiles:
                 file.seek(place)
                 file.write(content)
         return f"/proc/self/fd/{fd}"
+
+    def write(self, name: str, content: bytes) -> None:
+        """Have the file called `name` hold this and nothing else."""
+        os.ftruncate(self._fds[name], 0)
+        with os.fdopen(os.dup(self._fds[name]), "wb") as file:
+            file.seek(0)
+            file.write(content)
 
     def read(self, name: str) -> bytes:
         """All that the file called `name` holds now; nothing if there is none."""
@@ -61,9 +76,31 @@ class MemoryFiles:
             return file.read()
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a machine starts with: an ELF kernel or bzImage, the initial file system without a job, the
+    kernel's command line, and the job (b"" for none: a bare boot). With a `snapshot` of just these, but for
+    the job, it goes on from there."""
+
+    kernel: Path
+    image: bytes
+    kernel_options: str
+    job: bytes = b""
+    snapshot: Snapshot | None = None
+
+
 class Emulator(Protocol):
     """A program that emulates a PC, configured. What init writes to the machine's second serial port has to
     arrive in the memory file RESULTS."""
+
+    @property
+    def description(self) -> list[str]:
+        """All that makes a snapshot fit this emulator and no other."""
+
+    @property
+    def keeps_snapshots(self) -> bool:
+        """Whether a run leaves a snapshot in the memory files SNAPSHOT and SNAPSHOT_CONSOLE, and whether one
+        can be gone on from."""
 
     @property
     def program(self) -> str:
@@ -76,13 +113,17 @@ class Emulator(Protocol):
     def missing(self) -> str:
         """What it needs beside its program and does not find on this host; "" if nothing."""
 
-    def command(self, files: MemoryFiles, kernel: Path, initrd: bytes, kernel_options: str) -> list[str]:
+    def command(self, files: MemoryFiles, start: Start) -> list[str]:
         """The command that boots this, with what it needs put into `files`; LabError when the kernel is
         none it can boot."""
 
+    def attend(self, files: MemoryFiles, start: Start, process: "subprocess.Popen[bytes]") -> bytes:
+        """Do what the running emulator wants done until it ends; all that it printed. Its standard input
+        and output are pipes, and its errors are among its output."""
+
     def result(self, files: MemoryFiles, status: int | None, output: bytes) -> tuple[int | None, bytes]:
         """A boot's status and what the kernel's console said. `status` is how the emulator ended (negative:
-        by that signal, None: hung and killed by us), `output` its standard output and error."""
+        by that signal, None: hung and killed by us), `output` what it printed."""
 
 
-RESULTS = "results"
+RESULTS, SNAPSHOT, SNAPSHOT_CONSOLE = "results", "snapshot", "snapshot-console"

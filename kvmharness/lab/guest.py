@@ -8,9 +8,17 @@ from kvmharness.kvm import System
 from kvmharness.lab import wire
 from kvmharness.player import Player
 
+# init's ends of these say that the player is ready, and that the job is there.
+_READY, _GO_ON = 3, 0
+
 
 def main(job_path: str = wire.JOB_PATH, result_path: str = "/dev/ttyS1") -> None:
-    """Play the job; an exception ends it without an end mark, and its text goes to the console."""
+    """Say to init that all is loaded, wait for the job, play it.
+
+    An exception ends it without an end mark, and its text goes to the console.
+    """
+    os.write(_READY, b".")
+    os.read(_GO_ON, 1)
     with open(job_path, "rb") as file:
         number, rounds = marshal.loads(file.read())
     with System() as system, system.create_vm() as idle_vm, open(result_path, "wb", buffering=0) as result:

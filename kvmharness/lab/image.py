@@ -2,9 +2,11 @@
 """The initial file system of a lab machine, in pieces that change apart from each other.
 
     base      init and /dev/console: the same for every kernel; alone, it is the bare boot
-    python    the running interpreter with the player and what they load
+    python    the running interpreter with the player and what they load, and the command that starts it
     modules   a kernel's KVM
-    job       what to play, and the command that plays it
+    job       what to play
+
+The job is for machines that cannot be given one once they run.
 
 Base and python are kept in the cache, under the hash of what they are made of. The files in python
 lie at the same paths as on this machine, so that the interpreter finds everything as it does here.
@@ -90,10 +92,8 @@ def modules(paths: list[Path]) -> bytes:
 
 def job(content: bytes) -> bytes:
     """The piece with a job (see `wire`)."""
-    command = [str(_interpreter()), "-I", "-S", "-B", "-c", _RUN_PLAYER.format(path=_import_path())]
     archive = Archive()
     archive.add_file(JOB_PATH, content)
-    archive.add_file("/etc/command", "".join(f"{word}\n" for word in command).encode())
     return bytes(archive)
 
 
@@ -190,6 +190,8 @@ def _build_python(folder: Path) -> None:
     # By this file the interpreter knows its library (Modules/getpath.py, STDLIB_LANDMARKS).
     sources.add(Path(sysconfig.get_path("stdlib")) / "os.py")
     archive = Archive()
+    player = [str(_interpreter()), "-I", "-S", "-B", "-c", _RUN_PLAYER.format(path=_import_path())]
+    archive.add_file("/etc/command", "".join(f"{word}\n" for word in player).encode())
     for source in sorted(sources):
         archive.add_file(str(source.with_suffix(".pyc")), _compiled(source))
     archive.add_folder(sysconfig.get_path("platstdlib") + "/lib-dynload")

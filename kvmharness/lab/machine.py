@@ -3,14 +3,26 @@
 
 import shutil
 import subprocess
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from kvmharness.lab import snapshot as snapshots
 from kvmharness.lab.bochs import HZ, Bochs
-from kvmharness.lab.emulator import ENDED_BY_KERNEL, RESULTS, Emulator, MemoryFiles, status_of
+from kvmharness.lab.emulator import (
+    ENDED_BY_KERNEL,
+    RESULTS,
+    SNAPSHOT,
+    SNAPSHOT_CONSOLE,
+    Emulator,
+    MemoryFiles,
+    Start,
+    status_of,
+)
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.qemu import Qemu
+from kvmharness.lab.snapshot import Snapshot
 
 # What init reports (init.c has the same numbers), as a boot's status.
 FINISHED, NO_MODULE, NOT_STARTED, FAILED = (status_of(number) for number in (0x20, 0x21, 0x22, 0x23))
@@ -18,7 +30,7 @@ _WORDS = {
     NO_MODULE: "a module did not load",
     NOT_STARTED: "the player could not be started",
     FAILED: "the player failed",
-    ENDED_BY_KERNEL: "the kernel rebooted or panicked",
+    ENDED_BY_KERNEL: "the machine was reset: a triple fault, or a reboot",
 }
 
 # Wall time after which a machine that said nothing more counts as hung. A good boot takes seconds.
@@ -40,9 +52,17 @@ class Machine:
         """The Debian packages that it needs."""
         return " ".join(self.emulator.packages)
 
+    def snapshot_place(self, kernel: Path, image: bytes) -> Path | None:
+        """Where a snapshot of this kernel with this image is kept; None if the machine keeps none."""
+        if not self.emulator.keeps_snapshots:
+            return None
+        return snapshots.place(kernel, image, [*self.emulator.description, self.kernel_options])
 
+
+# Without cx16 because with it a 6.12 kernel crashed in most boots under QEMU 7.2.
+_EMULATED_CPU = ("-cpu", "max,-cx16")
 # icount makes time a function of the instructions executed, 2 ns each, and the TSC count at 1 GHz.
-_COUNTING_INSTRUCTIONS = ("-accel", "tcg,thread=single", "-icount", "shift=1,sleep=off")
+_COUNTING_INSTRUCTIONS = ("-accel", "tcg,thread=single", "-icount", "shift=1,sleep=off", *_EMULATED_CPU)
 
 # The self-tests of the crypto library take a second, and a 6.12 kernel waits for them when it loads a
 # module. An oops is a panic, so that it ends the machine and not only one of its tasks.
@@ -68,7 +88,7 @@ AMD = Machine(
     name="amd",
     summary="QEMU's emulation of one AMD CPU, counting instructions for its clock: two boots are the same "
     "to the byte, and a guest's sleeps cost no time",
-    emulator=Qemu(_COUNTING_INSTRUCTIONS),
+    emulator=Qemu(_COUNTING_INSTRUCTIONS, keeps_snapshots=True),
     vendor_module="kvm_amd",
     kernel_options=f"{_OPTIONS} tsc=reliable {_ONE_CPU}",
 )
@@ -76,7 +96,7 @@ AMD = Machine(
 AMD_UNSTABLE = Machine(
     name="amd-unstable",
     summary="amd with a kernel that takes its TSC for unstable: KVM then keeps guest TSCs in another way",
-    emulator=Qemu(_COUNTING_INSTRUCTIONS),
+    emulator=Qemu(_COUNTING_INSTRUCTIONS, keeps_snapshots=True),
     vendor_module="kvm_amd",
     kernel_options=f"{_OPTIONS} tsc=unstable {_ONE_CPU}",
 )
@@ -85,7 +105,7 @@ AMD_SMP = Machine(
     name="amd-smp",
     summary="QEMU's emulation of two AMD CPUs that run at the same time, on the host's clock: threads move "
     "between CPUs; no two boots are the same",
-    emulator=Qemu(("-accel", "tcg,thread=multi", "-smp", "2")),
+    emulator=Qemu(("-accel", "tcg,thread=multi", "-smp", "2", *_EMULATED_CPU), keeps_snapshots=True),
     vendor_module="kvm_amd",
     kernel_options=f"{_OPTIONS} tsc=reliable {_REAL_TIME}",
 )
@@ -105,13 +125,14 @@ MACHINES = {machine.name: machine for machine in (AMD, AMD_SMP, AMD_UNSTABLE, IN
 @dataclass(frozen=True, slots=True)
 class Boot:
     """One boot: its status (what init reported, or else the emulator's own; negative: killed by that signal;
-    None: hung and killed by us), what the console said, what came over the result port, and the wall time
-    in seconds."""
+    None: hung and killed by us), what the console said, what came over the result port, the wall time in
+    seconds, and a snapshot to go on from, where one was left."""
 
     status: int | None
     console: str
     results: bytes
     seconds: float
+    snapshot: Snapshot | None = None
 
     @property
     def complaint(self) -> str:
@@ -136,43 +157,60 @@ def check_emulator(machine: Machine) -> None:
         raise LabError(f"machine {machine.name} needs {missing}: install {machine.package}")
 
 
-def boot(machine: Machine, kernel: Path, initrd: bytes) -> Boot:
-    """Boot a kernel once with this initial file system.
+def boot(
+    machine: Machine, kernel: Path, image: bytes, job: bytes = b"", snapshot: Snapshot | None = None
+) -> Boot:
+    """Boot a kernel once with this image and job, or go on from a snapshot of its earlier boot.
 
     Nothing touches the disk: what the emulator reads and writes are memory files that vanish with the
     processes. The emulator is killed when this process dies, however it dies. LabError when the machine
     cannot boot such a kernel.
     """
     check_emulator(machine)
+    start = Start(kernel, image, machine.kernel_options, job, snapshot)
     with MemoryFiles() as files:
-        command = machine.emulator.command(files, kernel, initrd, machine.kernel_options)
+        command = machine.emulator.command(files, start)
         begin = time.monotonic()
-        status, output = _run(command, files)
+        status, output = _run(machine.emulator, command, files, start)
         seconds = time.monotonic() - begin
         status, console = machine.emulator.result(files, status, output)
-        return Boot(status, console.decode(errors="replace"), files.read(RESULTS), seconds)
+        earlier = snapshot.console if snapshot else b""
+        left = Snapshot(files.read(SNAPSHOT), files.read(SNAPSHOT_CONSOLE))
+        whole = (earlier + console).decode(errors="replace")
+        # The console is written last.
+        kept = left if left.console and not snapshot else None
+        return Boot(status, whole, files.read(RESULTS), seconds, kept)
 
 
-def _run(command: list[str], files: MemoryFiles) -> tuple[int | None, bytes]:
+def _run(
+    emulator: Emulator, command: list[str], files: MemoryFiles, start: Start
+) -> tuple[int | None, bytes]:
     """The command's exit status (None: hung and killed) and what it printed."""
     # setpriv (util-linux): the kernel kills the emulator when the thread that started it is gone.
     watched = ["setpriv", "--pdeathsig", "KILL", "--", *command]
+    hung = threading.Event()
     with subprocess.Popen(
         watched,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         # Ctrl-C on the terminal is for the harness, which takes the emulator with it.
         start_new_session=True,
         pass_fds=files.fds,
     ) as process:
-        try:
-            output, _ = process.communicate(timeout=HUNG_AFTER_S)
-            return process.returncode, output
-        except subprocess.TimeoutExpired:
+
+        def give_up() -> None:
+            hung.set()
             process.kill()
-            output, _ = process.communicate()
-            return None, output
+
+        watchdog = threading.Timer(HUNG_AFTER_S, give_up)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            output = emulator.attend(files, start, process)
         except BaseException:
             process.kill()
             raise
+        finally:
+            watchdog.cancel()
+    return None if hung.is_set() else process.returncode, output

@@ -6,7 +6,7 @@ import marshal
 from collections.abc import Sequence
 
 from kvmharness import trace
-from kvmharness.lab import console, image, machine, wire
+from kvmharness.lab import console, image, machine, snapshot, wire
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machine import Boot, Machine
 from kvmharness.scenarios import Scenario
@@ -35,26 +35,33 @@ def job_for(scenarios: Sequence[Scenario]) -> tuple[str, bytes]:
     return number, marshal.dumps((number, content))
 
 
-def image_for(kernel: Kernel, on: Machine, job: bytes) -> bytes:
-    """The whole initial file system of a lab run."""
-    modules = image.modules(kernel.modules_for(on.vendor_module))
-    return image.base() + image.python() + modules + image.job(job)
+def image_for(kernel: Kernel, on: Machine) -> bytes:
+    """The initial file system of a lab run, without its job."""
+    return image.base() + image.python() + image.modules(kernel.modules_for(on.vendor_module))
 
 
 def play(kernel: Kernel, on: Machine, scenarios: Sequence[Scenario]) -> Session:
     """Boot the kernel, play the probe and the scenarios inside, bring the traces back.
 
-    LostMachineError when no attempt came to its end; LabError when the kernel lacks what the machine
-    needs.
+    Where the machine can, it goes on from a snapshot of an earlier boot. LostMachineError when no attempt
+    came to its end; LabError when the kernel lacks what the machine needs.
     """
     number, job = job_for(scenarios)
-    initrd = image_for(kernel, on, job)
+    whole_image = image_for(kernel, on)
+    place = on.snapshot_place(kernel.vmlinux, whole_image)
+    kept = snapshot.load(place) if place else None
     for attempt in range(1, ATTEMPTS + 1):
-        boot = machine.boot(on, kernel.vmlinux, initrd)
+        boot = machine.boot(on, kernel.vmlinux, whole_image, job, kept)
         try:
             traces = _read(number, boot)
+            if place and boot.snapshot:
+                snapshot.keep(place, boot.snapshot)
             break
         except wire.BrokenResultError as error:
+            if place and kept:
+                # Whatever it was, it cannot be the snapshot a second time.
+                snapshot.forget(place)
+                kept = None
             if attempt == ATTEMPTS:
                 complaint, words = f"{error}, {ATTEMPTS} times", console.last_words(boot.console)
                 raise LostMachineError(complaint, words) from None

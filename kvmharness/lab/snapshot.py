@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Snapshots: a machine as it stood when its kernel had booted, KVM was loaded and the player was ready.
+
+The next job for the same kernel goes on from there. A snapshot is kept only of a boot that went well to its
+end, and forgotten with the first run from it that did not: what was to come of it then comes of a boot.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import zstandard
+
+from kvmharness.lab import cache
+from kvmharness.lab.errors import LabError
+
+# What keep() leaves in the cache.
+_FORMAT = 1
+_STATE, _CONSOLE = "state.zst", "console"
+# Each takes some 25 MB.
+_KEEP = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the emulator needs to go on, and what the kernel's console had said until then."""
+
+    state: bytes
+    console: bytes
+
+
+def place(kernel: Path, image: bytes, machine: list[str]) -> Path:
+    """Where the snapshot of this kernel with this image is kept; `machine` is all that describes the
+    machine, its emulator included."""
+    found = kernel.stat()
+    made_of = [
+        *(_FORMAT, machine, str(kernel), found.st_size, found.st_mtime_ns),
+        hashlib.sha256(image).hexdigest(),
+    ]
+    return _folder() / hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
+
+
+def load(kept: Path) -> Snapshot | None:
+    """The snapshot kept there; None if there is none, or not a whole one."""
+    try:
+        # The format carries size and checksum, which this checks.
+        state = zstandard.ZstdDecompressor().decompress((kept / _STATE).read_bytes())
+        snapshot = Snapshot(state, (kept / _CONSOLE).read_bytes())
+        os.utime(kept)
+    except (OSError, zstandard.ZstdError):
+        return None
+    return snapshot if state else None
+
+
+def keep(kept: Path, snapshot: Snapshot) -> None:
+    """Keep it there. A cache that cannot be written is no fault of the run's: the next one boots again."""
+
+    def write(folder: Path) -> None:
+        compressor = zstandard.ZstdCompressor(level=1, write_checksum=True)
+        (folder / _STATE).write_bytes(compressor.compress(snapshot.state))
+        (folder / _CONSOLE).write_bytes(snapshot.console)
+
+    with suppress(LabError, OSError):
+        cache.published(kept, write)
+        others = sorted(_folder().glob("[0-9a-f]*"), key=lambda each: each.stat().st_mtime)
+        for old in others[:-_KEEP]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def forget(kept: Path) -> None:
+    """Take it out of the cache, if it is there."""
+    with suppress(LabError, OSError):
+        cache.removed(kept)
+
+
+def _folder() -> Path:
+    return cache.root() / "snapshots"

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What tests of emulated machines share: an init of their own, and waiting for something to happen."""
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from kvmharness.lab.cpio import Archive
+
+_HEADERS = "".join(f"#include <{name}.h>\n" for name in ("fcntl", "unistd", "sys/io", "sys/mount", "termios"))
+
+
+def with_init_that(does: str, tmp_path: Path) -> bytes:
+    """A piece whose /init replaces the real one and does only this, in C."""
+    source, program = tmp_path / "init.c", tmp_path / "init"
+    source.write_text(f"{_HEADERS}int main(void) {{ {does} }}\n")
+    subprocess.run(["cc", "-static", "-w", "-o", program, source], check=True, timeout=60)
+    archive = Archive()
+    archive.add_file("/init", program.read_bytes(), 0o755)
+    return bytes(archive)
+
+
+def wait_until(condition: Callable[[], bool], tries: int = 600) -> bool:
+    """Whether the condition came true within many tries; how long each takes does not matter."""
+    for _ in range(tries):
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Snapshots of machines that are ready for a job: what is kept of them, and what QEMU is told."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kvmharness.lab import play, snapshot
+from kvmharness.lab.kernels import Kernel
+from kvmharness.lab.machine import AMD, AMD_SMP, INTEL
+from kvmharness.lab.qmp import EndedError, Monitor
+from kvmharness.lab.snapshot import Snapshot
+from kvmharness.scenarios import SCENARIOS
+from kvmharness.session import Session
+from kvmharness.trace import to_lines
+
+SNAPSHOT = Snapshot(bytes(range(256)) * 400, b"[    0.1] hello\n")
+
+
+@pytest.fixture
+def place(cache_root: Path) -> Path:
+    return cache_root / "snapshots" / "0123456789abcdef"
+
+
+def test_a_snapshot_is_kept_as_it_was_until_it_is_forgotten(place: Path) -> None:
+    assert snapshot.load(place) is None
+    snapshot.keep(place, SNAPSHOT)
+    assert snapshot.load(place) == SNAPSHOT
+    snapshot.forget(place)
+    assert snapshot.load(place) is None
+    assert not place.exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
+def test_a_damaged_snapshot_is_none(place: Path, damage: str) -> None:
+    snapshot.keep(place, SNAPSHOT)
+    state = place / "state.zst"
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1
+    if damage == "gone":
+        state.unlink()
+    else:
+        state.write_bytes(content if damage == "changed" else content[:-10])
+    assert snapshot.load(place) is None
+
+
+def test_the_snapshots_used_least_recently_go_first(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot, "_KEEP", 3)
+    for number in range(5):
+        each = place.with_name(f"{number}")
+        snapshot.keep(each, SNAPSHOT)
+        os.utime(each, (number, number))
+        if number == 2:
+            os.utime(place.with_name("0"), (10, 10))
+    assert sorted(each.name for each in place.parent.iterdir()) == ["0", "3", "4", "lock"]
+
+
+def test_a_cache_that_cannot_be_written_keeps_nothing_and_says_nothing(place: Path) -> None:
+    place.parent.parent.mkdir()
+    place.parent.write_text("no folder")
+    snapshot.keep(place, SNAPSHOT)
+    assert snapshot.load(place) is None
+
+
+def test_another_kernel_image_machine_or_emulator_has_a_snapshot_of_its_own(tmp_path: Path) -> None:
+    kernel = tmp_path / "vmlinux"
+    kernel.write_bytes(b"kernel")
+    first = AMD.snapshot_place(kernel, b"image")
+    assert first == AMD.snapshot_place(kernel, b"image")
+    others = {AMD.snapshot_place(kernel, b"another"), AMD_SMP.snapshot_place(kernel, b"image")}
+    kernel.write_bytes(b"another kernel")
+    others.add(AMD.snapshot_place(kernel, b"image"))
+    assert len(others) == 3
+    assert first not in others
+    assert INTEL.snapshot_place(kernel, b"image") is None
+
+
+def qemu_that_prints(*lines: str) -> "subprocess.Popen[bytes]":
+    code = f"print({os.linesep.join(lines)!r})"
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def test_a_monitor_keeps_events_for_later_and_other_output_for_the_end() -> None:
+    printed = ('{"QMP": {}}', '{"event": "STOP"}', "qemu: a warning", '{"return": {"status": "running"}}')
+    with qemu_that_prints(*printed) as process:
+        monitor = Monitor(process)
+        assert monitor.execute("query-status") == {"status": "running"}
+        assert monitor.has_seen("STOP")
+        monitor.wait_for("STOP")
+        with pytest.raises(EndedError):
+            monitor.wait_for("RESUME")
+        assert monitor.rest() == b"qemu: a warning\n"
+
+
+def test_a_command_that_qemu_refuses_or_does_not_live_to_answer_is_told() -> None:
+    with qemu_that_prints('{"error": {"desc": "no such command"}}') as process:
+        monitor = Monitor(process)
+        with pytest.raises(EndedError, match="no such command"):
+            monitor.execute("nonsense")
+        with pytest.raises(EndedError):
+            monitor.execute("query-status")
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("spec", ["debian:6.1", pytest.param("debian:6.12", marks=pytest.mark.full)])
+def test_a_run_from_a_snapshot_brings_back_what_a_run_from_a_boot_does_to_the_byte(
+    kernel: Callable[[str], Kernel], cache_root: Path, monkeypatch: pytest.MonkeyPatch, spec: str
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    found = kernel(spec)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_root.parent))
+    scenarios = [SCENARIOS[name] for name in ("young-restore", "qemu-pair-old")]
+    loaded: list[bool] = []
+    load = snapshot.load
+
+    def remembered(place: Path) -> Snapshot | None:
+        kept = load(place)
+        loaded.append(kept is not None)
+        return kept
+
+    monkeypatch.setattr(snapshot, "load", remembered)
+    # A host that is too busy leaves no snapshot.
+    sessions: list[Session] = []
+    while len(sessions) < 20 and loaded.count(True) < 2:
+        sessions.append(play.play(found, AMD, scenarios))
+    assert loaded[0] is False
+    assert loaded.count(True) == 2
+    lines = [
+        [list(to_lines(each)) for each in (session.probe, *session.traces.values())] for session in sessions
+    ]
+    assert all(each == lines[0] for each in lines)
+    # Another job goes on from the same snapshot.
+    play.play(found, AMD, [SCENARIOS["write-zero"]])
+    assert loaded[-1]
