@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What apt's answers are read as: the kernels that it offers, and its complaints."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 from debian.deb822 import Packages
 
 from kvmharness.lab import apt
-from kvmharness.lab.apt import KernelPackage
+from kvmharness.lab.apt import KernelPackage, State
 from kvmharness.lab.errors import LabError
 
 INDEX = """\
@@ -80,3 +83,16 @@ def test_apt_complains_in_one_line(said: str, complaint: str, kind: type[LabErro
     assert complaint in str(error)
     assert "\n" not in str(error)
     assert type(error) is kind
+
+
+def test_an_apt_that_waits_for_room_on_a_full_disk_is_ended_and_the_disk_is_named(
+    cache_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = tmp_path / "apt-get"
+    waiting.write_text("#!/bin/sh\nexec sleep 1000\n")
+    waiting.chmod(0o755)
+    monkeypatch.setattr(apt, "_LOOK_AFTER_S", 0.1)
+    full = shutil.disk_usage("/")._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    with pytest.raises(LabError, match=f"{cache_root / 'apt'} cannot be written: No space left on device"):
+        State().apt(str(waiting), "update")

@@ -6,11 +6,13 @@ apt checks signatures and hashes as it always does; the system's lists, cache an
 touched, and no root is needed. Sources, keys and proxies are the machine's.
 """
 
+import errno
 import functools
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterable, Mapping
@@ -32,6 +34,9 @@ _USUAL = f"linux-image-{_FLAVOUR}"
 _URI = re.compile(r"^'(\S+)' (\S+) (\d+) (SHA\d+:\w+)$", re.MULTILINE)
 # Its download resumes what `apt-get download` would begin again.
 _HELPER = "/usr/lib/apt/apt-helper"
+# What is left of a disk that counts as full, and how often that is looked at while apt works.
+_FULL = 1 << 20
+_LOOK_AFTER_S = 1.0
 _INDEX_AGE_S = 24 * 3600
 # Who asks anew need not ask again for what was looked up this recently.
 _FRESH_S = 600
@@ -228,17 +233,33 @@ class State:
         """What a program of apt's prints when it works on this state; LabError with its first complaint."""
         if shutil.which(program) is None:
             raise LabError(f"debian: kernels come through apt, and there is no {program} on this machine")
-        done = subprocess.run(
+        with subprocess.Popen(
             [program, "-c", str(_configuration(self.root, bool(self.suite))), *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
             stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
             env={**os.environ, "LC_ALL": "C.UTF-8"},
-        )
-        if done.returncode:
-            raise _error(f"{Path(program).name} {arguments[0]}", done.stderr)
-        return done.stdout
+            start_new_session=True,
+        ) as process:
+            try:
+                printed, complaints = self._attend(process)
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)  # it has processes of its own
+                raise
+        if process.returncode:
+            raise _error(f"{Path(program).name} {arguments[0]}", complaints)
+        return printed
+
+    def _attend(self, process: "subprocess.Popen[str]") -> tuple[str, str]:
+        """What it printed and complained of. LabError when the disk is full: apt 2.6 then waits for ever."""
+        while True:
+            try:
+                return process.communicate(timeout=_LOOK_AFTER_S)
+            except subprocess.TimeoutExpired:
+                if shutil.disk_usage(self.root).free < _FULL:
+                    text = f"{self.root} cannot be written: {os.strerror(errno.ENOSPC)}"
+                    raise LabError(text) from None
 
     @property
     def _index(self) -> Path:
