@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,18 +110,12 @@ def test_an_emulator_killed_at_any_moment_is_lost_and_never_judged(
     monkeypatch.setattr(snapshot, "forget", lambda place: None)
     found, scenarios = kernel("debian:6.1"), [SCENARIOS["young-restore"]]
     lengths: list[float] = []
-    load, boot = snapshot.load, machine.boot
-
-    def timed(*args: object) -> Boot:
-        booted = boot(*args)  # type: ignore[arg-type]
-        lengths.append(booted.seconds)
-        return booted
-
-    monkeypatch.setattr(machine, "boot", timed)
-    loads = [lambda place: None, load]
+    loads = [lambda place: None, snapshot.load]
     for each in loads:
         monkeypatch.setattr(snapshot, "load", each)
+        begin = time.monotonic()
         play.play(found, AMD, scenarios)
+        lengths.append(time.monotonic() - begin)
     chance = random.Random(1)
     ended: list[str] = []
     for moment in range(moments):
@@ -132,7 +127,7 @@ def test_an_emulator_killed_at_any_moment_is_lost_and_never_judged(
                 each.kill()
                 hits.append(each.pid)
 
-        timer = threading.Timer(chance.random() * lengths[moment % 2], kill)
+        timer = threading.Timer(0.8 * chance.random() * lengths[moment % 2], kill)
 
         def start_then_kill(timer: threading.Timer = timer) -> None:
             wait_until(lambda: bool(emulators()))
@@ -148,7 +143,7 @@ def test_an_emulator_killed_at_any_moment_is_lost_and_never_judged(
         timer.join()
         # Unless the emulator was faster this time, and had all but ended.
         assert ended[-1] == "" or (hits and "killed by signal 9" in ended[-1])
-    assert ended.count("") < moments / 2
+    assert ended.count("") <= moments / 2
 
 
 def test_a_run_that_is_lost_from_a_snapshot_is_tried_again_from_a_boot(

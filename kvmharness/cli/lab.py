@@ -38,6 +38,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--modules", metavar="DIR", type=Path, help="where the modules of an image's or tree's kernel are"
     )
+    parser.add_argument(
+        "--boot", action="store_true", help="boot every time, and go on from no snapshot of an earlier run"
+    )
     parser.add_argument("--offline", action="store_true", help="take Debian's kernels from the cache alone")
     parser.add_argument(
         "--machine",
@@ -73,6 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
     """
     scenarios = options.pick_scenarios(arguments.scenario)
     machines = options.pick(arguments.machine or ["amd"], MACHINES, "machine")
+    if arguments.boot:
+        machines = [machine.without_snapshots for machine in machines]
     options.check_places(arguments.output, arguments.save_traces)
     if arguments.modules and not any(map(kernels.takes_modules, arguments.kernel)):
         raise UsageError("--modules is for a KERNEL given as an image or a built tree")

@@ -27,14 +27,17 @@ exit status:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status."""
     _open_standard_files()
-    # A reader that has seen enough (`| head`) ends us like any other filter.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     parsed = _parser().parse_args(arguments)
     try:
         status: int = parsed.run(parsed)
         sys.stdout.flush()
     except (UsageError, LabError, KvmUnavailableError, KvmError) as error:
         return _give_up(str(error))
+    except BrokenPipeError:
+        # A reader that has seen enough (`| head`) ends us like any other filter. Not by the signal, which
+        # would also come of an emulator that dies while it is being told something.
+        _drop_output()
+        return 128 + signal.SIGPIPE
     except OSError as error:
         return _give_up(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
     except KeyboardInterrupt:
@@ -56,8 +59,12 @@ def _give_up(reason: str) -> int:
     try:
         sys.stdout.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
     return BAD_INPUT
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _open_standard_files() -> None:

@@ -129,6 +129,11 @@ class Bochs:
         """No: Bochs saves itself into a folder of many files, and not from within a run."""
         return False
 
+    @property
+    def without_snapshots(self) -> "Bochs":
+        """As it is."""
+        return self
+
     def command(self, files: MemoryFiles, start: Start) -> list[str]:
         """Bochs' command line; the console is the machine's first serial port."""
         initrd = start.image + (image.job(start.job) if start.job else b"")

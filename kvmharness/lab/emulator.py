@@ -99,8 +99,8 @@ class Emulator(Protocol):
 
     @property
     def keeps_snapshots(self) -> bool:
-        """Whether a run leaves a snapshot in the memory files SNAPSHOT and SNAPSHOT_CONSOLE, and whether one
-        can be gone on from."""
+        """Whether a run with a job may end with a snapshot left in the memory files SNAPSHOT and, if it is a
+        whole one, SNAPSHOT_CONSOLE; and whether one can be gone on from."""
 
     @property
     def program(self) -> str:
@@ -109,6 +109,10 @@ class Emulator(Protocol):
     @property
     def packages(self) -> tuple[str, ...]:
         """The Debian packages it comes in."""
+
+    @property
+    def without_snapshots(self) -> "Emulator":
+        """This emulator, neither leaving nor taking snapshots."""
 
     def missing(self) -> str:
         """What it needs beside its program and does not find on this host; "" if nothing."""

@@ -40,7 +40,7 @@ enum { FINISHED = 0x20, NO_MODULE = 0x21, NOT_STARTED = 0x22, FAILED = 0x23 };
 #define PANICKED 1
 #define CRASH_LOADED 2
 /* A few hundredths of a second. */
-#define HOLD_STILL 20000
+#define HOLD_STILL 40000
 
 /* QEMU's fw_cfg (docs/specs/fw_cfg): files that can be read byte by byte, numbers in big endian. */
 #define FILE_SELECT_PORT 0x510

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kvmharness.lab import snapshot as snapshots
@@ -51,6 +51,11 @@ class Machine:
     def package(self) -> str:
         """The Debian packages that it needs."""
         return " ".join(self.emulator.packages)
+
+    @property
+    def without_snapshots(self) -> "Machine":
+        """This machine, booting every time."""
+        return replace(self, emulator=self.emulator.without_snapshots)
 
     def snapshot_place(self, kernel: Path, image: bytes) -> Path | None:
         """Where a snapshot of this kernel with this image is kept; None if the machine keeps none."""
@@ -162,6 +167,8 @@ def boot(
 ) -> Boot:
     """Boot a kernel once with this image and job, or go on from a snapshot of its earlier boot.
 
+    A boot that leaves a snapshot ends there, and what comes of the job comes of going on from that.
+
     Nothing touches the disk: what the emulator reads and writes are memory files that vanish with the
     processes. The emulator is killed when this process dies, however it dies. LabError when the machine
     cannot boot such a kernel.
@@ -175,11 +182,13 @@ def boot(
         seconds = time.monotonic() - begin
         status, console = machine.emulator.result(files, status, output)
         earlier = snapshot.console if snapshot else b""
-        left = Snapshot(files.read(SNAPSHOT), files.read(SNAPSHOT_CONSOLE))
-        whole = (earlier + console).decode(errors="replace")
+        booted = Boot(status, (earlier + console).decode(errors="replace"), files.read(RESULTS), seconds)
         # The console is written last.
-        kept = left if left.console and not snapshot else None
-        return Boot(status, whole, files.read(RESULTS), seconds, kept)
+        left = Snapshot(files.read(SNAPSHOT), files.read(SNAPSHOT_CONSOLE))
+    if snapshot or not left.console:
+        return booted
+    resumed = boot(machine, kernel, image, job, left)
+    return replace(resumed, seconds=seconds + resumed.seconds, snapshot=left)
 
 
 def _run(
