@@ -16,6 +16,7 @@ from kvmharness.contract import (
     Finding,
     HostTimeClaim,
     RateClaim,
+    ReadsClaim,
     State,
     check,
 )
@@ -72,6 +73,9 @@ PROBE: Script = (
     SetVmTscKhz(khz=0, label="vm-khz"),
     MoveThread(to=1, label="move"),
     MoveThread(to=0, label="move-back"),
+    CreateVcpu(vcpu=2, guest="rdtscp-16", label="create-2"),
+    # A guest whose CPU refuses the instruction exits at once; one that does not end is not waited for long.
+    Run(vcpu=2, ns=200 * MS, label="guest-rdtscp"),
     # Last, because a player goes no further where there is no attribute to read.
     GetMsrs(vcpu=1, indices=("TSC",), label="tsc-before-offset"),
     GetTscOffset(vcpu=1, label="offset-before"),
@@ -158,6 +162,12 @@ CAPABILITIES = {
             there="this KVM has an offset attribute that works (KVM_VCPU_TSC_OFFSET)",
             implies=_READABLE,
             asks="offset-before",
+        ),
+        Capability(
+            "rdtscp",
+            ReadsClaim("a guest may execute RDTSCP", seen="guest-rdtscp"),
+            missing="this KVM offers its guests no RDTSCP",
+            there="this KVM offers its guests RDTSCP",
         ),
         Capability(
             "two-cpus",

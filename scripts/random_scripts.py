@@ -34,7 +34,7 @@ from kvmharness.script import (
 MS = 1_000_000
 SECOND = 1_000_000_000
 
-_GUESTS = ("rdtsc-16", "rdtsc-64", "ring-16", "ring-64", "wrmsr-16", "wrmsr-16")
+_GUESTS = ("rdtsc-16", "rdtsc-64", "rdtscp-16", "ring-16", "ring-64", "wrmsr-16", "wrmsr-16")
 _MAX_VCPUS = 4
 _RUN_NS = 300_000  # an endless guest's; the others exit by themselves long before
 

@@ -9,10 +9,11 @@ import pytest
 
 from kvmharness import guests
 from kvmharness.guests import layout
-from kvmharness.kvm import BracketBuffer, Exit, Memory, Vcpu, Vm
+from kvmharness.kvm import BracketBuffer, Exit, Memory, System, Vcpu, Vm
 from kvmharness.msr import MSRS
 
 ONCE = ("rdtsc-16", "rdtsc-64", "wrmsr-16")
+NEEDS_RDTSCP = "rdtscp-16"
 ENDLESS = ("ring-16", "ring-64")
 
 
@@ -71,7 +72,7 @@ def test_a_ring_fills_with_growing_readings(vm: Vm, name: str) -> None:
 
 
 @pytest.mark.kvm
-@pytest.mark.parametrize("name", [*ONCE, *ENDLESS])
+@pytest.mark.parametrize("name", [*ONCE, *ENDLESS, NEEDS_RDTSCP])
 def test_a_guest_that_has_not_run_has_read_nothing(vm: Vm, name: str) -> None:
     memory = vm.add_memory(layout.MEMORY_SIZE)
     guests.load(guests.PROGRAMS[name], memory, vm.create_vcpu(0))
@@ -127,3 +128,18 @@ def test_what_one_guest_leaves_does_not_touch_anothers_memory(vm: Vm) -> None:
     before = memory.read(0, own.start), memory.read(own.stop, memory.size - own.stop)
     assert vcpu.run() == Exit.IO
     assert (memory.read(0, own.start), memory.read(own.stop, memory.size - own.stop)) == before
+
+
+@pytest.mark.kvm
+def test_a_guest_that_may_not_execute_rdtscp_exits_without_a_sample(vm: Vm, system: System) -> None:
+    memory, vcpu = vm.add_memory(layout.MEMORY_SIZE), vm.create_vcpu(0)
+    cpuid = system.supported_cpuid()
+    for entry in cpuid.entries[0 : cpuid.nent]:
+        if entry.function == 0x80000001:
+            entry.edx &= ~(1 << 27)  # RDTSCP (AMD APM vol. 3, appendix E)
+    vcpu.set_cpuid2(cpuid)
+    program = guests.PROGRAMS[NEEDS_RDTSCP]
+    guests.load(program, memory, vcpu)
+    # A KVM that is given the exception may try to emulate the instruction, and give up.
+    assert vcpu.run(200_000_000) in (Exit.IO, Exit.INTERNAL_ERROR)
+    assert guests.samples(program, memory, 0) == []

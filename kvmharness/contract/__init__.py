@@ -11,7 +11,16 @@ finding   what becomes of a claim; reading: what a step tells of a guest's TSC
 from collections.abc import Callable
 from typing import Any
 
-from kvmharness.contract.answer import ClockClaim, EndClaim, SameClaim, check_clock, check_end, check_same
+from kvmharness.contract.answer import (
+    ClockClaim,
+    EndClaim,
+    ReadsClaim,
+    SameClaim,
+    check_clock,
+    check_end,
+    check_reads,
+    check_same,
+)
 from kvmharness.contract.clock import (
     HostTimeClaim,
     PageClaim,
@@ -36,6 +45,7 @@ AnyClaim = (
     | ClockClaim
     | EndClaim
     | SameClaim
+    | ReadsClaim
     | PageClaim
     | TimeClaim
     | RealtimeClaim
@@ -49,6 +59,7 @@ _CHECKS: dict[type[Any], Callable[[Any, Trace], Finding]] = {
     ClockClaim: check_clock,
     EndClaim: check_end,
     SameClaim: check_same,
+    ReadsClaim: check_reads,
     PageClaim: check_page,
     TimeClaim: check_time,
     RealtimeClaim: check_realtime,
@@ -72,6 +83,7 @@ __all__ = [
     "HostTimeClaim",
     "PageClaim",
     "RateClaim",
+    "ReadsClaim",
     "RealtimeClaim",
     "SameClaim",
     "State",

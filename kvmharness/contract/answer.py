@@ -35,6 +35,24 @@ class SameClaim:
     expected: str
 
 
+@dataclass(frozen=True, slots=True)
+class ReadsClaim:
+    """The guest of the step labelled `seen` reads something before it exits."""
+
+    text: str
+    seen: str
+
+
+def check_reads(claim: ReadsClaim, trace: Trace) -> Finding:
+    """Whether it did."""
+    for number, event in enumerate(trace.events, 1):
+        if event.operation.label == claim.seen and not event.error:
+            if event.values:
+                return Finding(claim, State.KEPT)
+            return Finding(claim, State.BROKEN, f"the guest of step {claim.seen!r} read nothing", number)
+    return Finding(claim, State.UNDECIDED, f"step {claim.seen!r} was not reached, or failed")
+
+
 def check_end(claim: EndClaim, trace: Trace) -> Finding:
     """Whether the step ended so."""
     for number, event in enumerate(trace.events, 1):

@@ -18,6 +18,8 @@ def guest_tsc(event: Event) -> int | None:
         names: Sequence[str] = [name for name, _ in operation.msrs]
     elif isinstance(operation, GetMsrs):
         names = operation.indices
+    elif isinstance(operation, GuestWrite) and operation.msr == "TSC":
+        return event.values[0]  # what the guest wrote, whether it then had it or not
     elif isinstance(operation, Run | GuestWrite):
         return event.values[-1]
     else:

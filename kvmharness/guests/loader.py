@@ -36,7 +36,7 @@ def load(program: Program, memory: Memory, vcpu: Vcpu) -> None:
     else:
         _set_real_mode_segment(sregs.cs, code)
         _set_real_mode_segment(sregs.ds, results)
-        if program.writes_msrs:
+        if program.catches_faults:
             _set_real_mode_segment(sregs.ss, results)
             _write_vectors(memory, results, (program.place_of("fault"), code >> 4))
             sregs.idt.base, sregs.idt.limit = results + layout.VECTORS, layout.VECTORS_SIZE - 1

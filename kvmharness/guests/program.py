@@ -26,7 +26,7 @@ class Program:
 
     `bits` is 16 (real mode) or 64 (long mode). It takes `takes` samples, then exits; 0 is endless: it
     never exits by itself, KVM_RUN ends at its deadline. Where it leaves what it reads: see `layout`.
-    One that `writes_msrs` has a mailbox, and goes on at its label "fault" when the CPU refuses.
+    One that `writes_msrs` has a mailbox. One with a label "fault" goes on there when the CPU refuses.
     """
 
     def __init__(
@@ -49,6 +49,11 @@ class Program:
     def endless(self) -> bool:
         """Whether it never exits by itself."""
         return self.takes == 0
+
+    @property
+    def catches_faults(self) -> bool:
+        """Whether it has a place to go on at when the CPU refuses an instruction."""
+        return any(instruction.text == "fault:" for instruction in self.instructions)
 
     def place_of(self, label: str) -> int:
         """How many bytes behind the program's start a label is; ValueError when there is none."""

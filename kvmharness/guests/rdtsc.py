@@ -134,4 +134,18 @@ WRMSR_16 = Program(
     writes_msrs=True,
 )
 
-PROGRAMS = {program.name: program for program in (RDTSC_16, RDTSC_64, RING_16, RING_64, WRMSR_16)}
+# A CPU without RDTSCP refuses it, and the guest exits without a sample. ECX becomes IA32_TSC_AUX.
+RDTSCP_16 = Program(
+    "rdtscp-16",
+    16,
+    1,
+    _loop(
+        Instruction(f"movw ${STACK:#x}, %sp", b"\xbc" + _u16(STACK)),
+        Instruction("rdtscp", b"\x0f\x01\xf9"),
+        *_store_tsc_16(SAMPLES),
+        _label("fault"),
+        _EXIT,
+    ),
+)
+
+PROGRAMS = {program.name: program for program in (RDTSC_16, RDTSC_64, RDTSCP_16, RING_16, RING_64, WRMSR_16)}

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the guest sees of its TSC, what it writes itself, and what the host then reads."""
+
+from kvmharness.contract import Claim, ForwardClaim, SameClaim
+from kvmharness.scenarios.scenario import Scenario
+from kvmharness.scenarios.steps import READ_BOTH, READ_ONE
+from kvmharness.script import CreateVcpu, GetMsrs, GuestWrite, Read, Run, SetMsrs, Sleep, Time
+
+MS = 1_000_000
+
+_ADJUST = "Intel SDM vol. 3, IA32_TSC_ADJUST"
+
+_JUMP = "A guest whose firmware or kernel sets its TSCs itself is left with others than it set."
+
+SCENARIOS = (
+    Scenario(
+        "guest-rdtscp",
+        "A guest reads the same TSC by RDTSCP as by RDTSC, and as the host reads.",
+        "Intel SDM vol. 2, RDTSCP; VMX and SVM apply the TSC offset to both instructions",
+        "Two clocks in the same guest are a restore apart.",
+        ("tsc-write", "rdtscp"),
+        (
+            CreateVcpu(vcpu=0, guest="rdtscp-16", label="create"),
+            GetMsrs(vcpu=0, indices=("TSC",), label="tsc-new"),
+            SetMsrs(vcpu=0, msrs=(("TSC", Time(100_000 * MS)),), label="write"),
+            *READ_ONE,
+            Sleep(ns=20 * MS),
+            Run(vcpu=0, label="guest-later"),
+        ),
+        (
+            Claim(
+                "RDTSCP goes on from the TSC that was written",
+                seen=("offset", "tsc", "guest", "guest-later"),
+                expected=("write",),
+                instead="tsc-new",
+            ),
+        ),
+    ),
+    Scenario(
+        "guest-64-bit",
+        "A guest in long mode reads the TSC that the host set.",
+        "Intel SDM vol. 2, RDTSC; real guests run so",
+        "The guest's clock is not what the VMM restored.",
+        ("tsc-write", "guest-64"),
+        (
+            CreateVcpu(vcpu=0, guest="rdtsc-64", label="create"),
+            GetMsrs(vcpu=0, indices=("TSC",), label="tsc-new"),
+            SetMsrs(vcpu=0, msrs=(("TSC", Time(100_000 * MS)),), label="write"),
+            *READ_ONE,
+        ),
+        (
+            Claim(
+                "the guest goes on from the TSC that was written",
+                seen=("offset", "tsc", "guest"),
+                expected=("write",),
+                instead="tsc-new",
+            ),
+        ),
+    ),
+    Scenario(
+        "guest-never-runs-back",
+        "A guest that reads its TSC over and over, and is stopped and goes on, never sees it run backwards.",
+        "Intel SDM vol. 3, 'Invariant TSC'; Documentation/virt/kvm/x86/timekeeping.rst",
+        "Time runs backwards in the guest.",
+        ("guest-16",),
+        (
+            CreateVcpu(vcpu=0, guest="ring-16", label="create"),
+            Run(vcpu=0, ns=30 * MS, label="guest-1"),
+            Run(vcpu=0, ns=30 * MS, label="guest-2"),
+            GetMsrs(vcpu=0, indices=("TSC",), label="tsc"),
+            Run(vcpu=0, ns=30 * MS, label="guest-3"),
+        ),
+        (ForwardClaim("the TSC goes forward", seen=("guest-1", "guest-2", "tsc", "guest-3")),),
+    ),
+    Scenario(
+        "guest-writes-tsc",
+        "A TSC that the guest writes is what it reads from then on, however near to what it was, and no "
+        "other vCPU's moves.",
+        f"kvm_set_msr_common(), MSR_IA32_TSC not written by the host; {_ADJUST}",
+        _JUMP,
+        ("tsc-write",),
+        (
+            CreateVcpu(vcpu=0, guest="wrmsr-16", label="create-0"),
+            CreateVcpu(vcpu=1, label="create-1"),
+            GetMsrs(vcpu=1, indices=("TSC",), label="tsc-new"),
+            # Half a second off: of a host's write KVM might make an attempt to synchronize.
+            GuestWrite(vcpu=0, msr="TSC", value=Read("tsc-new", Time(500 * MS)), label="guest-writes"),
+            GetMsrs(vcpu=0, indices=("TSC_ADJUST",), label="adjust"),
+            *READ_BOTH,
+        ),
+        (
+            Claim(
+                "the vCPU goes on from what its guest wrote",
+                seen=("offset-0", "tsc-0", "guest-0"),
+                expected=("guest-writes",),
+                instead="tsc-new",
+                otherwise="the guest's write was overridden",
+            ),
+            Claim(
+                "the other vCPU counts as before",
+                seen=("offset-1", "tsc-1", "guest-1"),
+                expected=("tsc-new",),
+            ),
+        ),
+    ),
+    Scenario(
+        "guest-writes-adjust",
+        "A TSC_ADJUST that the guest writes moves its TSC by as much, and the host reads it back.",
+        f"kvm_set_msr_common(), MSR_IA32_TSC_ADJUST not written by the host; {_ADJUST}",
+        _JUMP,
+        ("tsc-write",),
+        (
+            CreateVcpu(vcpu=0, guest="wrmsr-16", label="create"),
+            GetMsrs(vcpu=0, indices=("TSC",), label="tsc-new"),
+            GuestWrite(vcpu=0, msr="TSC_ADJUST", value=Time(10_000 * MS), label="forth"),
+            GetMsrs(vcpu=0, indices=("TSC_ADJUST", "TSC"), label="adjust"),
+            GuestWrite(vcpu=0, msr="TSC_ADJUST", value=0, label="back"),
+            GetMsrs(vcpu=0, indices=("TSC_ADJUST",), label="adjust-back"),
+            *READ_ONE,
+        ),
+        (
+            SameClaim("the host reads what the guest wrote", "adjust", "forth"),
+            SameClaim("and again", "adjust-back", "back"),
+            Claim(
+                "with TSC_ADJUST back at 0 the vCPU counts as before",
+                seen=("offset", "tsc", "guest"),
+                expected=("tsc-new",),
+            ),
+        ),
+    ),
+    Scenario(
+        "host-restores-adjust",
+        "A host that restores TSC and then TSC_ADJUST, in one ioctl, moves the TSC once and not twice.",
+        "kvm_set_msr_common(): TSC_ADJUST written by the host moves nothing; QEMU restores both in one ioctl",
+        "Each restore moves the TSC of a guest that had adjusted it once more.",
+        ("tsc-write",),
+        (
+            CreateVcpu(vcpu=0, label="create"),
+            GetMsrs(vcpu=0, indices=("TSC",), label="tsc-new"),
+            SetMsrs(
+                vcpu=0,
+                msrs=(("TSC", Time(100_000 * MS)), ("TSC_ADJUST", Time(50_000 * MS))),
+                label="restore",
+            ),
+            GetMsrs(vcpu=0, indices=("TSC_ADJUST",), label="adjust"),
+            SetMsrs(vcpu=0, msrs=(("TSC_ADJUST", Time(70_000 * MS)),), label="adjust-again"),
+            GetMsrs(vcpu=0, indices=("TSC_ADJUST",), label="adjust-after"),
+            *READ_ONE,
+        ),
+        (
+            SameClaim("TSC_ADJUST reads back as written", "adjust-after", "adjust-again"),
+            Claim(
+                "the vCPU goes on from the TSC that was written",
+                seen=("offset", "tsc", "guest"),
+                expected=("restore",),
+                instead="tsc-new",
+            ),
+        ),
+    ),
+)
