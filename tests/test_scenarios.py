@@ -71,4 +71,4 @@ def test_the_rules_leave_open_only_what_rests_on_catching_up_and_how_fast_is_too
     for scenario in SCENARIOS.values():
         for policy in POLICIES.values():
             if policy.honours_writes and len(outlook(scenario, policy)) > 1:
-                assert scenario.name in ("khz-double", "khz-too-fast") or "stable-tsc" in scenario.lacks
+                assert scenario.name == "khz-too-fast" or "stable-tsc" in scenario.lacks

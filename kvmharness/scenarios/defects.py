@@ -88,8 +88,8 @@ SCENARIOS = (
         "qemu-hotplug-tsc-frequency",
         "A vCPU that QEMU adds to a VM with a tsc-frequency of its own counts together with the one that "
         "is there.",
-        "recorded from QEMU 7.2, device_add and tsc-frequency: the vCPU is created at the host's rate, "
-        "gets its own behind that, then a TSC of 0",
+        "two recordings of QEMU 7.2 in one, device_add and tsc-frequency: the vCPU is created at the "
+        "host's rate, gets its own behind that, then a TSC of 0",
         "A vCPU plugged into such a guest counts from 0: KVM synchronizes it neither when it is created, "
         "for its rate is still another, nor by the 0, for the last writer was itself at that other rate.",
         ("tsc-write",),

@@ -39,9 +39,7 @@ _STARTS_ANEW = "vCPU 0 goes on from the 1 that the reset wrote"
 
 SCENARIOS = (
     _after_start(2, "recorded from QEMU 7.2: all machine types put 0, and 4 ms later 1", "qemu-start"),
-    _after_start(
-        16, "recorded from QEMU 7.2 with 2 and 4 vCPUs; the order is the same with 16", "qemu-start-16"
-    ),
+    _after_start(16, "recorded from QEMU 7.2 with 2 and 4 vCPUs; the same order for 16", "qemu-start-16"),
     Scenario(
         "qemu-reset-old",
         "After the reset of a QEMU VM that has run for more than a second its vCPUs count from 1 again, "
