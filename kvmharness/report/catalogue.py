@@ -25,7 +25,7 @@ _MOST_NAMES = 5
 LACKS = {
     "amd": frozenset({"two-cpus", "tsc-scaling"}),
     "amd-smp": frozenset({"tsc-scaling"}),
-    "amd-unstable": frozenset({"two-cpus", "tsc-scaling", "stable-tsc"}),
+    "amd-unstable": frozenset({"two-cpus", "tsc-scaling", "stable-tsc", "clock-realtime"}),
     "intel": frozenset({"two-cpus"}),
     "a KVM that ignores writes": frozenset({"tsc-write", "tsc-offset", "tsc-scaling"}),
 }
