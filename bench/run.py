@@ -27,6 +27,7 @@ from kvmharness.kvm import BracketBuffer, System, Vcpu, ioctls
 from kvmharness.kvm import ffi as kvm_ffi
 from kvmharness.kvm import lib as kvm_lib
 from kvmharness.lab import image, kernels, machine
+from kvmharness.lab.machines import AMD
 from kvmharness.model.judge import Possibility
 from kvmharness.model.judge import judge as judge_by
 from kvmharness.model.policies import POLICIES
@@ -164,7 +165,7 @@ def bench_lab() -> None:
         image.python()
 
         def bare(kernel: kernels.Kernel = kernel, base: bytes = base) -> float:
-            return machine.boot(machine.AMD, kernel.vmlinux, base).seconds * 1000
+            return machine.boot(AMD, kernel.vmlinux, base).seconds * 1000
 
         def lab(spec: str = spec) -> float:
             begin = time.monotonic()

@@ -14,7 +14,7 @@ from kvmharness import host
 from kvmharness.kvm import KvmUnavailableError, System, Vm
 from kvmharness.lab import kernels, play
 from kvmharness.lab.kernels import Kernel
-from kvmharness.lab.machine import AMD
+from kvmharness.lab.machines import AMD
 from kvmharness.scenarios import SCENARIOS
 from kvmharness.session import Outcome, settle
 from tests.made_up import session

@@ -20,7 +20,7 @@ from kvmharness.guests.program import code_of
 from kvmharness.lab import bochs, emulator, image, machine, play, pvh
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import Kernel
-from kvmharness.lab.machine import INTEL
+from kvmharness.lab.machines import INTEL
 from kvmharness.model.judge import Possibility, judge
 from kvmharness.model.policies import POLICIES
 from kvmharness.scenarios import SCENARIOS, Scenario

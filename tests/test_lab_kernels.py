@@ -9,7 +9,7 @@ import pytest
 from kvmharness.lab import apt, cache, debs, kernels, play, vmlinux
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import Kernel
-from kvmharness.lab.machine import AMD
+from kvmharness.lab.machines import AMD
 from kvmharness.scenarios import SCENARIOS
 from tests.made_up_kernels import put
 

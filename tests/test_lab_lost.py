@@ -17,7 +17,8 @@ import pytest
 
 from kvmharness.lab import image, kernels, machine, play, snapshot, wire
 from kvmharness.lab.kernels import Kernel
-from kvmharness.lab.machine import AMD, Boot, Machine
+from kvmharness.lab.machine import Boot, Machine
+from kvmharness.lab.machines import AMD
 from kvmharness.lab.snapshot import Snapshot
 from kvmharness.scenarios import SCENARIOS
 from kvmharness.trace import to_lines

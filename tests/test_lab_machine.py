@@ -8,7 +8,7 @@ import pytest
 from kvmharness.identity import Identity
 from kvmharness.lab import play
 from kvmharness.lab.kernels import Kernel
-from kvmharness.lab.machine import AMD
+from kvmharness.lab.machines import AMD
 from kvmharness.model.policies import POLICIES
 from kvmharness.scenarios import SCENARIOS
 from kvmharness.session import Outcome

@@ -9,7 +9,7 @@ import pytest
 from kvmharness.identity import Identity
 from kvmharness.lab import image, machine, play
 from kvmharness.lab.kernels import Kernel
-from kvmharness.lab.machine import AMD_SMP, AMD_UNSTABLE
+from kvmharness.lab.machines import AMD_SMP, AMD_UNSTABLE
 from kvmharness.model.policies import POLICIES
 from kvmharness.scenarios import SCENARIOS
 from kvmharness.session import settle

@@ -11,7 +11,7 @@ from kvmharness.identity import Identity
 from kvmharness.lab import apt, kernels, play, suites
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import Kernel
-from kvmharness.lab.machine import AMD_SMP
+from kvmharness.lab.machines import AMD_SMP
 from kvmharness.model.policies import POLICIES
 from kvmharness.scenarios import SCENARIOS
 from kvmharness.session import settle

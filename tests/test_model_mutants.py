@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from kvmharness import capabilities
-from kvmharness.lab import machine, play
+from kvmharness.lab import play
 from kvmharness.lab.kernels import Kernel
+from kvmharness.lab.machines import MACHINES
 from kvmharness.model import arithmetic, masterclock, operations, rates, rules
 from kvmharness.model import judge as judge_module
 from kvmharness.model.judge import Possibility, judge
@@ -105,7 +106,7 @@ def ask(kernel: Callable[[str], Kernel], outcome: Callable[[str], Outcome]) -> A
         if on in (OLD, NEW):
             session = next(iter(outcome(spec).sessions.values()))
         else:
-            session = play.play(kernel(spec), machine.MACHINES[place], list(SCENARIOS.values()))
+            session = play.play(kernel(spec), MACHINES[place], list(SCENARIOS.values()))
         return POLICIES[BOOTED[on]], all_of(session)
 
     return played

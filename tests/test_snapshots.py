@@ -11,7 +11,7 @@ import pytest
 
 from kvmharness.lab import play, snapshot
 from kvmharness.lab.kernels import Kernel
-from kvmharness.lab.machine import AMD, AMD_SMP, INTEL
+from kvmharness.lab.machines import AMD, AMD_SMP, INTEL
 from kvmharness.lab.qmp import EndedError, Monitor
 from kvmharness.lab.snapshot import Snapshot
 from kvmharness.scenarios import SCENARIOS

@@ -16,7 +16,8 @@ from kvmharness.identity import Identity
 from kvmharness.lab import kernels, play
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import Kernel
-from kvmharness.lab.machine import MACHINES, Machine, check_emulator
+from kvmharness.lab.machine import Machine, check_emulator
+from kvmharness.lab.machines import MACHINES
 from kvmharness.report import KernelReport
 from kvmharness.scenarios import Scenario
 from kvmharness.session import Session, settle
@@ -37,6 +38,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument(
         "--modules", metavar="DIR", type=Path, help="where the modules of an image's or tree's kernel are"
+    )
+    parser.add_argument(
+        "--accel",
+        choices=("kvm",),
+        help="the machines on this host's own KVM instead of emulated, where it nests: amd-smp, intel",
     )
     parser.add_argument(
         "--boot", action="store_true", help="boot every time, and go on from no snapshot of an earlier run"
@@ -75,9 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     What is finished is kept and reported when the rest is interrupted, or turns out to be impossible.
     """
     scenarios = options.pick_scenarios(arguments.scenario)
-    machines = options.pick(arguments.machine or ["amd"], MACHINES, "machine")
-    if arguments.boot:
-        machines = [machine.without_snapshots for machine in machines]
+    machines = _machines(arguments)
     options.check_places(arguments.output, arguments.save_traces)
     if arguments.modules and not any(map(kernels.takes_modules, arguments.kernel)):
         raise UsageError("--modules is for a KERNEL given as an image or a built tree")
@@ -104,6 +108,19 @@ def run(arguments: argparse.Namespace) -> int:
             _report(arguments, expectation, boots, futures)
         raise
     return _report(arguments, expectation, boots, futures)
+
+
+def _machines(arguments: argparse.Namespace) -> list[Machine]:
+    machines = options.pick(arguments.machine or ["amd"], MACHINES, "machine")
+    if arguments.accel:
+        for machine in machines:
+            if machine.nested is None:
+                usable = ", ".join(each.name for each in MACHINES.values() if each.nested)
+                raise UsageError(
+                    f"{machine.name} counts instructions; --accel {arguments.accel} is for {usable}"
+                )
+        machines = [machine.nested for machine in machines if machine.nested]
+    return [machine.without_snapshots for machine in machines] if arguments.boot else list(machines)
 
 
 def _report(

@@ -10,7 +10,7 @@ from kvmharness.cli import options
 from kvmharness.cli.errors import NOTHING_FAILED, UsageError
 from kvmharness.lab import apt, kernels, suites
 from kvmharness.lab.errors import LabError
-from kvmharness.lab.machine import MACHINES
+from kvmharness.lab.machines import MACHINES
 from kvmharness.model.policies import POLICIES
 from kvmharness.report import catalogue
 from kvmharness.scenarios import SCENARIOS, SUBJECTS

@@ -117,7 +117,7 @@ class Bochs:
         libraries = Path(program).resolve().parent.parent / "lib" if program else Path()
         patterns = ("bochs/plugins/libbx_sdl2_gui.so", "*/bochs/plugins/libbx_sdl2_gui.so")
         found = any(True for pattern in patterns for _ in libraries.glob(pattern))
-        return "" if found else "the display sdl2 of Bochs"
+        return "" if found else f"the display sdl2 of Bochs: install {' '.join(self.packages)}"
 
     @property
     def description(self) -> list[str]:

@@ -115,7 +115,7 @@ class Emulator(Protocol):
         """This emulator, neither leaving nor taking snapshots."""
 
     def missing(self) -> str:
-        """What it needs beside its program and does not find on this host; "" if nothing."""
+        """What it needs beside its program and does not find on this host, and what helps; "" if nothing."""
 
     def command(self, files: MemoryFiles, start: Start) -> list[str]:
         """The command that boots this, with what it needs put into `files`; LabError when the kernel is

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Emulated machines: what each is, and one boot of one."""
+"""An emulated machine, and one boot of it. `machines` has those there are."""
 
 import shutil
 import subprocess
@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kvmharness.lab import snapshot as snapshots
-from kvmharness.lab.bochs import HZ, Bochs
 from kvmharness.lab.emulator import (
     ENDED_BY_KERNEL,
     RESULTS,
@@ -21,7 +20,6 @@ from kvmharness.lab.emulator import (
     status_of,
 )
 from kvmharness.lab.errors import LabError
-from kvmharness.lab.qemu import Qemu
 from kvmharness.lab.snapshot import Snapshot
 
 # What init reports (init.c has the same numbers), as a boot's status.
@@ -39,13 +37,19 @@ HUNG_AFTER_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """An emulated machine: what emulates it, which vendor module its CPU wants, the kernel's command line."""
+    """An emulated machine: what emulates it, which vendor module its CPU wants, the kernel's command line.
+
+    `counts_instructions` says that its time is a function of what it executes, and not the host's. `nested`
+    is the same machine on the host's own KVM, where there can be one.
+    """
 
     name: str
     summary: str
     emulator: Emulator
     vendor_module: str
     kernel_options: str
+    counts_instructions: bool
+    nested: "Machine | None" = None
 
     @property
     def package(self) -> str:
@@ -62,69 +66,6 @@ class Machine:
         if not self.emulator.keeps_snapshots:
             return None
         return snapshots.place(kernel, image, [*self.emulator.description, self.kernel_options])
-
-
-# Without cx16 because with it a 6.12 kernel crashed in most boots under QEMU 7.2.
-_EMULATED_CPU = ("-cpu", "max,-cx16")
-# icount makes time a function of the instructions executed, 2 ns each, and the TSC count at 1 GHz.
-_COUNTING_INSTRUCTIONS = ("-accel", "tcg,thread=single", "-icount", "shift=1,sleep=off", *_EMULATED_CPU)
-
-# The self-tests of the crypto library take a second, and a 6.12 kernel waits for them when it loads a
-# module. An oops is a panic, so that it ends the machine and not only one of its tasks.
-_OPTIONS = "console=ttyS0,115200 loglevel=5 nokaslr cryptomgr.notests oops=panic panic=-1"
-# Calibrating the local APIC's timer waits 200 ms of machine time in a loop, 2 s of ours; without it the
-# kernel keeps time by the HPET, and KVM does not care.
-_ONE_CPU = "nolapic_timer"
-# Time is the host's here, and a busy host holds up a CPU for seconds. That is no fault of the kernel's: its
-# watchdogs are off, and it takes the timer for connected without waiting for some ticks of it (it panics
-# when they do not come in time). KVM's time has nothing to do with any of these.
-_REAL_TIME = "no_timer_check nowatchdog rcupdate.rcu_cpu_stall_suppress=1"
-# Bochs. Told its rate, the kernel neither measures it nor believes what the CPU says of itself (3.5 GHz).
-# While an MWAIT ends at once, idle=halt makes waiting cost nothing. RDRAND and RDSEED (158, 306) are not
-# used, as Bochs seeds them by the host's clock; HT (28) and XSAVE are not, as kernels complain of their
-# CPUID. What mitigates leaks costs time. A reboot, as a triple fault, ends the machine.
-_BOCHS = (
-    f"tsc_early_khz={HZ // 1000} idle=halt clearcpuid=28,158,306 noxsave mitigations=off reboot=triple"
-    # Preparations for tracing, and tests of a source of randomness: each more than 100 million instructions.
-    " initcall_blacklist=trace_eval_init,ftrace_check_for_weak_functions,jent_mod_init"
-)
-
-AMD = Machine(
-    name="amd",
-    summary="QEMU's emulation of one AMD CPU, counting instructions for its clock: two boots are the same "
-    "to the byte, and a guest's sleeps cost no time",
-    emulator=Qemu(_COUNTING_INSTRUCTIONS, keeps_snapshots=True),
-    vendor_module="kvm_amd",
-    kernel_options=f"{_OPTIONS} tsc=reliable {_ONE_CPU}",
-)
-
-AMD_UNSTABLE = Machine(
-    name="amd-unstable",
-    summary="amd with a kernel that takes its TSC for unstable: KVM then keeps guest TSCs in another way",
-    emulator=Qemu(_COUNTING_INSTRUCTIONS, keeps_snapshots=True),
-    vendor_module="kvm_amd",
-    kernel_options=f"{_OPTIONS} tsc=unstable {_ONE_CPU}",
-)
-
-AMD_SMP = Machine(
-    name="amd-smp",
-    summary="QEMU's emulation of two AMD CPUs that run at the same time, on the host's clock: threads move "
-    "between CPUs; no two boots are the same",
-    emulator=Qemu(("-accel", "tcg,thread=multi", "-smp", "2", *_EMULATED_CPU), keeps_snapshots=True),
-    vendor_module="kvm_amd",
-    kernel_options=f"{_OPTIONS} tsc=reliable {_REAL_TIME}",
-)
-
-INTEL = Machine(
-    name="intel",
-    summary="Bochs' emulation of one Intel CPU, counting instructions for its clock: two boots are the same "
-    "to the byte, and with TSC scaling a guest may have a rate of its own",
-    emulator=Bochs("corei7_skylake_x"),
-    vendor_module="kvm_intel",
-    kernel_options=f"{_OPTIONS} tsc=reliable {_ONE_CPU} {_BOCHS}",
-)
-
-MACHINES = {machine.name: machine for machine in (AMD, AMD_SMP, AMD_UNSTABLE, INTEL)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +100,7 @@ def check_emulator(machine: Machine) -> None:
             raise LabError(f"machine {machine.name} needs {program}: install {packages}")
     missing = emulator.missing()
     if missing:
-        raise LabError(f"machine {machine.name} needs {missing}: install {machine.package}")
+        raise LabError(f"machine {machine.name} needs {missing}")
 
 
 def boot(

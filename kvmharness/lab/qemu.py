@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kvmharness.lab import nested
 from kvmharness.lab.emulator import RESULTS, SNAPSHOT, SNAPSHOT_CONSOLE, MemoryFiles, Start
 from kvmharness.lab.qmp import EndedError, Monitor
 
@@ -32,16 +33,20 @@ _READY, _WENT_ON = "GUEST_PANICKED", "GUEST_CRASHLOADED"
 
 @dataclass(frozen=True, slots=True)
 class Qemu:
-    """QEMU with these arguments beside those that all of the lab's machines have."""
+    """QEMU with these arguments beside those that all of the lab's machines have.
+
+    `nested_by` names the vendor module that is to run inside on the host's own KVM; "" for emulation.
+    """
 
     arguments: tuple[str, ...]
     keeps_snapshots: bool = False
+    nested_by: str = ""
     program: str = "qemu-system-x86_64"
     packages: tuple[str, ...] = ("qemu-system-x86",)
 
     def missing(self) -> str:
-        """Nothing: QEMU comes whole."""
-        return ""
+        """Where it takes the host's KVM: that, with guests that can have guests."""
+        return nested.missing(self.nested_by) if self.nested_by else ""
 
     @property
     def description(self) -> list[str]:
