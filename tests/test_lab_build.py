@@ -12,10 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from kvmharness.cli import playing
 from kvmharness.cli.main import main
+from kvmharness.cli.playing import Played
 from kvmharness.lab import build, cache, kept, kernels, places
 from kvmharness.lab.apt import KernelPackage
+from kvmharness.lab.kernels import Kernel
+from kvmharness.lab.machine import Machine
 from kvmharness.lab.tree import Tree
+from kvmharness.scenarios import Scenario
+from kvmharness.verdict import Expectation, Result, Verdict
 from tests.made_up_kernels import RELEASE, module, put, put_tree
 from tests.made_up_mails import DIFF, OTHER_DIFF, SOURCE, SOURCE_PATH, THREAD
 
@@ -66,7 +72,7 @@ def lab_build(*arguments: str) -> int:
 
 def compiled(tree: Tree) -> list[str]:
     """What the last make compiled."""
-    return re.findall(r"CC \[M\]  (\S+)", tree.log.read_text())
+    return sorted(re.findall(r"CC \[M\]  (\S+)", tree.log.read_text()))
 
 
 def test_the_modules_are_built_with_the_patch_and_the_kernel_is_the_distributions(
@@ -88,7 +94,7 @@ def test_the_modules_are_built_with_the_patch_and_the_kernel_is_the_distribution
 def test_make_builds_only_what_another_patch_changes(tree: Tree, tmp_path: Path) -> None:
     first, other = patch_file(tmp_path), patch_file(tmp_path, OTHER_DIFF, "writes.patch")
     for patch, expected in (
-        (first, ["arch/x86/kvm/clock.c", "arch/x86/kvm/amd.c"]),
+        (first, ["arch/x86/kvm/amd.c", "arch/x86/kvm/clock.c"]),
         (first, []),
         (other, ["arch/x86/kvm/clock.c"]),
         (other, []),
@@ -293,12 +299,13 @@ def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
 def build_own(own: Path, patch: str) -> list[str]:
     """Build for a tree; what make compiled."""
     assert main(["lab", "build", str(own), "--patch", patch, "--name", "own"]) == 0
-    return re.findall(r"CC \[M\]  (\S+)", (kernels.find("built:own").folder / "build.log").read_text())
+    log = kernels.find("built:own").folder / "build.log"
+    return sorted(re.findall(r"CC \[M\]  (\S+)", log.read_text()))
 
 
 def test_modules_are_built_for_a_tree_of_ones_own_which_is_only_read(own: Path, tmp_path: Path) -> None:
     before = contents(own)
-    both = ["arch/x86/kvm/clock.c", "arch/x86/kvm/amd.c"]
+    both = ["arch/x86/kvm/amd.c", "arch/x86/kvm/clock.c"]
     assert build_own(own, patch_file(tmp_path)) == both
     assert build_own(own, patch_file(tmp_path)) == []
     assert contents(own) == before
@@ -342,6 +349,43 @@ def test_a_tree_without_what_modules_are_built_from_is_refused(
         (own / name).unlink()
     assert main(["lab", "build", str(own), "--patch", patch_file(tmp_path)]) == 2
     assert reason in capsys.readouterr().err
+
+
+# Before and after
+
+
+def test_validate_plays_on_the_kernel_with_the_patch_and_without(
+    tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def play_on(
+        kernel: Kernel, machine: Machine, scenarios: list[Scenario], expectation: Expectation
+    ) -> Played:
+        frozen = b"frozen" in (kernel.folder / "kvm.ko").read_bytes()
+        verdict = Verdict.PASS if frozen else Verdict.FAIL
+        return Played(tuple(Result(each.name, verdict, "", "x", 1, frozen, frozen) for each in scenarios), {})
+
+    monkeypatch.setattr(playing, "play_on", play_on)
+    monkeypatch.setattr("kvmharness.cli.lab_validate.check_emulator", lambda machine: None)
+    thread = patch_file(tmp_path, THREAD, "thread.txt")
+    asked = [
+        SPEC,
+        "--patch",
+        thread,
+        "--pick",
+        "1",
+        "--scenario",
+        "young-restore",
+        "--expect",
+        "oliver-upton",
+    ]
+    assert main(["lab", "validate", *asked, "--offline"]) == 0
+    text = capsys.readouterr().out
+    assert f"Tested with kvmharness: {thread}, patch 1\n" in text
+    assert ["young-restore", "broken", "kept", "yes"] in [line.split() for line in text.splitlines()]
+    assert f"  kvmharness lab validate {' '.join(asked)}\n" in text
+    asked[4] = "2"
+    assert main(["lab", "validate", *asked, "--offline", "--output", str(tmp_path / "text")]) == 1
+    assert "does not follow oliver-upton: young-restore" in (tmp_path / "text").read_text()
 
 
 # The tree in the cache

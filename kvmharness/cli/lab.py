@@ -6,22 +6,18 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from kvmharness.cli import lab_build, options
+from kvmharness.cli import lab_build, lab_validate, options, playing
 from kvmharness.cli.errors import BAD_INPUT, FAILED, UsageError
-from kvmharness.identity import Identity
-from kvmharness.lab import kernels, play
+from kvmharness.cli.playing import Played
+from kvmharness.lab import kernels
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machine import Machine, check_emulator
 from kvmharness.lab.machines import MACHINES
 from kvmharness.report import KernelReport
-from kvmharness.scenarios import Scenario
-from kvmharness.session import Session, settle
-from kvmharness.verdict import Expectation, Result, Verdict, exit_status
+from kvmharness.verdict import Expectation, exit_status
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -63,16 +59,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     options.add_save_traces(parser)
     parser.set_defaults(run=run)
     lab_build.add_parser(lab_commands)
-
-
-@dataclass(frozen=True, slots=True)
-class _Played:
-    """What became of the scenarios on one kernel and machine; `notes` are what its console said of it."""
-
-    results: tuple[Result, ...]
-    sessions: dict[str, Session]
-    identity: Identity | None = None
-    notes: tuple[str, ...] = ()
+    lab_validate.add_parser(lab_commands)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -95,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     boots = [(kernel, machine) for kernel in found for machine in machines]
     # Not in a `with` block, whose end would wait for the emulators after a Ctrl-C.
     pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
-    futures = [pool.submit(_play, *boot, scenarios, expectation) for boot in boots]
+    futures = [pool.submit(playing.play_on, *boot, scenarios, expectation) for boot in boots]
     try:
         for done, future in enumerate(as_completed(futures), 1):
             kernel, machine = boots[futures.index(future)]
@@ -127,7 +114,7 @@ def _report(
     arguments: argparse.Namespace,
     expectation: Expectation,
     boots: Sequence[tuple[Kernel, Machine]],
-    futures: Sequence[Future[_Played]],
+    futures: Sequence[Future[Played]],
 ) -> int:
     """Report what is finished; the exit status. A kernel that cannot be played is a line on stderr."""
     reports: list[KernelReport] = []
@@ -139,13 +126,7 @@ def _report(
         if trouble:
             troubles.append(trouble)
         else:
-            played = future.result()
-            reports.append(
-                KernelReport(
-                    *(kernel.spec, machine.name, kernel.release, played.results, expectation.name),
-                    *(played.identity, played.notes),
-                )
-            )
+            reports.append(playing.report(kernel, machine, future.result(), expectation))
     if not reports and troubles:
         raise troubles[0]
     options.write_report(reports, arguments.format, arguments.output)
@@ -155,16 +136,3 @@ def _report(
         print(f"kvmharness: {trouble}", file=sys.stderr)
     status = exit_status(result for report in reports for result in report.results)
     return BAD_INPUT if troubles and status != FAILED else status
-
-
-def _play(
-    kernel: Kernel, machine: Machine, scenarios: Sequence[Scenario], expectation: Expectation
-) -> _Played:
-    """Play on a kernel; where the machine was lost, all scenarios are, and the console's last lines told."""
-    options.progress(f"{kernel.spec}: {kernel.release} boots on {machine.name}")
-    try:
-        outcome = settle(scenarios, partial(play.play, kernel, machine), expectation)
-    except play.LostMachineError as lost:
-        results = [Result(each.name, Verdict.LOST, each.contract, lost.complaint) for each in scenarios]
-        return _Played(tuple(results), {}, notes=tuple(lost.console))
-    return _Played(outcome.results, outcome.sessions, outcome.identity, outcome.notes)

@@ -14,6 +14,7 @@ from kvmharness.lab import build, patches
 from kvmharness.lab.build import CompileError
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.hunks import RefusedError
+from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.patches import Patch, PatchError
 
 _STDIN = "-"
@@ -38,16 +39,14 @@ class _Picks(argparse.Action):
 def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
     parser = lab_commands.add_parser("build", help="build only KVM's modules of a kernel, with a patch")
-    parser.add_argument("kernel", metavar="KERNEL", help="debian:VERSION, as in debian:6.1, or a built tree")
-    add_patches(parser)
-    parser.add_argument("--name", metavar="NAME", help="call it built:NAME (default: by the files' names)")
-    parser.add_argument("--offline", action="store_true", help="take everything from the cache")
+    add_kernel_and_patches(parser)
     parser.add_argument("--list", action="store_true", help="only list the patches that the files hold")
     parser.set_defaults(run=run)
 
 
-def add_patches(parser: argparse.ArgumentParser) -> None:
-    """--patch and --pick."""
+def add_kernel_and_patches(parser: argparse.ArgumentParser) -> None:
+    """KERNEL and the options that say what is built."""
+    parser.add_argument("kernel", metavar="KERNEL", help="debian:VERSION, as in debian:6.1, or a built tree")
     parser.add_argument(
         "--patch",
         action="append",
@@ -64,17 +63,25 @@ def add_patches(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of several patches in the file before it, take this one (can be repeated)",
     )
+    parser.add_argument("--name", metavar="NAME", help="call it built:NAME (default: by the files' names)")
+    parser.add_argument("--offline", action="store_true", help="take everything from the cache")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Build, and print the name of the kernel that came of it."""
-    files = read_patches(arguments)
     if arguments.list:
-        for file, found in files:
+        for file, found in _read_patches(arguments):
             _list(file, found)
         return NOTHING_FAILED
-    chosen = chosen_patches(arguments, files)
-    name = arguments.name or default_name(arguments)
+    print(build_kernel(arguments).spec)
+    return NOTHING_FAILED
+
+
+def build_kernel(arguments: argparse.Namespace) -> Kernel:
+    """Build what the options ask for. What is to be said of it goes to stderr."""
+    files = _read_patches(arguments)
+    chosen = _chosen(arguments, files)
+    name = arguments.name or _default_name(arguments)
     try:
         built = build.build(arguments.kernel, chosen, name, arguments.offline, options.progress)
     except RefusedError as refused:
@@ -88,23 +95,31 @@ def run(arguments: argparse.Namespace) -> int:
     for doubt in built.doubts:
         print(f"kvmharness: mind: {doubt}", file=sys.stderr)
     _tell(built.applied)
-    print(built.kernel.spec)
-    return NOTHING_FAILED
+    return built.kernel
 
 
-def read_patches(arguments: argparse.Namespace) -> list[tuple[str, list[Patch]]]:
+def called(arguments: argparse.Namespace) -> list[str]:
+    """What is applied, in words: each file, and what was picked of it."""
+    said = []
+    for number, file in enumerate(arguments.patch):
+        picked = ", ".join(map(str, picks(arguments, number)))
+        said.append(_called(file) + (f", patch {picked}" if picked else ""))
+    return said
+
+
+def _read_patches(arguments: argparse.Namespace) -> list[tuple[str, list[Patch]]]:
     """Each file that --patch names, and the patches in it. UsageError for one that cannot be read."""
     if arguments.patch.count(_STDIN) > 1:
         raise UsageError("stdin can be read once: give --patch - once")
     return [(file, patches.read(_read(file))) for file in arguments.patch]
 
 
-def chosen_patches(arguments: argparse.Namespace, files: Sequence[tuple[str, list[Patch]]]) -> list[Patch]:
+def _chosen(arguments: argparse.Namespace, files: Sequence[tuple[str, list[Patch]]]) -> list[Patch]:
     """The patches to apply, in order. UsageError, with a file's patches listed, if it is not clear."""
     chosen: list[Patch] = []
     for number, (file, found) in enumerate(files):
         try:
-            chosen += patches.choose(found, _picks(arguments, number))
+            chosen += patches.choose(found, picks(arguments, number))
         except PatchError as error:
             if len(found) > 1:
                 _list(file, found, sys.stderr)
@@ -112,16 +127,16 @@ def chosen_patches(arguments: argparse.Namespace, files: Sequence[tuple[str, lis
     return chosen
 
 
-def default_name(arguments: argparse.Namespace) -> str:
+def _default_name(arguments: argparse.Namespace) -> str:
     """A kernel's name made of its spec and its patches': debian-6.1+thread-2."""
     words = [Path(arguments.kernel).name]
     for number, file in enumerate(arguments.patch):
-        picks = "".join(f"-{pick}" for pick in _picks(arguments, number))
-        words.append(("stdin" if file == _STDIN else Path(file).stem) + picks)
+        picked = "".join(f"-{pick}" for pick in picks(arguments, number))
+        words.append(("stdin" if file == _STDIN else Path(file).stem) + picked)
     return "+".join(re.sub(r"[^A-Za-z0-9._~]+", "-", word).strip("-") or "patch" for word in words)
 
 
-def _picks(arguments: argparse.Namespace, number: int) -> list[int]:
+def picks(arguments: argparse.Namespace, number: int) -> list[int]:
     """The patches picked of the file that is number `number`, from 0."""
     return [pick for of_file, pick in arguments.pick if of_file == number]
 

@@ -134,7 +134,11 @@ def check_places(output: Path | None, save_traces: Path | None) -> None:
 
 def write_report(reports: Sequence[KernelReport], form: str, output: Path | None) -> None:
     """Write the report; where --output has become unwritable, to stdout instead, so that nothing is lost."""
-    text = FORMATS[form](reports)
+    write_text(FORMATS[form](reports), output)
+
+
+def write_text(text: str, output: Path | None) -> None:
+    """Write a text there, or to stdout (see write_report())."""
     if output is not None:
         try:
             output.write_text(text)

@@ -23,8 +23,9 @@ from kvmharness.lab.patches import Patch
 from kvmharness.lab.tree import Tree
 
 _KVM = "arch/x86/kvm"
-# Without debugging information, and without BTF, which needs a program (pahole) and nobody here reads.
-_SMALL = ("KCFLAGS=-g0", "CONFIG_DEBUG_INFO_BTF_MODULES=")
+# What make is told: KVM alone, without debugging information, and without BTF, which needs a program (pahole)
+# and which nobody here reads.
+MODULES = (f"M={_KVM}", "KCFLAGS=-g0", "CONFIG_DEBUG_INFO_BTF_MODULES=")
 _UNUSED_S = 30 * 24 * 3600
 # How many errors of the compiler are shown; the log has all.
 _SHOWN = 5
@@ -215,7 +216,7 @@ def _of_kernel(contents: dict[str, str]) -> list[str]:
 
 def _make(spec: str, tree: Tree, compiler: Sequence[str], doubts: Sequence[str]) -> None:
     command = ["setpriv", "--pdeathsig", "TERM", "--", "make", "-C", str(tree.source)]
-    command += [f"-j{os.cpu_count() or 1}", f"M={_KVM}", *_SMALL, *compiler, "modules"]
+    command += [f"-j{os.cpu_count() or 1}", *MODULES, *compiler, "modules"]
     environment = {name: value for name, value in os.environ.items() if not _NOT_OURS.match(name)}
     with (
         tree.log.open("wb") as log,

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""kvmharness lab validate: a kernel without a patch and with it, side by side."""
+
+import argparse
+import os
+import shlex
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from kvmharness.cli import lab_build, options, playing
+from kvmharness.lab import kernels
+from kvmharness.lab.machine import MACHINES, check_emulator
+from kvmharness.report.validation import Validation, render
+from kvmharness.verdict import exit_status
+
+
+def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = lab_commands.add_parser("validate", help="what a patch changes: before and after, side by side")
+    lab_build.add_kernel_and_patches(parser)
+    parser.add_argument(
+        "--machine",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="see `kvmharness list machines` (default: amd-smp; can be repeated)",
+    )
+    parser.add_argument(
+        "--scenario", action="append", default=[], metavar="NAME", help="only this one (can be repeated)"
+    )
+    options.add_judging(parser)
+    parser.add_argument("--output", metavar="FILE", type=Path, help="write the text there, not to stdout")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Build, play on both kernels, say what changed; the exit status is that of the patched one."""
+    scenarios = options.pick_scenarios(arguments.scenario)
+    machines = options.pick(arguments.machine or ["amd-smp"], MACHINES, "machine")
+    options.check_places(arguments.output, None)
+    expectation = options.expectation(arguments)
+    for machine in machines:
+        check_emulator(machine)
+    after = lab_build.build_kernel(arguments)
+    before = kernels.find(arguments.kernel, offline=arguments.offline)
+    boots = [(kernel, machine) for machine in machines for kernel in (before, after)]
+    # Not in a `with` block, whose end would wait for the emulators after a Ctrl-C.
+    pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
+    futures = [pool.submit(playing.play_on, *boot, scenarios, expectation) for boot in boots]
+    played = zip(boots, futures, strict=True)
+    reports = [playing.report(*boot, future.result(), expectation) for boot, future in played]
+    validations = [Validation(*pair) for pair in zip(reports[::2], reports[1::2], strict=True)]
+    text = render(validations, lab_build.called(arguments), _command(arguments))
+    options.write_text(text, arguments.output)
+    return exit_status(result for each in validations for result in each.after.results)
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """What was asked, as a shell takes it."""
+    words = ["kvmharness", "lab", "validate", arguments.kernel]
+    for number, file in enumerate(arguments.patch):
+        words += ["--patch", file]
+        words += [word for pick in lab_build.picks(arguments, number) for word in ("--pick", str(pick))]
+    for option, names in (("--machine", arguments.machine), ("--scenario", arguments.scenario)):
+        words += [word for name in names for word in (option, name)]
+    words += ["--expect", arguments.expect]
+    if arguments.judge != "policy":
+        words += ["--judge", arguments.judge]
+    if arguments.policy_file:
+        words += ["--policy-file", str(arguments.policy_file)]
+    return shlex.join(words)

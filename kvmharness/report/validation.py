@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A patch's effect, before and after it side by side, as a text fit for a mail."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from kvmharness.report.kernel import KernelReport
+from kvmharness.verdict import Result, Verdict
+
+WIDTH = 72
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """The same scenarios on one machine, without the patch and with it."""
+
+    before: KernelReport
+    after: KernelReport
+
+    def pairs(self) -> list[tuple[Result, Result]]:
+        """Each scenario's results, before and after."""
+        before = {result.scenario: result for result in self.before.results}
+        both = [result for result in self.after.results if result.scenario in before]
+        return [(before[result.scenario], result) for result in both]
+
+    @property
+    def fixed(self) -> list[str]:
+        """The scenarios whose contract is kept with the patch alone."""
+        return [after.scenario for before, after in self.pairs() if before.kept is False and after.kept]
+
+    @property
+    def broken(self) -> list[str]:
+        """The scenarios whose contract is kept without the patch alone."""
+        return [after.scenario for before, after in self.pairs() if before.kept and after.kept is False]
+
+
+def render(validations: Sequence[Validation], patches: Sequence[str], command: str) -> str:
+    """The whole text, at most 72 columns wide where words allow.
+
+    `patches` are what was applied, `command` what plays it all again.
+    """
+    lines = [f"Tested with kvmharness: {patch}" for patch in patches]
+    for validation in validations:
+        lines += ["", *_one(validation)]
+    lines += ["", "To reproduce:", f"  {command}", "", "Tested-by:"]
+    return "\n".join(lines) + "\n"
+
+
+def _one(validation: Validation) -> Iterator[str]:
+    before, after = validation.before, validation.after
+    yield from _wrap(f"{before.kernel} ({before.release}), emulated machine {before.machine}", "", "  ")
+    yield ""
+    yield from _table(validation, f"as {after.expect}")
+    yield ""
+    for when, report in (("before", before), ("after", after)):
+        said = report.identity.text if report.identity else "nothing is known of what it behaves as"
+        yield from _wrap(f"{when}: {said}", "", "  ")
+    yield from _wrap(_follows(after), "", "  ")
+    yield from _wrap(f"contracts fixed by the patch: {', '.join(validation.fixed) or 'none'}", "", "  ")
+    yield from _wrap(f"contracts broken by the patch: {', '.join(validation.broken) or 'none'}", "", "  ")
+    for result in after.results:
+        if result.verdict is Verdict.FAIL:
+            yield ""
+            yield from _wrap(f"{result.scenario}, step {result.step}: {result.reason}", "", "  ")
+    for report in (before, after):
+        yield from (f"  | {note}" for note in report.notes)
+
+
+def _table(validation: Validation, rule: str) -> Iterator[str]:
+    """A row for each scenario whose outcome changed or does not follow the rule; the others by outcome."""
+    rows = [("", "before", "after", rule)]
+    same: dict[str, list[str]] = {}
+    for before, after in validation.pairs():
+        was, is_now, follows = _outcome(before), _outcome(after), _conforms(after)
+        if was == is_now and after.verdict is not Verdict.FAIL:
+            same.setdefault(is_now, []).append(after.scenario)
+        else:
+            rows.append((after.scenario, was, is_now, follows))
+    if len(rows) > 1:
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    for outcome, names in same.items():
+        yield from _wrap(f"{outcome}, before and after: {', '.join(names)}", "", "  ")
+
+
+def _outcome(result: Result) -> str:
+    """What became of a scenario's contract."""
+    if result.kept is None:
+        return result.verdict.value.lower() if result.verdict is not Verdict.FAIL else "open"
+    return "kept" if result.kept else "broken"
+
+
+def _conforms(result: Result) -> str:
+    return {True: "yes", False: "NO", None: "-"}[result.conforms]
+
+
+def _follows(after: KernelReport) -> str:
+    asked = [result for result in after.results if result.conforms is not None]
+    against = [result.scenario for result in asked if not result.conforms]
+    if not asked:
+        return f"whether it follows {after.expect}: not known"
+    if against:
+        return f"does not follow {after.expect}: {', '.join(against)}"
+    return f"follows {after.expect} in all {len(asked)} scenarios that could be judged"
+
+
+def _wrap(text: str, first: str, rest: str) -> list[str]:
+    wrapper = textwrap.TextWrapper(WIDTH, first, rest, break_long_words=False, break_on_hyphens=False)
+    return wrapper.wrap(text)

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a patch changes, as it is told in a mail."""
+
+from kvmharness.identity import Identity
+from kvmharness.report import KernelReport
+from kvmharness.report.validation import WIDTH, Validation, render
+from kvmharness.verdict import Result, Verdict
+
+COMMAND = "kvmharness lab validate debian:6.1 --patch a.patch --expect oliver-upton"
+
+
+def result(name: str, verdict: Verdict, kept: bool | None, conforms: bool | None = True) -> Result:
+    reason = "" if verdict is Verdict.PASS else "the offset is not what it had to be"
+    return Result(name, verdict, f"{name} is kept.", reason, 3, kept, conforms)
+
+
+def report(*results: Result, kernel: str = "debian:6.1", behaves_as: str = "") -> KernelReport:
+    identity = Identity((behaves_as,)) if behaves_as else None
+    return KernelReport(kernel, "amd-smp", "6.1.0-9-cloud-amd64", results, "oliver-upton", identity)
+
+
+BEFORE = report(
+    result("young-restore", Verdict.FAIL, False, False),
+    result("old-restore", Verdict.PASS, True),
+    result("pair", Verdict.PASS, True),
+    result("one-by-one", Verdict.XFAIL, False),
+    result("scaling", Verdict.SKIP, None, None),
+    behaves_as="mainline-before-6.7",
+)
+AFTER = report(
+    result("young-restore", Verdict.PASS, True),
+    result("old-restore", Verdict.PASS, True),
+    result("pair", Verdict.XFAIL, False),
+    result("one-by-one", Verdict.XFAIL, False),
+    result("scaling", Verdict.SKIP, None, None),
+    kernel="built:a",
+    behaves_as="oliver-upton",
+)
+
+
+def told(before: KernelReport, after: KernelReport) -> str:
+    return render([Validation(before, after)], ["a.patch"], COMMAND)
+
+
+def test_what_a_patch_fixes_and_breaks_is_told_before_and_after() -> None:
+    text = told(BEFORE, AFTER)
+    rows = [line.split() for line in text.splitlines()]
+    assert ["young-restore", "broken", "kept", "yes"] in rows
+    assert ["pair", "kept", "broken", "yes"] in rows
+    assert "contracts fixed by the patch: young-restore\n" in text
+    assert "contracts broken by the patch: pair\n" in text
+    assert "kept, before and after: old-restore\n" in text
+    assert "broken, before and after: one-by-one\n" in text
+    assert "skip, before and after: scaling\n" in text
+    assert "before: behaves as mainline-before-6.7\n" in text
+    assert "after: behaves as oliver-upton\n" in text
+    assert "follows oliver-upton in all 4 scenarios that could be judged\n" in text
+
+
+def test_the_text_is_fit_for_a_mail_and_leaves_a_line_to_sign() -> None:
+    text = told(BEFORE, AFTER)
+    assert all(len(line) <= WIDTH for line in text.splitlines() if COMMAND not in line)
+    assert "debian:6.1 (6.1.0-9-cloud-amd64), emulated machine amd-smp\n" in text
+    assert text.endswith(f"To reproduce:\n  {COMMAND}\n\nTested-by:\n")
+
+
+def test_a_patch_that_does_not_do_what_its_policy_says_is_told_with_the_step() -> None:
+    wrong = report(*AFTER.results[1:], result("young-restore", Verdict.FAIL, True, False))
+    text = told(BEFORE, wrong)
+    assert ["young-restore", "broken", "kept", "NO"] in [line.split() for line in text.splitlines()]
+    assert "does not follow oliver-upton: young-restore\n" in text
+    assert "young-restore, step 3: the offset is not what it had to be\n" in text
+    assert "after: nothing is known of what it behaves as\n" in text
+
+
+def test_a_patch_that_changes_nothing_is_told_as_such() -> None:
+    text = told(AFTER, AFTER)
+    assert "contracts fixed by the patch: none\n" in text
+    assert "contracts broken by the patch: none\n" in text
+    assert " yes" not in text
+
+
+def test_a_machine_that_was_lost_breaks_and_fixes_nothing() -> None:
+    lost = report(*(Result(each.scenario, Verdict.LOST, each.contract, "it hung") for each in AFTER.results))
+    validation = Validation(BEFORE, lost)
+    assert (validation.fixed, validation.broken) == ([], [])
+    text = told(BEFORE, lost)
+    assert "whether it follows oliver-upton: not known\n" in text
+    assert ["old-restore", "kept", "lost", "-"] in [line.split() for line in text.splitlines()]
