@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Rules proposed for KVM, as patches of our own wording: built onto a real kernel, and identified."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kvmharness.lab import build, patches, play
+from kvmharness.lab.kernels import Kernel
+from kvmharness.lab.machine import AMD, AMD_SMP, Machine
+from kvmharness.scenarios import SCENARIOS
+from kvmharness.session import settle
+
+PATCHES = Path(__file__).with_name("patches")
+
+
+@pytest.mark.lab
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("names", "machine", "policy"),
+    [
+        ("vcpu-has-run load-before-run-catches-up", AMD_SMP, "like-xu-v1"),
+        ("vcpu-has-run gate-this-vcpu-ran", AMD, "sean-christopherson"),
+        ("gate-vcpus-matched", AMD, "like-xu-v2"),
+        ("gate-user-wrote", AMD, "oliver-upton"),
+        ("gate-user-wrote-value attribute-opens-gate", AMD, "like-xu-v6"),
+        ("gate-user-wrote attribute-opens-gate", AMD, "mainline-6.7"),
+    ],
+)
+def test_a_rule_that_was_proposed_is_identified_on_the_kernel_it_was_built_onto(
+    kernel: Callable[[str], Kernel], names: str, machine: Machine, policy: str
+) -> None:
+    kernel("debian:6.1")
+    chosen = [
+        patch
+        for name in names.split()
+        for patch in patches.choose(patches.read((PATCHES / f"{name}.patch").read_bytes()))
+    ]
+    built = build.build("debian:6.1", chosen, f"test-{policy}")
+    outcome = settle(list(SCENARIOS.values()), lambda each: play.play(built.kernel, machine, each))
+    assert outcome.identity is not None
+    assert outcome.identity.behaves_as == (policy,)
