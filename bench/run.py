@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Measures what the harness costs beside what it is made of, in one run, as ratios.
 
-    python bench/run.py [kvm] [lab] [judge]        (all without a name)
+    python bench/run.py [kvm] [lab] [judge] [build]        (all without a name)
 
 Rounds of each contender alternate, so that a noisy machine disturbs all alike. Calls are compared by
 their best round, boots by their median.
 """
 
 import importlib
+import itertools
+import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,7 +29,7 @@ from kvmharness.guests.layout import MEMORY_SIZE
 from kvmharness.kvm import BracketBuffer, System, Vcpu, ioctls
 from kvmharness.kvm import ffi as kvm_ffi
 from kvmharness.kvm import lib as kvm_lib
-from kvmharness.lab import image, kernels, machine
+from kvmharness.lab import build, cache, image, kernels, machine
 from kvmharness.lab.machines import AMD
 from kvmharness.model.judge import Possibility
 from kvmharness.model.judge import judge as judge_by
@@ -38,6 +41,8 @@ from kvmharness.trace import Trace
 
 CALL_ROUNDS = 15
 BOOT_ROUNDS = 7
+COLD_ROUNDS = 3
+BUILD_ROUNDS = 7
 JUDGE_ROUNDS = 3
 JUDGE_STEPS = (100, 1_000, 10_000)
 LAB_KERNELS = ("debian:6.1", "debian:6.12")
@@ -246,7 +251,64 @@ def bench_judge() -> None:
         )
 
 
-BENCHES = {"kvm": bench_kvm, "lab": bench_lab, "judge": bench_judge}
+def bench_build() -> None:
+    """`lab build` beside the same make in a copy of its tree: all of KVM, and after a change of one file.
+
+    What both are built from is fetched before.
+    """
+    spec, source = LAB_KERNELS[0], "arch/x86/kvm/x86.c"
+    with tempfile.TemporaryDirectory() as folder:
+        patch = Path(folder) / "bench.patch"
+
+        def lab_build(number: int) -> None:
+            patch.write_text(
+                f"--- /dev/null\n+++ b/arch/x86/kvm/bench.h\n@@ -0,0 +1 @@\n+/* {number} */\n"
+                f'--- a/{source}\n+++ b/{source}\n@@ -1 +1,2 @@\n #include "x86.h"\n+#include "bench.h"\n'
+            )
+            command = [sys.executable, "-m", "kvmharness", "lab", "build", spec, "--name", "bench"]
+            output = subprocess.run([*command, "--patch", patch], capture_output=True, text=True, check=False)
+            if output.returncode:
+                raise SystemExit(f"lab build ended with {output.returncode}: {output.stderr}")
+
+        lab_build(0)
+        package = kernels.package_of(spec)
+        assert package is not None
+        tree = cache.root() / "trees" / kernels.cache_name(package) / "tree"
+        copy = Path(folder) / "tree"
+        shutil.copytree(tree, copy, symlinks=True)
+        numbers = itertools.count(1)
+
+        def make(where: Path, *targets: str) -> None:
+            modules = [f"-j{os.cpu_count()}", *build.MODULES]
+            command = ["make", "-C", str(where), *modules, *targets]
+            subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+
+        def bare(clean: bool) -> float:
+            (copy / "arch/x86/kvm/bench.h").write_text(f"/* {next(numbers)} */\n")
+            if clean:
+                make(copy, "clean")
+            begin = time.monotonic()
+            make(copy, "modules")
+            return (time.monotonic() - begin) * 1000
+
+        def lab(clean: bool) -> float:
+            if clean:
+                make(tree, "clean")
+            begin = time.monotonic()
+            lab_build(next(numbers))
+            return (time.monotonic() - begin) * 1000
+
+        for what, clean, rounds, aim in (
+            ("KVM's modules, all", True, COLD_ROUNDS, "<= 1.1 x make"),
+            ("KVM's modules, x86.c", False, BUILD_ROUNDS, "<= 1.3 x make"),
+        ):
+            contenders: dict[str, Callable[[], float]]
+            contenders = {"make": partial(bare, clean), "lab build": partial(lab, clean)}
+            measured = alternate(contenders, rounds)
+            show(what, "ms", {name: median(values) for name, values in measured.items()}, aim)
+
+
+BENCHES = {"kvm": bench_kvm, "lab": bench_lab, "judge": bench_judge, "build": bench_build}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or BENCHES:
