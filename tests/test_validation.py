@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a patch changes, as it is told in a mail."""
 
+import shlex
+
 from kvmharness.identity import Identity
 from kvmharness.report import KernelReport
 from kvmharness.report.validation import WIDTH, Validation, render
 from kvmharness.verdict import Result, Verdict
 
-COMMAND = "kvmharness lab validate debian:6.1 --patch a.patch --expect oliver-upton"
+COMMAND = ["kvmharness", "lab", "validate", "debian:6.1", "--patch", "a long name with blanks in it.patch"]
 
 
 def result(name: str, verdict: Verdict, kept: bool | None, conforms: bool | None = True) -> Result:
@@ -59,9 +61,12 @@ def test_what_a_patch_fixes_and_breaks_is_told_before_and_after() -> None:
 
 def test_the_text_is_fit_for_a_mail_and_leaves_a_line_to_sign() -> None:
     text = told(BEFORE, AFTER)
-    assert all(len(line) <= WIDTH for line in text.splitlines() if COMMAND not in line)
+    assert all(len(line) <= WIDTH for line in text.splitlines())
     assert "debian:6.1 (6.1.0-9-cloud-amd64), emulated machine amd-smp\n" in text
-    assert text.endswith(f"To reproduce:\n  {COMMAND}\n\nTested-by:\n")
+    _, _, last = text.partition("To reproduce:\n")
+    command, _, signature = last.partition("\n\n")
+    assert shlex.split(command.replace("\\\n", "")) == COMMAND
+    assert signature == "Tested-by:\n"
 
 
 def test_a_patch_that_does_not_do_what_its_policy_says_is_told_with_the_step() -> None:

@@ -3,7 +3,6 @@
 
 import argparse
 import os
-import shlex
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -55,8 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
     return exit_status(result for each in validations for result in each.after.results)
 
 
-def _command(arguments: argparse.Namespace) -> str:
-    """What was asked, as a shell takes it."""
+def _command(arguments: argparse.Namespace) -> list[str]:
+    """What was asked, as words."""
     words = ["kvmharness", "lab", "validate", arguments.kernel]
     for number, file in enumerate(arguments.patch):
         words += ["--patch", file]
@@ -68,4 +67,4 @@ def _command(arguments: argparse.Namespace) -> str:
         words += ["--judge", arguments.judge]
     if arguments.policy_file:
         words += ["--policy-file", str(arguments.policy_file)]
-    return shlex.join(words)
+    return words

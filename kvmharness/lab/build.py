@@ -175,7 +175,7 @@ def _patched(tree: Tree, patches: Sequence[Patch]) -> tuple[dict[str, str], list
     troubles: list[str] = []
     for patch in patches:
         for file in patch.files:
-            before = contents.get(file.path) or tree.original(file.path)
+            before = contents[file.path] if file.path in contents else tree.original(file.path)
             try:
                 result = hunks.apply(file, before)
             except RefusedError as refused:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A patch's effect, before and after it side by side, as a text fit for a mail."""
 
+import shlex
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,16 +36,27 @@ class Validation:
         return [after.scenario for before, after in self.pairs() if before.kept and after.kept is False]
 
 
-def render(validations: Sequence[Validation], patches: Sequence[str], command: str) -> str:
+def render(validations: Sequence[Validation], patches: Sequence[str], command: Sequence[str]) -> str:
     """The whole text, at most 72 columns wide where words allow.
 
-    `patches` are what was applied, `command` what plays it all again.
+    `patches` are what was applied, `command` are the words of what does it all again.
     """
     lines = [f"Tested with kvmharness: {patch}" for patch in patches]
     for validation in validations:
         lines += ["", *_one(validation)]
-    lines += ["", "To reproduce:", f"  {command}", "", "Tested-by:"]
+    lines += ["", "To reproduce:", *_for_a_shell(command), "", "Tested-by:"]
     return "\n".join(lines) + "\n"
+
+
+def _for_a_shell(words: Sequence[str]) -> list[str]:
+    """A command, its lines joined by backslashes."""
+    lines = ["  "]
+    for word in map(shlex.quote, words):
+        if len(lines[-1]) + len(word) + len(" \\") > WIDTH and lines[-1].strip():
+            lines[-1] += "\\"
+            lines.append("    ")
+        lines[-1] += f"{word} "
+    return [line.rstrip(" ") for line in lines]
 
 
 def _one(validation: Validation) -> Iterator[str]:
