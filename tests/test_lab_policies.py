@@ -8,7 +8,8 @@ import pytest
 
 from kvmharness.lab import build, patches, play
 from kvmharness.lab.kernels import Kernel
-from kvmharness.lab.machine import AMD, AMD_SMP, Machine
+from kvmharness.lab.machine import Machine
+from kvmharness.lab.machines import AMD, AMD_SMP
 from kvmharness.scenarios import SCENARIOS
 from kvmharness.session import settle
 

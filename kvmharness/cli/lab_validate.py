@@ -8,7 +8,8 @@ from pathlib import Path
 
 from kvmharness.cli import lab_build, options, playing
 from kvmharness.lab import kernels
-from kvmharness.lab.machine import MACHINES, check_emulator
+from kvmharness.lab.machine import check_emulator
+from kvmharness.lab.machines import MACHINES
 from kvmharness.report.validation import Validation, render
 from kvmharness.verdict import exit_status
 
