@@ -6,11 +6,13 @@ from __future__ import annotations
 import errno
 import os
 import time
+from functools import partial
 
 from kvmharness import guests
 from kvmharness.guests.layout import MEMORY_SIZE
 from kvmharness.kvm import BracketBuffer, Exit, lib, read_host_clock
 from kvmharness.msr import MSRS
+from kvmharness.threads import at_once
 from kvmharness.values import NothingReadError, frequency, resolve
 
 TYPE_CHECKING = False
@@ -66,7 +68,8 @@ class Stage:
                 self.due_ns = time.monotonic_ns() + operation["ns"]
                 return True
             self._ahead.pop()
-            if operation.get("vcpu") not in (None, *self._vcpus) and operation["op"] != "create_vcpu":
+            wanted = {operation["vcpu"]} if "vcpu" in operation else {*operation.get("vcpus", ())}
+            if not wanted <= self._vcpus.keys() and operation["op"] != "create_vcpu":
                 break
             try:
                 step = self._play(operation)
@@ -165,6 +168,29 @@ class Stage:
         self._prepare(number)
         self._run(number, operation["ns"])
         return guests.samples(self._programs[number], self._memory, number)
+
+    def _do_run_together(self, operation: dict[str, Any]) -> list[int]:
+        numbers, cpus = operation["vcpus"], self._cpus
+        if len(numbers) > len(cpus) or any(self._programs[each].name != "warp-64" for each in numbers):
+            self._refuse(errno.EINVAL)
+        for number in numbers:
+            self._prepare(number)
+            # What they leave there at the same time is worth nothing.
+            self._vcpus[number].use_brackets(BracketBuffer())
+        guests.prepare_meeting(self._memory)
+        tsc_before, ns_before, _, _ = self._bracket = read_host_clock()
+        try:
+            tasks = [partial(self._run, number, operation["ns"]) for number in numbers]
+            at_once(list(zip(cpus, tasks, strict=False)))
+        finally:
+            _, _, ns_after, tsc_after = read_host_clock()
+            self._bracket = (tsc_before, ns_before, ns_after, max(tsc_before, tsc_after))
+            for number in numbers:
+                self._vcpus[number].use_brackets(self._brackets)
+        found = [
+            [cpu, *guests.meetings(self._memory, each)] for cpu, each in zip(cpus, numbers, strict=False)
+        ]
+        return [value for values in found for value in values]
 
     def _do_guest_write(self, operation: dict[str, Any]) -> list[int]:
         number = operation["vcpu"]

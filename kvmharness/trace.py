@@ -29,6 +29,7 @@ from kvmharness.script import (
     Operation,
     ReadKvmclock,
     Run,
+    RunTogether,
     Script,
     ScriptError,
     SetClock,
@@ -79,7 +80,8 @@ class Event:
     `values` is what was read, or what was really written, by operation: kHz (create_vcpu, set_tsc_khz,
     get_tsc_khz, set_vm_tsc_khz); cycles in the order of the MSRs (set_msrs, get_msrs); cycles modulo
     2**64 (set_tsc_offset, get_tsc_offset); the guest's samples in cycles (run); what the guest was to
-    write, then its samples before and after, as far as it got, all in cycles (guest_write); the system's
+    write, then its samples before and after, as far as it got, all in cycles (guest_write); for each vCPU its
+    CPU, handovers, warps, and the largest in cycles (run_together); the system's
     numbers of the CPU before and after (move_thread); ns and flags, and the host's real time in ns and its
     TSC where the flags say so (get_clock); ns, and of the real time (set_clock); the page's fields
     (read_kvmclock). `error` is its errno's
@@ -233,6 +235,8 @@ def _value_counts(operation: Operation, error: str) -> Container[int]:
         return (2, 4)
     if isinstance(operation, SetClock):
         count = 1 if operation.realtime is None else 2
+    elif isinstance(operation, RunTogether):
+        count = 4 * len(operation.vcpus)
     elif isinstance(operation, SetMsrs | GetMsrs):
         count = len(operation.msrs if isinstance(operation, SetMsrs) else operation.indices)
     else:

@@ -20,6 +20,7 @@ from kvmharness.script import (
     Read,
     ReadKvmclock,
     Run,
+    RunTogether,
     Script,
     SetClock,
     SetMsrs,
@@ -34,7 +35,17 @@ from kvmharness.script import (
 MS = 1_000_000
 SECOND = 1_000_000_000
 
-_GUESTS = ("rdtsc-16", "rdtsc-64", "rdtscp-16", "ring-16", "ring-64", "wrmsr-16", "wrmsr-16")
+_GUESTS = (
+    "rdtsc-16",
+    "rdtsc-64",
+    "rdtscp-16",
+    "ring-16",
+    "ring-64",
+    "wrmsr-16",
+    "wrmsr-16",
+    "warp-64",
+    "warp-64",
+)
 _MAX_VCPUS = 4
 _RUN_NS = 300_000  # an endless guest's; the others exit by themselves long before
 
@@ -83,6 +94,7 @@ class _Author:
             (self.read_offset, 5),
             (self.run, 7),
             (self.guest_write, 5),
+            (self.run_together, 2),
             (self.set_khz, 2),
             (self.read_khz, 1),
             (self.set_vm_khz, 1),
@@ -150,7 +162,7 @@ class _Author:
 
     def run(self) -> Operation:
         vcpu = self._vcpu()
-        endless = self.vcpus[vcpu].startswith("ring")
+        endless = self.vcpus[vcpu].startswith(("ring", "warp"))
         return Run(vcpu=vcpu, label=self._label("run"), ns=_RUN_NS if endless else Run.ns)
 
     def guest_write(self) -> Operation:
@@ -160,6 +172,13 @@ class _Author:
         msr = self.chance.choices(("TSC", "TSC_ADJUST", "SYSTEM_TIME_OLD", "WALL_CLOCK"), (6, 6, 1, 1))[0]
         vcpu = self.chance.choice(writers) if writers else self._vcpu()
         return GuestWrite(vcpu=vcpu, msr=msr, value=self._value_for(msr), label=self._label("guest"))
+
+    def run_together(self) -> Operation:
+        numbers = [number for number, guest in self.vcpus.items() if guest == "warp-64"]
+        if len(numbers) < 2 and self.chance.random() < 0.9:
+            return self.run()
+        chosen = tuple(self.chance.sample(numbers, 2)) if len(numbers) > 1 else (self._vcpu(),)
+        return RunTogether(vcpus=chosen, ns=20 * MS, label=self._label("together"))
 
     def set_khz(self) -> Operation:
         return SetTscKhz(vcpu=self._vcpu(), khz=self._khz(), label=self._label("set-khz"))

@@ -139,8 +139,12 @@ def scripts(draw: st.DrawFn, *, frequencies: bool = True, most: int = 14) -> Scr
         label = f"s{number}"
         if not vcpus or (len(vcpus) < 4 and draw(st.integers(0, 4)) == 0):
             vcpus.append(len(vcpus))
-            guest = draw(st.sampled_from(["rdtsc-16", "rdtsc-64", "wrmsr-16"]))
+            guest = draw(st.sampled_from(["rdtsc-16", "rdtsc-64", "wrmsr-16", "warp-64"]))
             found.append(script.CreateVcpu(vcpu=vcpus[-1], guest=guest, label=label))
+            continue
+        if len(vcpus) > 1 and draw(st.integers(0, 9)) == 0:
+            pair = draw(st.permutations(vcpus))[:2]
+            found.append(script.RunTogether(vcpus=tuple(pair), label=label))
             continue
         operation = draw(_operations(draw(st.sampled_from(vcpus)), readable, frequencies))
         label = "clock" if isinstance(operation, script.GetClock) else label

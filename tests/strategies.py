@@ -32,6 +32,12 @@ operations = st.one_of(
     st.builds(script.SetTscOffset, vcpu=vcpus, offset=values, label=labels),
     st.builds(script.GetTscOffset, vcpu=vcpus, label=labels),
     st.builds(script.Run, vcpu=vcpus, ns=st.integers(0, 10**12), label=labels),
+    st.builds(
+        script.RunTogether,
+        vcpus=st.lists(vcpus, min_size=1, max_size=4, unique=True).map(tuple),
+        ns=st.integers(0, 10**12),
+        label=labels,
+    ),
     st.builds(script.SetTscKhz, vcpu=vcpus, khz=khz, label=labels),
     st.builds(script.GetTscKhz, vcpu=vcpus, label=labels),
     st.builds(script.SetVmTscKhz, khz=khz, label=labels),
@@ -67,6 +73,8 @@ _VALUES = {
 def _value_count(operation: script.Operation) -> int:
     if isinstance(operation, script.SetMsrs | script.GetMsrs):
         return len(operation.msrs if isinstance(operation, script.SetMsrs) else operation.indices)
+    if isinstance(operation, script.RunTogether):
+        return 4 * len(operation.vcpus)
     if isinstance(operation, script.SetClock):
         return 1 if operation.realtime is None else 2
     return _VALUES.get(type(operation), 1)

@@ -11,7 +11,8 @@ from kvmharness.lab import image, machine, play
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines import AMD_SMP, AMD_UNSTABLE
 from kvmharness.model.policies import POLICIES
-from kvmharness.scenarios import SCENARIOS
+from kvmharness.scenarios import SCENARIOS, Scenario
+from kvmharness.script import CreateVcpu, RunTogether, SetTscOffset
 from kvmharness.session import settle
 from kvmharness.trace import to_lines
 from kvmharness.verdict import Expectation, Verdict
@@ -83,3 +84,21 @@ def test_amd_unstable_brings_every_trace_back_the_same_to_the_byte(kernel: Find,
     ]
     assert len(lines[0]) == 1 + len(scenarios)
     assert lines[0] == lines[1]
+
+
+def test_vcpus_that_are_apart_see_warps_and_those_that_are_together_none(kernel: Find) -> None:
+    pair = [CreateVcpu(vcpu=vcpu, guest="warp-64") for vcpu in (0, 1)]
+    meet = RunTogether(vcpus=(0, 1), ns=300_000_000)
+    apart = [SetTscOffset(vcpu=vcpu, offset=vcpu * 10**9) for vcpu in (0, 1)]
+    scenarios = [
+        Scenario(name, "", "", "", (), steps, ())
+        for name, steps in (("together", (*pair, meet)), ("apart", (*pair, *apart, meet)))
+    ]
+    traces = play.play(kernel("debian:6.12"), AMD_SMP, scenarios).traces
+    found = {name: traces[name].events[-1].values for name in traces}
+    assert all(handovers > 0 for values in found.values() for handovers in values[1::4])
+    assert found["together"][2::4] == (0, 0)
+    # Only the vCPU that is behind reads less than was read before, each time that it follows the other.
+    _, followed, warps, largest, _, _, *ahead = found["apart"]
+    assert (warps, ahead) == (followed, [0, 0])
+    assert largest <= 10**9

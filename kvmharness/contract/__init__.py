@@ -4,6 +4,7 @@
 offset    a vCPU goes on from some TSC, or counts together with another: TSC offsets agree
 rate      a TSC counts at a rate, and never backwards; at other rates than the host's too
 clock     the VM's clock goes on, and its kvmclock pages say so
+warp      vCPUs that run at once never see each other's TSC run backwards
 answer    how an operation ends, and what it answers
 finding   what becomes of a claim; reading: what a step tells of a guest's TSC
 """
@@ -36,6 +37,7 @@ from kvmharness.contract.offset import TOGETHER_NS, Claim, implied_offset
 from kvmharness.contract.offset import check as check_offset
 from kvmharness.contract.rate import ForwardClaim, RateClaim, check_forward, check_rate
 from kvmharness.contract.reading import guest_tsc
+from kvmharness.contract.warp import NoWarpClaim, check_warps
 from kvmharness.trace import Trace
 
 AnyClaim = (
@@ -50,6 +52,7 @@ AnyClaim = (
     | TimeClaim
     | RealtimeClaim
     | HostTimeClaim
+    | NoWarpClaim
 )
 
 _CHECKS: dict[type[Any], Callable[[Any, Trace], Finding]] = {
@@ -64,6 +67,7 @@ _CHECKS: dict[type[Any], Callable[[Any, Trace], Finding]] = {
     TimeClaim: check_time,
     RealtimeClaim: check_realtime,
     HostTimeClaim: check_host_time,
+    NoWarpClaim: check_warps,
 }
 
 
@@ -81,6 +85,7 @@ __all__ = [
     "Finding",
     "ForwardClaim",
     "HostTimeClaim",
+    "NoWarpClaim",
     "PageClaim",
     "RateClaim",
     "ReadsClaim",

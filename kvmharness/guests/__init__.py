@@ -5,5 +5,16 @@ from kvmharness.guests.kvmclock import read_page
 from kvmharness.guests.loader import ask_to_write, load, samples
 from kvmharness.guests.program import Instruction, Program
 from kvmharness.guests.rdtsc import PROGRAMS
+from kvmharness.guests.warp import meetings, prepare_meeting
 
-__all__ = ["PROGRAMS", "Instruction", "Program", "ask_to_write", "load", "read_page", "samples"]
+__all__ = [
+    "PROGRAMS",
+    "Instruction",
+    "Program",
+    "ask_to_write",
+    "load",
+    "meetings",
+    "prepare_meeting",
+    "read_page",
+    "samples",
+]

@@ -3,10 +3,14 @@
 
 0x1000          page tables of long mode: PML4, PDPT, page directory; the first 2 MiB, one to one
 0x3800 + 0x20 * n     vCPU n: its kvmclock page, when that is switched on (behind the directory's entry)
+0x3a00                where guests meet that run at once: a lock (u32); 0x08 the TSC that was read last (u64);
+                      0x10 who read it (u64)
 0x4000 + 0x2000 * n   vCPU n: a page of code, then a page of results
 in the results  0x000  how many samples were taken (u64; only the endless programs count)
                 0x010  the mailbox of a program that writes MSRs: the MSR's index (u32, 0 when it is empty),
                 0x018  and the value to write (u64)
+                0x020  of a program that meets others, how often it read its TSC right after another vCPU had,
+                0x028  how often that was less, and by how many cycles at most (0x030; u64 each)
                 0x400  its vectors of real mode, where a refused WRMSR goes (32 of 4 bytes each)
                 0x600  the end of its stack, which grows downwards
                 0x800  a ring of 256 samples (u64 each, guest TSC in cycles); a program that exits by itself
@@ -19,6 +23,8 @@ PAGE_DIRECTORY = 0x3000
 MAX_VCPUS = 16
 KVMCLOCK = 0x3800
 KVMCLOCK_SIZE = 0x20
+MEETING = 0x3A00
+MEETING_SIZE = 0x18
 CODE = 0x4000
 VCPU_STRIDE = 0x2000
 RESULTS = 0x1000  # behind the vCPU's code
@@ -27,6 +33,7 @@ MEMORY_SIZE = CODE + MAX_VCPUS * VCPU_STRIDE
 COUNT = 0x000
 MAILBOX_INDEX = 0x010
 MAILBOX_VALUE = 0x018
+HANDOVERS, WARPS, LARGEST = 0x020, 0x028, 0x030
 VECTORS = 0x400
 VECTORS_SIZE = 32 * 4
 STACK = 0x600

@@ -15,6 +15,7 @@ from kvmharness.guests.layout import (
     STACK,
 )
 from kvmharness.guests.program import Instruction, Program, code_of
+from kvmharness.guests.warp import WARP_64
 
 
 def _u8(value: int) -> bytes:
@@ -148,4 +149,6 @@ RDTSCP_16 = Program(
     ),
 )
 
-PROGRAMS = {program.name: program for program in (RDTSC_16, RDTSC_64, RDTSCP_16, RING_16, RING_64, WRMSR_16)}
+PROGRAMS = {
+    program.name: program for program in (RDTSC_16, RDTSC_64, RDTSCP_16, RING_16, RING_64, WRMSR_16, WARP_64)
+}

@@ -25,11 +25,13 @@ from kvmharness.script import (
     GuestWrite,
     MoveThread,
     Run,
+    RunTogether,
     SetClock,
     SetMsrs,
     SetTscKhz,
     SetTscOffset,
     SetVmTscKhz,
+    vcpus_of,
 )
 from kvmharness.trace import Bracket, Event, Trace
 
@@ -118,13 +120,10 @@ class Replay:
         """Take a step; the outcomes that what was seen rules out. DoubtError where nothing can be told."""
         self._check_clocks(event.bracket)
         check(event)
-        vcpu = getattr(event.operation, "vcpu", None)
-        if (
-            vcpu is not None
-            and vcpu not in self.worlds[0].vcpus
-            and not isinstance(event.operation, CreateVcpu)
-        ):
-            raise DoubtError(f"vCPU {vcpu} was never created")
+        if not isinstance(event.operation, CreateVcpu):
+            for vcpu in vcpus_of(event.operation):
+                if vcpu not in self.worlds[0].vcpus:
+                    raise DoubtError(f"vCPU {vcpu} was never created")
         deed = deed_of(event)
         survivors: list[World] = []
         failed: list[Outcome] = []
@@ -189,7 +188,9 @@ def check(event: Event) -> None:
     doubt = ""
     if error in ENVIRONMENT:
         doubt = f"it failed with {error}, which says nothing about the rule"
-    elif error and isinstance(operation, Run | GetClock | CreateVcpu) and error != "EEXIST":
+    elif (error and isinstance(operation, Run | GetClock | CreateVcpu) and error != "EEXIST") or (
+        error not in ("", "EINVAL") and isinstance(operation, RunTogether)
+    ):
         doubt = f"it failed with {error}"
     elif error and isinstance(operation, GuestWrite) and event.values:
         doubt = f"it failed with {error}, and how far the guest got is not known"

@@ -128,6 +128,14 @@ class Masterclock(Rates):
             vcpu.page = _either(old or Page(), new)
         vcpu.stopped_request = False
 
+    def look_again(self, world: World, number: int, moment: Moment) -> None:
+        """A vCPU in the guest may be sent out of it, by a request that another one made."""
+        vcpu = world.vcpus[number]
+        request = vcpu.clock_request
+        vcpu.clock_request = None if request else request
+        self._guest_time_update(world, number, moment)
+        vcpu.clock_request = None if request else False
+
     def _new_page(self, world: World, vcpu: Vcpu, moment: Moment) -> Page:
         offset = bounds(world.kvmclock_offset, world.unknowns)
         snapshots = self._snapshots(world, moment)

@@ -3,7 +3,7 @@
 
 from collections.abc import Callable
 
-from kvmharness.model import clock_operations
+from kvmharness.model import clock_operations, together
 from kvmharness.model.interval import Interval
 from kvmharness.model.masterclock import SYSTEM_TIME, WALL_CLOCK
 from kvmharness.model.outcome import OK, REFUSED, UNKNOWN, Answer, Deed, Outcome, Tsc, Within
@@ -22,6 +22,7 @@ from kvmharness.script import (
     Operation,
     ReadKvmclock,
     Run,
+    RunTogether,
     SetClock,
     SetMsrs,
     SetTscKhz,
@@ -286,6 +287,7 @@ _HANDLERS: dict[type[Operation], Callable[[Rules, World, Deed], list[Outcome]]] 
     GetTscKhz: _get_tsc_khz,
     SetVmTscKhz: _set_vm_tsc_khz,
     Run: _run,
+    RunTogether: together.run_together,
     GuestWrite: _guest_write,
     GetClock: clock_operations.get_clock,
     SetClock: clock_operations.set_clock,

@@ -49,8 +49,14 @@ class Version(NamedTuple):
     least: int
 
 
+class Guess(NamedTuple):
+    """Predicts nothing; a player that is made up says `value`."""
+
+    value: int
+
+
 # One value of a step. A Quantity predicts it to the cycle, None says nothing about it.
-Answer = Quantity | Tsc | Within | Flag | Clock | Version | None
+Answer = Quantity | Tsc | Within | Flag | Clock | Version | Guess | None
 
 
 class Outcome(NamedTuple):

@@ -20,6 +20,7 @@ from kvmharness.script import (
     Operation,
     ReadKvmclock,
     Run,
+    RunTogether,
     SetMsrs,
 )
 from kvmharness.trace import Event
@@ -67,6 +68,8 @@ def describe(operation: Operation) -> str:
     of_vcpu = "" if vcpu is None else f" of vCPU {vcpu}"
     if isinstance(operation, SetMsrs):
         return f"write {', '.join(name for name, _ in operation.msrs)}{of_vcpu}"
+    if isinstance(operation, RunTogether):
+        return f"run vCPUs {', '.join(map(str, operation.vcpus))} at once"
     if isinstance(operation, GetMsrs):
         return f"read {', '.join(operation.indices)}{of_vcpu}"
     return _WORDS.get(operation.name, operation.name) + of_vcpu

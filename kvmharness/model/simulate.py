@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from kvmharness import script
 from kvmharness.model.interval import Interval
 from kvmharness.model.operations import perform
-from kvmharness.model.outcome import Answer, Clock, Deed, Flag, Outcome, Tsc, Version, Within
+from kvmharness.model.outcome import Answer, Clock, Deed, Flag, Guess, Outcome, Tsc, Version, Within
 from kvmharness.model.policy import Policy
 from kvmharness.model.quantity import Quantity, bounds, narrow
 from kvmharness.model.rules import Rules
@@ -27,6 +27,7 @@ from kvmharness.script import (
     Operation,
     Ppm,
     Run,
+    RunTogether,
     Script,
     SetClock,
     SetMsrs,
@@ -34,6 +35,7 @@ from kvmharness.script import (
     SetTscOffset,
     SetVmTscKhz,
     Sleep,
+    vcpus_of,
 )
 from kvmharness.trace import Bracket, Event, Trace
 from kvmharness.values import NothingReadError, resolve
@@ -53,6 +55,10 @@ CPUS = 2
 _RELEASE = "the model"
 _BOOTED_NS = 3_600 * 10**9  # the simulated machine has been up for an hour
 _REALTIME_NS = 1_700_000_000 * 10**9  # its CLOCK_REALTIME when it was booted
+
+
+# What these step's values are is known before.
+_SAYS_WHAT_IT_DID = MoveThread | SetTscOffset | SetMsrs | SetTscKhz | SetVmTscKhz | SetClock
 
 
 class Pace(NamedTuple):
@@ -120,8 +126,7 @@ class _Stage:
 
     def play(self, operation: Operation, pace: Pace) -> Event | None:
         """The event, or None where the script cannot go on."""
-        vcpu = getattr(operation, "vcpu", None)
-        if vcpu is not None and vcpu not in self.khz and not isinstance(operation, CreateVcpu):
+        if not isinstance(operation, CreateVcpu) and not set(vcpus_of(operation)) <= self.khz.keys():
             return None
         try:
             written = self._written(operation)
@@ -137,7 +142,10 @@ class _Stage:
         bracket = Bracket(begin, self._ns(begin), self._ns(end), end)
         if isinstance(operation, GuestWrite) and self.guests[operation.vcpu] != "wrmsr-16":
             return Event(operation, bracket, (), "EINVAL")
-        if isinstance(operation, MoveThread) and operation.to >= CPUS:
+        few = isinstance(operation, RunTogether) and (
+            len(operation.vcpus) > CPUS or any(self.guests[each] != "warp-64" for each in operation.vcpus)
+        )
+        if few or (isinstance(operation, MoveThread) and operation.to >= CPUS):
             return Event(operation, bracket, (), "EINVAL")
         ns = self._ns(clock)
         moment = Moment(Interval(event_tsc, event_tsc), Interval(ns, ns))
@@ -185,14 +193,23 @@ class _Stage:
             return (_khz(operation.khz, self.created_khz[operation.vcpu]),)
         if isinstance(operation, SetVmTscKhz):
             return (_khz(operation.khz, self.world.default_tsc_khz or self.host_khz),)
+        return self._moves(operation)
+
+    def _moves(self, operation: Operation) -> tuple[int, ...]:
+        """Where an operation is carried out, for those that say so."""
         if isinstance(operation, MoveThread):
             before, self.cpu = self.cpu, operation.to if operation.to < CPUS else self.cpu
             return (before, self.cpu)
+        if isinstance(operation, RunTogether):
+            return tuple(value for cpu, _ in enumerate(operation.vcpus) for value in (cpu, 1, 0, 0))
         return ()
 
     def _values(self, operation: Operation, outcome: Outcome, deed: Deed) -> tuple[int, ...]:
-        if isinstance(operation, MoveThread | SetTscOffset | SetMsrs | SetTscKhz | SetVmTscKhz | SetClock):
+        if isinstance(operation, _SAYS_WHAT_IT_DID):
             return deed.written
+        if isinstance(operation, RunTogether):
+            told = [self._value(outcome.world, answer, deed.moment) for answer in outcome.answers]
+            return tuple(value if place % 4 > 1 else deed.written[place] for place, value in enumerate(told))
         values = [self._value(outcome.world, answer, deed.moment) % 2**64 for answer in outcome.answers]
         if isinstance(operation, GuestWrite):
             values[0] = deed.written[0]
@@ -211,8 +228,8 @@ class _Stage:
             return self._pick(answer.interval) if answer.exact is None else answer.exact
         if isinstance(answer, Flag):
             return answer.bits
-        if isinstance(answer, Version):
-            return answer.least
+        if isinstance(answer, Version | Guess):
+            return answer[-1]
         quantity = answer.offset if isinstance(answer, Tsc | Clock) else answer
         known = bounds(quantity, world.unknowns)
         value = 0 if known is None else self._pick(known)

@@ -3,6 +3,7 @@
 
 from kvmharness.scenarios import (
     clock,
+    concurrent,
     defects,
     frequency,
     guest_view,
@@ -34,6 +35,7 @@ SUBJECTS = (
     clock,
     kvmclock,
     guest_view,
+    concurrent,
     qemu,
     qemu_restore,
     vmms,

@@ -32,6 +32,7 @@ from kvmharness.script.operation import (
     Operation,
     ReadKvmclock,
     Run,
+    RunTogether,
     Script,
     SetClock,
     SetMsrs,
@@ -39,6 +40,7 @@ from kvmharness.script.operation import (
     SetTscOffset,
     SetVmTscKhz,
     Sleep,
+    vcpus_of,
 )
 from kvmharness.script.value import Khz, Ppm, Read, Time, Value
 
@@ -67,6 +69,7 @@ __all__ = [
     "Read",
     "ReadKvmclock",
     "Run",
+    "RunTogether",
     "Script",
     "ScriptError",
     "SetClock",
@@ -79,4 +82,5 @@ __all__ = [
     "Value",
     "from_json",
     "to_json",
+    "vcpus_of",
 ]

@@ -84,12 +84,20 @@ def _pair_from_json(data: Any) -> tuple[str, Value]:
     return _msr(data[0]), _value_from_json(data[1])
 
 
+def _vcpus(data: Any) -> tuple[int, ...]:
+    numbers = tuple(_number(each, 0, MAX_VCPUS - 1) for each in _list(data))
+    if len(set(numbers)) < len(numbers):
+        raise ScriptError(f"a vCPU twice in {data!a:.60}")
+    return numbers
+
+
 _msr = _one_of(MSRS, "MSR")
 
 # A field's name says what it holds, in every operation that has it.
 _DECODERS: dict[str, Callable[[Any], Any]] = {
     "label": _text,
     "vcpu": lambda data: _number(data, 0, MAX_VCPUS - 1),
+    "vcpus": _vcpus,
     "guest": _one_of(PROGRAMS, "guest"),
     "msrs": lambda data: tuple(_pair_from_json(pair) for pair in _list(data)),
     "indices": lambda data: tuple(_msr(name) for name in _list(data)),
@@ -105,6 +113,7 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
 _ENCODERS: dict[str, Callable[[Any], Any]] = {
     "msrs": lambda pairs: [[name, _value_to_json(value)] for name, value in pairs],
     "indices": list,
+    "vcpus": list,
     "offset": _value_to_json,
     "value": _value_to_json,
     "clock": _value_to_json,

@@ -122,6 +122,21 @@ class Run(Operation):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunTogether(Operation):
+    """KVM_RUN of several vCPUs at once for `ns`, each in a thread of its own on a CPU of its own.
+
+    The first on CPU 0 as MoveThread counts them, the next on CPU 1 and so on. Their guests, "warp-64", hold
+    their TSCs against each other's. Reads for each vCPU: its CPU's number in the system, how often it read
+    its TSC right after another of them had, how often that was less (a warp), by how many cycles at most.
+    EINVAL, and nothing runs, with fewer CPUs than vCPUs, or another guest.
+    """
+
+    name = "run_together"
+    vcpus: tuple[int, ...]
+    ns: int = 100_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
 class GuestWrite(Operation):
     """Have the guest of `vcpu` execute WRMSR of `msr`; reads its TSC just before and just after.
 
@@ -202,6 +217,7 @@ OPERATIONS: dict[str, type[Operation]] = {
         SetVmTscKhz,
         MoveThread,
         Run,
+        RunTogether,
         GuestWrite,
         GetClock,
         SetClock,
@@ -212,3 +228,11 @@ OPERATIONS: dict[str, type[Operation]] = {
 }
 
 Script = tuple[Operation, ...]
+
+
+def vcpus_of(operation: Operation) -> tuple[int, ...]:
+    """The vCPUs that an operation is about."""
+    if isinstance(operation, RunTogether):
+        return operation.vcpus
+    vcpu: int | None = getattr(operation, "vcpu", None)
+    return () if vcpu is None else (vcpu,)
