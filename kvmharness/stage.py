@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import os
 import time
-from functools import partial
 
 from kvmharness import guests
 from kvmharness.guests.layout import MEMORY_SIZE
@@ -180,8 +179,10 @@ class Stage:
         guests.prepare_meeting(self._memory)
         tsc_before, ns_before, _, _ = self._bracket = read_host_clock()
         try:
-            tasks = [partial(self._run, number, operation["ns"]) for number in numbers]
-            at_once(list(zip(cpus, tasks, strict=False)))
+            at_once(
+                self._run,
+                [(cpu, number, operation["ns"]) for cpu, number in zip(cpus, numbers, strict=False)],
+            )
         finally:
             _, _, ns_after, tsc_after = read_host_clock()
             self._bracket = (tsc_before, ns_before, ns_after, max(tsc_before, tsc_after))

@@ -14,26 +14,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
-def at_once(tasks: Sequence[tuple[int, Callable[[], object]]]) -> None:
-    """Do each task on its CPU, and come back when all are done; the first OSError of one is raised then."""
+def at_once(task: Callable[[int, int], object], calls: Sequence[tuple[int, int, int]]) -> None:
+    """Call a task for each (CPU, and two arguments); back when all are done, when one's OSError is raised."""
     errors: list[OSError] = []
+
+    def do(cpu: int, one: int, other: int, done: _thread.LockType) -> None:
+        try:
+            os.sched_setaffinity(0, {cpu})  # of this thread alone
+            task(one, other)
+        except OSError as error:
+            errors.append(error)
+        finally:
+            done.release()
+
     running = []
-    for cpu, task in tasks:
+    for call in calls:
         done = _thread.allocate_lock()
         done.acquire()
         running.append(done)
-        _thread.start_new_thread(_do, (cpu, task, done, errors))
+        _thread.start_new_thread(do, (*call, done))
     for done in running:
         done.acquire()
     if errors:
         raise errors[0]
-
-
-def _do(cpu: int, task: Callable[[], object], done: _thread.LockType, errors: list[OSError]) -> None:
-    try:
-        os.sched_setaffinity(0, {cpu})  # of this thread alone
-        task()
-    except OSError as error:
-        errors.append(error)
-    finally:
-        done.release()

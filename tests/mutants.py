@@ -469,8 +469,8 @@ MUTANTS = (
     Mutant(
         "a page is not asked for when the masterclock has changed",
         "masterclock",
-        "            vcpu.clock_request = vcpu.clock_request or (True if certain else None)\n",
-        "            pass\n",
+        "                vcpu.clock_request = vcpu.clock_request or (True if certain else None)\n",
+        "                pass\n",
         survives="at every run a page may be written without being asked for, and then says how things are",
     ),
     Mutant(

@@ -153,13 +153,12 @@ def test_tasks_are_done_in_threads_of_their_own_and_an_error_comes_out_when_all_
     here = min(os.sched_getaffinity(0))
     seen: list[int] = []
 
-    def fail() -> None:
-        raise OSError(errno.EFAULT, "no")
-
-    def note() -> None:
+    def note(number: int, ns: int) -> None:
         seen.append(threading.get_ident())
+        if number == 0:
+            raise OSError(errno.EFAULT, f"no {ns}")
 
-    with pytest.raises(OSError, match="no"):
-        threads.at_once([(here, fail), (here, note), (here, note)])
-    assert len(set(seen)) == 2
+    with pytest.raises(OSError, match="no 7"):
+        threads.at_once(note, [(here, 0, 7), (here, 1, 8), (here, 2, 9)])
+    assert len(seen) == 3
     assert threading.get_ident() not in seen

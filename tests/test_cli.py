@@ -84,7 +84,7 @@ def test_a_host_that_ignores_writes_is_told_so_and_judged_by_what_holds_there(
     lines = capsys.readouterr().out.splitlines()
     judged = {line.split()[0] for line in lines if line.endswith(" PASS")}
     protected = {"protected-write", "protected-offset", "protected-pair"}
-    assert {*protected, "qemu-stop-continue", "guest-never-runs-back"} == judged
+    assert {*protected, "qemu-stop-continue", "guest-never-runs-back", "new-pair-at-once"} == judged
     assert not any("FAIL" in line for line in lines)
 
 

@@ -46,7 +46,8 @@ class Masterclock(Rates):
         first = moment if certain or world.master is None else world.master[0]
         world.master = first, moment
         for vcpu in world.vcpus.values():
-            vcpu.clock_request = vcpu.clock_request or (True if certain else None)
+            if vcpu.pv_time is not False:
+                vcpu.clock_request = vcpu.clock_request or (True if certain else None)
 
     def process_requests(self, world: World, number: int, moment: Moment) -> list[World]:
         """The beginning of vcpu_enter_guest(), as far as it is about the clock."""

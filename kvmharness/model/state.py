@@ -127,7 +127,7 @@ class Vcpu:
     follows: bool = True
     pv_time: bool | None = False
     page: Page | None = None
-    clock_request: bool | None = None
+    clock_request: bool | None = False
     stopped_request: bool = False
     story: Story = NO_STORY
 
