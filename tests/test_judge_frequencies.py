@@ -3,6 +3,7 @@
 
 import pytest
 
+from kvmharness.model.judge import Possibility
 from kvmharness.model.state import Host
 from kvmharness.script import GetTscKhz, SetTscKhz, SetVmTscKhz
 from kvmharness.trace import Event
@@ -11,6 +12,7 @@ from tests.hand_worked import (
     MS,
     create,
     guest_write,
+    judged,
     offset,
     possible,
     run,
@@ -140,6 +142,28 @@ def test_catching_up_compares_unsigned_numbers() -> None:
     assert possible(*events, thrown)
     assert possible(*events, stays)
     assert not possible(*events, guest_write(1003 * MS, "TSC", 1, -886 * MS % 2**64, 10 * MS))
+
+
+def test_a_tsc_that_is_caught_up_by_a_masterclock_from_before_its_generation_is_not_foretold() -> None:
+    # Seen on 6.12: vCPU 0 begins a generation, which vCPU 1 joins. The masterclock is still the one from
+    # before, as only vCPU 0 is asked to look at it again, and KVM takes the negative time since for an
+    # unsigned one.
+    fast = 1_500_000
+    events = (
+        *(create(1000 * MS), create(1001 * MS, vcpu=1)),
+        *(set_khz(1002 * MS, fast), set_khz(1003 * MS, fast, vcpu=1)),
+        *(write(1004 * MS, 50_000 * MS), write(1005 * MS, 50_001 * MS, vcpu=1)),
+        *(run(1006 * MS, 50_002 * MS), run(1007 * MS, 50_003 * MS, vcpu=1)),
+        *(write(1010 * MS, 100_000 * MS), write(1011 * MS, 100_001 * MS, vcpu=1)),
+    )
+    assert possible(*events)
+    thrown = judged(*events, run(1012 * MS, 3 * 2**62, vcpu=1))
+    assert thrown.possibility is Possibility.UNDECIDED
+    assert "behind a write" in thrown.seen
+    # Once vCPU 0 has run, the masterclock is a newer one.
+    ran = run(1012 * MS, 100_002 * MS)
+    assert possible(*events, ran, run(1013 * MS, 100_003 * MS, vcpu=1))
+    assert not possible(*events, ran, run(1013 * MS, 3 * 2**62, vcpu=1))
 
 
 def test_khz_of_more_than_31_bits_may_come_back_as_any_errno() -> None:

@@ -11,6 +11,7 @@ from enum import Enum
 
 from kvmharness.model import sentence
 from kvmharness.model.interval import Interval, TooWideError
+from kvmharness.model.masterclock import ClockBehindError
 from kvmharness.model.operations import perform
 from kvmharness.model.outcome import Answer, Clock, Deed, Flag, Outcome, Tsc, Version, Within
 from kvmharness.model.policy import Policy
@@ -98,6 +99,7 @@ def judge(trace: Trace, policy: Policy, host: Host = UNKNOWN_HOST) -> Judgement:
 _DOUBTS = {
     UnknownRateError: "the rate of the host's TSC is not known",
     TooWideError: "the brackets are too wide to tell anything",
+    ClockBehindError: "KVM's own clock was behind a write, and how far it then moves the TSC is not foretold",
 }
 
 
@@ -135,7 +137,7 @@ class Replay:
                         survivors.append(outcome.world)
                     else:
                         failed.append(outcome)
-            except (UnknownRateError, TooWideError) as doubt:
+            except tuple(_DOUBTS) as doubt:
                 self.lost = self.lost or (step, _DOUBTS[type(doubt)])
         self.worlds = survivors if len(survivors) < 2 else _distinct(survivors)
         self._count(step)

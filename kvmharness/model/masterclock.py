@@ -23,6 +23,10 @@ WALL_CLOCK = ("WALL_CLOCK", "WALL_CLOCK_OLD")
 _ROUNDING_NS = 10
 
 
+class ClockBehindError(Exception):
+    """KVM works out how far a TSC has come since a moment that its masterclock has not reached yet."""
+
+
 class Masterclock(Rates):
     """The clock of a kernel's VMs."""
 
@@ -69,12 +73,15 @@ class Masterclock(Rates):
 
         Whether that comes at this entry depends on requests that are not modelled, so the offset is
         anywhere from where it was to there. With a masterclock it is where it should have been when that
-        was last looked at.
+        was last looked at. ClockBehindError when the generation may have begun only after that (its request
+        to look again is another vCPU's): compute_guest_tsc() then takes a negative time for an unsigned one.
         """
         now = bounds(vcpu.l1_tsc_offset, world.unknowns)
         assert now is not None
         low, high = now.low, now.high
         for at in self._snapshots(world, moment):
+            if at is not moment and at.ns.low < vcpu.this_tsc_nsec.high:
+                raise ClockBehindError
             elapsed, scaled = self.elapsed(vcpu.this_tsc_nsec, at.ns, vcpu), self.scaled(world, vcpu, at.tsc)
             write = vcpu.this_tsc_write
             due = Interval(write.low + elapsed.low, write.high + elapsed.high)
