@@ -40,9 +40,9 @@ def test_an_archive_holds_its_files_the_way_the_kernel_unpacks_them() -> None:
 def test_equal_jobs_are_equal_to_the_byte() -> None:
     scenarios = list(SCENARIOS.values())
     assert play.job_for(scenarios) == play.job_for(scenarios)
-    number, content = play.job_for(scenarios)
-    assert marshal.loads(content)[0] == number
-    assert play.job_for(scenarios[:1])[0] != number
+    job = play.job_for(scenarios)
+    assert marshal.loads(job.content)[0] == job.number
+    assert play.job_for(scenarios[:1]).number != job.number
 
 
 def test_what_runs_inside_loads_nothing_slow() -> None:

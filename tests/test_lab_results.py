@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvmharness.lab import machine, play, wire
+from kvmharness.script import Sleep
+from kvmharness.trace import Bracket
 
 # The result
 
@@ -39,6 +41,8 @@ def test_another_jobs_result_is_not_this_ones() -> None:
 
 # The machine's end
 
+JOB = play.Job("job", b"", {"probe": [{"op": "sleep", "ns": 5}]})
+
 
 def boot(status: int | None, results: bytes = RESULT, console: str = "hello\n") -> machine.Boot:
     return machine.Boot(status, console, results, 1.0)
@@ -47,7 +51,7 @@ def boot(status: int | None, results: bytes = RESULT, console: str = "hello\n") 
 @pytest.mark.parametrize("fault", ["BUG: soft lockup - CPU#0 stuck", "Oops: 0002 [#1] PREEMPT SMP"])
 def test_a_whole_result_of_a_kernel_that_reported_a_fault_does_not_count(fault: str) -> None:
     with pytest.raises(wire.BrokenResultError, match=re.escape(fault)):
-        play._read("job", boot(machine.FINISHED, console=f"[ 1.0] {fault}\n"))
+        play._read(JOB, boot(machine.FINISHED, console=f"[ 1.0] {fault}\n"))
 
 
 @pytest.mark.parametrize(
@@ -66,11 +70,29 @@ def test_a_whole_result_of_a_machine_that_ended_badly_does_not_count(
     status: int | None, complaint: str
 ) -> None:
     with pytest.raises(wire.BrokenResultError, match=complaint):
-        play._read("job", boot(status))
+        play._read(JOB, boot(status))
 
 
 def test_a_good_end_without_a_whole_result_does_not_count() -> None:
     with pytest.raises(wire.BrokenResultError, match="no end mark after 0 bytes"):
-        play._read("job", boot(machine.FINISHED, b""))
+        play._read(JOB, boot(machine.FINISHED, b""))
     with pytest.raises(wire.BrokenResultError, match="makes no sense"):
-        play._read("job", boot(machine.FINISHED))
+        play._read(JOB, boot(machine.FINISHED))
+
+
+def frames(*contents: object) -> bytes:
+    return b"".join(wire.encode("job", content) for content in (*contents, wire.END))
+
+
+def test_a_step_is_put_together_with_what_it_was_asked_to_be() -> None:
+    played = ["probe", "6.1", [{"tsc": [1, 9], "ns": [2, 8]}]]
+    (trace,) = play._read(JOB, boot(machine.FINISHED, frames(played)))
+    assert trace.script == (Sleep(ns=5),)
+    assert trace.events[0].bracket == Bracket(1, 2, 8, 9)
+
+
+def test_a_trace_of_what_was_not_asked_for_makes_no_sense() -> None:
+    step = {"tsc": [1, 9], "ns": [2, 8]}
+    for played in (["other", "6.1", [step]], ["probe", "6.1", [step, step]]):
+        with pytest.raises(wire.BrokenResultError, match="makes no sense"):
+            play._read(JOB, boot(machine.FINISHED, frames(played)))

@@ -28,6 +28,8 @@ def main(job_path: str = wire.JOB_PATH, result_path: str = "/dev/ttyS1") -> None
         player = Player(system)
         for scripts in rounds:
             for name, steps in player.play_together(scripts, _announce):
+                for step in steps:
+                    del step["op"]  # the host knows what it asked for
                 _write(result.fileno(), wire.encode(number, [name, os.uname().release, steps]))
         _write(result.fileno(), wire.encode(number, wire.END))
 

@@ -4,6 +4,7 @@
 import hashlib
 import marshal
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from kvmharness import trace
 from kvmharness.lab import console, image, machine, snapshot, wire
@@ -25,14 +26,24 @@ class LostMachineError(LostError):
         self.console = console
 
 
-def job_for(scenarios: Sequence[Scenario]) -> tuple[str, bytes]:
-    """A job's number and content: the probe and these scenarios.
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job's number, its content as a machine gets it, and its scripts by name, as JSON."""
+
+    number: str
+    content: bytes
+    scripts: dict[str, list[dict[str, object]]]
+
+
+def job_for(scenarios: Sequence[Scenario]) -> Job:
+    """The probe and these scenarios as a job.
 
     The number is made of the content, so that equal jobs are equal to the byte.
     """
-    content = rounds(scenarios)
-    number = hashlib.sha256(marshal.dumps(content)).hexdigest()[:16]
-    return number, marshal.dumps((number, content))
+    in_rounds = rounds(scenarios)
+    number = hashlib.sha256(marshal.dumps(in_rounds)).hexdigest()[:16]
+    scripts = {name: script for together in in_rounds for name, script in together}
+    return Job(number, marshal.dumps((number, in_rounds)), scripts)
 
 
 def image_for(kernel: Kernel, on: Machine) -> bytes:
@@ -46,22 +57,22 @@ def play(kernel: Kernel, on: Machine, scenarios: Sequence[Scenario]) -> Session:
     Where the machine can, it goes on from a snapshot of an earlier boot. LostMachineError when no attempt
     came to its end; LabError when the kernel lacks what the machine needs.
     """
-    number, job = job_for(scenarios)
+    job = job_for(scenarios)
     whole_image = image_for(kernel, on)
     place = on.snapshot_place(kernel.vmlinux, whole_image)
     kept = snapshot.load(place) if place else None
     for attempt in range(1, ATTEMPTS + 1):
-        boot = machine.boot(on, kernel.vmlinux, whole_image, job, kept)
+        boot = machine.boot(on, kernel.vmlinux, whole_image, job.content, kept)
         try:
-            traces = _read(number, boot)
+            traces = _read(job, boot)
             if place and boot.snapshot:
                 snapshot.keep(place, boot.snapshot)
             break
         except wire.BrokenResultError as error:
-            if place and kept:
-                # Whatever it was, it cannot be the snapshot a second time.
+            if place:
+                # Whatever it was, it cannot be a snapshot a second time.
                 snapshot.forget(place)
-                kept = None
+                on, place, kept = on.without_snapshots, None, None
             if attempt == ATTEMPTS:
                 complaint, words = f"{error}, {ATTEMPTS} times", console.last_words(boot.console)
                 raise LostMachineError(complaint, words) from None
@@ -69,18 +80,26 @@ def play(kernel: Kernel, on: Machine, scenarios: Sequence[Scenario]) -> Session:
     return Session(traces[0], found, console.warnings(boot.console))
 
 
-def _read(number: str, boot: Boot) -> list[Trace]:
+def _read(job: Job, boot: Boot) -> list[Trace]:
     """The traces of a boot; BrokenResultError unless it went well in every respect."""
     fault = console.worst(boot.console)
     if boot.complaint or fault:
         raise wire.BrokenResultError(_complaint(boot, fault))
     try:
-        traces = [trace.from_played(*content) for content in wire.decode(number, boot.results)]
-    except (TraceError, TypeError, ValueError) as error:
+        traces = [_trace(job, *content) for content in wire.decode(job.number, boot.results)]
+    except (TraceError, TypeError, ValueError, KeyError) as error:
         raise wire.BrokenResultError(f"the result makes no sense: {error}") from None
     if not traces or traces[0].scenario != PROBE_NAME:
         raise wire.BrokenResultError("the result holds no probe")
     return traces
+
+
+def _trace(job: Job, name: str, release: str, steps: list[dict[str, object]]) -> Trace:
+    """A trace from what the machine says of its steps, and what they were asked to be."""
+    script = job.scripts[name][: len(steps)]
+    return trace.from_played(
+        name, release, [{"op": op, **step} for op, step in zip(script, steps, strict=True)]
+    )
 
 
 def _complaint(boot: Boot, fault: console.Remark | None) -> str:
