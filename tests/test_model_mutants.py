@@ -44,6 +44,10 @@ def mutate(mutant: Mutant, patch: pytest.MonkeyPatch) -> None:
     assert text.count(mutant.old) == 1, "this mutant no longer fits the model's source"
     changed = types.ModuleType(f"kvmharness.model.{mutant.module}")
     exec(compile(text.replace(mutant.old, mutant.new), str(path), "exec"), changed.__dict__)
+    # What is raised there has to be what the judge knows.
+    for name, kind in vars(importlib.import_module(changed.__name__)).items():
+        if isinstance(kind, type) and issubclass(kind, Exception):
+            setattr(changed, name, kind)
     if mutant.module == "operations":
         # What it hands out has to be of the classes that the judge knows.
         changed.__dict__.update(
