@@ -3,7 +3,7 @@
 
 BIN := .venv/bin
 
-.PHONY: run test test-full check bench setup setup-full clean
+.PHONY: run test test-full check bench setup setup-test clean
 
 # The main job on real kernels. 6.1 has to fail (status 1); any other status is a fault.
 run: setup
@@ -12,10 +12,10 @@ run: setup
 test: check
 	$(BIN)/pytest -m "not full"
 
-test-full: setup-full check
+test-full: check
 	$(BIN)/pytest
 
-check: setup
+check: setup-test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -23,8 +23,8 @@ check: setup
 bench: setup
 	$(BIN)/python bench/run.py
 
-setup-full:
-	@scripts/setup full
+setup-test:
+	@scripts/setup test
 
 setup:
 	@scripts/setup
