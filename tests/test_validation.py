@@ -91,4 +91,5 @@ def test_a_machine_that_was_lost_breaks_and_fixes_nothing() -> None:
     assert (validation.fixed, validation.broken) == ([], [])
     text = told(BEFORE, lost)
     assert "whether it follows oliver-upton: not known\n" in text
+    assert text.count("after: the machine was lost: it hung\n") == 1
     assert ["old-restore", "kept", "lost", "-"] in [line.split() for line in text.splitlines()]

@@ -75,7 +75,10 @@ def _one(validation: Validation) -> Iterator[str]:
         if result.verdict is Verdict.FAIL:
             yield ""
             yield from _wrap(f"{result.scenario}, step {result.step}: {result.reason}", "", "  ")
-    for report in (before, after):
+    for when, report in (("before", before), ("after", after)):
+        lost = dict.fromkeys(result.reason for result in report.results if result.verdict is Verdict.LOST)
+        for reason in lost:
+            yield from _wrap(f"{when}: the machine was lost: {reason}", "", "  ")
         yield from (f"  | {note}" for note in report.notes)
 
 
