@@ -11,9 +11,11 @@ import os
 import time
 
 from kvmharness.stage import Stage
+from kvmharness.threads import in_background
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _thread
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     Script = list[dict[str, Any]]
     Steps = list[dict[str, Any]]
 
-# How many VMs are open at a time: each may have sixteen vCPUs, and a process 1024 files.
+# How many VMs are played with at a time, and how many given back: each may have sixteen vCPUs, and a process
+# 1024 files.
 MOST_VMS = 16
 
 
@@ -57,6 +60,8 @@ class Player:
         os.sched_setaffinity(0, {here})
         ahead = list(scripts)
         stages: list[Stage] = []
+        # The kernel waits for tens of ms before it gives a VM back (kvm_destroy_vm, synchronize_srcu).
+        closing: list[_thread.LockType] = []
         try:
             while ahead or stages:
                 stage = _due(stages, wait=not ahead or len(stages) == MOST_VMS)
@@ -71,11 +76,15 @@ class Player:
                 here = stage.cpu
                 if not waits:
                     stages.remove(stage)
-                    stage.close()
+                    if len(closing) == MOST_VMS:
+                        closing.pop(0).acquire()
+                    closing.append(in_background(stage.close, affinity))
                     yield stage.name, stage.steps
         finally:
             for stage in stages:
                 stage.close()
+            for closed in closing:
+                closed.acquire()
             os.sched_setaffinity(0, affinity)
 
 

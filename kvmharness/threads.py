@@ -14,6 +14,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
+def in_background(task: Callable[[], object], cpus: set[int]) -> _thread.LockType:
+    """Call a task in a thread that may use these CPUs; the lock can be had once it is done."""
+
+    def do() -> None:
+        try:
+            os.sched_setaffinity(0, cpus)
+            task()
+        finally:
+            done.release()
+
+    done = _thread.allocate_lock()
+    done.acquire()
+    _thread.start_new_thread(do, ())
+    return done
+
+
 def at_once(task: Callable[[int, int], object], calls: Sequence[tuple[int, int, int]]) -> None:
     """Call a task for each (CPU, and two arguments); back when all are done, when one's OSError is raised."""
     errors: list[OSError] = []
