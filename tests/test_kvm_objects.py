@@ -22,6 +22,7 @@ from kvmharness.kvm import (
     System,
     Vcpu,
     Vm,
+    ioctls,
     lib,
     read_host_clock,
 )
@@ -59,6 +60,26 @@ def test_supported_cpuid_can_be_given_to_a_vcpu(system: System, vcpu: Vcpu) -> N
     cpuid = system.supported_cpuid()
     assert 0 < cpuid.nent <= 1024
     vcpu.set_cpuid2(cpuid)
+
+
+def test_a_creation_that_a_signal_interrupts_is_tried_again_and_another_failure_is_not(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [errno.EINTR, errno.EINTR]
+    ioctl = System._ioctl
+
+    def interrupted(self: System, which: ioctls.Ioctl, value: int = 0) -> int:
+        if which is ioctls.CREATE_VM and failures:
+            raise KvmError(which, failures.pop())
+        return ioctl(self, which, value)
+
+    monkeypatch.setattr(System, "_ioctl", interrupted)
+    with system.create_vm() as vm:
+        assert vm.fileno() >= 0
+    assert not failures
+    failures.append(errno.ENOMEM)
+    with pytest.raises(KvmError, match="ENOMEM"):
+        system.create_vm()
 
 
 def test_a_missing_device_is_explained() -> None:

@@ -100,5 +100,7 @@ def test_vcpus_that_are_apart_see_warps_and_those_that_are_together_none(kernel:
     assert found["together"][2::4] == (0, 0)
     # Only the vCPU that is behind reads less than was read before, each time that it follows the other.
     _, followed, warps, largest, _, _, *ahead = found["apart"]
-    assert (warps, ahead) == (followed, [0, 0])
+    assert ahead == [0, 0]
+    # It may be stopped between counting the one and the other.
+    assert 0 <= followed - warps <= 1
     assert largest <= 10**9

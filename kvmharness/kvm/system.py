@@ -97,4 +97,10 @@ class System(Descriptor):
     def create_vm(self) -> Vm:
         """KVM_CREATE_VM: a VM without memory and vCPUs."""
         mmap_size = self.vcpu_mmap_size()
-        return Vm(self._ioctl(ioctls.CREATE_VM), mmap_size)
+        while True:
+            try:
+                return Vm(self._ioctl(ioctls.CREATE_VM), mmap_size)
+            except KvmError as error:
+                # The timer of an earlier run is left armed (cdefs/run.c), and may go off meanwhile.
+                if error.errno != errno.EINTR:
+                    raise
