@@ -40,7 +40,7 @@ from kvmharness.msr import MSRS
 from kvmharness.trace import Trace
 
 CALL_ROUNDS = 15
-BOOT_ROUNDS = 7
+BOOT_ROUNDS = 5
 COLD_ROUNDS = 3
 BUILD_ROUNDS = 7
 JUDGE_ROUNDS = 3

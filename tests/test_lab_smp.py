@@ -94,8 +94,12 @@ def test_vcpus_that_are_apart_see_warps_and_those_that_are_together_none(kernel:
         Scenario(name, "", "", "", (), steps, ())
         for name, steps in (("together", (*pair, meet)), ("apart", (*pair, *apart, meet)))
     ]
-    traces = play.play(kernel("debian:6.12"), AMD_SMP, scenarios).traces
-    found = {name: traces[name].events[-1].values for name in traces}
+    for _ in range(10):
+        traces = play.play(kernel("debian:6.12"), AMD_SMP, scenarios).traces
+        found = {name: traces[name].events[-1].values for name in traces}
+        # On a busy host the two may not have met in all that time.
+        if all(handovers > 0 for values in found.values() for handovers in values[1::4]):
+            break
     assert all(handovers > 0 for values in found.values() for handovers in values[1::4])
     assert found["together"][2::4] == (0, 0)
     # Only the vCPU that is behind reads less than was read before, each time that it follows the other.
