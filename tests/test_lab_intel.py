@@ -39,6 +39,7 @@ from kvmharness.script import (
 from kvmharness.session import settle
 from kvmharness.trace import Event, to_lines
 from kvmharness.verdict import Expectation
+from tests import made_up_kernels
 from tests.foretold import not_foretold, oddly_skipped
 from tests.machines import wait_until, with_init_that
 
@@ -255,6 +256,13 @@ def test_the_rom_is_64_kib_that_add_up_to_nothing_and_begin_at_the_reset_vector(
     # jmp, and how far, from behind it: to the ROM's first byte.
     assert content[0xFFF0] == 0xE9
     assert (0xFFF3 + int.from_bytes(content[0xFFF1:0xFFF3], "little")) % 0x10000 == 0
+
+
+def test_a_kernel_that_has_to_be_booted_as_bzimage_is_one_clear_line(tmp_path: Path) -> None:
+    image = tmp_path / "bzImage"
+    image.write_bytes(made_up_kernels.bzimage(b"", "6.1.0"))
+    with pytest.raises(LabError, match=r"has no PVH entry .*no loader for a bzImage"):
+        pvh.layout(image, b"", "", 1 << 28)
 
 
 def test_a_file_that_is_no_kernel_is_one_clear_line(tmp_path: Path) -> None:

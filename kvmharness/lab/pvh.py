@@ -13,7 +13,7 @@ from pathlib import Path
 from elftools.elf.elffile import ELFFile
 from elftools.elf.segments import NoteSegment
 
-from kvmharness.lab import elf
+from kvmharness.lab import elf, vmlinux
 from kvmharness.lab.errors import LabError
 
 # The first memory that no PC uses for something else. The page there is the one EBX points at.
@@ -43,6 +43,8 @@ def layout(kernel: Path, initrd: bytes, command_line: str, memory: int) -> Layou
         data = kernel.read_bytes()
     except OSError as error:
         raise LabError(f"cannot read {kernel}: {error.strerror}") from None
+    if vmlinux.is_bzimage(data):
+        raise LabError(f"{kernel} has no PVH entry (CONFIG_PVH), and the machine no loader for a bzImage")
     with elf.opened(data, str(kernel)) as file:
         entry = _entry(file)
         loaded = [each for each in file.iter_segments() if each["p_type"] == "PT_LOAD"]
