@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The judge on hand-worked traces: vCPUs whose rate is not the host's, with scaling and without."""
 
+import dataclasses
+
 import pytest
 
 from kvmharness.model.judge import Possibility
@@ -8,6 +10,7 @@ from kvmharness.model.state import Host
 from kvmharness.script import GetTscKhz, SetTscKhz, SetVmTscKhz
 from kvmharness.trace import Event
 from tests.hand_worked import (
+    HOST,
     KHZ,
     MS,
     create,
@@ -173,3 +176,18 @@ def test_khz_of_more_than_31_bits_may_come_back_as_any_errno() -> None:
     # Without scaling any rate above the host's is caught up with.
     assert possible(create(1000 * MS), set_khz(1001 * MS, 2**31), read("EINVAL"))
     assert not possible(create(1000 * MS), set_khz(1001 * MS, 2**31 - 1), read("EINVAL"))
+
+
+def test_the_rate_a_vcpu_was_created_with_may_be_refused_once_the_hosts_was_corrected() -> None:
+    # Seen on 5.10: KVM had noted 2443091 kHz when it was loaded, and the host then found that it has 2445433,
+    # 959 ppm more. So what was noted is slower than the host, which without scaling is refused.
+    def said(host: Host, error: str) -> bool:
+        return possible(create(1000 * MS, khz=999_041), set_khz(1001 * MS, 999_041, error=error), host=host)
+
+    found = dataclasses.replace(HOST, khz_exact=False)
+    assert (said(found, "EINVAL"), said(found, "")) == (True, True)
+    # Also where it was corrected after the probe, which saw the same rate; but not when it has been for long.
+    later = dataclasses.replace(found, khz=999_041)
+    assert (said(later, "EINVAL"), said(later, "")) == (True, True)
+    exact = dataclasses.replace(later, khz_exact=True)
+    assert (said(exact, "EINVAL"), said(exact, "")) == (False, True)

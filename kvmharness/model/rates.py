@@ -68,8 +68,14 @@ class Rates:
 
     # Setting a vCPU's rate
 
-    def set_tsc_khz(self, world: World, number: int, khz: int) -> list[tuple[World, bool]]:
-        """kvm_set_tsc_khz(): the worlds, and whether the rate was accepted. Even a refused one is noted."""
+    def set_tsc_khz(
+        self, world: World, number: int, khz: int, *, created: bool = False
+    ) -> list[tuple[World, bool]]:
+        """kvm_set_tsc_khz(): the worlds, and whether the rate was accepted. Even a refused one is noted.
+
+        A vCPU is `created` with a rate that nobody may refuse. Userspace that sets the same again may be
+        refused, if the host's was corrected since KVM noted it.
+        """
         vcpu = world.vcpus[number]
         vcpu.virtual_tsc_khz, vcpu.host_rate_at = khz, 0
         base = world.host_khz
@@ -81,12 +87,16 @@ class Rates:
         slack = self._slack(base)
         low, high = base - slack, base + slack
         tolerated = {arithmetic.tolerated(khz, each) for each in (low, min(max(khz, low), high), high)}
-        if khz == world.default_tsc_khz and not world.default_was_set:
+        as_created = khz == world.default_tsc_khz and not world.default_was_set
+        corrected = as_created and not created and not self.host.khz_exact
+        if as_created and (not corrected or arithmetic.tolerated(khz, base)):
             tolerated = {True}
         if not self.policy.honours_writes:
             vcpu.host_rate_at, vcpu.follows = world.step, tolerated == {True}
             return [(world, True), (world.fork(), False)]
         found = []
+        if corrected and tolerated == {True} and not world.fraction_bits:
+            found.append((world.fork(), False))
         if True in tolerated:
             each = world.fork() if len(tolerated) > 1 else world
             each.vcpus[number].ratio, each.vcpus[number].ratio_slack = None, 0

@@ -58,7 +58,7 @@ class Rules(Masterclock):
             # Until set_tsc_khz() sets one, which it does only for a rate that it need not catch up with.
             vcpu.ratio = 0
         made = []
-        for each, _ in self.set_tsc_khz(world, number, khz):
+        for each, _ in self.set_tsc_khz(world, number, khz, created=True):
             if not self.policy.honours_writes:
                 # What offset the hardware or the outer host gave the VM is not ours to know.
                 offset = each.cur_tsc_offset = (
