@@ -234,3 +234,15 @@ def test_no_home_is_one_line_and_status_2(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr(Path, "expanduser", homeless)
     assert status_of("list", "kernels") == 2
     assert "set XDG_CACHE_HOME" in one_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    "words", [("lab", "run", "nonsense:x", "--offline"), ("lab", "run"), ("list", "nonsense")]
+)
+def test_bad_input_is_status_2_also_when_nobody_reads_what_is_wrong(words: tuple[str, ...]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "kvmharness", *words]
+    done = subprocess.run(command, stdout=writing, stderr=writing, check=False, timeout=60)
+    os.close(writing)
+    assert done.returncode == 2

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What comes back from a lab machine, and which ends of it count."""
 
+import dataclasses
+import marshal
 import re
+import zlib
+from binascii import crc32
 
 import pytest
 from hypothesis import given
@@ -37,6 +41,13 @@ def test_no_changed_byte_goes_unnoticed(place: int, change: int) -> None:
 def test_another_jobs_result_is_not_this_ones() -> None:
     with pytest.raises(wire.BrokenResultError, match="damaged"):
         wire.decode("other", RESULT)
+
+
+def test_a_frame_that_does_not_unpack_is_damaged_whatever_its_checksum_says() -> None:
+    for content in (b"no zlib at all", zlib.compress(b""), zlib.compress(marshal.dumps([1, 2])[:-2])):
+        frame = b"job %d %08x\n" % (len(content), crc32(content)) + content
+        with pytest.raises(wire.BrokenResultError, match="does not unpack"):
+            wire.decode("job", frame)
 
 
 # The machine's end
@@ -87,6 +98,9 @@ def frames(*contents: object) -> bytes:
 def test_a_step_is_put_together_with_what_it_was_asked_to_be() -> None:
     played = ["probe", "6.1", [{"tsc": [1, 9], "ns": [2, 8]}]]
     (trace,) = play._read(JOB, boot(machine.FINISHED, frames(played)))
+    more = dataclasses.replace(JOB, scripts={**JOB.scripts, "young-restore": []})
+    with pytest.raises(wire.BrokenResultError, match="the result lacks young-restore"):
+        play._read(more, boot(machine.FINISHED, frames(played)))
     assert trace.script == (Sleep(ns=5),)
     assert trace.events[0].bracket == Bracket(1, 2, 8, 9)
 

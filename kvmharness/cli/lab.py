@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
 
 from kvmharness.cli import lab_build, lab_validate, options, playing
@@ -91,9 +92,12 @@ def run(arguments: argparse.Namespace) -> int:
                 options.save_sessions(sessions, f"{kernel.spec}.{machine.name}", arguments.save_traces)
             options.progress(f"{kernel.spec} on {machine.name} is done, {done} of {len(boots)}")
     except KeyboardInterrupt:
-        if any(future.done() for future in futures):
-            _report(arguments, expectation, boots, futures)
+        with suppress(OSError):  # who reads the output may have been interrupted too
+            if any(future.done() for future in futures):
+                _report(arguments, expectation, boots, futures)
         raise
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
     return _report(arguments, expectation, boots, futures)
 
 

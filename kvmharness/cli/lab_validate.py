@@ -47,8 +47,11 @@ def run(arguments: argparse.Namespace) -> int:
     # Not in a `with` block, whose end would wait for the emulators after a Ctrl-C.
     pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
     futures = [pool.submit(playing.play_on, *boot, scenarios, expectation) for boot in boots]
-    played = zip(boots, futures, strict=True)
-    reports = [playing.report(*boot, future.result(), expectation) for boot, future in played]
+    try:
+        played = zip(boots, futures, strict=True)
+        reports = [playing.report(*boot, future.result(), expectation) for boot, future in played]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
     validations = [Validation(*pair) for pair in zip(reports[::2], reports[1::2], strict=True)]
     text = render(validations, lab_build.called(arguments), _command(arguments))
     options.write_text(text, arguments.output)

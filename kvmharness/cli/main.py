@@ -6,9 +6,10 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from kvmharness import __version__
-from kvmharness.cli import judge, lab, list, predict, probe, run
+from kvmharness.cli import judge, lab, list, options, predict, probe, run
 from kvmharness.cli.errors import BAD_INPUT, INTERRUPTED, UsageError
 from kvmharness.cli.options import Parser
 from kvmharness.kvm import KvmError, KvmUnavailableError
@@ -27,8 +28,8 @@ exit status:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status."""
     _open_standard_files()
-    parsed = _parser().parse_args(arguments)
     try:
+        parsed = _parser().parse_args(arguments)
         status: int = parsed.run(parsed)
         sys.stdout.flush()
     except (UsageError, LabError, KvmUnavailableError, KvmError) as error:
@@ -37,11 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A reader that has seen enough (`| head`) ends us like any other filter. Not by the signal, which
         # would also come of an emulator that dies while it is being told something.
         _drop_output()
-        return 128 + signal.SIGPIPE
+        os._exit(128 + signal.SIGPIPE)  # for the same reason as below
     except OSError as error:
         return _give_up(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
     except KeyboardInterrupt:
-        print("kvmharness: interrupted", file=sys.stderr, flush=True)
+        with suppress(OSError):
+            print("kvmharness: interrupted", file=sys.stderr, flush=True)
         # Not by way of the threads that wait for emulators: those die with this process.
         os._exit(INTERRUPTED)
     except Exception as error:
@@ -53,8 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _give_up(reason: str) -> int:
-    line = " ".join(reason.split())
-    print(f"kvmharness: {line}", file=sys.stderr)
+    options.complain(f"kvmharness: {' '.join(reason.split())}")
     # What could not be written must not fail again when the interpreter closes it.
     try:
         sys.stdout.flush()

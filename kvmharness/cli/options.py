@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong in one line, and exit."""
-        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        complain(f"{self.prog}: {message} (see {self.prog} --help)")
         sys.exit(BAD_INPUT)
 
 
@@ -160,6 +160,14 @@ def save_sessions(sessions: Mapping[str, Session], prefix: str, folder: Path | N
             path.write_text("".join(f"{line}\n" for line in lines))
         except OSError as error:
             print(f"kvmharness: cannot write to {path}: {error.strerror}", file=sys.stderr)
+
+
+def complain(line: str) -> None:
+    """A line on stderr; where nobody reads that any more, the exit status alone has to say it."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def progress(text: str) -> None:

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """An emulated machine, and one boot of it. `machines` has those there are."""
 
+import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,7 +34,7 @@ _WORDS = {
     ENDED_BY_KERNEL: "the machine was reset: a triple fault, or a reboot",
 }
 
-# Wall time after which a machine that said nothing more counts as hung. A good boot takes seconds.
+# Wall time after which a machine that has not ended counts as hung. A good boot takes seconds.
 HUNG_AFTER_S = 300.0
 
 
@@ -124,8 +127,8 @@ def boot(
         status, console = machine.emulator.result(files, status, output)
         earlier = snapshot.console if snapshot else b""
         booted = Boot(status, (earlier + console).decode(errors="replace"), files.read(RESULTS), seconds)
-        # The console is written last.
         left = Snapshot(files.read(SNAPSHOT), files.read(SNAPSHOT_CONSOLE))
+    # The console is written last, and never nothing.
     if snapshot or not left.console:
         return booted
     resumed = boot(machine, kernel, image, job, left)
@@ -151,7 +154,7 @@ def _run(
 
         def give_up() -> None:
             hung.set()
-            process.kill()
+            _kill(process)
 
         watchdog = threading.Timer(HUNG_AFTER_S, give_up)
         watchdog.daemon = True
@@ -159,8 +162,14 @@ def _run(
         try:
             output = emulator.attend(files, start, process)
         except BaseException:
-            process.kill()
+            _kill(process)
             raise
         finally:
             watchdog.cancel()
     return None if hung.is_set() else process.returncode, output
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """Kill the emulator and all that it has started: they are a session."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

@@ -91,6 +91,9 @@ def _read(job: Job, boot: Boot) -> list[Trace]:
         raise wire.BrokenResultError(f"the result makes no sense: {error}") from None
     if not traces or traces[0].scenario != PROBE_NAME:
         raise wire.BrokenResultError("the result holds no probe")
+    missing = job.scripts.keys() - {each.scenario for each in traces}
+    if missing:
+        raise wire.BrokenResultError(f"the result lacks {', '.join(sorted(missing))}")
     return traces
 
 

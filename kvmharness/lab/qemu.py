@@ -16,7 +16,7 @@ from pathlib import Path
 
 from kvmharness.lab import nested
 from kvmharness.lab.emulator import RESULTS, SNAPSHOT, SNAPSHOT_CONSOLE, MemoryFiles, Start
-from kvmharness.lab.qmp import EndedError, Monitor
+from kvmharness.lab.qmp import EndedError, Monitor, RefusedError
 
 # What all of QEMU's machines have in common. The calendar is the machine's own: setting the host's does not
 # reach into it.
@@ -27,7 +27,9 @@ _COMMON = (
     *("-device", "isa-debug-exit,iobase=0xf4,iosize=4"),
 )
 _CONSOLE = "console"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _POLL_S = 0.002
+_OVER = ("completed", "failed", "cancelled")
 _READY, _WENT_ON = "GUEST_PANICKED", "GUEST_CRASHLOADED"
 
 
@@ -53,7 +55,11 @@ class Qemu:
         """The program as it is on this host, and its arguments."""
         program = Path(shutil.which(self.program) or self.program)
         found = program.stat()
-        return [str(program), str(found.st_size), str(found.st_mtime_ns), *_COMMON, *self.arguments]
+        described = [str(program), str(found.st_size), str(found.st_mtime_ns), *_COMMON, *self.arguments]
+        if "-icount" not in self.arguments:
+            # The machine's TSC is the host's, and its kernel took the rate of that when it booted.
+            described.append(_BOOT_ID.read_text())
+        return described
 
     @property
     def without_snapshots(self) -> "Qemu":
@@ -87,6 +93,8 @@ class Qemu:
                 self._leave_snapshot(files, monitor)
         except EndedError:
             pass  # the status tells
+        except RefusedError:
+            process.kill()  # it may be one that stands still
         return monitor.rest()
 
     def result(self, files: MemoryFiles, status: int | None, output: bytes) -> tuple[int | None, bytes]:
@@ -110,14 +118,17 @@ class Qemu:
         monitor.execute("stop")
         if not monitor.has_seen(_WENT_ON):
             # By default a migration takes no more than 128 MiB a second.
-            monitor.execute("migrate-set-parameters", **{"max-bandwidth": 2**40})
-            monitor.execute("migrate", uri=f"exec:exec cat > {_path_for_others(files, SNAPSHOT)}")
-            while (status := monitor.execute("query-migrate")["status"]) not in ("completed", "failed"):
-                time.sleep(_POLL_S)
+            try:
+                monitor.execute("migrate-set-parameters", **{"max-bandwidth": 2**40})
+                monitor.execute("migrate", uri=f"exec:exec cat > {_path_for_others(files, SNAPSHOT)}")
+                while (status := monitor.execute("query-migrate")["status"]) not in _OVER:
+                    time.sleep(_POLL_S)
+            except RefusedError:
+                status = "refused"
             if status == "completed":
                 # From here on every run is one from the snapshot, this one too: QEMU rounds the times of some
                 # devices to their own ticks when it goes on from one.
-                files.write(SNAPSHOT_CONSOLE, files.read(_CONSOLE))
+                files.write(SNAPSHOT_CONSOLE, files.read(_CONSOLE) or b"\n")
                 monitor.execute("quit")
         monitor.execute("cont")
 

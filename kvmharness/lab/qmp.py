@@ -6,9 +6,16 @@ import subprocess
 from contextlib import suppress
 from typing import Any
 
+# Of what it prints, the last.
+_MOST_OUTPUT = 1 << 16
+
 
 class EndedError(Exception):
-    """QEMU ended, or said no to a command; what it printed until then is still to be had."""
+    """QEMU ended; what it printed until then is still to be had."""
+
+
+class RefusedError(Exception):
+    """QEMU said no to a command."""
 
 
 class Monitor:
@@ -22,10 +29,10 @@ class Monitor:
         assert process.stdout is not None
         self._to, self._from = process.stdin, process.stdout
         self._output = b""
-        self._events: list[str] = []
+        self._events: set[str] = set()
 
     def execute(self, command: str, **arguments: object) -> dict[str, Any]:
-        """What a command returned; EndedError when it failed."""
+        """What a command returned; RefusedError when QEMU does not do it, EndedError when it is gone."""
         request = {"execute": command, "arguments": arguments}
         try:
             self._to.write(json.dumps(request).encode() + b"\n")
@@ -40,7 +47,7 @@ class Monitor:
                 returned = answer["return"]
                 return returned if isinstance(returned, dict) else {}
             if "error" in answer:
-                raise EndedError(f"{command}: {answer['error']}")
+                raise RefusedError(f"{command}: {answer['error']}")
 
     def wait_for(self, event: str) -> None:
         """Return once the event came; EndedError when QEMU ends without it."""
@@ -67,9 +74,9 @@ class Monitor:
             except ValueError:
                 message = None
             if not isinstance(message, dict):
-                self._output += line
+                self._output = (self._output + line)[-_MOST_OUTPUT:]
                 continue
             if "event" in message:
-                self._events.append(message["event"])
+                self._events.add(str(message["event"]))
             return message
         raise EndedError("QEMU ended")

@@ -8,7 +8,6 @@ end, and forgotten with the first run from it that did not: what was to come of 
 import hashlib
 import json
 import os
-import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ _FORMAT = 1
 _STATE, _CONSOLE = "state.zst", "console"
 # Each takes some 25 MB.
 _KEEP = 20
+_NAME = 16  # letters of a folder's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def place(kernel: Path, image: bytes, machine: list[str]) -> Path:
         *(_FORMAT, machine, str(kernel), found.st_size, found.st_mtime_ns),
         hashlib.sha256(image).hexdigest(),
     ]
-    return _folder() / hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
+    return _folder() / hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:_NAME]
 
 
 def load(kept: Path) -> Snapshot | None:
@@ -50,14 +50,18 @@ def load(kept: Path) -> Snapshot | None:
         # The format carries size and checksum, which this checks.
         state = zstandard.ZstdDecompressor().decompress((kept / _STATE).read_bytes())
         snapshot = Snapshot(state, (kept / _CONSOLE).read_bytes())
-        os.utime(kept)
     except (OSError, zstandard.ZstdError):
         return None
+    with suppress(OSError):  # a cache that can only be read serves as well
+        os.utime(kept)
     return snapshot if state else None
 
 
 def keep(kept: Path, snapshot: Snapshot) -> None:
-    """Keep it there. A cache that cannot be written is no fault of the run's: the next one boots again."""
+    """Keep it there, instead of a damaged one.
+
+    A cache that cannot be written is no fault of the run's: the next one boots again.
+    """
 
     def write(folder: Path) -> None:
         compressor = zstandard.ZstdCompressor(level=1, write_checksum=True)
@@ -65,10 +69,12 @@ def keep(kept: Path, snapshot: Snapshot) -> None:
         (folder / _CONSOLE).write_bytes(snapshot.console)
 
     with suppress(LabError, OSError):
+        if kept.is_dir() and load(kept) is None:
+            cache.removed(kept)
         cache.published(kept, write)
-        others = sorted(_folder().glob("[0-9a-f]*"), key=lambda each: each.stat().st_mtime)
+        others = sorted(_folder().glob("[0-9a-f]" * _NAME), key=lambda each: each.stat().st_mtime)
         for old in others[:-_KEEP]:
-            shutil.rmtree(old, ignore_errors=True)
+            cache.removed(old)
 
 
 def forget(kept: Path) -> None:

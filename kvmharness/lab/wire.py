@@ -25,6 +25,8 @@ PLAYING = b"kvmharness plays "
 
 JOB_PATH = "/job"
 END = "end"
+# What a frame may unpack to. A long scenario's is some 50 KB.
+_MOST = 64 << 20
 
 
 class BrokenResultError(Exception):
@@ -51,7 +53,10 @@ def decode(job: str, data: bytes) -> list[Any]:
             raise BrokenResultError(f"the result is cut off after {len(data)} bytes")
         if b"%08x" % crc32(content) != words[2]:
             raise BrokenResultError(f"the result is damaged after byte {place} of {len(data)}")
-        contents.append(marshal.loads(zlib.decompress(content)))
+        try:
+            contents.append(marshal.loads(zlib.decompressobj().decompress(content, _MOST)))
+        except (zlib.error, EOFError, ValueError, TypeError):
+            raise BrokenResultError(f"the result does not unpack after byte {place} of {len(data)}") from None
         place += len(content)
     if not contents or contents[-1] != END:
         raise BrokenResultError(f"the result has no end mark after {len(data)} bytes")
