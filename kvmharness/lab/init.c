@@ -71,6 +71,8 @@ static void leave(int status)
 	if (results >= 0)
 		tcdrain(results);
 	tcdrain(STDOUT_FILENO);
+	/* Bochs calls a port drained that has 16 bytes left to send, which take a millisecond and a half. */
+	usleep(20000);
 	sync();
 	if (may_use_ports) {
 		/* QEMU ends with the first of these. */
@@ -122,10 +124,13 @@ static void load_modules(char **paths)
 	}
 }
 
-/* Results are bytes: nothing is to be made of what looks like a line end. Bochs takes the rate at its word. */
+/*
+ * Results are bytes: nothing is to be made of what looks like a line end. Bochs takes the rate at its word. The
+ * port stays open, as whoever closes it last shuts it down, and what it has not sent by then is lost.
+ */
 static void make_results_raw(void)
 {
-	int results = open(RESULTS, O_WRONLY | O_NOCTTY);
+	int results = open(RESULTS, O_WRONLY | O_NOCTTY | O_CLOEXEC);
 	struct termios settings;
 
 	if (results >= 0 && !tcgetattr(results, &settings)) {
@@ -133,7 +138,6 @@ static void make_results_raw(void)
 		cfsetspeed(&settings, B115200);
 		tcsetattr(results, TCSANOW, &settings);
 	}
-	close(results);
 }
 
 /* Nothing here is secret. Without a CPU that has randomness the kernel would collect it for a second. */
