@@ -26,7 +26,10 @@ from kvmharness.model.state import Host
 from kvmharness.scenarios import SCENARIOS
 from kvmharness.session import Outcome, Session
 from kvmharness.trace import Trace
-from tests.mutants import BOOTED, MUTANTS, NEW, OLD, Mutant
+from tests import mutants_of_time, mutants_of_writes
+from tests.mutant import BOOTED, NEW, OLD, Mutant
+
+MUTANTS = mutants_of_writes.MUTANTS + mutants_of_time.MUTANTS
 
 Played = list[tuple[Trace, Host]]
 Ask = Callable[[str], tuple[Policy, Played]]

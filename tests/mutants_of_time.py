@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Mutants of the rules of loads and runs, MSRs, rates and the VM's clock."""
+
+from tests.mutant import INTEL, SMP, UNSTABLE, Mutant, made_up
+
+MUTANTS = (
+    # Loads and runs
+    Mutant(
+        "with an unstable TSC a load leaves the offset alone",
+        "rules",
+        "if self.policy.honours_writes and (early or not self.host.stable):",
+        "if self.policy.honours_writes and early:",
+        UNSTABLE,
+    ),
+    Mutant(
+        "a load on another CPU leaves the offset alone",
+        "rules",
+        "if self.policy.honours_writes and (early or not self.host.stable):",
+        "if self.policy.honours_writes and not self.host.stable:",
+        made_up("like-xu-v1"),
+    ),
+    Mutant(
+        "a load on the same CPU counts as one on another",
+        "rules",
+        "early = moved and not vcpu.has_run",
+        "early = not vcpu.has_run",
+        made_up("like-xu-v1"),
+    ),
+    Mutant(
+        "a load on another CPU sets the offset anew, whatever the policy",
+        "rules",
+        'early = moved and not vcpu.has_run and self.policy.reloads == "before-first-run"',
+        "early = moved and not vcpu.has_run",
+        SMP,
+    ),
+    Mutant(
+        "nothing is caught up with",
+        "masterclock",
+        "        if vcpu.tsc_catchup:\n",
+        "        if False:\n",
+        UNSTABLE,
+    ),
+    Mutant(
+        "a rate above the host's is not caught up with",
+        "rates",
+        "                vcpu.tsc_catchup = True\n",
+        "",
+    ),
+    # MSRs
+    Mutant(
+        "a host's write of TSC_ADJUST is not kept",
+        "rules",
+        "world.vcpus[number].ia32_tsc_adjust_msr = Quantity(value)",
+        "pass",
+    ),
+    Mutant(
+        "a host's write of TSC_ADJUST moves the TSC",
+        "rules",
+        "world.vcpus[number].ia32_tsc_adjust_msr = Quantity(value)",
+        "vcpu = world.vcpus[number]\n        moved = Quantity(value).plus(vcpu.ia32_tsc_adjust_msr, -1)\n"
+        "        vcpu.l1_tsc_offset = vcpu.l1_tsc_offset.plus(moved)\n"
+        "        vcpu.ia32_tsc_adjust_msr = Quantity(value)",
+    ),
+    # Rates
+    Mutant(
+        "a TSC is not scaled",
+        "rates",
+        "        if vcpu.ratio is None:\n            return tsc\n        slowest",
+        "        if True:\n            return tsc\n        slowest",
+        INTEL,
+    ),
+    Mutant(
+        "time passes at the host's rate for every vCPU",
+        "rates",
+        "slowest, fastest = self.khz(vcpu)",
+        "slowest = fastest = self.host.khz or 0",
+        INTEL,
+    ),
+    Mutant(
+        "a rate that is refused is not noted",
+        "rates",
+        "        if not bits:\n            found = []\n            if khz <= base + slack:\n"
+        "                found.append((world.fork(), False))",
+        "        if not bits:\n            found = []\n            if khz <= base + slack:\n"
+        "                vcpu.virtual_tsc_khz = base\n                found.append((world.fork(), False))",
+    ),
+    Mutant(
+        "no rate is refused",
+        "rates",
+        "                found.append((world.fork(), False))\n",
+        "                found.append((world.fork(), True))\n",
+    ),
+    Mutant(
+        "only the host's own rate needs no scaling",
+        "arithmetic",
+        "return low <= khz <= high",
+        "return khz == host_khz",
+        survives="no machine of the lab has been up for long enough to know its own rate to 250 millionths",
+    ),
+    Mutant(
+        "without scaling a rate that KVM cannot have leaves a new vCPU the host's",
+        "rules",
+        "            vcpu.ratio = 0\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "the VM's rate is not that of its vCPUs",
+        "operations",
+        "world.default_tsc_khz = deed.written[0] or (world.host_khz if rules.host.khz_exact else None)",
+        "pass",
+        made_up("mainline-6.7"),
+    ),
+    Mutant(
+        "a rate may be as fast as it likes",
+        "rates",
+        "            for bits, most in _MAX_RATIO.items()\n            if",
+        "            for bits, most in _MAX_RATIO.items()\n            if False and",
+        INTEL,
+    ),
+    # The clock
+    Mutant(
+        "KVM_GET_CLOCK is stable whatever the masterclock",
+        "clock_operations",
+        "stable = world.use_master_clock and world.tsc_clocksource is not False",
+        "stable = world.tsc_clocksource is not False",
+    ),
+    Mutant(
+        "KVM_GET_CLOCK is never stable",
+        "clock_operations",
+        "stable = world.use_master_clock and world.tsc_clocksource is not False",
+        "stable = False",
+    ),
+    # The VM's clock and the guest's pages
+    Mutant(
+        "a guest's page is never written",
+        "masterclock",
+        "        if not vcpu.pv_time or not self.policy.honours_writes:\n",
+        "        if True:\n",
+    ),
+    Mutant(
+        "every page is stable",
+        "masterclock",
+        "            stable=world.use_master_clock,\n",
+        "            stable=True,\n",
+    ),
+    Mutant(
+        "a page is not asked for when the masterclock has changed",
+        "masterclock",
+        "                vcpu.clock_request = vcpu.clock_request or (True if certain else None)\n",
+        "                pass\n",
+        survives="at every run a page may be written without being asked for, and then says how things are",
+    ),
+    Mutant(
+        "versions grow by four",
+        "masterclock",
+        "version=(old.version + 1 | 1) + 1 if old else 2",
+        "version=(old.version + 1 | 1) + 3 if old else 4",
+    ),
+    Mutant(
+        "no guest is told that it was stopped",
+        "clock_operations",
+        "    vcpu.stopped_request = vcpu.clock_request = True\n",
+        "    vcpu.clock_request = True\n",
+    ),
+    Mutant(
+        "KVM_KVMCLOCK_CTRL is never refused",
+        "clock_operations",
+        "    refused = [] if on else [Outcome(world.fork(), (), REFUSED)]\n",
+        "    refused: list[Outcome] = []\n",
+    ),
+    Mutant(
+        "the old MSR is like the new one",
+        "masterclock",
+        "            world.boot_vcpu_runs_old_kvmclock = old\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "the clock cannot be set",
+        "masterclock",
+        "        world.kvmclock_offset = world.unknown(\n"
+        "            Interval(clock - moment.ns.high - slack, clock - moment.ns.low + slack)\n"
+        "        )\n",
+        "",
+    ),
+)
