@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
+from kvmharness import capabilities
 from kvmharness.identity import Identity
 from kvmharness.lab import image, machine, play
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines import AMD_SMP, AMD_UNSTABLE
+from kvmharness.model.judge import Possibility, judge
 from kvmharness.model.policies import POLICIES
 from kvmharness.scenarios import SCENARIOS, Scenario
 from kvmharness.script import CreateVcpu, RunTogether, SetTscOffset
@@ -48,6 +50,13 @@ def test_with_two_cpus_a_kernel_is_identified_by_one_policy_and_fails_nothing_un
         lambda each: play.play(found, AMD_SMP, each),
         Expectation(POLICIES[policy]),
     )
+    impossible = {}
+    for name, session in outcome.sessions.items():
+        host = capabilities.host_facts(session.probe)
+        judgement = judge(session.traces[name], POLICIES[policy], host)
+        if judgement.possibility is Possibility.IMPOSSIBLE:
+            impossible[name] = (judgement, host, list(to_lines(session.traces[name])))
+    assert impossible == {}
     assert outcome.identity == Identity((policy,))
     assert oddly_skipped(outcome, "amd-smp") == set()
     odd = not_foretold(outcome, policy)
