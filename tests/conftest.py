@@ -15,9 +15,11 @@ from kvmharness.kvm import KvmUnavailableError, System, Vm
 from kvmharness.lab import kernels, play
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines import AMD
+from kvmharness.lab.tree import Tree
 from kvmharness.scenarios import SCENARIOS
 from kvmharness.session import Outcome, settle
 from tests.made_up import session
+from tests.made_up_builds import put_debian
 
 # `make test` plays the same examples every time; --hypothesis-profile nightly plays many, and new ones.
 settings.register_profile("default", derandomize=True, deadline=None, max_examples=100)
@@ -84,3 +86,9 @@ def cache_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of this test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path / "kvmharness"
+
+
+@pytest.fixture
+def tree(cache_root: Path, tmp_path: Path) -> Tree:
+    """A made-up kernel of Debian's in the cache, and the tree that its modules are built in."""
+    return put_debian(tmp_path / "linux")

@@ -15,51 +15,17 @@ import pytest
 from kvmharness.cli import playing
 from kvmharness.cli.main import main
 from kvmharness.cli.playing import Played
-from kvmharness.lab import build, cache, kept, kernels, places
-from kvmharness.lab.apt import KernelPackage
+from kvmharness.lab import build, cache, kernels, make
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machine import Machine
 from kvmharness.lab.tree import Tree
 from kvmharness.scenarios import Scenario
 from kvmharness.verdict import Expectation, Result, Verdict
-from tests.made_up_kernels import RELEASE, module, put, put_tree
+from tests.made_up_builds import SPEC, needs_a_compiler
+from tests.made_up_kernels import RELEASE, module, put
 from tests.made_up_mails import DIFF, OTHER_DIFF, SOURCE, SOURCE_PATH, THREAD
 
-PACKAGE = KernelPackage(f"linux-image-{RELEASE}", "6.18-1", RELEASE)
-SPEC = "debian:6.18"
-# A compiler that puts a module and its source into one file, and dislikes a word.
-MAKEFILE = """\
-objects := $(M)/kvm.ko $(M)/kvm-amd.ko
-modules: $(objects)
-$(M)/kvm.ko: $(M)/clock.c
-	@echo "  CC [M]  $<"
-	@if grep -n hate $<; then printf '%s:3:1: error: expected love\\n    3 | hate\\n' $<; false; fi
-	@cat scripts/kvm.bin $< > $@
-$(M)/kvm-amd.ko: $(M)/amd.c
-	@echo "  CC [M]  $<"
-	@cp scripts/amd.bin $@
-"""
-
-pytestmark = pytest.mark.skipif(
-    any(shutil.which(name) is None for name in ("make", "gcc", "ld", "setpriv")),
-    reason="missing capability: a compiler",
-)
-
-
-@pytest.fixture
-def tree(cache_root: Path, tmp_path: Path) -> Tree:
-    """A kernel of Debian's in the cache, and what it was built from."""
-    parts = places.gather(places.of_path(put_tree(tmp_path / "linux")))
-    place = cache.root() / "kernels" / kernels.cache_name(PACKAGE)
-    place.mkdir(parents=True)
-    kept.keep(parts, place, f"debian:{PACKAGE.version}")
-    tree = Tree(cache.root() / "trees" / kernels.cache_name(PACKAGE))
-    put(tree.source / "Makefile", MAKEFILE)
-    put(tree.source / "scripts/kvm.bin", module(RELEASE, "irqbypass"))
-    put(tree.source / "scripts/amd.bin", module(RELEASE, "kvm"))
-    put(tree.source / SOURCE_PATH, SOURCE)
-    put(tree.source / "arch/x86/kvm/amd.c")
-    return tree
+pytestmark = needs_a_compiler
 
 
 def patch_file(tmp_path: Path, text: str = DIFF, name: str = "frozen.patch") -> str:
@@ -429,7 +395,7 @@ def test_the_first_errors_of_a_log_are_shown_with_their_lines() -> None:
         log += f"arch/x86/kvm/x86.c: In function 'f':\narch/x86/kvm/x86.c:{number}:9: error: no {number}\n"
         log += f"    {number} |         bad{number}();\n      |         ^~~~\n"
     log += "make[1]: *** [scripts/Makefile.build:250: arch/x86/kvm/x86.o] Error 1\n"
-    shown = build.complaints(log)
+    shown = make.complaints(log)
     assert shown[:3] == ["arch/x86/kvm/x86.c:1: no 1", "    bad1();", "arch/x86/kvm/x86.c:2: no 2"]
     assert shown[-1] == "and 2 more"
     assert len(shown) == 11
@@ -449,4 +415,4 @@ def test_the_first_errors_of_a_log_are_shown_with_their_lines() -> None:
     ],
 )
 def test_where_the_compiler_has_no_error_the_plainest_of_the_others_is_shown(log: str, first: str) -> None:
-    assert build.complaints(log)[0].startswith(first)
+    assert make.complaints(log)[0].startswith(first)

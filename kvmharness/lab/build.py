@@ -11,11 +11,11 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvmharness.lab import cache, config, hunks, kept, kernels, modules, owntree, sources
+from kvmharness.lab import cache, config, hunks, kept, kernels, make, modules, owntree, sources
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.hunks import RefusedError
 from kvmharness.lab.kernels import Kernel
@@ -26,14 +26,9 @@ _KVM = "arch/x86/kvm"
 # What make is told: KVM alone, without debugging information, and without BTF, which needs a program (pahole)
 # and which nobody here reads.
 MODULES = (f"M={_KVM}", "KCFLAGS=-g0", "CONFIG_DEBUG_INFO_BTF_MODULES=")
+# Folders that hold nothing but KVM.
+_KVMS = (_KVM, "virt/kvm", "virt/lib")
 _UNUSED_S = 30 * 24 * 3600
-# How many errors of the compiler are shown; the log has all.
-_SHOWN = 5
-# What the environment of a make above us, or of a kernel developer, would change about the build.
-_NOT_OURS = re.compile(
-    r"MAKE|MFLAGS|KBUILD|KC|KAFLAGS|KCPP|ARCH$|CROSS_COMPILE|LLVM|CC$|HOSTCC|M$|O$|V$|W$|INSTALL"
-)
-_ERROR = re.compile(r"(?P<where>[\w./+-]+:\d+)(:\d+)?: (fatal )?error: (?P<what>.*)")
 # Programs that come with a kernel's headers (some behind a wrapper), and what the dynamic loader says where
 # they are too new.
 _BUILD_PROGRAMS = (
@@ -41,13 +36,15 @@ _BUILD_PROGRAMS = (
     *("tools/objtool/objtool", "tools/objtool/objtool.real-x86"),
 )
 _LOADER = re.compile(r"version `\S+' not found|\S+: cannot open shared object file")
-# Errors of others than the compiler, from what is plainest to what only comes of them.
-_OTHERS = (
-    re.compile(r".*error: unrecognized command-line option.*"),
-    re.compile(r"ERROR: .*"),
-    re.compile(r".*: (command )?not found|(\S*-)?ld(\.bfd)?: .*"),
-    re.compile(r"make.*\*\*\* (?!Deleting|Waiting).*"),
-)
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What modules are built on: the kernel called `spec`, and the tree it was built from."""
+
+    spec: str
+    base: Kernel
+    tree: Tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +57,17 @@ class Built:
     log: Path
 
 
-class CompileError(LabError):
-    """The modules do not compile. `details` are the compiler's first errors, each with its line of source."""
-
-    def __init__(self, summary: str, details: Sequence[str]) -> None:
-        super().__init__(summary)
-        self.details = tuple(details)
+def ground(spec: str, offline: bool = False, progress: Callable[[str], None] = lambda text: None) -> Ground:
+    """The kernel `spec` and what it was built from, fetched if need be; LabError when they are not to be had,
+    or modules cannot be built of them here."""
+    make.check_programs()
+    progress(f"{spec}: fetching, unless it is in the cache")
+    base = kernels.find(spec, offline=offline)
+    if not any(base.load_order.values()):
+        raise LabError(f"{spec} has KVM built in: no module can take its place")
+    tree = _tree(spec, offline, progress)
+    _check_runs(spec, tree.source)
+    return Ground(spec, base, tree)
 
 
 def build(
@@ -80,38 +82,46 @@ def build(
     LabError when the kernel or what it was built from is not to be had, RefusedError with every hunk that
     does not apply, CompileError when make fails.
     """
-    _check_programs()
-    progress(f"{spec}: fetching, unless it is in the cache")
-    base = kernels.find(spec, offline=offline)
-    if not any(base.load_order.values()):
-        raise LabError(f"{spec} has KVM built in: no module can take its place")
-    tree = _tree(spec, offline, progress)
-    _check_runs(spec, tree.source)
-    with cache.locked(tree.place):
-        _forget_others(tree.place)
-        contents, applied = _patched(tree, patches)
-        tree.become(contents)
-        compiler, doubts = _compiler(tree.source)
+    on = ground(spec, offline, progress)
+    with cache.locked(on.tree.place):
+        contents, applied = _patched(on.tree, patches)
         progress(f"{spec}: KVM's modules are built")
-        _make(spec, tree, compiler, doubts)
-        files = modules.named((tree.source / _KVM).glob("*.ko"))
-        built = {module: modules.read(path) for module, path in files.items()}
-        for module, content in built.items():
-            release = modules.release(module, content)
-            if release != base.release:
-                raise LabError(f"{module} was built for {release}, the kernel {spec} is {base.release}")
-        kernel = kernels.keep_built(name, base, built)
-        log = kernel.folder / kept.BUILD_LOG
-        shutil.copyfile(tree.log, log)
+        return _built(on, contents, applied, name)
+
+
+def build_sources(on: Ground, sources: Mapping[str, str], name: str) -> Built:
+    """Build KVM's modules of other sources of KVM (contents by path), as the kernel built:NAME.
+
+    A file of KVM's own that is not among them is none of theirs, unless its whole folder is not. LabError
+    when it cannot be built: CompileError when make fails.
+    """
+    with cache.locked(on.tree.place):
+        roots = [root for root in _KVMS if any(path.startswith(f"{root}/") for path in sources)]
+        contents: dict[str, str | None] = dict.fromkeys(on.tree.originals(roots, owntree.is_written))
+        contents |= sources
+        changed = {path: text for path, text in contents.items() if on.tree.original(path) != text}
+        return _built(on, changed, (), name)
+
+
+def _built(on: Ground, contents: Mapping[str, str | None], applied: Sequence[str], name: str) -> Built:
+    """Build in the ground's tree, which is locked, with files of these contents in place of its own."""
+    spec, tree = on.spec, on.tree
+    _forget_others(tree.place)
+    tree.become(contents)
+    compiler, doubts = _compiler(tree.source)
+    make.run(
+        f"{spec} does not build with this", tree.source, [*MODULES, *compiler, "modules"], tree.log, doubts
+    )
+    files = modules.named((tree.source / _KVM).glob("*.ko"))
+    built = {module: modules.read(path) for module, path in files.items()}
+    for module, content in built.items():
+        release = modules.release(module, content)
+        if release != on.base.release:
+            raise LabError(f"{module} was built for {release}, the kernel {spec} is {on.base.release}")
+    kernel = kernels.keep_built(name, on.base, built)
+    log = kernel.folder / kept.BUILD_LOG
+    shutil.copyfile(tree.log, log)
     return Built(kernel, tuple(applied), (*doubts, *_of_kernel(contents)), log)
-
-
-def _check_programs() -> None:
-    packages = {"make": "make", "gcc": "gcc", "ld": "binutils", "setpriv": "util-linux"}
-    missing = [name for name in packages if shutil.which(name) is None]
-    if missing:
-        lacking = " ".join(packages[name] for name in missing)
-        raise LabError(f"there is no {missing[0]} on this machine to build modules with: install {lacking}")
 
 
 def _tree(spec: str, offline: bool, progress: Callable[[str], None]) -> Tree:
@@ -204,7 +214,7 @@ def _compiler(source: Path) -> tuple[list[str], list[str]]:
     return [f"CC={compiler}"], doubts
 
 
-def _of_kernel(contents: dict[str, str]) -> list[str]:
+def _of_kernel(contents: Mapping[str, str | None]) -> list[str]:
     """Headers that the kernel itself was most likely built with too: a change of their structs would harm."""
     others = [path for path in contents if path.startswith(("include/", "arch/x86/include/"))]
     return [
@@ -212,48 +222,3 @@ def _of_kernel(contents: dict[str, str]) -> list[str]:
         for path in others
         if "kvm" not in path.rpartition("/")[2]
     ]
-
-
-def _make(spec: str, tree: Tree, compiler: Sequence[str], doubts: Sequence[str]) -> None:
-    command = ["setpriv", "--pdeathsig", "TERM", "--", "make", "-C", str(tree.source)]
-    command += [f"-j{os.cpu_count() or 1}", *MODULES, *compiler, "modules"]
-    environment = {name: value for name, value in os.environ.items() if not _NOT_OURS.match(name)}
-    with (
-        tree.log.open("wb") as log,
-        subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**environment, "LC_ALL": "C"},
-            start_new_session=True,
-        ) as make,
-    ):
-        try:
-            status = make.wait()
-        except BaseException:
-            make.terminate()
-            raise
-    if status:
-        errors = complaints(tree.log.read_text(errors="replace"))
-        also = "".join(f"; {doubt}" for doubt in doubts)
-        summary = f"{spec} does not build with this: {errors[0]}{also} (the whole log: {tree.log})"
-        raise CompileError(summary, errors[1:])
-
-
-def complaints(log: str) -> list[str]:
-    """What went wrong in a log of make's: the compiler's first errors, each with its line of source behind
-    it, and how many more there are; where the compiler has none, the plainest of what the others said."""
-    lines = log.splitlines()
-    found = [at for at, line in enumerate(lines) if _ERROR.match(line)]
-    if not found:
-        by_kind = ([line for line in lines if each.fullmatch(line)] for each in _OTHERS)
-        return next((kind[:_SHOWN] for kind in by_kind if kind), lines[-1:] or ["make failed without a word"])
-    shown = []
-    for at in found[:_SHOWN]:
-        error = _ERROR.match(lines[at])
-        shown.append(f"{error['where']}: {error['what']}" if error else lines[at])
-        if re.match(r" +\d+ \|", lines[at + 1] if at + 1 < len(lines) else ""):
-            shown.append(f"    {lines[at + 1].partition('|')[2].strip()}")
-    more = len(found) - _SHOWN
-    return shown + ([f"and {more} more"] if more > 0 else [])

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What KVM's modules are built from, for a kernel tree of the user's own: a copy of a part of it.
+"""What KVM's modules are built from, for a kernel tree of the user's own: a part of it.
 
 The tree itself is only read. It may be one in which make was run, or make's O= folder.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,9 @@ _FOLDERS = ("include", "arch/x86/include", "scripts")
 # KVM: of these only what people write, since what make left of them was built without the patch.
 _SOURCES = ("arch/x86/kvm", "virt")
 _WRITTEN = (".c", ".h", ".S")
+# Headers that the kernel itself is built with too; those of KVM's among them, by their names.
+_HEADERS = ("arch/x86/include", "include")
+_OF_KVM = re.compile(r"(kvm|svm|vmx).*\.h")
 _LEFT_BY_MAKE = (".o", ".cmd", ".a", ".ko")
 
 
@@ -38,13 +42,34 @@ def files(tree: Path) -> dict[str, Path]:
         for folder in _FOLDERS:
             found.update(_below(root, folder))
         for folder in _SOURCES:
-            found.update((name, path) for name, path in _below(root, folder) if _is_written(path))
+            found.update((name, path) for name, path in _below(root, folder) if is_written(path))
     if not any(name.startswith(_SOURCES[0]) for name in found):
         raise LabError(f"{tree} has no source of KVM: it is neither a kernel's tree nor one of make O=")
     return found
 
 
+def is_whole(tree: Path) -> bool:
+    """Whether a folder holds the source of a whole kernel, and not of KVM alone."""
+    return (tree / "Kconfig").is_file()
+
+
+def of_kvm(tree: Path) -> dict[str, str]:
+    """KVM's own source in a tree, contents by path; odd bytes are surrogates. LabError when it has none.
+
+    In a tree of KVM alone these are also all headers; in a whole kernel's only those named for KVM, because
+    the others are what the kernel that modules are built for was built with.
+    """
+    found = {name: path for each in _SOURCES for name, path in _below(tree, each) if is_written(path)}
+    if not any(name.startswith(f"{_SOURCES[0]}/") for name in found):
+        raise LabError(f"{tree} has no source of KVM: there is no {_SOURCES[0]} in it")
+    wanted = _OF_KVM if is_whole(tree) else re.compile(r".*\.h")
+    headers = [each for folder in _HEADERS for each in _below(tree, folder)]
+    found |= {name: path for name, path in headers if wanted.fullmatch(path.name)}
+    return {name: path.read_bytes().decode(errors="surrogateescape") for name, path in found.items()}
+
+
 def _below(root: Path, folder: str) -> Iterator[tuple[str, Path]]:
+    """The files in a folder of a tree, by their paths below the tree; not what the compiler left."""
     for at, _, names in os.walk(root / folder):
         for name in names:
             path = Path(at, name)
@@ -52,6 +77,7 @@ def _below(root: Path, folder: str) -> Iterator[tuple[str, Path]]:
                 yield str(path.relative_to(root)), path
 
 
-def _is_written(path: Path) -> bool:
+def is_written(path: Path) -> bool:
+    """Whether a file among KVM's sources is one that people write."""
     generated = path.name == "kvm-asm-offsets.h" or path.name.endswith(".mod.c")
     return (path.suffix in _WRITTEN and not generated) or path.name.startswith(("Makefile", "Kbuild"))

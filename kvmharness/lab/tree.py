@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,16 @@ class Tree:
             return _read(self.source / path)
         return _read(self._originals / path) if patched[path] else None
 
-    def become(self, contents: Mapping[str, str]) -> None:
-        """Make these files so, and all others what they were; none that is so already is touched."""
+    def originals(self, folders: Iterable[str], is_wanted: Callable[[Path], bool]) -> list[str]:
+        """The files in these folders as they were before any patch."""
+        patched = self._patched()
+        there = {str(path.relative_to(self.source)) for each in folders for path in self._files(each)}
+        there |= {path for path in patched if path.startswith(tuple(f"{each}/" for each in folders))}
+        return sorted(path for path in there if patched.get(path, True) and is_wanted(Path(path)))
+
+    def become(self, contents: Mapping[str, str | None]) -> None:
+        """Make these files so (None: gone), and all others what they were; none that is so already is
+        touched."""
         patched = self._patched()
         for path in contents:
             if path not in patched:
@@ -69,6 +77,9 @@ class Tree:
                 (self.source / path).unlink(missing_ok=True)
             elif _read(self.source / path) != wanted:
                 _write(self.source / path, wanted)
+
+    def _files(self, folder: str) -> Iterator[Path]:
+        return (path for path in (self.source / folder).rglob("*") if path.is_file())
 
     def _patched(self) -> dict[str, bool]:
         """Every file that a patch ever changed, and whether it was there before."""

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A kernel of Debian's in the cache, and what its modules are built from, with a make that is made up."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kvmharness.lab import cache, kept, kernels, places
+from kvmharness.lab.apt import KernelPackage
+from kvmharness.lab.tree import Tree
+from tests.made_up_kernels import RELEASE, module, put, put_tree
+from tests.made_up_mails import SOURCE, SOURCE_PATH
+
+PACKAGE = KernelPackage(f"linux-image-{RELEASE}", "6.18-1", RELEASE)
+SPEC = "debian:6.18"
+# A compiler that puts a module and its source into one file, and dislikes a word.
+MAKEFILE = """\
+objects := $(M)/kvm.ko $(M)/kvm-amd.ko
+modules: $(objects)
+$(M)/kvm.ko: $(M)/clock.c
+	@echo "  CC [M]  $<"
+	@if grep -n hate $<; then printf '%s:3:1: error: expected love\\n    3 | hate\\n' $<; false; fi
+	@cat scripts/kvm.bin $< > $@
+$(M)/kvm-amd.ko: $(M)/amd.c
+	@echo "  CC [M]  $<"
+	@cp scripts/amd.bin $@
+"""
+
+needs_a_compiler = pytest.mark.skipif(
+    any(shutil.which(name) is None for name in ("make", "gcc", "ld", "setpriv")),
+    reason="missing capability: a compiler",
+)
+
+
+def put_debian(folder: Path) -> Tree:
+    """Both; the kernel by way of a tree in a folder."""
+    parts = places.gather(places.of_path(put_tree(folder)))
+    place = cache.root() / "kernels" / kernels.cache_name(PACKAGE)
+    place.mkdir(parents=True)
+    kept.keep(parts, place, f"debian:{PACKAGE.version}")
+    tree = Tree(cache.root() / "trees" / kernels.cache_name(PACKAGE))
+    put(tree.source / "Makefile", MAKEFILE)
+    put(tree.source / "scripts/kvm.bin", module(RELEASE, "irqbypass"))
+    put(tree.source / "scripts/amd.bin", module(RELEASE, "kvm"))
+    put(tree.source / SOURCE_PATH, SOURCE)
+    put(tree.source / "arch/x86/kvm/amd.c")
+    return tree
