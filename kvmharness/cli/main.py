@@ -5,12 +5,14 @@ import argparse
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 
 from kvmharness import __version__
-from kvmharness.cli import judge, lab, list, options, predict, probe, run
-from kvmharness.cli.errors import BAD_INPUT, INTERRUPTED, UsageError
+from kvmharness.bisection import GIVE_UP
+from kvmharness.cli import bisect_step, judge, lab, list, options, predict, probe, run
+from kvmharness.cli.errors import BAD_INPUT, INTERRUPTED, NOTHING_FAILED, UsageError
 from kvmharness.cli.options import Parser
 from kvmharness.kvm import KvmError, KvmUnavailableError
 from kvmharness.lab.errors import LabError
@@ -27,9 +29,23 @@ exit status:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status."""
+    words = sys.argv[1:] if arguments is None else [*arguments]
+    if words[:1] != [bisect_step.NAME]:
+        return _run(words)
+    try:
+        status = _run(words)
+    except SystemExit as leaving:  # argparse's
+        status = BAD_INPUT if leaving.code else NOTHING_FAILED
+    except Exception:  # KVMHARNESS_DEBUG: what Python itself makes of it is git's word for bad
+        traceback.print_exc()
+        status = BAD_INPUT
+    return GIVE_UP if status == BAD_INPUT else status
+
+
+def _run(words: Sequence[str]) -> int:
     _open_standard_files()
     try:
-        parsed = _parser().parse_args(arguments)
+        parsed = _parser().parse_args(words)
         status: int = parsed.run(parsed)
         sys.stdout.flush()
     except (UsageError, LabError, KvmUnavailableError, KvmError) as error:
@@ -89,7 +105,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"kvmharness {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (probe, run, lab, judge, predict, list):
+    for command in (probe, run, lab, bisect_step, judge, predict, list):
         command.add_parser(commands)
     return parser
 

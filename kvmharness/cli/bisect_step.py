@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""kvmharness bisect-step: one step of `git bisect run`. It answers by its exit status, as git wants it."""
+
+import argparse
+import errno
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from kvmharness import host
+from kvmharness.bisection import SKIP, Answer, answer
+from kvmharness.cli import options, playing
+from kvmharness.cli.errors import UsageError
+from kvmharness.kvm import KvmError, KvmUnavailableError
+from kvmharness.lab import build, kernels, owntree, whole
+from kvmharness.lab.errors import LabError
+from kvmharness.lab.kernels import Kernel
+from kvmharness.lab.machine import check_emulator
+from kvmharness.lab.machines import MACHINES
+from kvmharness.lab.make import CompileError
+from kvmharness.scenarios import Scenario
+from kvmharness.session import settle
+from kvmharness.verdict import Expectation
+
+NAME = "bisect-step"
+_STATUSES = """\
+exit status:
+  0    good: nothing failed, and everything was judged
+  1    bad: a scenario failed
+  125  skip: it does not build or boot, or could not be judged
+  128  git bisect gives up: wrong usage, or nothing could be built or played at any step
+"""
+_OF_LAB = ("tree", "kernel", "machine", "offline")
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        NAME,
+        help="build, boot and judge a tree, for `git bisect run`",
+        epilog=_STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--tree", metavar="DIR", type=Path, help="the tree to judge (default: the folder this is run in)"
+    )
+    parser.add_argument(
+        "--kernel",
+        metavar="KERNEL",
+        help="build only KVM's modules, from the tree's sources of KVM, for this kernel: debian:VERSION or a "
+        "built tree (default: build the whole kernel that the tree holds)",
+    )
+    parser.add_argument("--host", action="store_true", help="judge the kernel that runs here; build nothing")
+    parser.add_argument("--machine", metavar="NAME", help="see `kvmharness list machines` (default: amd)")
+    parser.add_argument(
+        "--scenario",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="only this one (can be repeated; default: all)",
+    )
+    options.add_judging(parser)
+    parser.add_argument("--offline", action="store_true", help="take everything from the cache")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Judge one step: a line that says what it is and why, and git's exit status for it."""
+    scenarios = options.pick_scenarios(arguments.scenario)
+    expectation = options.expectation(arguments)
+    if arguments.host:
+        given = [name for name in _OF_LAB if getattr(arguments, name)]
+        if given:
+            raise UsageError(f"--host judges the kernel that runs here: it goes without --{given[0]}")
+        found = _of_host(scenarios, expectation, bool(arguments.scenario))
+    else:
+        found = _of_tree(arguments, scenarios, expectation)
+    print(found.line, flush=True)
+    return found.status
+
+
+def _of_host(scenarios: Sequence[Scenario], expectation: Expectation, by_name: bool) -> Answer:
+    try:
+        return answer(settle(scenarios, host.play, expectation).results, by_name)
+    except (KvmUnavailableError, KvmError) as error:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise
+        # Its modules did not load, perhaps.
+        return Answer(SKIP, f"{os.uname().release}: {error}")
+
+
+def _of_tree(
+    arguments: argparse.Namespace, scenarios: Sequence[Scenario], expectation: Expectation
+) -> Answer:
+    (machine,) = options.pick([arguments.machine or "amd"], MACHINES, "machine")
+    check_emulator(machine)
+    tree = (arguments.tree or Path()).resolve()
+    build_it = _prepared(tree, arguments)
+    # What was wrong so far would be so at every step, and was raised. From here on it is this step's.
+    try:
+        kernel = build_it()
+        # A kernel is judged once: a snapshot would be of no use to any other step.
+        played = playing.play_on(kernel, machine.without_snapshots, scenarios, expectation)
+    except CompileError as error:
+        for line in error.details:
+            print(line, file=sys.stderr)
+        return Answer(SKIP, str(error))
+    except LabError as error:
+        return Answer(SKIP, str(error))
+    for note in played.notes:
+        print(f"  | {note}", file=sys.stderr)
+    return answer(played.results, bool(arguments.scenario))
+
+
+def _prepared(tree: Path, arguments: argparse.Namespace) -> Callable[[], Kernel]:
+    """What builds the kernel of a tree. LabError or UsageError where nothing could be built at any step."""
+    sources = owntree.of_kvm(tree)
+    if arguments.kernel:
+        on = build.ground(arguments.kernel, arguments.offline, options.progress)
+        return lambda: build.build_sources(on, sources, _name(tree)).kernel
+    if not owntree.is_whole(tree):
+        raise UsageError(
+            f"{tree} holds KVM alone: name the kernel to build it for, as in --kernel debian:6.1"
+        )
+    whole.check(tree)
+    return lambda: kernels.find(str(whole.build(tree, options.progress)))
+
+
+def _name(tree: Path) -> str:
+    """What a tree's kernel is called in the cache, where the next step takes its place."""
+    return f"bisect-{hashlib.sha256(str(tree).encode()).hexdigest()[:8]}"

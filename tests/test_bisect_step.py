@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`bisect-step`: what git is told of a step, with a make and machines that are made up."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from kvmharness import host
+from kvmharness.bisection import BAD, GIVE_UP, GOOD, SKIP, answer
+from kvmharness.cli import bisect_step, playing
+from kvmharness.cli.playing import Played
+from kvmharness.kvm import KvmUnavailableError
+from kvmharness.lab.errors import LabError
+from kvmharness.lab.kernels import Kernel
+from kvmharness.lab.machine import Machine
+from kvmharness.lab.tree import Tree
+from kvmharness.scenarios import Scenario
+from kvmharness.verdict import Expectation, Result, Verdict
+from tests.command_line import Capture, one_line, status_of
+from tests.made_up_builds import SPEC, needs_a_compiler
+from tests.made_up_history import git
+from tests.made_up_kernels import put
+from tests.made_up_mails import SOURCE, SOURCE_PATH
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+PASS, XFAIL, FAIL = Verdict.PASS, Verdict.XFAIL, Verdict.FAIL
+UNCLEAR, LOST = Verdict.INCONCLUSIVE, Verdict.LOST
+
+
+# The answer
+
+
+def results(*verdicts: Verdict) -> list[Result]:
+    return [Result(f"s{number}", each, "", "why", 4) for number, each in enumerate(verdicts)]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "by_name", "status", "line"),
+    [
+        ([PASS], True, GOOD, "good: s0 PASS"),
+        ([PASS, XFAIL, Verdict.SKIP, PASS], False, GOOD, "good: 2 PASS, 1 XFAIL, 1 SKIP"),
+        ([PASS, FAIL], True, BAD, "bad: s1 FAIL, step 4: why"),
+        ([FAIL, UNCLEAR, FAIL, LOST], True, BAD, "bad: s0 FAIL, step 4: why And 1 more FAIL: s2"),
+        ([FAIL] * 7, True, BAD, "bad: s0 FAIL, step 4: why And 6 more FAIL: s1, s2, s3, s4, s5, ..."),
+        ([PASS, UNCLEAR], False, SKIP, "skip: s1 INCONCLUSIVE: why"),
+        ([LOST, LOST], False, SKIP, "skip: the machine was lost: why"),
+        ([PASS, Verdict.SKIP], True, SKIP, "skip: s1 SKIP: why"),
+        ([Verdict.SKIP, Verdict.SKIP], False, SKIP, "skip: nothing could be judged"),
+        ([], False, SKIP, "skip: nothing could be judged"),
+    ],
+)
+def test_only_a_failure_is_bad_and_only_what_was_judged_is_good(
+    verdicts: list[Verdict], by_name: bool, status: int, line: str
+) -> None:
+    given = answer(results(*verdicts), by_name)
+    assert (given.status, given.line) == (status, line)
+
+
+def test_every_verdict_has_an_answer() -> None:
+    statuses = {each: answer(results(each), True).status for each in Verdict}
+    assert {each for each, status in statuses.items() if status == GOOD} == {PASS, XFAIL}
+    assert {each for each, status in statuses.items() if status == BAD} == {FAIL}
+    assert set(statuses.values()) == {GOOD, BAD, SKIP}
+
+
+# A step, built by a made-up make and played by a made-up machine
+
+Play = Callable[[Kernel, Machine, Sequence[Scenario], Expectation], Played]
+
+
+def play_on(
+    kernel: Kernel, machine: Machine, scenarios: Sequence[Scenario], expectation: Expectation
+) -> Played:
+    """A machine that does not survive a kernel that panics, and fails one whose clock is frozen."""
+    content = (kernel.folder / "kvm.ko").read_bytes()
+    found = LOST if b"panics" in content else FAIL if b"frozen" in content else PASS
+    notes = ("BUG: it panics",) if found is LOST else ()
+    return Played(tuple(Result(each.name, found, "", "so it is", 3) for each in scenarios), {}, notes=notes)
+
+
+@pytest.fixture
+def repository(tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository of KVM's sources, in which this process stands."""
+    monkeypatch.setattr(playing, "play_on", play_on)
+    monkeypatch.setattr(bisect_step, "check_emulator", lambda machine: None)
+    folder = tmp_path / "repository"
+    put(folder / SOURCE_PATH, SOURCE)
+    put(folder / "arch/x86/kvm/amd.c")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def step(*arguments: str) -> int:
+    return status_of("bisect-step", "--kernel", SPEC, "--offline", "--scenario", "young-restore", *arguments)
+
+
+@needs_a_compiler
+@pytest.mark.parametrize(
+    ("said", "status", "line"),
+    [
+        ("love", GOOD, "good: young-restore PASS"),
+        ("frozen", BAD, "bad: young-restore FAIL, step 3: so it is"),
+        ("panics", SKIP, "skip: the machine was lost: so it is"),
+        ("hate", SKIP, f"skip: {SPEC} does not build with this: arch/x86/kvm/clock.c:3: expected love"),
+    ],
+)
+def test_a_step_is_good_bad_or_skipped(
+    repository: Path, capsys: Capture, said: str, status: int, line: str
+) -> None:
+    put(repository / SOURCE_PATH, f"{SOURCE}/* {said} */\n")
+    assert step() == status
+    assert one_line(capsys.readouterr().out).startswith(line)
+
+
+@needs_a_compiler
+def test_what_the_compiler_says_is_on_stderr_and_the_log_is_named(
+    repository: Path, tree: Tree, capsys: Capture
+) -> None:
+    put(repository / SOURCE_PATH, f"{SOURCE}/* hate */\n")
+    assert step() == SKIP
+    said = capsys.readouterr()
+    assert "    hate" in said.err.splitlines()
+    assert f"(the whole log: {tree.log})" in said.out
+
+
+@needs_a_compiler
+def test_the_next_step_compiles_only_what_differs_and_what_is_gone_is_gone(
+    repository: Path, tree: Tree
+) -> None:
+    def compiled() -> list[str]:
+        return sorted(line.split()[-1] for line in tree.log.read_text().splitlines() if "CC [M]" in line)
+
+    other = put(repository / "arch/x86/kvm/other.h", "once\n")
+    assert step() == GOOD
+    assert len(compiled()) == 2
+    put(repository / SOURCE_PATH, f"{SOURCE}/* frozen */\n")
+    other.unlink()
+    assert step() == BAD
+    assert compiled() == [SOURCE_PATH]
+    assert not (tree.source / "arch/x86/kvm/other.h").exists()
+    assert step("--tree", str(repository)) == BAD
+    assert compiled() == []
+
+
+@needs_a_compiler
+def test_a_file_of_kvms_that_a_step_lacks_is_not_the_distributions_either(
+    repository: Path, tree: Tree
+) -> None:
+    put(tree.source / "arch/x86/kvm/theirs.h", "theirs\n")
+    put(tree.source / "virt/kvm/theirs.h", "theirs\n")
+    put(tree.source / "include/linux/theirs.h", "theirs\n")
+    assert step() == GOOD
+    there = [(tree.source / folder / "theirs.h").exists() for folder in ("arch/x86/kvm", "virt/kvm")]
+    assert (there, (tree.source / "include/linux/theirs.h").exists()) == ([False, True], True)
+
+
+@needs_a_compiler
+def test_of_a_whole_kernels_headers_only_kvms_are_taken(repository: Path, tree: Tree) -> None:
+    for name in ("Kconfig", "include/linux/kvm_host.h", "include/linux/sched.h"):
+        put(repository / name, "new\n")
+    assert step() == GOOD
+    taken = [(tree.source / "include/linux" / name).exists() for name in ("kvm_host.h", "sched.h")]
+    assert taken == [True, False]
+
+
+def test_a_kernel_without_the_machines_module_is_skipped(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def lacks(*_: object) -> Played:
+        raise LabError("it has no module kvm_amd")
+
+    monkeypatch.setattr(playing, "play_on", lacks)
+    assert step() == SKIP
+    assert one_line(capsys.readouterr().out) == "skip: it has no module kvm_amd"
+
+
+# What would be wrong at every step
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--scenario", "no-such"], "unknown scenario 'no-such'"),
+        (["--expect", "no-such"], "unknown policy 'no-such'"),
+        (["--policy-file", "/no/such"], "cannot read /no/such"),
+        (["--machine", "no-such"], "unknown machine 'no-such'"),
+        (["--kernel", "debian:99"], "debian:99 is not in the cache"),
+        (["--tree", "/no/such"], "/no/such has no source of KVM"),
+        (["--judge", "luck"], "invalid choice: 'luck'"),
+        (["--no-such"], "unrecognized arguments: --no-such"),
+        (["--host"], "--host judges the kernel that runs here: it goes without --kernel"),
+    ],
+)
+def test_git_gives_up_where_every_step_would_meet_it(
+    repository: Path, capsys: Capture, arguments: list[str], reason: str
+) -> None:
+    assert step(*arguments) == GIVE_UP
+    said = capsys.readouterr()
+    assert reason in one_line(said.err)
+    assert said.out == ""
+
+
+def test_git_gives_up_without_an_emulator_or_a_kernel_to_build_for(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    assert status_of("bisect-step") == GIVE_UP
+    assert "holds KVM alone: name the kernel to build it for" in one_line(capsys.readouterr().err)
+
+    def lacks(machine: Machine) -> None:
+        raise LabError("machine amd needs qemu-system-x86_64")
+
+    monkeypatch.setattr(bisect_step, "check_emulator", lacks)
+    assert step() == GIVE_UP
+    assert "needs qemu" in one_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("debugging", ["", "1"])
+@pytest.mark.parametrize("trouble", [OSError(28, "No space left on device"), ZeroDivisionError("what")])
+def test_a_fault_of_the_harness_is_no_answer(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, trouble: Exception, debugging: str
+) -> None:
+    def fails(*_: object) -> Played:
+        raise trouble
+
+    monkeypatch.setattr(playing, "play_on", fails)
+    monkeypatch.setenv("KVMHARNESS_DEBUG", debugging)
+    assert step() == GIVE_UP
+
+
+# The kernel that runs here
+
+
+def test_the_running_kernel_is_judged_and_nothing_is_built(
+    made_up_host: Callable[..., None], capsys: Capture
+) -> None:
+    made_up_host("mainline-before-6.7")
+    asked = ("bisect-step", "--host", "--scenario", "young-restore")
+    assert status_of(*asked) == BAD
+    assert one_line(capsys.readouterr().out).startswith("bad: young-restore FAIL, step 5: ")
+    assert status_of(*asked, "--expect", "mainline-before-6.7") == GOOD
+    assert status_of(*asked, "--expect", "mainline-before-6.7", "--judge", "contract") == BAD
+
+
+@pytest.mark.parametrize(("number", "status"), [(2, SKIP), (13, GIVE_UP)])
+def test_a_kernel_whose_kvm_is_not_there_is_skipped_but_not_one_that_may_not_be_used(
+    monkeypatch: pytest.MonkeyPatch, number: int, status: int
+) -> None:
+    def unavailable(scenarios: Sequence[Scenario]) -> None:
+        raise KvmUnavailableError(number, os.strerror(number))
+
+    monkeypatch.setattr(host, "play", unavailable)
+    assert status_of("bisect-step", "--host") == status
+
+
+# git
+
+
+STEP = """\
+import sys
+from kvmharness.cli import bisect_step, playing
+from kvmharness.cli.main import main
+from tests.test_bisect_step import play_on
+playing.play_on = play_on
+bisect_step.check_emulator = lambda machine: None
+sys.exit(main())
+"""
+
+
+@pytest.fixture
+def history(repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Ten commits: one that panics, two that do not build, one that freezes the clock, one that mends it."""
+    said = ["one", "two", "panics", "three", "frozen", "frozen ones", "frozen hate", "frozen", "four", "hate"]
+    git(repository, "init", "--quiet", "--initial-branch=main")
+    commits = []
+    for number, each in enumerate(said):
+        put(repository / SOURCE_PATH, f"{SOURCE}/* {number}: {each} */\n")
+        git(repository, "add", "--all")
+        git(repository, "commit", "--quiet", "--message", each)
+        commits.append(git(repository, "rev-parse", "HEAD").strip())
+    command = put(tmp_path / "kvmharness-made-up", f"#!{sys.executable}\n{STEP}")
+    command.chmod(0o755)
+    monkeypatch.setenv("KVMHARNESS", str(command))
+    monkeypatch.setenv("PYTHONPATH", str(SCRIPTS.parent))
+    return commits
+
+
+def run_step(repository: Path, script: str, *more: str) -> "subprocess.CompletedProcess[str]":
+    command = ["git", "bisect", "run", str(SCRIPTS / script), "--kernel", SPEC, "--offline", *more]
+    return subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
+
+
+@needs_a_compiler
+def test_git_finds_the_commit_that_broke_it_and_the_one_that_mended_it(
+    repository: Path, history: list[str]
+) -> None:
+    git(repository, "bisect", "start", history[7], history[0])
+    done = run_step(repository, "bisect-fault")
+    assert f"{history[4]} is the first bad commit" in done.stdout, done.stderr
+    git(repository, "bisect", "reset")
+    git(repository, "bisect", "start", "--term-old=broken", "--term-new=mended", history[8], history[5])
+    done = run_step(repository, "bisect-fix")
+    assert f"{history[8]} is the first mended commit" in done.stdout, done.stderr
+
+
+@needs_a_compiler
+def test_git_marks_nothing_where_the_harness_cannot_answer(
+    repository: Path, history: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def marked() -> list[str]:
+        return git(repository, "for-each-ref", "--format=%(refname)", "refs/bisect").split()
+
+    git(repository, "bisect", "start", history[7], history[0])
+    before = marked()
+    assert run_step(repository, "bisect-fault", "--scenario", "no-such").returncode != 0
+    broken = put(tmp_path / "broken", f"#!{sys.executable}\nimport no_such_module\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("KVMHARNESS", str(broken))
+    assert run_step(repository, "bisect-fault").returncode != 0
+    assert marked() == before
+
+
+# A whole kernel
+
+
+def test_a_tree_that_cannot_be_built_anywhere_is_told_before_the_first_step(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    put(repository / "Kconfig")
+    put(repository / "include/config/auto.conf")
+    monkeypatch.setattr("kvmharness.lab.make.check_programs", lambda *_: None)
+    monkeypatch.setattr("kvmharness.lab.whole._has_libelf", lambda: True)
+    assert status_of("bisect-step") == GIVE_UP
+    assert "has no .config, but make was run in it" in one_line(capsys.readouterr().err)
+    put(repository / ".config", "CONFIG_64BIT=y\n")
+    assert status_of("bisect-step") == GIVE_UP
+    assert "its .config lacks" in one_line(capsys.readouterr().err)
