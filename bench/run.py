@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Measures what the harness costs beside what it is made of, in one run, as ratios.
 
-    python bench/run.py [kvm] [lab] [many] [judge] [build]        (all without a name)
+    python bench/run.py [kvm] [lab] [many] [judge] [build] [validate]        (all without a name)
 
 Rounds of each contender alternate, so that a noisy machine disturbs all alike. Calls are compared by
 their best round, boots by their median.
@@ -43,6 +43,7 @@ CALL_ROUNDS = 15
 BOOT_ROUNDS = 5
 COLD_ROUNDS = 3
 BUILD_ROUNDS = 7
+VALIDATE_ROUNDS = 5
 JUDGE_ROUNDS = 3
 JUDGE_STEPS = (100, 1_000, 10_000)
 LAB_KERNELS = ("debian:6.1", "debian:6.12")
@@ -163,14 +164,17 @@ def bench_kvm() -> None:
         bench_bracket(c, vcpu)
 
 
-def lab_run(*arguments: str) -> float:
-    """Wall time of `lab run` with these arguments, in ms."""
+def lab(*arguments: str) -> float:
+    """Wall time of a command of the lab, in ms."""
     begin = time.monotonic()
-    command = [sys.executable, "-m", "kvmharness", "lab", "run", *arguments]
+    command = [sys.executable, "-m", "kvmharness", "lab", *arguments]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
     if done.returncode not in (0, 1):
-        raise SystemExit(f"lab run {' '.join(arguments)} ended with {done.returncode}: nothing to compare")
+        raise SystemExit(f"lab {' '.join(arguments)} ended with {done.returncode}: nothing to compare")
     return (time.monotonic() - begin) * 1000
+
+
+lab_run = partial(lab, "run")
 
 
 def bench_lab() -> None:
@@ -319,7 +323,7 @@ def bench_build() -> None:
             make(copy, "modules")
             return (time.monotonic() - begin) * 1000
 
-        def lab(clean: bool) -> float:
+        def of_lab(clean: bool) -> float:
             if clean:
                 make(tree, "clean")
             begin = time.monotonic()
@@ -331,12 +335,36 @@ def bench_build() -> None:
             ("KVM's modules, x86.c", False, BUILD_ROUNDS, "<= 1.3 x make"),
         ):
             contenders: dict[str, Callable[[], float]]
-            contenders = {"make": partial(bare, clean), "lab build": partial(lab, clean)}
+            contenders = {"make": partial(bare, clean), "lab build": partial(of_lab, clean)}
             measured = alternate(contenders, rounds)
             show(what, "ms", {name: median(values) for name, values in measured.items()}, aim)
 
 
-BENCHES = {"kvm": bench_kvm, "lab": bench_lab, "many": bench_many, "judge": bench_judge, "build": bench_build}
+def bench_validate() -> None:
+    """`lab validate` beside a `lab run` of each of its kernels, whose modules were built before."""
+    spec, name, machine = LAB_KERNELS[0], "bench-validate", ("--machine", "amd-smp")
+    patch = Path(__file__).parent.parent / "tests" / "patches" / "gate-user-wrote.patch"
+    patched = (spec, "--patch", str(patch), "--name", name)
+    lab("build", *patched)
+    contenders: dict[str, Callable[[], float]] = {
+        "two lab runs": lambda: lab_run(spec, *machine) + lab_run(f"built:{name}", *machine),
+        "validate": partial(lab, "validate", *patched, *machine, "--expect", "oliver-upton"),
+    }
+    for each in contenders.values():
+        each()  # leaves all that is kept in the cache
+    measured = alternate(contenders, VALIDATE_ROUNDS)
+    medians = {name: median(values) for name, values in measured.items()}
+    show("a patch, before and after", "ms", medians, "<= 1.2 x two lab runs")
+
+
+BENCHES = {
+    "kvm": bench_kvm,
+    "lab": bench_lab,
+    "many": bench_many,
+    "judge": bench_judge,
+    "build": bench_build,
+    "validate": bench_validate,
+}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or BENCHES:
