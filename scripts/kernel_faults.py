@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Small faults put into a real kernel's synchronization code, one at a time: built, played, judged.
+
+tests/kernel-faults.toml lists them. Each changes one expression of one function of arch/x86/kvm/x86.c, which
+is looked up in the distribution's source when the modules are built.
+"""
+
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvmharness.lab import build, cache, kernels, play
+from kvmharness.lab.diffs import FileDiff, Hunk
+from kvmharness.lab.kernels import Kernel
+from kvmharness.lab.machines import MACHINES
+from kvmharness.lab.patches import Patch
+from kvmharness.lab.tree import Tree
+from kvmharness.scenarios import Scenario
+from kvmharness.session import settle
+from kvmharness.verdict import Expectation, Result
+
+LIST = Path(__file__).parent.parent / "tests" / "kernel-faults.toml"
+SOURCE = "arch/x86/kvm/x86.c"
+# The kernel that gets the faults. It follows the policy it is judged by, mainline-6.7.
+SPEC = "debian:6.12"
+# What is built takes each other's place, under one name.
+_NAME = "test-fault"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """In `function`, `old` (which is there once, white space aside) becomes `new`; in words, `breaks`.
+
+    On the machine `on` the scenario `noticed_by` fails; where none does, `survives` says why.
+    """
+
+    name: str
+    breaks: str
+    function: str
+    old: str
+    new: str
+    on: str = "amd"
+    noticed_by: str = ""
+    survives: str = ""
+
+
+class FaultError(Exception):
+    """A fault does not fit the kernel's source."""
+
+
+def read() -> list[Fault]:
+    """The faults, in the order of the list."""
+    return [Fault(**each) for each in tomllib.loads(LIST.read_text())["fault"]]
+
+
+def patch(fault: Fault, source: str) -> Patch:
+    """The fault as a patch of the kernel whose x86.c is `source`.
+
+    Its one hunk keeps the lines from the function's head on, so that it fits in one place only. FaultError
+    where function or expression are not there, or more than once.
+    """
+    begin, body = _function(fault, source)
+    found = list(re.finditer(r"\s*".join(map(re.escape, "".join(fault.old.split()))), body))
+    if len(found) != 1:
+        raise FaultError(f"{fault.name}: {fault.function}() has {len(found)} times {fault.old!r}")
+    first = body.rfind("\n", 0, found[0].start()) + 1
+    last = body.index("\n", found[0].end()) + 1
+    changed = body[first : found[0].start()] + fault.new + body[found[0].end() : last]
+    lines = [(" ", line) for line in body[:first].splitlines(keepends=True)]
+    lines += [("-", line) for line in body[first:last].splitlines(keepends=True)]
+    lines += [("+", line) for line in changed.splitlines(keepends=True)]
+    number = source.count("\n", 0, begin) + 1
+    hunk = Hunk(f"@@ {fault.function}", number, tuple(lines))
+    return Patch(fault.name, (FileDiff(SOURCE, [hunk]),))
+
+
+def _function(fault: Fault, source: str) -> tuple[int, str]:
+    """Where a function's definition begins, and its text."""
+    head = rf"^\w[^\n;]*\b{fault.function}\([^;{{]*\)\n{{\n.*?^}}\n"
+    found = list(re.finditer(head, source, re.MULTILINE | re.DOTALL))
+    if len(found) != 1:
+        raise FaultError(f"{fault.name}: {SOURCE} defines {fault.function}() {len(found)} times")
+    return found[0].start(), found[0][0]
+
+
+def unmodified() -> Kernel:
+    """The kernel with modules built the same way, but without a fault."""
+    return build.build(SPEC, [], _NAME).kernel
+
+
+def faulty(fault: Fault) -> Kernel:
+    """The kernel with the fault. What was built before is not there any more."""
+    return build.build(SPEC, [patch(fault, _source())], _NAME).kernel
+
+
+def _source() -> str:
+    package = kernels.package_of(SPEC)
+    assert package is not None, f"{SPEC} is no kernel of Debian's"
+    place = cache.root() / "trees" / kernels.cache_name(package)
+    if not place.is_dir():
+        unmodified()
+    text = Tree(place).original(SOURCE)
+    assert text is not None, f"the source of {SPEC} has no {SOURCE}"
+    return text
+
+
+def played(kernel: Kernel, on: str, scenarios: Sequence[Scenario]) -> tuple[Result, ...]:
+    """The verdicts on a machine, which boots: no snapshot is worth leaving. LostError if it is lost."""
+    machine = MACHINES[on].without_snapshots
+    return settle(scenarios, lambda each: play.play(kernel, machine, each), Expectation()).results

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Faults put into a real kernel's synchronization code, one at a time, are noticed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kvmharness.lab import hunks
+from kvmharness.lab.kernels import Kernel
+from kvmharness.scenarios import SCENARIOS
+from kvmharness.verdict import JUDGED, Verdict
+from scripts import kernel_faults
+from scripts.kernel_faults import Fault, FaultError
+
+FAULTS = kernel_faults.read()
+PAGE = Path(__file__).parent.parent / "docs" / "faults.md"
+
+# Made up, with what a fault may be looked for in.
+CODE = """\
+static int first(int a, int b);
+
+static int first(int a, int b)
+{
+	return a +
+		b;
+}
+
+int second(int a)
+{
+	return a + a;
+}
+"""
+
+
+def fault(function: str, old: str) -> Fault:
+    return Fault("made-up", "", function, old, "a - b")
+
+
+def test_a_fault_is_a_patch_that_changes_one_expression_of_one_function() -> None:
+    file = kernel_faults.patch(fault("first", "a + b"), CODE).files[0]
+    assert hunks.apply(file, CODE).text == CODE.replace("a +\n\t\tb", "a - b")
+
+
+@pytest.mark.parametrize(
+    ("function", "old", "trouble"),
+    [
+        ("second", "a", "second() has 3 times 'a'"),
+        ("second", "b", "second() has 0 times 'b'"),
+        ("third", "a", "defines third() 0 times"),
+    ],
+)
+def test_a_fault_that_fits_in_no_place_or_in_several_is_refused(
+    function: str, old: str, trouble: str
+) -> None:
+    with pytest.raises(FaultError) as refused:
+        kernel_faults.patch(fault(function, old), CODE)
+    assert trouble in str(refused.value)
+
+
+def test_faults_have_names_of_their_own_and_are_noticed_or_survive() -> None:
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS)
+    assert {fault.noticed_by for fault in FAULTS if not fault.survives} <= set(SCENARIOS)
+    assert not [fault.name for fault in FAULTS if fault.survives and fault.noticed_by]
+
+
+def test_the_page_lists_each_fault_and_what_notices_it() -> None:
+    rows = [line.split(" | ") for line in PAGE.read_text().splitlines() if line.startswith("| ")]
+    listed = {cells[0].removeprefix("| "): (cells[1], cells[2], cells[4].split(",")[0]) for cells in rows[2:]}
+    assert listed == {
+        fault.name: (fault.breaks, fault.on, fault.noticed_by or fault.survives.split(",")[0])
+        for fault in FAULTS
+    }
+
+
+@pytest.mark.lab
+@pytest.mark.full
+@pytest.mark.parametrize("on", sorted({fault.on for fault in FAULTS}))
+def test_without_a_fault_nothing_fails(kernel: Callable[[str], Kernel], on: str) -> None:
+    kernel(kernel_faults.SPEC)
+    results = kernel_faults.played(kernel_faults.unmodified(), on, list(SCENARIOS.values()))
+    assert [result.scenario for result in results if result.verdict is Verdict.FAIL] == []
+    assert any(result.verdict in JUDGED for result in results)
+
+
+@pytest.mark.lab
+@pytest.mark.full
+@pytest.mark.parametrize("fault", [pytest.param(fault, id=fault.name) for fault in FAULTS])
+def test_a_fault_is_noticed(kernel: Callable[[str], Kernel], fault: Fault) -> None:
+    kernel(kernel_faults.SPEC)
+    scenarios = [SCENARIOS[fault.noticed_by]] if fault.noticed_by else list(SCENARIOS.values())
+    results = kernel_faults.played(kernel_faults.faulty(fault), fault.on, scenarios)
+    failed = [result for result in results if result.verdict is Verdict.FAIL]
+    assert bool(failed) is not bool(fault.survives), fault.survives
+    assert all(result.step and result.reason for result in failed)
