@@ -88,6 +88,16 @@ def many_writes_in_one_ioctl(other: str, error: str) -> str:
     return tape.written()
 
 
+def all_at_once(vcpus: int) -> str:
+    """Each of the vCPUs may have run or have come too late, again and again."""
+    tape = Tape(500 * MS)
+    for vcpu in range(vcpus):
+        tape.step(script.CreateVcpu(vcpu=vcpu, guest="warp-64"), [2_000_000])
+    for _ in range(100):
+        tape.step(script.RunTogether(vcpus=tuple(range(vcpus))), [0, 0, 0, 0] * vcpus)
+    return tape.written()
+
+
 def as_many_samples_as_a_file_may_hold() -> str:
     tape = Tape(MS)
     tape.step(script.CreateVcpu(vcpu=0), [2_000_000])
@@ -137,6 +147,8 @@ WORST: dict[str, Callable[[], str]] = {
     "16 vCPUs, offsets, unstable": lambda: straddling(16, "o", UNSTABLE),
     "many writes in one ioctl": lambda: many_writes_in_one_ioctl("", ""),
     "a refused write among many": lambda: many_writes_in_one_ioctl("WALL_CLOCK", "EIO"),
+    "two vCPUs at once": lambda: all_at_once(2),
+    "sixteen vCPUs at once": lambda: all_at_once(16),
     "samples": as_many_samples_as_a_file_may_hold,
     "failures": as_many_failures_as_a_file_may_hold,
     "an offset of many parts": an_offset_of_ever_more_parts,

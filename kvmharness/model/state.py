@@ -242,6 +242,11 @@ class World:
         return mine, theirs, tuple((number, self.unknowns[number]) for number in sorted(used))
 
 
+def distinct(worlds: list[World]) -> list[World]:
+    """The worlds that differ in something."""
+    return list({world.key(): world for world in worlds}.values()) if len(worlds) > 1 else worlds
+
+
 _WORLD_KEY = [name for name in World.__slots__ if name not in {"vcpus", "unknowns", "step", "made"}]
 _VCPU_KEY = [name for name in Vcpu.__slots__ if name != "story"]
 _QUANTITIES = {

@@ -5,7 +5,10 @@ from kvmharness.model.interval import Interval
 from kvmharness.model.outcome import REFUSED, Answer, Deed, Guess, Outcome, Within
 from kvmharness.model.quantity import bounds
 from kvmharness.model.rules import Rules
-from kvmharness.model.state import HOME, World
+from kvmharness.model.state import HOME, DoubtError, World, distinct
+
+# Two vCPUs leave some four ways open; with more of them, each may have run or have come too late.
+_MOST_WORLDS = 64
 
 _NONE = Within(Interval(0, 0))
 
@@ -30,7 +33,9 @@ def run_together(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
             if not values[4 * place + 1]:
                 entered.append(each.fork())  # it may have come too late to run at all
             entered += rules.enter_guest(each, number, deed.moment)
-        worlds = entered
+        worlds = distinct(entered)
+        if len(worlds) > _MOST_WORLDS:
+            raise DoubtError(f"{len(numbers)} vCPUs at once leave too many ways open that it may have gone")
     for each in worlds:
         each.cpu = home if thread == HOME else thread
         for number in numbers:
