@@ -59,33 +59,50 @@ def settle(
     scenarios: Sequence[Scenario],
     play: Callable[[Sequence[Scenario]], Session],
     expectation: Expectation = MAINLINE,
+    *,
+    confirm: bool = False,
 ) -> Outcome:
     """Play, judge, identify; what stays inconclusive is played again, alone, three times in all.
 
+    With `confirm`, for what runs in real time and no two runs are the same, a FAIL that no known policy
+    explains is one only if it comes a second time. Else it is INCONCLUSIVE, and its trace is the one kept.
     LostError, or an OSError of the KVM, passes through the first time: nothing was judged then. Later
     it leaves the verdicts that there are.
     """
     results: dict[str, Result] = {}
     sessions: dict[str, Session] = {}
+    once: dict[str, Result] = {}  # failed, and not confirmed
     open_ones = list(scenarios)
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            open_ones = [replace(each, alone=True) for each in open_ones]
+    for _ in range(ATTEMPTS):
         try:
             session = play(open_ones)
         except (LostError, OSError):
             if not results:
                 raise
             break
+        again: list[Scenario] = []
         for scenario in open_ones:
-            results[scenario.name] = judge(
-                scenario, session.traces[scenario.name], session.probe, expectation
-            )
-            sessions[scenario.name] = session
-        open_ones = [each for each in open_ones if results[each.name].verdict is Verdict.INCONCLUSIVE]
+            name = scenario.name
+            result = judge(scenario, session.traces[name], session.probe, expectation)
+            if result.verdict is Verdict.INCONCLUSIVE:
+                again.append(replace(scenario, alone=True))
+            elif confirm and result.is_unexplained and name not in once:
+                again.append(scenario)
+                once[name] = result
+            elif result.verdict is Verdict.FAIL:
+                once.pop(name, None)
+            if name not in once or once[name] is result:
+                results[name], sessions[name] = result, session
+        open_ones = again
         if not open_ones:
             break
-    played = [(session.probe, session.traces[name]) for name, session in sessions.items()]
+    results |= {name: _not_confirmed(result) for name, result in once.items()}
+    played = [(session.probe, session.traces[name]) for name, session in sessions.items() if name not in once]
     identity = identify(played, expectation.policies.values())
     notes = dict.fromkeys(note for session in sessions.values() for note in session.notes)
     return Outcome(tuple(results[scenario.name] for scenario in scenarios), sessions, identity, tuple(notes))
+
+
+def _not_confirmed(result: Result) -> Result:
+    reason = f"it failed once, and not when it was played again: {result.reason}"
+    return replace(result, verdict=Verdict.INCONCLUSIVE, reason=reason)

@@ -5,7 +5,7 @@ Two questions are asked of it. Can a kernel with the expected policy have left t
 Did userspace get what it is entitled to (the scenario's contract)?
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -62,7 +62,8 @@ class Result:
 
     `contract` is the scenario's, in words. `kept` says whether the trace keeps it, and `finding` what
     broke it or left it open; `conforms` says whether a kernel with the expected policy can have left the
-    trace. None where that is not known, or not asked.
+    trace. None where that is not known, or not asked. `explained_by` names the policies under which a trace
+    that does not conform is possible.
     """
 
     scenario: str
@@ -73,6 +74,12 @@ class Result:
     kept: bool | None = None
     conforms: bool | None = None
     finding: str = ""
+    explained_by: tuple[str, ...] = ()
+
+    @property
+    def is_unexplained(self) -> bool:
+        """Whether it is a FAIL that no known policy explains."""
+        return self.verdict is Verdict.FAIL and not self.explained_by
 
 
 def judge(scenario: Scenario, trace: Trace, probe: Trace, expectation: Expectation = MAINLINE) -> Result:
@@ -92,8 +99,13 @@ def judge(scenario: Scenario, trace: Trace, probe: Trace, expectation: Expectati
     if policy is not None and state is not State.UNDECIDED:
         here = _rule_here(probe, policy, expectation)
         if not isinstance(here, Policy):
-            step, reason = here
-            return Result(scenario.name, Verdict.FAIL, scenario.contract, reason, step, conforms=False)
+            explained = _explained([probe], expectation)
+            reason = f"already in the probe: {_impossible(here, explained)}"
+            return Result(
+                *(scenario.name, Verdict.FAIL, scenario.contract, reason, here.step),
+                conforms=False,
+                explained_by=explained,
+            )
         policy = here
     if lacking:
         return unjudged(Verdict.SKIP if state is State.BROKEN else Verdict.INCONCLUSIVE, lacking)
@@ -106,28 +118,22 @@ def judge(scenario: Scenario, trace: Trace, probe: Trace, expectation: Expectati
     impossible = judgement.possibility is Possibility.IMPOSSIBLE
     conforms = None if judgement.possibility is Possibility.UNDECIDED else not impossible
     words = _words(finding) if finding else ""
+    explained = _explained([probe, trace], expectation) if impossible else ()
     if impossible:
-        verdict, reason, step = (
-            Verdict.FAIL,
-            _impossible(judgement, probe, trace, expectation),
-            judgement.step,
-        )
+        verdict, reason, step = Verdict.FAIL, _impossible(judgement, explained), judgement.step
     elif conforms is None:
-        verdict, reason, step = (
-            Verdict.INCONCLUSIVE,
-            f"the model cannot tell: {judgement.seen}",
-            judgement.step,
-        )
+        verdict, reason = Verdict.INCONCLUSIVE, f"the model cannot tell: {judgement.seen}"
+        step = judgement.step
     elif finding:
         verdict = Verdict.INCONCLUSIVE if kept is None else Verdict.XFAIL
         reason, step = words, finding.step
     else:
         verdict, reason, step = Verdict.PASS, "", 0
-    return Result(scenario.name, verdict, scenario.contract, reason, step, kept, conforms, words)
+    return Result(scenario.name, verdict, scenario.contract, reason, step, kept, conforms, words, explained)
 
 
-def _rule_here(probe: Trace, policy: Policy, expectation: Expectation) -> Policy | tuple[int, str]:
-    """The policy to judge by on this KVM; step and reason where already the probe is impossible.
+def _rule_here(probe: Trace, policy: Policy, expectation: Expectation) -> Policy | Judgement:
+    """The policy to judge by on this KVM; what there is against the probe where already that is impossible.
 
     It is not where a policy without writes explains it: then those are a capability that is missing, no
     fault, and what there is goes by that policy.
@@ -139,7 +145,7 @@ def _rule_here(probe: Trace, policy: Policy, expectation: Expectation) -> Policy
     for without in (each for each in expectation.policies.values() if not each.honours_writes):
         if standing([(probe, host)], [without]):
             return without
-    return judgement.step, f"already in the probe: {_impossible(judgement, probe, probe, expectation)}"
+    return judgement
 
 
 def _contract(scenario: Scenario, trace: Trace) -> Finding | None:
@@ -163,12 +169,16 @@ def _by_contract(scenario: Scenario, finding: Finding | None, kept: bool | None)
     return Result(scenario.name, verdict, scenario.contract, words, finding.step, kept, finding=words)
 
 
-def _impossible(judgement: Judgement, probe: Trace, trace: Trace, expectation: Expectation) -> str:
+def _explained(traces: Sequence[Trace], expectation: Expectation) -> tuple[str, ...]:
+    """The known policies, by name, under which all of these are possible, the first of them the probe."""
+    host = capabilities.host_facts(traces[0])
+    left = standing([(trace, host) for trace in traces], expectation.policies.values())
+    return tuple(policy.name for policy in left)
+
+
+def _impossible(judgement: Judgement, explained: Sequence[str]) -> str:
     """What the model has against a trace, in sentences for a mail."""
-    host = capabilities.host_facts(probe)
-    explained = standing([(probe, host), (trace, host)], expectation.policies.values())
-    names = " or ".join(policy.name for policy in explained)
-    by = f"It is what {names} would do." if names else "No known policy would do it."
+    by = f"It is what {' or '.join(explained)} would do." if explained else "No known policy would do it."
     return f"{judgement.seen}. Under {judgement.policy.name} it had to be {judgement.possible}. {by}"
 
 

@@ -86,6 +86,7 @@ def test_the_json_report_has_the_keys_users_rely_on() -> None:
         "conforms": False,
         "reason": "it did not",
         "finding": "",
+        "explained_by": [],
         "step": 5,
     }
     assert data["summary"]["exit_status"] == 1

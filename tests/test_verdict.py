@@ -2,7 +2,7 @@
 """From traces to verdicts, on KVMs that the model makes up."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -331,3 +331,67 @@ def test_what_was_inconclusive_in_company_is_played_again_alone() -> None:
     outcome = settle(scenarios, disturbed)
     assert [each.verdict for each in outcome.results] == [Verdict.PASS] * 3
     assert played[1] == [["probe"], ["old-restore"], ["young-restore"], ["write-zero"]]
+
+
+def as_no_kernel_would(trace: Trace) -> Trace:
+    """The trace, but for its last value."""
+    last = trace.events[-1]
+    return dataclasses.replace(
+        trace, events=(*trace.events[:-1], dataclasses.replace(last, values=(*last.values[:-1], 12_345)))
+    )
+
+
+def plays_of_young_restore(*failing: bool) -> tuple[list[list[str]], Callable[[Sequence[Scenario]], Session]]:
+    """What was played, so far nothing, and a player whose nth play of young-restore is impossible, or not."""
+    played: list[list[str]] = []
+
+    def play_it(wanted: Sequence[Scenario]) -> Session:
+        made = session(wanted)
+        fails = failing[len(played)]
+        played.append([each.name for each in wanted])
+        odd = {"young-restore": as_no_kernel_would(made.traces["young-restore"])} if fails else {}
+        return Session(made.probe, {**made.traces, **odd})
+
+    return played, play_it
+
+
+OLD_AND_YOUNG = [SCENARIOS["old-restore"], SCENARIOS["young-restore"]]
+
+
+def test_in_real_time_a_fail_that_nothing_explains_and_that_does_not_come_again_is_inconclusive() -> None:
+    played, play_it = plays_of_young_restore(True, False)
+    outcome = settle(OLD_AND_YOUNG, play_it, confirm=True)
+    assert played == [["old-restore", "young-restore"], ["young-restore"]]
+    assert [each.verdict for each in outcome.results] == [Verdict.PASS, Verdict.INCONCLUSIVE]
+    assert outcome.results[1].reason.startswith("it failed once, and not when it was played again: ")
+    # What is saved is what failed; a kernel is known by the rest.
+    assert outcome.sessions["young-restore"].traces["young-restore"].events[-1].values[-1] == 12_345
+    assert outcome.identity
+    assert "mainline-6.7" in outcome.identity.behaves_as
+
+
+def test_in_real_time_a_fail_that_nothing_explains_stands_when_it_comes_again() -> None:
+    played, play_it = plays_of_young_restore(True, True)
+    outcome = settle(OLD_AND_YOUNG, play_it, confirm=True)
+    assert len(played) == 2
+    assert outcome.results[1].verdict is Verdict.FAIL
+    assert outcome.identity == Identity(())
+
+
+def test_a_fail_that_another_policy_explains_is_played_once() -> None:
+    calls: list[int] = []
+
+    def before(wanted: Sequence[Scenario]) -> Session:
+        calls.append(len(wanted))
+        return session(wanted, "mainline-before-6.7")
+
+    outcome = settle(OLD_AND_YOUNG, before, confirm=True)
+    assert calls == [2]
+    assert outcome.results[1].verdict is Verdict.FAIL
+    assert "mainline-before-6.7" in outcome.results[1].explained_by
+
+
+def test_where_two_runs_are_the_same_a_fail_is_played_once() -> None:
+    played, play_it = plays_of_young_restore(True)
+    assert settle(OLD_AND_YOUNG, play_it).results[1].verdict is Verdict.FAIL
+    assert len(played) == 1

@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _of_host(scenarios: Sequence[Scenario], expectation: Expectation, by_name: bool) -> Answer:
     try:
-        return answer(settle(scenarios, host.play, expectation).results, by_name)
+        return answer(settle(scenarios, host.play, expectation, confirm=True).results, by_name)
     except (KvmUnavailableError, KvmError) as error:
         if error.errno in (errno.EACCES, errno.EPERM):
             raise

@@ -35,7 +35,12 @@ def play_on(
     again = machine if machine.counts_instructions else machine.without_snapshots
     machines = chain([machine], repeat(again))
     try:
-        outcome = settle(scenarios, lambda each: play.play(kernel, next(machines), each), expectation)
+        outcome = settle(
+            scenarios,
+            lambda each: play.play(kernel, next(machines), each),
+            expectation,
+            confirm=not machine.counts_instructions,
+        )
     except play.LostMachineError as lost:
         results = [Result(each.name, Verdict.LOST, each.contract, lost.complaint) for each in scenarios]
         return Played(tuple(results), {}, notes=tuple(lost.console))

@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     scenarios = options.pick_scenarios(arguments.scenario)
     options.check_places(arguments.output, arguments.save_traces)
     expectation = options.expectation(arguments)
-    outcome = settle(scenarios, host.play, expectation)
+    outcome = settle(scenarios, host.play, expectation, confirm=True)
     options.save_sessions(outcome.sessions, "host", arguments.save_traces)
     report = KernelReport(
         "host", "/dev/kvm", os.uname().release, outcome.results, expectation.name, outcome.identity

@@ -51,5 +51,6 @@ def _result(result: Result) -> dict[str, Any]:
         "conforms": result.conforms,
         "reason": result.reason,
         "finding": result.finding,
+        "explained_by": list(result.explained_by),
         "step": result.step or None,
     }
