@@ -49,10 +49,8 @@ FAULTS = {
     "forgets-the-offset": Edit(
         _X86, "\t\tkvm->arch.cur_tsc_offset = offset;\n", "\t\t/* The offset stays. */\n"
     ),
-    "forgets-the-time": Edit(
-        _X86,
-        "\tkvm->arch.last_tsc_nsec = ns;\n",
-        "\tif (!matched)\n\t\tkvm->arch.last_tsc_nsec = ns;\n",
+    "counts-no-matches": Edit(
+        _X86, "\t\tkvm->arch.nr_vcpus_matched_tsc++;\n", "\t\t/* Nobody counts them. */\n"
     ),
     "narrows-the-window": Edit(
         _X86,

@@ -57,7 +57,7 @@ def kernel_image(
 
 def bzimage(kernel: bytes, release: str = RELEASE, packed: bytes | None = None) -> bytes:
     """A boot header that names the release, a stub, and the kernel behind it, `packed` somehow or by gzip."""
-    payload = (gzip.compress(kernel) if packed is None else packed) + struct.pack("<I", len(kernel))
+    payload = gzip.compress(kernel) if packed is None else packed + struct.pack("<I", len(kernel))
     setup = bytearray(2048)
     setup[0x1F1] = 3
     setup[0x202:0x206] = b"HdrS"

@@ -55,7 +55,7 @@ def extract(image: bytes) -> bytes:
     payload = image[start + offset : start + offset + length]
     if len(payload) != length or length < 8:
         raise LabError("the kernel image is cut off")
-    # The kernel's build puts the uncompressed size behind the compressed data.
+    # The kernel's build puts the uncompressed size behind the compressed data, where gzip has it anyway.
     (size,) = struct.unpack("<I", payload[-4:])
     try:
         kernel = _decompress(payload)
@@ -146,7 +146,7 @@ def _decompress(payload: bytes) -> bytes:
     if payload[:4] == b"\x02\x21\x4c\x18":
         return _decompress_lz4_legacy(payload)
     if payload[:2] == b"\x1f\x8b":
-        return gzip.decompress(payload[:-4])
+        return _decompress_gzip(payload)
     if payload[:6] == b"\xfd7zXZ\x00":
         return lzma.LZMADecompressor().decompress(payload)
     if payload[:3] == b"\x5d\x00\x00":
@@ -154,6 +154,14 @@ def _decompress(payload: bytes) -> bytes:
     if payload[:3] == b"BZh":
         return bz2.BZ2Decompressor().decompress(payload)
     raise LabError(f"the kernel image is compressed in a way not known here ({payload[:4].hex()})")
+
+
+def _decompress_gzip(payload: bytes) -> bytes:
+    unpacking = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    unpacked = unpacking.decompress(payload)
+    if not unpacking.eof:
+        raise EOFError("its end is missing")
+    return unpacked
 
 
 def _decompress_lz4_legacy(payload: bytes) -> bytes:
