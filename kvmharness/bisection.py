@@ -5,7 +5,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kvmharness.verdict import JUDGED, Result, Verdict
+from kvmharness import capabilities
+from kvmharness.contract import State
+from kvmharness.trace import Trace
+from kvmharness.verdict import JUDGED, Expectation, Result, Verdict
 
 # What git takes an exit status for. Any other up to 127 would be bad, too; from 128 on git bisect gives up.
 GOOD, BAD, SKIP, GIVE_UP = 0, 1, 125, 128
@@ -27,29 +30,43 @@ class Answer:
         return f"{_CALLED[self.status]}: {' '.join(self.reason.split())}"
 
 
-def answer(results: Sequence[Result], by_name: bool) -> Answer:
+def answer(results: Sequence[Result], by_name: bool, ignores: str = "") -> Answer:
     """Bad if anything failed; good only if everything was judged.
 
     A scenario that a machine lacks something for says nothing against a kernel, unless it was asked for
-    by its name.
+    by its name, or almost all do: `ignores` is what ignored_writes() says.
     """
     failed = [each for each in results if each.verdict is Verdict.FAIL]
     if failed:
         first, others = failed[0], [each.scenario for each in failed[1:]]
         also = f" {_and_more(others)}" if others else ""
         return Answer(BAD, f"{first.scenario} FAIL, step {first.step}: {first.reason}{also}")
-    passed_over = {Verdict.PASS, Verdict.XFAIL} | (set() if by_name else {Verdict.SKIP})
-    for each in results:
-        if each.verdict is Verdict.LOST:
-            return Answer(SKIP, f"the machine was lost: {each.reason}")
-        if each.verdict not in passed_over:
-            return Answer(SKIP, f"{each.scenario} {each.verdict.value}: {each.reason}")
-    counted = Counter(each.verdict for each in results)
-    if not any(counted[each] for each in JUDGED):
-        return Answer(SKIP, "nothing could be judged")
+    left_open = _left_open(results, by_name)
+    if left_open or (ignores and not by_name):
+        return Answer(SKIP, left_open or ignores)
     if len(results) == 1:
         return Answer(GOOD, f"{results[0].scenario} {results[0].verdict.value}")
+    counted = Counter(each.verdict for each in results)
     return Answer(GOOD, ", ".join(f"{counted[each]} {each.value}" for each in Verdict if counted[each]))
+
+
+def _left_open(results: Sequence[Result], by_name: bool) -> str:
+    """What was not judged, and why; "" if nothing is."""
+    accepted = {Verdict.PASS, Verdict.XFAIL} | (set() if by_name else {Verdict.SKIP})
+    for each in results:
+        if each.verdict is Verdict.LOST:
+            return f"the machine was lost: {each.reason}"
+        if each.verdict not in accepted:
+            return f"{each.scenario} {each.verdict.value}: {each.reason}"
+    return "" if any(each.verdict in JUDGED for each in results) else "nothing could be judged"
+
+
+def ignored_writes(probe: Trace, expectation: Expectation) -> str:
+    """That a KVM ignores writes of the TSC though the rule does not, in words; "" where it is not so."""
+    if expectation.policy is not None and not expectation.policy.honours_writes:
+        return ""
+    state, reason = capabilities.unmet(probe, ["tsc-write"])
+    return reason if state is State.BROKEN else ""
 
 
 def _and_more(names: Sequence[str]) -> str:

@@ -245,6 +245,16 @@ def test_the_running_kernel_is_judged_and_nothing_is_built(
     assert status_of(*asked, "--expect", "mainline-before-6.7", "--judge", "contract") == BAD
 
 
+def test_a_kernel_that_ignores_writes_is_good_only_for_who_expects_it(
+    made_up_host: Callable[..., None], capsys: Capture
+) -> None:
+    made_up_host("tsc-protected")
+    assert status_of("bisect-step", "--host") == SKIP
+    assert one_line(capsys.readouterr().out) == "skip: this KVM ignores writes of MSR_IA32_TSC"
+    assert status_of("bisect-step", "--host", "--expect", "tsc-protected") == GOOD
+    assert status_of("bisect-step", "--host", "--scenario", "protected-write") == GOOD
+
+
 @pytest.mark.parametrize(("number", "status"), [(2, SKIP), (13, GIVE_UP)])
 def test_a_kernel_whose_kvm_is_not_there_is_skipped_but_not_one_that_may_not_be_used(
     monkeypatch: pytest.MonkeyPatch, number: int, status: int

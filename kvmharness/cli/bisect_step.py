@@ -6,11 +6,11 @@ import errno
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from kvmharness import host
-from kvmharness.bisection import SKIP, Answer, answer
+from kvmharness import bisection, host
+from kvmharness.bisection import SKIP, Answer
 from kvmharness.cli import options, playing
 from kvmharness.cli.errors import UsageError
 from kvmharness.kvm import KvmError, KvmUnavailableError
@@ -21,8 +21,8 @@ from kvmharness.lab.machine import check_emulator
 from kvmharness.lab.machines import MACHINES
 from kvmharness.lab.make import CompileError
 from kvmharness.scenarios import Scenario
-from kvmharness.session import settle
-from kvmharness.verdict import Expectation
+from kvmharness.session import Session, settle
+from kvmharness.verdict import Expectation, Result
 
 NAME = "bisect-step"
 _STATUSES = """\
@@ -83,12 +83,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _of_host(scenarios: Sequence[Scenario], expectation: Expectation, by_name: bool) -> Answer:
     try:
-        return answer(settle(scenarios, host.play, expectation, confirm=True).results, by_name)
+        outcome = settle(scenarios, host.play, expectation, confirm=True)
     except (KvmUnavailableError, KvmError) as error:
         if error.errno in (errno.EACCES, errno.EPERM):
             raise
         # Its modules did not load, perhaps.
         return Answer(SKIP, f"{os.uname().release}: {error}")
+    return _answer(outcome.results, outcome.sessions, expectation, by_name)
 
 
 def _of_tree(
@@ -111,7 +112,14 @@ def _of_tree(
         return Answer(SKIP, str(error))
     for note in played.notes:
         print(f"  | {note}", file=sys.stderr)
-    return answer(played.results, bool(arguments.scenario))
+    return _answer(played.results, played.sessions, expectation, bool(arguments.scenario))
+
+
+def _answer(
+    results: Sequence[Result], sessions: Mapping[str, Session], expectation: Expectation, by_name: bool
+) -> Answer:
+    ignores = [bisection.ignored_writes(each.probe, expectation) for each in sessions.values()]
+    return bisection.answer(results, by_name, next(filter(None, ignores), ""))
 
 
 def _prepared(tree: Path, arguments: argparse.Namespace) -> Callable[[], Kernel]:
