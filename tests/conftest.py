@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from kvmharness import host
+from kvmharness.cli import bisect_step, playing
 from kvmharness.kvm import KvmUnavailableError, System, Vm
 from kvmharness.lab import kernels, play
 from kvmharness.lab.kernels import Kernel
@@ -20,6 +21,9 @@ from kvmharness.scenarios import SCENARIOS
 from kvmharness.session import Outcome, settle
 from tests.made_up import session
 from tests.made_up_builds import put_debian
+from tests.made_up_kernels import put
+from tests.made_up_mails import SOURCE, SOURCE_PATH
+from tests.made_up_steps import play_on
 
 # `make test` plays the same examples every time; --hypothesis-profile nightly plays many, and new ones.
 settings.register_profile("default", derandomize=True, deadline=None, max_examples=100)
@@ -92,3 +96,15 @@ def cache_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def tree(cache_root: Path, tmp_path: Path) -> Tree:
     """A made-up kernel of Debian's in the cache, and the tree that its modules are built in."""
     return put_debian(tmp_path / "linux")
+
+
+@pytest.fixture
+def repository(tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository of KVM's sources, in which this process stands."""
+    monkeypatch.setattr(playing, "play_on", play_on)
+    monkeypatch.setattr(bisect_step, "check_emulator", lambda machine: None)
+    folder = tmp_path / "repository"
+    put(folder / SOURCE_PATH, SOURCE)
+    put(folder / "arch/x86/kvm/amd.c")
+    monkeypatch.chdir(folder)
+    return folder

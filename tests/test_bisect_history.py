@@ -5,13 +5,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from kvmharness.lab.kernels import Kernel
 from tests import made_up_history
-from tests.made_up_history import FAULTS, git
+from tests.made_up_history import git
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 SPEC = "debian:6.1"
@@ -29,37 +30,58 @@ def test_a_history_has_thirty_commits_and_its_fault_and_fix_can_be_told(seed: in
     assert {"unbuildable", "crashing"} <= set(kinds)
 
 
+@dataclass(frozen=True, slots=True)
+class Search:
+    """A bisection: of which history, for its fault or its fix, judged how; and what git is led over."""
+
+    seed: int
+    fault: str
+    sought: str
+    options: tuple[str, ...]
+    meets: tuple[str, ...]
+
+
+BUILD, CRASH = "does not build", "the machine was lost"
+SEARCHES = (
+    Search(
+        *(4, "forgets-the-offset", "fault", ("--judge", "contract", "--scenario", "qemu-pair-old")),
+        (BUILD, CRASH),
+    ),
+    Search(
+        *(9, "counts-no-matches", "fix", ("--scenario", "clock-flags", "--expect", "mainline-before-6.7")),
+        (CRASH,),
+    ),
+    Search(7, "narrows-the-window", "fault", ("--expect", "mainline-before-6.7"), (BUILD,)),
+)
+
+
 @pytest.mark.lab
 @pytest.mark.full
-@pytest.mark.parametrize(
-    ("fault", "sought", "options"),
-    [
-        ("forgets-the-offset", "fault", ("--judge", "contract", "--scenario", "qemu-pair-old")),
-        ("counts-no-matches", "fix", ("--scenario", "clock-flags", "--expect", "mainline-before-6.7")),
-        ("narrows-the-window", "fault", ("--expect", "mainline-before-6.7")),
-    ],
-)
+@pytest.mark.parametrize("search", SEARCHES, ids=lambda each: each.fault)
 def test_git_finds_the_commit_unattended(
-    kernel: Callable[[str], Kernel],
-    tmp_path: Path,
-    fault: str,
-    sought: str,
-    options: tuple[str, ...],
+    kernel: Callable[[str], Kernel], tmp_path: Path, search: Search
 ) -> None:
     kernel(SPEC)
     sources = made_up_history.sources_of(SPEC)
-    seed = list(FAULTS).index(fault)
-    commits = made_up_history.make(tmp_path, sources, seed, fault)
+    commits = made_up_history.make(tmp_path, sources, search.seed, search.fault)
     at = {each.kind: number for number, each in enumerate(commits)}
-    if sought == "fault":
+    if search.sought == "fault":
         git(tmp_path, "bisect", "start", commits[at["fix"] - 1].name, commits[0].name)
     else:
         terms = ("--term-old=broken", "--term-new=mended")
         git(tmp_path, "bisect", "start", *terms, commits[-1].name, commits[at["fault"]].name)
-    command = ["git", "bisect", "run", str(SCRIPTS / f"bisect-{sought}"), "--kernel", SPEC, *options]
+    script = str(SCRIPTS / f"bisect-{search.sought}")
     environment = {**os.environ, "KVMHARNESS": str(Path(sys.executable).with_name("kvmharness"))}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["git", "bisect", "run", script, "--kernel", SPEC, *search.options],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     print(done.stdout, done.stderr)
-    word = "bad" if sought == "fault" else "mended"
-    assert f"{commits[at[sought]].name} is the first {word} commit" in done.stdout
+    word = "bad" if search.sought == "fault" else "mended"
+    assert f"{commits[at[search.sought]].name} is the first {word} commit" in done.stdout
     assert done.returncode == 0
+    assert all(each in done.stdout for each in search.meets)

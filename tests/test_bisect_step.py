@@ -10,16 +10,14 @@ from pathlib import Path
 import pytest
 
 from kvmharness import host
-from kvmharness.bisection import BAD, GIVE_UP, GOOD, SKIP, answer
+from kvmharness.bisection import BAD, GIVE_UP, GOOD, SKIP
 from kvmharness.cli import bisect_step, playing
 from kvmharness.cli.playing import Played
 from kvmharness.kvm import KvmUnavailableError
 from kvmharness.lab.errors import LabError
-from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machine import Machine
 from kvmharness.lab.tree import Tree
 from kvmharness.scenarios import Scenario
-from kvmharness.verdict import Expectation, Result, Verdict
 from tests.command_line import Capture, one_line, status_of
 from tests.made_up_builds import SPEC, needs_a_compiler
 from tests.made_up_history import git
@@ -27,71 +25,9 @@ from tests.made_up_kernels import put
 from tests.made_up_mails import SOURCE, SOURCE_PATH
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
-PASS, XFAIL, FAIL = Verdict.PASS, Verdict.XFAIL, Verdict.FAIL
-UNCLEAR, LOST = Verdict.INCONCLUSIVE, Verdict.LOST
-
-
-# The answer
-
-
-def results(*verdicts: Verdict) -> list[Result]:
-    return [Result(f"s{number}", each, "", "why", 4) for number, each in enumerate(verdicts)]
-
-
-@pytest.mark.parametrize(
-    ("verdicts", "by_name", "status", "line"),
-    [
-        ([PASS], True, GOOD, "good: s0 PASS"),
-        ([PASS, XFAIL, Verdict.SKIP, PASS], False, GOOD, "good: 2 PASS, 1 XFAIL, 1 SKIP"),
-        ([PASS, FAIL], True, BAD, "bad: s1 FAIL, step 4: why"),
-        ([FAIL, UNCLEAR, FAIL, LOST], True, BAD, "bad: s0 FAIL, step 4: why And 1 more FAIL: s2"),
-        ([FAIL] * 7, True, BAD, "bad: s0 FAIL, step 4: why And 6 more FAIL: s1, s2, s3, s4, s5, ..."),
-        ([PASS, UNCLEAR], False, SKIP, "skip: s1 INCONCLUSIVE: why"),
-        ([LOST, LOST], False, SKIP, "skip: the machine was lost: why"),
-        ([PASS, Verdict.SKIP], True, SKIP, "skip: s1 SKIP: why"),
-        ([Verdict.SKIP, Verdict.SKIP], False, SKIP, "skip: nothing could be judged"),
-        ([], False, SKIP, "skip: nothing could be judged"),
-    ],
-)
-def test_only_a_failure_is_bad_and_only_what_was_judged_is_good(
-    verdicts: list[Verdict], by_name: bool, status: int, line: str
-) -> None:
-    given = answer(results(*verdicts), by_name)
-    assert (given.status, given.line) == (status, line)
-
-
-def test_every_verdict_has_an_answer() -> None:
-    statuses = {each: answer(results(each), True).status for each in Verdict}
-    assert {each for each, status in statuses.items() if status == GOOD} == {PASS, XFAIL}
-    assert {each for each, status in statuses.items() if status == BAD} == {FAIL}
-    assert set(statuses.values()) == {GOOD, BAD, SKIP}
 
 
 # A step, built by a made-up make and played by a made-up machine
-
-Play = Callable[[Kernel, Machine, Sequence[Scenario], Expectation], Played]
-
-
-def play_on(
-    kernel: Kernel, machine: Machine, scenarios: Sequence[Scenario], expectation: Expectation
-) -> Played:
-    """A machine that does not survive a kernel that panics, and fails one whose clock is frozen."""
-    content = (kernel.folder / "kvm.ko").read_bytes()
-    found = LOST if b"panics" in content else FAIL if b"frozen" in content else PASS
-    notes = ("BUG: it panics",) if found is LOST else ()
-    return Played(tuple(Result(each.name, found, "", "so it is", 3) for each in scenarios), {}, notes=notes)
-
-
-@pytest.fixture
-def repository(tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository of KVM's sources, in which this process stands."""
-    monkeypatch.setattr(playing, "play_on", play_on)
-    monkeypatch.setattr(bisect_step, "check_emulator", lambda machine: None)
-    folder = tmp_path / "repository"
-    put(folder / SOURCE_PATH, SOURCE)
-    put(folder / "arch/x86/kvm/amd.c")
-    monkeypatch.chdir(folder)
-    return folder
 
 
 def step(*arguments: str) -> int:
@@ -273,7 +209,7 @@ STEP = """\
 import sys
 from kvmharness.cli import bisect_step, playing
 from kvmharness.cli.main import main
-from tests.test_bisect_step import play_on
+from tests.made_up_steps import play_on
 playing.play_on = play_on
 bisect_step.check_emulator = lambda machine: None
 sys.exit(main())
@@ -331,20 +267,3 @@ def test_git_marks_nothing_where_the_harness_cannot_answer(
     monkeypatch.setenv("KVMHARNESS", str(broken))
     assert run_step(repository, "bisect-fault").returncode != 0
     assert marked() == before
-
-
-# A whole kernel
-
-
-def test_a_tree_that_cannot_be_built_anywhere_is_told_before_the_first_step(
-    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
-) -> None:
-    put(repository / "Kconfig")
-    put(repository / "include/config/auto.conf")
-    monkeypatch.setattr("kvmharness.lab.make.check_programs", lambda *_: None)
-    monkeypatch.setattr("kvmharness.lab.whole._has_libelf", lambda: True)
-    assert status_of("bisect-step") == GIVE_UP
-    assert "has no .config, but make was run in it" in one_line(capsys.readouterr().err)
-    put(repository / ".config", "CONFIG_64BIT=y\n")
-    assert status_of("bisect-step") == GIVE_UP
-    assert "its .config lacks" in one_line(capsys.readouterr().err)

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Steps of a bisection that are played by a made-up machine."""
+
+from collections.abc import Sequence
+
+from kvmharness.cli.playing import Played
+from kvmharness.lab.kernels import Kernel
+from kvmharness.lab.machine import Machine
+from kvmharness.scenarios import Scenario
+from kvmharness.verdict import Expectation, Result, Verdict
+
+
+def play_on(
+    kernel: Kernel, machine: Machine, scenarios: Sequence[Scenario], expectation: Expectation
+) -> Played:
+    """A machine that does not survive a kernel that panics, and fails one whose clock is frozen."""
+    content = (kernel.folder / "kvm.ko").read_bytes()
+    found = Verdict.LOST if b"panics" in content else Verdict.FAIL if b"frozen" in content else Verdict.PASS
+    notes = ("BUG: it panics",) if found is Verdict.LOST else ()
+    return Played(tuple(Result(each.name, found, "", "so it is", 3) for each in scenarios), {}, notes=notes)
