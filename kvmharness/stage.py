@@ -13,6 +13,10 @@ from kvmharness.kvm import BracketBuffer, Exit, lib, read_host_clock
 from kvmharness.msr import MSRS
 from kvmharness.threads import at_once
 from kvmharness.values import NothingReadError, frequency, resolve
+from kvmharness.window import Windows
+
+# The operations behind which a vCPU may have another scaling ratio than before.
+_SCALING = ("create_vcpu", "set_tsc_khz")
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,6 +51,7 @@ class Stage:
         self._khz_created: dict[int, int] = {}
         self._read: dict[str, list[int]] = {}
         self._vm = system.create_vm()
+        self._windows = Windows(self._vm.fileno())
         try:
             self._memory = self._vm.add_memory(MEMORY_SIZE)
         except OSError:
@@ -67,13 +72,17 @@ class Stage:
                 self.due_ns = time.monotonic_ns() + operation["ns"]
                 return True
             self._ahead.pop()
-            wanted = {operation["vcpu"]} if "vcpu" in operation else {*operation.get("vcpus", ())}
-            if not wanted <= self._vcpus.keys() and operation["op"] != "create_vcpu":
+            wanted = [operation["vcpu"]] if "vcpu" in operation else operation.get("vcpus", [])
+            if operation["op"] == "create_vcpu":
+                self._windows.expect(operation["vcpu"])
+            elif not self._vcpus.keys() >= {*wanted}:
                 break
             try:
                 step = self._play(operation)
             except NothingReadError:
                 break
+            if wanted and (shown := self._windows.read(wanted, ratio=operation["op"] in _SCALING)):
+                step["windows"] = shown
             self.steps.append(step)
             if "values" in step and "errno" not in step:
                 self._read[operation.get("label", "")] = step["values"]

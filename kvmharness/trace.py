@@ -9,7 +9,8 @@ several traces, one behind the other, up to MAX_IN_A_FILE.
     {"op": {"op": "sleep", "ns": 50000000}, "tsc": [b, a], "ns": [b, a]}
     {"op": {"op": "get_msrs", ...}, "tsc": [b, a], "ns": [b, a], "values": [51203111]}
     {"op": {"op": "set_tsc_offset", ...}, "tsc": [b, a], "ns": [b, a], "values": [7], "errno": "ENXIO"}
-    {"end": 3}
+    {"op": {"op": "create_vcpu", ...}, "tsc": [b, a], "ns": [b, a], "values": [2000000], "windows": [[5]]}
+    {"end": 4}
 """
 
 import errno
@@ -73,6 +74,17 @@ class Bracket(NamedTuple):
         return self.tsc_after - self.tsc_before
 
 
+class Window(NamedTuple):
+    """What the kernel showed of a vCPU right behind a step, in debugfs.
+
+    Its TSC offset (cycles, modulo 2**64), and its scaling ratio, a fraction of 2**32 (AMD) or 2**48 (Intel):
+    None where that was not looked at, or there is no TSC scaling.
+    """
+
+    offset: int
+    ratio: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One step as it was played.
@@ -85,13 +97,15 @@ class Event:
     numbers of the CPU before and after (move_thread); ns and flags, and the host's real time in ns and its
     TSC where the flags say so (get_clock); ns, and of the real time (set_clock); the page's fields
     (read_kvmclock). `error` is its errno's
-    name, or "".
+    name, or "". `windows` are of the vCPUs that the operation is about, in its order; none where the kernel
+    shows none.
     """
 
     operation: Operation
     bracket: Bracket
     values: tuple[int, ...] = ()
     error: str = ""
+    windows: tuple[Window, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +167,7 @@ def from_lines(lines: Iterable[str]) -> Iterator[Trace]:
                 raise TraceError(f"more than {script.MAX_STEPS} steps")
             else:
                 events.append(_event_from_json(data))
-                _take(left, steps=1, values=len(events[-1].values))
+                _take(left, steps=1, values=len(events[-1].values) + len(events[-1].windows))
         except (ScriptError, TraceError) as error:
             raise TraceError(f"line {number}: {error}") from None
         except RecursionError:
@@ -203,12 +217,14 @@ def _event_to_json(event: Event) -> dict[str, Any]:
         data["values"] = list(event.values)
     if event.error:
         data["errno"] = event.error
+    if event.windows:
+        data["windows"] = [[each for each in window if each is not None] for window in event.windows]
     return data
 
 
 def _event_from_json(data: dict[str, Any]) -> Event:
-    if not {"op", "tsc", "ns"} <= set(data) <= {"op", "tsc", "ns", "values", "errno"}:
-        raise TraceError("not a step: it needs op, tsc and ns, and may have values and errno")
+    if not {"op", "tsc", "ns"} <= set(data) <= {"op", "tsc", "ns", "values", "errno", "windows"}:
+        raise TraceError("not a step: it needs op, tsc and ns, and may have values, errno and windows")
     tsc, ns = _numbers(data["tsc"], "tsc"), _numbers(data["ns"], "ns")
     if not all(len(pair) == 2 and 0 <= pair[1] - pair[0] < MAX_WIDTH for pair in (tsc, ns)):
         raise TraceError("tsc and ns are not brackets: two numbers each, the later one second")
@@ -219,7 +235,17 @@ def _event_from_json(data: dict[str, Any]) -> Event:
     values = _numbers(data.get("values", []), "values")
     if len(values) not in _value_counts(operation, error):
         raise TraceError(f"{operation.name} cannot have {len(values)} values")
-    return Event(operation, Bracket(tsc[0], ns[0], ns[1], tsc[1]), values, error)
+    windows = _windows(data.get("windows", []), len(script.vcpus_of(operation)))
+    return Event(operation, Bracket(tsc[0], ns[0], ns[1], tsc[1]), values, error, windows)
+
+
+def _windows(data: Any, vcpus: int) -> tuple[Window, ...]:
+    if type(data) is not list or len(data) not in (0, vcpus):
+        raise TraceError(f"windows: expected one for each of {vcpus} vCPUs")
+    found = [_numbers(each, "windows") for each in data]
+    if not all(len(each) in (1, 2) for each in found):
+        raise TraceError("windows: expected an offset, and perhaps a ratio")
+    return tuple(Window(*each) for each in found)
 
 
 _VALUES = {Sleep: 0, KvmclockCtrl: 0, GetClock: 2, MoveThread: 2, ReadKvmclock: 6}

@@ -46,7 +46,9 @@ def oddly_skipped(outcome: Outcome, place: str) -> set[str]:
 def _verdicts(scenario: Scenario, probe: Trace, host: Host, policy: str, judged_by: str) -> set[Verdict]:
     if capabilities.unmet(probe, scenario.needs, scenario.lacks)[0] is not State.KEPT:
         return {Verdict.SKIP}
-    if judged_by and parts(scenario.script, POLICIES[policy], POLICIES[judged_by], scenario.host):
+    windows = any(event.windows for event in probe.events)
+    played_by, judging = POLICIES[policy], POLICIES[judged_by or policy]
+    if parts(scenario.script, played_by, judging, scenario.host, windows=windows):
         return {Verdict.FAIL}
     return {_VERDICTS[state] for state in outlook(scenario, POLICIES[policy], host)}
 

@@ -288,4 +288,31 @@ MUTANTS = (
         "        elif request is not False:\n",
         "        elif False:\n",
     ),
+    # What debugfs shows
+    Mutant(
+        "debugfs shows what is to be taken away",
+        "windows",
+        "Interval(seen, seen)",
+        "Interval(-seen, -seen)",
+    ),
+    Mutant(
+        "debugfs shows the offset of the first vCPU",
+        "windows",
+        "narrow(world.vcpus[number].l1_tsc_offset",
+        "narrow(world.vcpus[0].l1_tsc_offset",
+    ),
+    Mutant(
+        "debugfs shows ratios as fractions of 2**32 on Intel",
+        "windows",
+        "abs(seen - vcpu.ratio) > vcpu.ratio_slack",
+        "abs((seen << 16) - vcpu.ratio) > vcpu.ratio_slack",
+        INTEL,
+    ),
+    Mutant(
+        "what debugfs shows of an unstable TSC is asked",
+        "windows",
+        "if not rules.host.stable:",
+        "if False:",
+        UNSTABLE,
+    ),
 )

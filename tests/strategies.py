@@ -7,7 +7,7 @@ from kvmharness import script
 from kvmharness.guests import PROGRAMS
 from kvmharness.model.interval import Interval
 from kvmharness.msr import MSRS
-from kvmharness.trace import Bracket, Event, Trace
+from kvmharness.trace import Bracket, Event, Trace, Window
 
 labels = st.text("abcdefghijklmnopqrstuvwxyz-0123456789", max_size=20)
 vcpus = st.integers(0, 15)
@@ -80,13 +80,18 @@ def _value_count(operation: script.Operation) -> int:
     return _VALUES.get(type(operation), 1)
 
 
+_windows = st.builds(Window, cycles64, st.one_of(st.none(), cycles64))
+
+
 @st.composite
 def _events(draw: st.DrawFn) -> Event:
     operation = draw(operations)
     error = draw(st.sampled_from(["", "EINVAL", "ENXIO", "ENOTTY"]))
     count = draw(st.sampled_from([0, _value_count(operation)])) if error else _value_count(operation)
     values = draw(st.lists(cycles64, min_size=count, max_size=count))
-    return Event(operation, draw(brackets), tuple(values), error)
+    vcpus = len(script.vcpus_of(operation))
+    windows = draw(st.lists(_windows, min_size=vcpus, max_size=vcpus)) if draw(st.booleans()) else ()
+    return Event(operation, draw(brackets), tuple(values), error, tuple(windows))
 
 
 events = _events()

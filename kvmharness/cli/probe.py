@@ -45,4 +45,6 @@ def _facts(probe: Trace) -> list[str]:
         if isinstance(event.operation, GetClock) and len(event.values) == 2:
             stable = "in use" if event.values[1] & lib.KVM_CLOCK_TSC_STABLE else "not in use"
             facts.append(f"masterclock {stable} (KVM_GET_CLOCK flags {event.values[1]:#x})")
+    shown = any(event.windows for event in probe.events)
+    facts.append(f"debugfs     {'shows' if shown else 'does not show'} the offsets of vCPUs")
     return facts

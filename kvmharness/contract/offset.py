@@ -3,9 +3,9 @@
 
 A guest's TSC is the host's TSC plus an offset. Every step that writes or reads a TSC says something
 about that offset: a TSC of v, written or read while the host's TSC went from b to a, means an offset
-between v - a and v - b; the offset attribute says it exactly. A claim names the steps whose offset
-must agree (`seen` with `expected`), and the step that would explain it if the claim were broken
-(`instead`). So a claim is
+between v - a and v - b; the offset attribute says it exactly, and so does what debugfs showed behind a
+reading. A claim names the steps whose offset must agree (`seen` with `expected`), and the step that would
+explain it if the claim were broken (`instead`). So a claim is
     kept       if what was seen agrees with what was expected, and not with what would be instead
     broken     if it does not agree with what was expected
     undecided  if the brackets are too wide to tell the two apart, or a step failed
@@ -17,7 +17,7 @@ from kvmharness.contract.finding import Finding, State
 from kvmharness.contract.reading import guest_tsc
 from kvmharness.model.arithmetic import duration
 from kvmharness.model.interval import Interval, signed
-from kvmharness.script import CreateVcpu, GetTscOffset, Run, SetTscOffset
+from kvmharness.script import CreateVcpu, GetMsrs, GetTscOffset, Run, SetTscOffset
 from kvmharness.trace import Event, Trace
 
 # Half of the second within which KVM takes a write for an attempt to synchronize (kvm_synchronize_tsc).
@@ -55,6 +55,20 @@ def implied_offset(event: Event) -> Interval | None:
     return Interval(tsc - event.bracket.tsc_after, tsc - event.bracket.tsc_before)
 
 
+def shown_offset(event: Event) -> Interval | None:
+    """The offset that the kernel showed behind a step that reads a TSC, also where it has no attribute."""
+    reads = isinstance(event.operation, GetMsrs | GetTscOffset) or (
+        isinstance(event.operation, Run) and event.values and not event.error
+    )
+    return Interval(*[signed(event.windows[0].offset)] * 2) if reads and event.windows else None
+
+
+def read_offsets(event: Event) -> list[Interval]:
+    """The offsets that a step read, or that were read behind it; the one known best comes last."""
+    found = (None if event.error else implied_offset(event), shown_offset(event))
+    return [each for each in found if each]
+
+
 def check(claim: Claim, trace: Trace) -> Finding:
     """Whether the offsets agree."""
     steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
@@ -64,18 +78,17 @@ def check(claim: Claim, trace: Trace) -> Finding:
         return Finding(claim, State.UNDECIDED, expected)
     instead = implied_offset(events[claim.instead]) if claim.instead else None
     readings = {
-        label: offset
-        for label in claim.seen
-        if label in events and not events[label].error and (offset := implied_offset(events[label]))
+        label: offsets for label in claim.seen if label in events and (offsets := read_offsets(events[label]))
     }
-    for label, seen in readings.items():
-        if seen.intersection(expected) is None:
-            reason = _broken(trace, events[label], expected.gap(seen))
-            if instead is not None and claim.otherwise and seen.intersection(instead) is not None:
-                reason += f": {claim.otherwise}"
-            return Finding(claim, State.BROKEN, reason, steps[label])
-    for label, seen in readings.items():
-        if instead is not None and seen.intersection(instead) is not None:
+    for label, offsets in readings.items():
+        for seen in offsets:
+            if seen.intersection(expected) is None:
+                reason = _broken(trace, events[label], seen, expected.gap(seen))
+                if instead is not None and claim.otherwise and seen.intersection(instead) is not None:
+                    reason += f": {claim.otherwise}"
+                return Finding(claim, State.BROKEN, reason, steps[label])
+    for label, offsets in readings.items():
+        if instead is not None and offsets[-1].intersection(instead) is not None:
             width = events[label].bracket.width
             reason = f"the brackets are too wide to tell: {label} is known to {width} cycles only"
             return Finding(claim, State.UNDECIDED, reason, steps[label])
@@ -122,26 +135,26 @@ def _expected(claim: Claim, events: dict[str, Event]) -> Interval | str:
     for label in claim.expected:
         if label not in events:
             return f"step {label!r} was not reached"
-        if events[label].error:
-            errors.append(f"{label} failed with {events[label].error}")
-            continue
-        offset = implied_offset(events[label])
-        if offset is None:
-            errors.append(f"{label} read nothing")
-            continue
-        both = offset if expected is None else expected.intersection(offset)
-        if both is None:
-            return f"{' and '.join(claim.expected)} disagree with each other"
-        expected = both
+        offsets = read_offsets(events[label])
+        if not offsets:
+            error = events[label].error
+            errors.append(f"{label} failed with {error}" if error else f"{label} read nothing")
+        for offset in offsets:
+            both = offset if expected is None else expected.intersection(offset)
+            if both is None:
+                return f"{' and '.join(claim.expected)} disagree with each other"
+            expected = both
     return "; ".join(errors) if expected is None else expected
 
 
-def _broken(trace: Trace, event: Event, gap: int) -> str:
+def _broken(trace: Trace, event: Event, seen: Interval, gap: int) -> str:
     """What a step read, and how far that is from what was due (cycles, negative when behind)."""
     label, tsc = event.operation.label, guest_tsc(event)
     created = (each for each in trace.events if isinstance(each.operation, CreateVcpu))
     khz = next((each.values[0] for each in created if each.values), 0)
     distance = f"{abs(gap)} cycles ({duration(abs(gap), khz)}) {'ahead of' if gap > 0 else 'behind'}"
+    if seen == shown_offset(event) != implied_offset(event):
+        return f"behind {label} debugfs showed an offset of {seen.low}, {distance} what was due"
     if tsc is None:
-        return f"{label} read an offset of {signed(event.values[0])}, {distance} what was due"
+        return f"{label} read an offset of {seen.low}, {distance} what was due"
     return f"{label} read a TSC of {tsc} ({duration(tsc, khz)}), {distance} what was due"

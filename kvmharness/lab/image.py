@@ -45,7 +45,7 @@ _INIT = Path(__file__).with_name("init.c")
 # The parts of this package that run inside a machine.
 _INSIDE = ("kvm", "guests")
 _INSIDE_FILES = (
-    *("__init__.py", "player.py", "stage.py", "threads.py", "values.py", "msr.py"),
+    *("__init__.py", "player.py", "stage.py", "threads.py", "values.py", "window.py", "msr.py"),
     *("lab/__init__.py", "lab/guest.py", "lab/wire.py"),
 )
 

@@ -248,6 +248,7 @@ int main(void)
 	mount("dev", "/dev", "devtmpfs", 0, NULL);
 	mount("proc", "/proc", "proc", 0, NULL);
 	mount("sys", "/sys", "sysfs", 0, NULL);
+	mount("debug", "/sys/kernel/debug", "debugfs", 0, NULL);
 	if (!*command)
 		leave(FINISHED);
 	seed_random();

@@ -19,6 +19,7 @@ from kvmharness.model.quantity import Quantity, narrow
 from kvmharness.model.rates import UnknownRateError
 from kvmharness.model.rules import Rules
 from kvmharness.model.state import DoubtError, Host, Moment, World, distinct
+from kvmharness.model.windows import shows
 from kvmharness.script import (
     CreateVcpu,
     GetClock,
@@ -134,7 +135,7 @@ class Replay:
             world.begin(step)
             try:
                 for outcome in perform(self._rules, world, deed):
-                    if _agrees(outcome, event, deed.moment):
+                    if _agrees(outcome, event, deed.moment) and shows(self._rules, outcome.world, event):
                         survivors.append(outcome.world)
                     else:
                         failed.append(outcome)

@@ -22,6 +22,7 @@ from kvmharness.script import (
     Run,
     RunTogether,
     SetMsrs,
+    vcpus_of,
 )
 from kvmharness.trace import Event
 
@@ -39,7 +40,8 @@ def what_was_seen(event: Event) -> str:
     if event.error:
         return f"{done}: {event.error}"
     values = [_value_in_words(event, place) for place in range(len(event.values))]
-    return f"{done}: {', '.join(each for each in values if each) or 'nothing'}" if values else done
+    said = f"{done}: {', '.join(each for each in values if each) or 'nothing'}" if values else done
+    return f"{said} ({shown})" if (shown := _shown(event)) else said
 
 
 def what_was_possible(failed: Sequence[Outcome], event: Event) -> str:
@@ -93,6 +95,13 @@ _WORDS = {
 }
 
 
+def _shown(event: Event) -> str:
+    """What debugfs showed behind the step, if it did."""
+    words = [f"an offset of {signed(each.offset)}" for each in event.windows]
+    words += [f"a ratio of {each.ratio}" for each in event.windows if each.ratio is not None]
+    return f"debugfs then shows {', '.join(words)}" if words else ""
+
+
 def _value_in_words(event: Event, place: int) -> str:
     value, operation = event.values[place], event.operation
     if isinstance(operation, GetTscOffset):
@@ -126,7 +135,23 @@ def _prediction(outcome: Outcome, event: Event) -> str:
         predicted = _predicted(world, answer, event)
         if predicted is not None and predicted.gap(Interval(value, value)):
             return f"{_range(predicted, event)} ({_distance(predicted, value, khz)}{because})"
-    return "something else: its values do not go together"
+    return _of_the_windows(world, event) or "something else: its values do not go together"
+
+
+def _of_the_windows(world: World, event: Event) -> str:
+    """What debugfs had to show, if it showed something else."""
+    for number, window in zip(vcpus_of(event.operation), event.windows, strict=False):
+        vcpu = world.vcpus[number]
+        offset = bounds(vcpu.l1_tsc_offset, world.unknowns)
+        if offset and offset.gap(Interval(window.offset, window.offset)):
+            distance = _distance(offset, window.offset, vcpu.virtual_tsc_khz)
+            because = f", as of step {vcpu.story.step} {vcpu.story.text}" if vcpu.story.step else ""
+            low = signed(offset.low)
+            known = f"from {low} to {low + offset.width}" if offset.width else f"of {low}"
+            return f"an offset {known} of vCPU {number} ({distance}{because})"
+        if window.ratio is not None and vcpu.ratio and window.ratio != vcpu.ratio:
+            return f"a ratio of {vcpu.ratio}, give or take {vcpu.ratio_slack}, of vCPU {number}"
+    return ""
 
 
 def _of_the_clock(world: World, answer: Answer, value: int, event: Event) -> str:

@@ -6,7 +6,7 @@ falls one way.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from kvmharness import script
@@ -37,7 +37,7 @@ from kvmharness.script import (
     Sleep,
     vcpus_of,
 )
-from kvmharness.trace import Bracket, Event, Trace
+from kvmharness.trace import Bracket, Event, Trace, Window
 from kvmharness.values import NothingReadError, resolve
 
 # A machine as many are: 2 GHz, an offset attribute, no TSC scaling, two CPUs.
@@ -88,12 +88,14 @@ def simulate(
     pace: Callable[[Operation], Pace] = lambda operation: Pace(),
     choose: Callable[[int], int] = lambda count: 0,
     watch: Callable[[Step], None] = lambda step: None,
+    windows: bool = False,
 ) -> Trace:
     """The trace that a kernel with `policy` leaves of a script.
 
     `host` has to be known in all it says. `pace` says how long each operation takes; `choose` picks one of
     so many where kernels differ in what no policy speaks of, or a value within an interval where the
-    rules leave one. `watch` is told of every step. The trace ends early where a player's would. TooWideError
+    rules leave one. `watch` is told of every step. With `windows` the kernel shows what its vCPUs have, as
+    debugfs does. The trace ends early where a player's would. TooWideError
     where a TSC is caught up with from halfway round the circle of 64 bits, of which the rules do not tell.
     """
     stage = _Stage(Rules(policy, host), choose)
@@ -102,6 +104,8 @@ def simulate(
         event = stage.play(operation, pace(operation))
         if event is None:
             break
+        if windows:
+            event = replace(event, windows=stage.windows(operation, event))
         events.append(event)
         watch(Step(event, stage.world))
     return Trace(scenario, _RELEASE, tuple(events))
@@ -153,9 +157,20 @@ class _Stage:
         deed = Deed(operation, moment, written, samples, realtime=_REALTIME_NS + ns)
         return self._finish(operation, bracket, deed)
 
+    def windows(self, operation: Operation, event: Event) -> tuple[Window, ...]:
+        """What debugfs shows behind a step."""
+        vcpus = [self.world.vcpus[number] for number in vcpus_of(operation)]
+        at = event.bracket.tsc_after
+        moment = Moment(Interval(at, at), Interval(event.bracket.ns_after, event.bracket.ns_after))
+        return tuple(
+            Window(self._value(self.world, vcpu.l1_tsc_offset, moment) % 2**64, vcpu.ratio or None)
+            for vcpu in vcpus
+        )
+
     def _finish(self, operation: Operation, bracket: Bracket, deed: Deed) -> Event:
         self.world.begin(self.step)
-        outcomes = [each for each in perform(self.rules, self.world, deed) if self._is_ours(operation, each)]
+        possible = perform(self.rules, self.world, deed)
+        outcomes = [each for each in possible if self._is_ours(operation, each)] or possible
         outcome = outcomes[self.choose(len(outcomes))] if len(outcomes) > 1 else outcomes[0]
         self.world = outcome.world
         error = "" if "" in outcome.errors else min(outcome.errors)

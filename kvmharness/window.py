@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the kernel shows of a VM's vCPUs in debugfs, beside what it answers to ioctls.
+
+Below kvm/PID-FD/vcpuN lie tsc-offset and, where there is TSC scaling, tsc-scaling-ratio
+(kvm_arch_create_vcpu_debugfs), for root, where debugfs is mounted. Kernels before 5.16 have them too, which
+tell the offset in no other way. Reading them loads no vCPU, so it moves nothing.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+ROOT = "/sys/kernel/debug/kvm"
+
+
+class Windows:
+    """The windows of one VM, which the calling thread has just created as descriptor `vm`.
+
+    No file is kept open: their descriptors cannot be read twice (simple_attr_open).
+    """
+
+    def __init__(self, vm: int, root: str = ROOT) -> None:
+        # The kernel names it for the thread, by its number in the first namespace of processes.
+        self._folder = f"{root}/{_thread.get_native_id()}-{vm}"
+        self._closed = not os.access(self._folder, os.X_OK)
+        self._vcpus: set[int] = set()
+
+    def expect(self, vcpu: int) -> None:
+        """A vCPU is about to be created. If it is there already, these are another VM's windows.
+
+        A VM that had the same descriptor may be about to go, and the kernel then makes none for this one; in
+        a container they may be anybody's.
+        """
+        if not self._closed and vcpu not in self._vcpus:
+            self._vcpus.add(vcpu)
+            self._closed = os.access(f"{self._folder}/vcpu{vcpu}", os.F_OK)
+
+    def read(self, vcpus: Iterable[int], *, ratio: bool) -> list[list[int]]:
+        """Of each vCPU the TSC offset (cycles, modulo 2**64), and with `ratio` its scaling ratio, if shown.
+
+        Nothing at all where the kernel does not show the offsets of all of them.
+        """
+        if self._closed:
+            return []
+        try:
+            return [self._read(f"{self._folder}/vcpu{vcpu}", ratio) for vcpu in vcpus]
+        except (OSError, ValueError):
+            return []
+
+    def _read(self, folder: str, ratio: bool) -> list[int]:
+        found = [_number(f"{folder}/tsc-offset")]
+        scaling = f"{folder}/tsc-scaling-ratio"
+        if ratio and os.access(scaling, os.F_OK):
+            found.append(_number(scaling))
+        return found
+
+
+def _number(path: str) -> int:
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return int(os.read(file, 32)) % 2**64
+    finally:
+        os.close(file)

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What debugfs shows of vCPUs: read, recorded, and held against the rules and the contract."""
+
+import _thread
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kvmharness import player, script, stage
+from kvmharness.contract import Claim, State, check
+from kvmharness.kvm import System
+from kvmharness.model.state import Host
+from kvmharness.script import CreateVcpu, GetMsrs, GetTscOffset, Run, Sleep
+from kvmharness.trace import Event, Trace, Window, from_played
+from kvmharness.window import Windows
+from tests.hand_worked import KHZ, MS, create, judged, offset, possible, run, step, write
+
+VM = 5  # a descriptor
+
+
+@pytest.fixture
+def vm(tmp_path: Path) -> Path:
+    """The folder of a VM without vCPUs."""
+    folder = tmp_path / f"{_thread.get_native_id()}-{VM}"
+    folder.mkdir()
+    return folder
+
+
+def add_vcpu(vm: Path, number: int, offset: int, ratio: int | None = None) -> None:
+    folder = vm / f"vcpu{number}"
+    folder.mkdir()
+    (folder / "tsc-offset").write_text(f"{offset}\n")
+    if ratio is not None:
+        (folder / "tsc-scaling-ratio").write_text(f"{ratio}\n")
+
+
+def windows_of(vm: Path, **offsets: int) -> Windows:
+    """With vCPUs that were created since."""
+    windows = Windows(VM, str(vm.parent))
+    for number, shown in enumerate(offsets.values()):
+        windows.expect(number)
+        add_vcpu(vm, number, shown)
+    return windows
+
+
+# Reading them
+
+
+def test_offsets_are_read_modulo_two_to_the_64(vm: Path) -> None:
+    windows = windows_of(vm, first=-7, second=8)
+    assert windows.read([0, 1], ratio=False) == [[2**64 - 7], [8]]
+    assert windows.read([1], ratio=True) == [[8]]
+
+
+def test_a_ratio_is_read_where_there_is_one_and_it_is_asked_for(vm: Path) -> None:
+    windows = Windows(VM, str(vm.parent))
+    windows.expect(0)
+    add_vcpu(vm, 0, 3, 2**47)
+    assert windows.read([0], ratio=True) == [[3, 2**47]]
+    assert windows.read([0], ratio=False) == [[3]]
+
+
+def test_what_is_written_later_is_read_later(vm: Path) -> None:
+    windows = windows_of(vm, only=3)
+    (vm / "vcpu0" / "tsc-offset").write_text("-4\n")
+    assert windows.read([0], ratio=False) == [[2**64 - 4]]
+
+
+def test_without_a_folder_nothing_is_shown(tmp_path: Path) -> None:
+    windows = Windows(VM, str(tmp_path))
+    windows.expect(0)
+    assert windows.read([0], ratio=True) == []
+
+
+def test_a_vcpu_that_is_not_shown_keeps_the_others_from_being_recorded(vm: Path) -> None:
+    assert windows_of(vm, first=1).read([0, 1], ratio=False) == []
+
+
+def test_what_is_no_number_is_not_shown(vm: Path) -> None:
+    windows = windows_of(vm, only=1)
+    (vm / "vcpu0" / "tsc-offset").write_text("")
+    assert windows.read([0], ratio=False) == []
+
+
+def test_a_vcpu_that_is_there_before_its_creation_is_another_vms(vm: Path) -> None:
+    add_vcpu(vm, 0, 1)
+    windows = Windows(VM, str(vm.parent))
+    windows.expect(0)
+    assert windows.read([0], ratio=False) == []
+
+
+def test_a_vcpu_that_is_created_twice_stays_ones_own(vm: Path) -> None:
+    windows = windows_of(vm, only=1)
+    windows.expect(0)
+    assert windows.read([0], ratio=False) == [[1]]
+
+
+# Recording them
+
+
+@pytest.mark.kvm
+def test_the_player_looks_behind_each_step_on_a_vcpu(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[list[int], bool]] = []
+
+    class Shown:
+        def __init__(self, vm: int) -> None:
+            assert vm >= 0
+
+        def expect(self, vcpu: int) -> None:
+            asked.append(([vcpu], False))
+
+        def read(self, vcpus: list[int], *, ratio: bool) -> list[list[int]]:
+            asked.append((vcpus, ratio))
+            return [[9]]
+
+    monkeypatch.setattr(stage, "Windows", Shown)
+    operations = (CreateVcpu(vcpu=0), Sleep(ns=1), Run(vcpu=0))
+    steps = player.Player(system).play([script.to_json(each) for each in operations])
+    created, waited, ran = from_played("test", "release", steps).events
+    assert (created.windows, waited.windows, ran.windows) == ((Window(9),), (), (Window(9),))
+    # Announced before its creation; its ratio is looked at behind that.
+    assert asked == [([0], False), ([0], True), ([0], False)]
+
+
+# Judging by them
+
+
+def shown(event: Event, *windows: Window) -> Event:
+    return replace(event, windows=windows)
+
+
+def at(number: int, ratio: int | None = None) -> Window:
+    return Window(number % 2**64, ratio)
+
+
+def test_an_offset_that_is_shown_is_the_one_of_that_step() -> None:
+    # Created somewhere between 1000 ms and 1000 cycles later, so its offset is -1000 ms or so much less.
+    assert possible(shown(create(1000 * MS), at(-1000 * MS - 400)))
+    assert not possible(shown(create(1000 * MS), at(-1000 * MS + 1)))
+    assert not possible(shown(create(1000 * MS), at(-1000 * MS - 1001)))
+
+
+def test_an_offset_that_is_shown_pins_the_generation() -> None:
+    created = shown(create(1000 * MS), at(-1000 * MS - 400))
+    assert possible(created, create(1001 * MS, 1), offset(1002 * MS, -1000 * MS - 400, 1))
+    assert not possible(created, create(1001 * MS, 1), offset(1002 * MS, -1000 * MS - 401, 1))
+
+
+def test_whether_a_write_snapped_shows_before_anything_is_read() -> None:
+    # Before 6.7 a write of 0.5 s to a vCPU that is 10 ms old snaps, since 6.7 it does not.
+    created = shown(create(1000 * MS), at(-1000 * MS - 400))
+    snapped = shown(write(1010 * MS, 500 * MS), at(-1000 * MS - 400))
+    honoured = shown(write(1010 * MS, 500 * MS), at(-510 * MS - 7))
+    assert possible(created, snapped, policy="mainline-before-6.7")
+    assert not possible(created, honoured, policy="mainline-before-6.7")
+    assert possible(created, honoured)
+    judgement = judged(created, snapped)
+    assert judgement.step == 2
+    assert judgement.seen.endswith("(debugfs then shows an offset of -1000000400)")
+    assert judgement.possible.startswith("an offset from -510001000 to -510000000 of vCPU 0 (")
+
+
+def test_a_ratio_that_is_shown_says_how_fast_the_guest_counts() -> None:
+    # The host's rate is known to 1 %, so the ratio of half of it is, too; then it is known for good.
+    rough = Host(khz=KHZ, khz_exact=False, has_attribute=True, fraction_bits=48, refuses_khz=False)
+    half = step(script.SetTscKhz(vcpu=0, khz=500_000), 1001 * MS, 500_000)
+    ratio = 2**47 + 2**40
+    slower = (create(1000 * MS), shown(half, at(-1000 * MS, ratio)))
+    guest = (2000 * MS * ratio >> 48) - 1000 * MS
+    assert possible(*slower, run(2000 * MS, guest), host=rough)
+    assert not possible(*slower, run(2000 * MS, guest + 2000), host=rough)
+    assert possible(create(1000 * MS), half, run(2000 * MS, guest + 2000), host=rough)
+    assert not possible(create(1000 * MS), shown(half, at(-1000 * MS, 2**46)), host=rough)
+
+
+def test_with_an_unstable_tsc_nothing_is_asked_of_what_is_shown() -> None:
+    unstable = Host(khz=KHZ, khz_exact=True, stable=False, has_attribute=True, fraction_bits=0)
+    assert possible(shown(create(1000 * MS), at(7)), host=unstable)
+
+
+# A contract
+
+
+CLAIM = Claim("the vCPU goes on", seen=("offset", "tsc"), expected=("write",), instead="create")
+
+
+def found(*events: Event) -> State:
+    return check(CLAIM, Trace("test", "release", events)).state
+
+
+def labelled(event: Event, label: str) -> Event:
+    return replace(event, operation=replace(event.operation, label=label))
+
+
+def test_what_is_shown_decides_a_claim_that_the_brackets_leave_open() -> None:
+    # The write of 30 ms at 1025 ms is 5 ms off what the vCPU had; the reading of 45 ms takes from 1030 to
+    # 1050 ms, so it may be of an offset of -985 to -1005 ms.
+    begin = (labelled(create(1000 * MS), "create"), labelled(write(1025 * MS, 30 * MS), "write"))
+    lacking = step(GetTscOffset(vcpu=0, label="offset"), 1028 * MS, error="EINVAL")
+    read = step(GetMsrs(vcpu=0, indices=("TSC",), label="tsc"), 1030 * MS, 45 * MS, width=20 * MS)
+    assert found(*begin, lacking, read) is State.UNDECIDED
+    assert found(*begin, shown(lacking, at(-995 * MS - 7)), shown(read, at(-995 * MS - 7))) is State.KEPT
+    assert found(*begin, shown(lacking, at(-1000 * MS - 7)), read) is State.BROKEN
+    assert found(*begin, lacking, shown(read, at(-1000 * MS - 7))) is State.BROKEN
