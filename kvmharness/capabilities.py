@@ -206,7 +206,7 @@ CAPABILITIES = {
             "vm-tsc-khz",
             EndClaim(
                 "the VM knows KVM_SET_TSC_KHZ", "vm-khz", errors=("", "EINVAL")
-            ),  # Linux 6.16 and later refuse it once there is a vCPU.
+            ),  # Linux 6.17 and later refuse it once there is a vCPU.
             missing="this KVM has no KVM_SET_TSC_KHZ of a VM",
             there="this KVM has a KVM_SET_TSC_KHZ of the VM",
         ),

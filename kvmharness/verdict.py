@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from kvmharness import capabilities
-from kvmharness.contract import Finding, State, check
+from kvmharness.contract import Finding, State
+from kvmharness.model.host_clocks import clocks_disagree
 from kvmharness.model.identify import standing
 from kvmharness.model.judge import Judgement, Possibility
 from kvmharness.model.judge import judge as judge_by
@@ -111,9 +112,12 @@ def judge(scenario: Scenario, trace: Trace, probe: Trace, expectation: Expectati
         return unjudged(Verdict.SKIP if state is State.BROKEN else Verdict.INCONCLUSIVE, lacking)
     finding = _contract(scenario, trace)
     kept = {State.KEPT: True, State.BROKEN: False}.get(finding.state) if finding else True
-    if policy is None:
-        return _by_contract(scenario, finding, kept)
     host = capabilities.host_facts(probe)
+    if policy is None:
+        doubt = clocks_disagree(trace, host.khz)
+        if doubt:
+            return unjudged(Verdict.INCONCLUSIVE, doubt)
+        return _by_contract(scenario, finding, kept)
     judgement = judge_by(trace, policy, host)
     impossible = judgement.possibility is Possibility.IMPOSSIBLE
     conforms = None if judgement.possibility is Possibility.UNDECIDED else not impossible
@@ -150,7 +154,7 @@ def _rule_here(probe: Trace, policy: Policy, expectation: Expectation) -> Policy
 
 def _contract(scenario: Scenario, trace: Trace) -> Finding | None:
     """The finding that keeps the contract from being kept, a broken one first; None when it is kept."""
-    found = [check(claim, trace) for claim in scenario.claims]
+    found = scenario.findings(trace)
     for state in (State.BROKEN, State.UNDECIDED):
         for finding in found:
             if finding.state is state:

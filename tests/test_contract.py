@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from kvmharness.contract import Claim, Finding, State, check
+from kvmharness.contract import Claim, Finding, Promptly, State, check, check_all
 from kvmharness.script import CreateVcpu, GetMsrs, GetTscOffset, Operation, Run, SetMsrs, SetTscOffset
 from kvmharness.trace import Bracket, Event, Trace
 
@@ -187,6 +187,17 @@ def test_writes_too_far_apart_are_no_pair() -> None:
     finding = check(TOGETHER, pair(100_050 * MS, 100_048 * MS, second_write=1600 * MS))
     assert finding.state is State.UNDECIDED
     assert "550 ms apart" in finding.reason
+
+
+def test_all_claims_of_a_script_that_was_not_prompt_are_undecided() -> None:
+    promptly = Promptly("write-0", "write-1", 300 * MS)
+    claims = (replace(TOGETHER, together=()),) * 2
+    apart = pair(100_050 * MS, 100_048 * MS, second_write=1060 * MS)
+    assert [each.state for each in check_all(claims, apart, promptly)] == [State.BROKEN] * 2
+    later = pair(100_050 * MS, 100_048 * MS, second_write=1360 * MS)
+    found = check_all(claims, later, promptly)
+    assert [each.state for each in found] == [State.UNDECIDED] * 2
+    assert "310 ms apart" in found[0].reason
 
 
 def test_a_failed_write_among_a_pair_proves_nothing() -> None:

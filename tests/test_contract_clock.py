@@ -67,6 +67,8 @@ def test_a_pages_time_is_its_own_and_the_cycles_since_at_its_rate() -> None:
     assert page_time((2, 100, 7_000, *GHZ, 1), 150) == 7_050
     # 4 GHz: a shift of -1 (255 as a byte) and the same multiplier: four cycles a ns.
     assert page_time((2, 100, 7_000, 2**31, 255, 1), 100 + 400) == 7_100
+    # Written 40 cycles behind the guest's reading of its TSC.
+    assert page_time((2, 100, 7_000, *GHZ, 1), 60) == 6_960
 
 
 # The time

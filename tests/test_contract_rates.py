@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Claims on rates, on readings in a row and on answers, on hand-worked traces. The host counts 1 GHz."""
 
+from dataclasses import replace
+
 from kvmharness.contract import EndClaim, Finding, ForwardClaim, RateClaim, SameClaim, State, check
-from kvmharness.script import CreateVcpu, GetTscKhz, Operation, Run, SetMsrs, SetTscKhz
+from kvmharness.script import CreateVcpu, GetMsrs, GetTscKhz, Operation, Run, SetMsrs, SetTscKhz
 from kvmharness.trace import Bracket, Event, Trace
 
 MS = 1_000_000
@@ -56,6 +58,19 @@ def test_brackets_wider_than_the_difference_leave_the_rate_undecided() -> None:
         State.UNDECIDED,
         "too little time passed to tell the rates apart",
     )
+
+
+def test_a_tsc_that_stood_still_before_it_was_read_may_count_from_where_it_stopped() -> None:
+    # Set at 1000 ms, read at 1060 ms as it was then, and at 1100 ms as if it had counted all the time.
+    stood = trace(
+        event(CreateVcpu(vcpu=0, label="create"), 900 * MS, KHZ),
+        event(SetMsrs(vcpu=0, msrs=(("TSC", 5),), label="set"), 1000 * MS, 5),
+        event(GetMsrs(vcpu=0, indices=("TSC",), label="read"), 1060 * MS, 5),
+        event(Run(vcpu=0, label="guest"), 1100 * MS, 5 + 100 * MS),
+    )
+    claim = RateClaim("it goes on", first="read", last="guest", khz="create")
+    assert check(claim, stood).state is State.BROKEN
+    assert check(replace(claim, stands_since="set"), stood).state is State.KEPT
 
 
 def test_a_rate_that_was_refused_proves_nothing() -> None:

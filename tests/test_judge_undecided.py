@@ -4,7 +4,7 @@
 import pytest
 
 from kvmharness.model.judge import Possibility
-from kvmharness.script import GetMsrs, Run
+from kvmharness.script import GetMsrs, Run, Sleep
 from kvmharness.trace import Bracket, Event
 from tests.hand_worked import MS, create, judged, offset, set_khz, step, tsc, write
 
@@ -44,6 +44,20 @@ def test_a_host_that_slept_is_told_from_a_player_that_was_held_up(tsc_before: in
     bracket = Bracket(tsc_before, 1010 * MS, 1011 * MS, 1200 * MS)
     judgement = judged(create(1000 * MS), Event(GetMsrs(vcpu=0, indices=("TSC",)), bracket, (12 * MS,)))
     assert (judgement.possibility is Possibility.UNDECIDED) is asleep
+
+
+def test_a_host_that_slept_within_a_step_is_noticed_at_the_next_one() -> None:
+    # By the clock the wait took 10 ms; by the TSC, before it and behind it, a minute.
+    long = 60_000 * MS
+    wait = Event(Sleep(ns=10 * MS), Bracket(1001 * MS, 1001 * MS, 1011 * MS, 1011 * MS + long))
+    behind = Event(
+        GetMsrs(vcpu=0, indices=("TSC",)),
+        Bracket(1012 * MS + long, 1012 * MS, 1013 * MS, 1013 * MS + long),
+        (12 * MS,),
+    )
+    judgement = judged(create(1000 * MS), wait, behind)
+    assert (judgement.possibility, judgement.step) == (Possibility.UNDECIDED, 3)
+    assert "was it suspended?" in judgement.seen
 
 
 def test_what_was_impossible_before_a_doubt_stays_impossible() -> None:

@@ -238,6 +238,26 @@ def test_a_trace_that_ended_early_is_not_judged() -> None:
     assert judge(scenario, cut, probe()).verdict is Verdict.INCONCLUSIVE
 
 
+def test_by_its_contract_alone_too_nothing_is_said_of_what_was_played_while_the_host_slept() -> None:
+    scenario = SCENARIOS["old-restore"]
+    trace = play(scenario.name, scenario.script, "mainline-6.7")
+    minute = 60 * 2_000_000_000
+    slept = tuple(
+        dataclasses.replace(
+            event,
+            bracket=event.bracket._replace(
+                tsc_before=event.bracket.tsc_before + minute, tsc_after=event.bracket.tsc_after + minute
+            ),
+        )
+        for event in trace.events[2:]
+    )
+    asleep = dataclasses.replace(trace, events=(*trace.events[:2], *slept))
+    assert judge(scenario, trace, probe(), Expectation(None)).verdict is Verdict.PASS
+    result = judge(scenario, asleep, probe(), Expectation(None))
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert "was it suspended?" in result.reason
+
+
 def results(*verdicts: Verdict) -> list[Result]:
     return [Result("s", verdict, "c") for verdict in verdicts]
 

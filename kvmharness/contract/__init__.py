@@ -6,10 +6,11 @@ rate      a TSC counts at a rate, and never backwards; at other rates than the h
 clock     the VM's clock goes on, and its kvmclock pages say so
 warp      vCPUs that run at once never see each other's TSC run backwards
 answer    how an operation ends, and what it answers
+promptly  what has to follow soon, or says nothing
 finding   what becomes of a claim; reading: what a step tells of a guest's TSC
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from kvmharness.contract.answer import (
@@ -33,8 +34,9 @@ from kvmharness.contract.clock import (
     check_time,
 )
 from kvmharness.contract.finding import Finding, State
-from kvmharness.contract.offset import TOGETHER_NS, Claim, implied_offset
+from kvmharness.contract.offset import Claim, implied_offset
 from kvmharness.contract.offset import check as check_offset
+from kvmharness.contract.promptly import TOGETHER_NS, Promptly, held_up
 from kvmharness.contract.rate import ForwardClaim, RateClaim, check_forward, check_rate
 from kvmharness.contract.reading import guest_tsc
 from kvmharness.contract.warp import NoWarpClaim, check_warps
@@ -76,6 +78,14 @@ def check(claim: AnyClaim, trace: Trace) -> Finding:
     return _CHECKS[type(claim)](claim, trace)
 
 
+def check_all(claims: Sequence[AnyClaim], trace: Trace, promptly: Promptly | None = None) -> list[Finding]:
+    """Whether each claim holds; all are undecided where the trace was not as prompt as it has to be."""
+    events = {event.operation.label: event for event in trace.events}
+    if promptly and (reason := held_up(promptly, events)):
+        return [Finding(claim, State.UNDECIDED, reason) for claim in claims]
+    return [check(claim, trace) for claim in claims]
+
+
 __all__ = [
     "TOGETHER_NS",
     "AnyClaim",
@@ -87,6 +97,7 @@ __all__ = [
     "HostTimeClaim",
     "NoWarpClaim",
     "PageClaim",
+    "Promptly",
     "RateClaim",
     "ReadsClaim",
     "RealtimeClaim",
@@ -94,6 +105,7 @@ __all__ = [
     "State",
     "TimeClaim",
     "check",
+    "check_all",
     "guest_tsc",
     "implied_offset",
 ]

@@ -167,8 +167,12 @@ def _guest_time(page: Event, earlier: tuple[Event, ...]) -> tuple[int, Bracket] 
 
 
 def page_time(page: tuple[int, ...], tsc: int) -> int:
-    """The time in ns that a kvmclock page makes of a TSC: __pvclock_read_cycles() (asm/pvclock.h)."""
+    """The time in ns that a kvmclock page makes of a TSC: __pvclock_read_cycles() (asm/pvclock.h).
+
+    A page may have been written once more behind the guest's reading of its TSC, which then is less. A guest
+    notices that by the version, and reads again; here the time is reckoned backwards.
+    """
     _, tsc_timestamp, system_time, multiplier, shift, _ = page
-    delta = (tsc - tsc_timestamp) % 2**64
+    delta = signed(tsc - tsc_timestamp)
     delta = delta << shift if shift < 128 else delta >> 256 - shift
     return (system_time + (delta * multiplier >> 32)) % 2**64

@@ -14,14 +14,12 @@ explain it if the claim were broken (`instead`). So a claim is
 from dataclasses import dataclass
 
 from kvmharness.contract.finding import Finding, State
+from kvmharness.contract.promptly import TOGETHER_NS, Promptly, held_up
 from kvmharness.contract.reading import guest_tsc
 from kvmharness.model.arithmetic import duration
 from kvmharness.model.interval import Interval, signed
 from kvmharness.script import CreateVcpu, GetMsrs, GetTscOffset, Run, SetTscOffset
 from kvmharness.trace import Event, Trace
-
-# Half of the second within which KVM takes a write for an attempt to synchronize (kvm_synchronize_tsc).
-TOGETHER_NS = 500_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,17 +112,13 @@ def _unread(claim: Claim, events: dict[str, Event], read: set[str]) -> str:
 
 def _unmet_condition(claim: Claim, events: dict[str, Event]) -> str:
     """Why nothing can be claimed here, or ""."""
-    for label in (*claim.together, *filter(None, [claim.instead])):
-        if label not in events:
-            return f"step {label!r} was not reached"
-        if events[label].error:
-            return f"{label} failed with {events[label].error}"
+    if claim.instead and claim.instead not in events:
+        return f"step {claim.instead!r} was not reached"
+    if claim.instead and events[claim.instead].error:
+        return f"{claim.instead} failed with {events[claim.instead].error}"
     if claim.together:
-        first, second = (events[label] for label in claim.together)
-        elapsed = second.bracket.ns_after - first.bracket.ns_before
-        if elapsed >= claim.within_ns:
-            apart = f"{first.operation.label} and {second.operation.label} were {elapsed / 1e6:.0f} ms apart"
-            return f"{apart}, too far for this to say anything"
+        first, last = claim.together
+        return held_up(Promptly(first, last, claim.within_ns), events)
     return ""
 
 

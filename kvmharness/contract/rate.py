@@ -26,7 +26,8 @@ class RateClaim:
 
     Both write or read a TSC, of one vCPU or of two that are to count together. `khz` is the label of the
     step whose first value is the rate in kHz, `instead` of the one whose rate it would have if the claim
-    were broken ("" if there is none).
+    were broken ("" if there is none). What `first` read may have stood still since the step `stands_since`:
+    KVM then makes up for the time from there.
     """
 
     text: str
@@ -34,6 +35,7 @@ class RateClaim:
     last: str
     khz: str
     instead: str = ""
+    stands_since: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,32 +50,34 @@ def check_rate(claim: RateClaim, trace: Trace) -> Finding:
     """Whether what was counted is what the rate makes of the time that passed."""
     steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
     events = {event.operation.label: event for event in trace.events}
-    missing = _missing(events, tuple(filter(None, (claim.first, claim.last, claim.khz, claim.instead))))
+    since = claim.stands_since or claim.first
+    wanted = (claim.first, claim.last, claim.khz, claim.instead, since)
+    missing = _missing(events, tuple(filter(None, wanted)))
     if missing:
         return Finding(claim, State.UNDECIDED, missing)
     first, last = events[claim.first], events[claim.last]
+    shortest = last.bracket.ns_before - first.bracket.ns_after
+    longest = last.bracket.ns_after - events[since].bracket.ns_before
     begin, end = guest_tsc(first), guest_tsc(last)
     if begin is None or end is None:
         return Finding(claim, State.UNDECIDED, f"{claim.first} or {claim.last} is no reading of a TSC")
     counted = signed(end - begin)
     khz = events[claim.khz].values[0]
-    least, most = _due(first, last, khz)
+    least, most = _due(shortest, longest, khz)
     if not least <= counted <= most:
         gap = counted - most if counted > most else least - counted
         said = f"{claim.last} is {counted} cycles on from {claim.first}, {gap} cycles ({duration(gap, khz)}) "
         said += f"{'ahead of' if counted > most else 'behind'} what {khz} kHz come to"
         return Finding(claim, State.BROKEN, said, steps[claim.last])
     if claim.instead:
-        least, most = _due(first, last, events[claim.instead].values[0])
+        least, most = _due(shortest, longest, events[claim.instead].values[0])
         if least <= counted <= most:
             return Finding(claim, State.UNDECIDED, "too little time passed to tell the rates apart")
     return Finding(claim, State.KEPT)
 
 
-def _due(first: Event, last: Event, khz: int) -> tuple[int, int]:
-    """The least and the most that a TSC of `khz` kHz counts between the steps, in cycles."""
-    shortest = last.bracket.ns_before - first.bracket.ns_after
-    longest = last.bracket.ns_after - first.bracket.ns_before
+def _due(shortest: int, longest: int, khz: int) -> tuple[int, int]:
+    """The least and the most that a TSC of `khz` kHz counts, in cycles, in so many ns."""
     least = shortest * khz * (1_000_000 - TOLERANCE_PPM) // 10**12
     return least - 1, longest * khz * (1_000_000 + TOLERANCE_PPM) // 10**12 + 1
 

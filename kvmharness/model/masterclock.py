@@ -33,7 +33,7 @@ class Masterclock(Rates):
     def track_matching(self, world: World, vcpu: Vcpu, *, new_generation: bool) -> None:
         """kvm_track_tsc_matching(), which asks for the masterclock to be looked at again."""
         matching, in_use = self._all_match(world), world.use_master_clock
-        older = in_use or matching  # up to 6.11
+        older = in_use or matching  # up to 6.7
         newer = (in_use and new_generation) or in_use != matching
         if older and newer:
             vcpu.request = True

@@ -58,14 +58,16 @@ POLICIES = {
         Policy(
             "clock-series-2026",
             "As 6.7, but a write that snapped is remembered as the TSC which the vCPU really has.",
-            "linux kernel mailing list, the unmerged series that cleans up KVM's clocks, 2026",
+            "linux kernel mailing list, the series that cleans up KVM's clocks, v6, 3 July 2026, patch 19 of "
+            "36, unmerged. Of the series this alone: what it changes about the masterclock and "
+            "KVM_SET_TSC_KHZ is not modelled",
             snap_requires=_USER_SET,
             snap_records="guest",
         ),
         Policy(
             "clock-series-2026-origin",
             "As 6.7, but of a generation only its first write is remembered.",
-            "linux kernel mailing list, a later patch of the same series, 2026",
+            "linux kernel mailing list, patch 20 of the same series, and of it this alone",
             snap_requires=_USER_SET,
             snap_records="origin",
         ),

@@ -49,7 +49,8 @@ KVM offers userspace three ways to set a guest's TSC: a write of `MSR_IA32_TSC`,
 `KVM_VCPU_TSC_OFFSET`, and the rate, `KVM_SET_TSC_KHZ`. The first it second-guesses: a write that comes near
 to what it expects is taken for an attempt to synchronize vCPUs, and then the vCPU gets the offset that the
 others have, not the value written ([policies.md](policies.md)). Each scenario here puts one consequence of
-that to the test.
+that to the test. Of two vCPUs that are written within a second they claim that these count together; of one
+that is written twice, that the last value counts.
 
 Its first sentence is its *contract*, what userspace is entitled to. *Kept* and *broken* say by which
 policies, as the model foretells; "left open" means that the rules do not decide it. *Parts* lists the groups

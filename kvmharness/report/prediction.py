@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
-from kvmharness.contract import State, check
+from kvmharness.contract import State
 from kvmharness.model.predict import Course, in_words, parting_step
 from kvmharness.scenarios import Scenario
 
@@ -83,7 +83,7 @@ def _reasons(courses: Sequence[Course], letters: Sequence[str], parting: int) ->
 
 def _contract(scenario: Scenario, course: Course) -> str:
     """What becomes of the scenario's contract."""
-    states = {check(claim, course.trace).state for claim in scenario.claims}
+    states = {finding.state for finding in scenario.findings(course.trace)}
     return next((state for state in (State.BROKEN, State.UNDECIDED) if state in states), State.KEPT).value
 
 

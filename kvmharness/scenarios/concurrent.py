@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Two vCPUs that run at the same time, each on a CPU of its own, and hold their TSCs against each other's."""
 
-from kvmharness.contract import NoWarpClaim
+from kvmharness.contract import NoWarpClaim, Promptly
 from kvmharness.scenarios.scenario import Scenario
 from kvmharness.script import (
     CreateVcpu,
@@ -51,6 +51,7 @@ SCENARIOS = (
         ("tsc-write", "two-cpus"),
         (*_two(), Sleep(ns=50 * MS), _write(0, 100_000), Sleep(ns=5 * MS), _write(1, 100_002), _MEET),
         _NO_WARP,
+        promptly=Promptly("restore-0", "restore-1"),
     ),
     Scenario(
         "offset-pair-at-once",

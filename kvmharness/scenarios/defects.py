@@ -60,7 +60,8 @@ SCENARIOS = (
     ),
     Scenario(
         "offset-copied-to-the-other",
-        "Two vCPUs that have one offset, to the cycle, have a stable clock, however they came by it.",
+        "Two vCPUs that have one rate and one offset, to the cycle, have a stable clock, however they came "
+        "by it.",
         "kvm_arch_tsc_set_attr() compares an offset with the one set last, not with the other vCPUs'",
         "A VMM that gives vCPU 1 the offset of vCPU 0, but not vCPU 0 its own once more, gets no "
         "masterclock.",

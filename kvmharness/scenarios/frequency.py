@@ -5,7 +5,7 @@ A rate within kvm.tsc_tolerance_ppm (250) of the host's is left alone. Another o
 can; if not, a faster one is caught up with in software, and a slower one is refused.
 """
 
-from kvmharness.contract import AnyClaim, Claim, EndClaim, RateClaim, SameClaim
+from kvmharness.contract import AnyClaim, Claim, EndClaim, Promptly, RateClaim, SameClaim
 from kvmharness.scenarios.qemu_steps import put_full, reset
 from kvmharness.scenarios.scenario import Scenario
 from kvmharness.scenarios.steps import MS, READ_ONE, count_together, look_at, write
@@ -173,10 +173,11 @@ SCENARIOS = (
             ),
             SameClaim("both have one offset", seen="offset-1", expected="offset-0"),
         ),
+        promptly=Promptly("write-0", "write-1", 900 * MS),
     ),
     Scenario(
         "khz-window",
-        "A vCPU of half the host's rate that is written 1.2 s of its own cycles ahead of another goes on "
+        "A vCPU of half the host's rate that is written 1.9 s of its own cycles ahead of another goes on "
         "from its own value.",
         "kvm_synchronize_tsc(): the second within which a write synchronizes is one of virtual_tsc_khz",
         "Which writes are overridden depends on the host that a guest happens to run on.",
@@ -185,7 +186,7 @@ SCENARIOS = (
             *(CreateVcpu(vcpu=vcpu, label=f"create-{vcpu}") for vcpu in range(2)),
             *(SetTscKhz(vcpu=vcpu, khz=_HALF, label=f"set-{vcpu}") for vcpu in range(2)),
             write(0, Time(100_000 * MS), "write-0"),
-            write(1, Time(101_200 * MS), "write-1"),
+            write(1, Time(101_900 * MS), "write-1"),
             Sleep(ns=50 * MS),
             *look_at(2),
         ),
@@ -193,6 +194,7 @@ SCENARIOS = (
             RateClaim("vCPU 0 goes on at its rate", "write-0", "guest-0", "set-0", instead="create-0"),
             RateClaim("vCPU 1 goes on at its rate", "write-1", "guest-1", "set-1", instead="create-0"),
         ),
+        promptly=Promptly("write-0", "write-1"),
     ),
     Scenario(
         "khz-too-fast",
@@ -236,9 +238,9 @@ SCENARIOS = (
     ),
     Scenario(
         "vm-khz-after-vcpu",
-        "A KVM_SET_TSC_KHZ of the VM leaves the vCPUs that are there alone, and is refused if it comes too "
-        "late.",
-        f"{_API}: for vCPUs created later; since Linux 6.16 only before the first",
+        "A KVM_SET_TSC_KHZ of the VM does not change a vCPU that is already there, whether it is accepted or "
+        "refused.",
+        f"{_API}: for vCPUs created later; since Linux 6.17 only before the first",
         "A running guest's TSC changes its rate, or its value, when somebody prepares for another vCPU.",
         ("tsc-write", "vm-tsc-khz"),
         (
@@ -257,7 +259,7 @@ SCENARIOS = (
     ),
     Scenario(
         "vm-khz-unservable",
-        "A vCPU of a VM whose rate KVM cannot have counts from its creation, if it is created at all.",
+        "A vCPU of a VM whose rate KVM cannot provide counts from its creation, if it is created at all.",
         f"{_API}, as a VM ioctl; kvm_arch_vcpu_create() ignores that kvm_set_tsc_khz() fails, and takes the "
         "host's TSC for 0 from then on",
         "A guest on a host too fast for it starts with the host's own TSC, and at the host's rate.",

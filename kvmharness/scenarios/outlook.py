@@ -4,7 +4,7 @@
 from collections.abc import Callable
 from functools import lru_cache
 
-from kvmharness.contract import State, check
+from kvmharness.contract import State
 from kvmharness.model.policy import Policy
 from kvmharness.model.simulate import simulate
 from kvmharness.model.state import Host
@@ -17,7 +17,7 @@ _CHOICES: tuple[Callable[[int], int], ...] = (lambda count: 0, lambda count: cou
 
 def contract_state(scenario: Scenario, trace: Trace) -> State:
     """BROKEN if one of the claims is, else UNDECIDED if one of them is, else KEPT."""
-    states = {check(claim, trace).state for claim in scenario.claims}
+    states = {finding.state for finding in scenario.findings(trace)}
     return next((state for state in (State.BROKEN, State.UNDECIDED) if state in states), State.KEPT)
 
 

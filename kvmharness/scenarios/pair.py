@@ -66,8 +66,8 @@ SCENARIOS = (
     Scenario(
         "restore-one-by-one",
         "vCPUs that are created and restored one after the other count together.",
-        "Cloud Hypervisor and Firecracker restore so; the former lost its masterclock by it, and now copies "
-        "vCPU 0's offset",
+        "Cloud Hypervisor restores so: it lost its masterclock by it (pull request 8383), and since 8437 "
+        "copies vCPU 0's offset",
         "After a restore the guest's vCPUs disagree about the time, and KVM takes its clock for unstable.",
         ("tsc-write",),
         (

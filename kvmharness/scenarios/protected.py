@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Protected TSCs: where userspace cannot set a guest's TSC, nothing that it tries may move it."""
 
-from kvmharness.contract import Claim, ForwardClaim
+from kvmharness.contract import Claim, ForwardClaim, SameClaim
 from kvmharness.scenarios.scenario import Scenario
 from kvmharness.scenarios.steps import MS, READ_BOTH, READ_ONE, write
 from kvmharness.script import (
@@ -15,7 +15,8 @@ from kvmharness.script import (
 )
 
 _SOURCE = (
-    "kvm_set_msr_common() and kvm_arch_tsc_set_attr() with guest_tsc_protected (SEV-SNP Secure TSC, TDX)"
+    "kvm_vcpu_write_tsc_offset() and __kvm_synchronize_tsc() with guest_tsc_protected (SEV-SNP Secure TSC, "
+    "TDX); judged on a KVM that ignores writes for whatever reason"
 )
 _CONSEQUENCE = "A guest whose TSC is to be out of the host's reach finds it moved."
 _READABLE = ("stable-tsc", "guest-16")
@@ -69,6 +70,7 @@ SCENARIOS = (
                 instead="set",
                 otherwise="the attribute was honoured",
             ),
+            SameClaim("the offset reads back as it was", "offset", "offset-new"),
         ),
         lacks=_PROTECTED,
     ),

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """QEMU: start, reset, hotplug, stop and continue, in its own order."""
 
+from dataclasses import replace
+
 from kvmharness.contract import Claim, ForwardClaim
 from kvmharness.scenarios.qemu_steps import put_full, reset, run, start
 from kvmharness.scenarios.scenario import Scenario
@@ -123,6 +125,31 @@ SCENARIOS = (
         (
             goes_on(_STARTS_ANEW, "reset-0", "tsc-before", together=("reset-0", "reset-1")),
             *count_together(2, "reset", first="reset-0"),
+        ),
+    ),
+    Scenario(
+        "qemu-replug-after-reset",
+        "A vCPU that is unplugged while a QEMU VM is reset, and plugged in again later, counts together with "
+        "the one that was reset.",
+        "QEMU commit 3f2a05b31ee9: a reset used to write 1 only to the vCPUs that are plugged in; one that "
+        "is unplugged is kept, and written 0 when it is plugged in again",
+        "A guest that is rebooted after an unplug finds the vCPU's TSC far ahead when it comes back.",
+        ("tsc-write",),
+        (
+            *start(2),
+            *run(2),
+            Sleep(ns=1050 * MS),
+            *reset(1, "reset"),
+            *run(1, "ran-again"),
+            Sleep(ns=50 * MS),
+            *put_full(1, 0, "plug-1"),
+            *look_at(2),
+        ),
+        (
+            *(
+                replace(claim, instead="one-1", otherwise="it was left where it was before the reset")
+                for claim in count_together(2, "plug")
+            ),
         ),
     ),
     Scenario(

@@ -3,10 +3,11 @@
 
 from dataclasses import dataclass, replace
 
-from kvmharness.contract import AnyClaim
+from kvmharness.contract import AnyClaim, Finding, Promptly, check_all
 from kvmharness.model.simulate import HOST
 from kvmharness.model.state import Host
 from kvmharness.script import Script
+from kvmharness.trace import Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,7 @@ class Scenario:
     people's VMs when a kernel breaks it, `claims` what is checked on the trace. `needs` names the
     capabilities (kvmharness.capabilities) without which the scenario says nothing, and `lacks` those with
     which it does not. `alone` is for a script that would be spoilt by waking up late: nothing else is
-    played while it waits.
+    played while it waits. `promptly` is what has to follow soon for any claim to say something.
     """
 
     name: str
@@ -29,6 +30,11 @@ class Scenario:
     claims: tuple[AnyClaim, ...]
     lacks: tuple[str, ...] = ()
     alone: bool = False
+    promptly: Promptly | None = None
+
+    def findings(self, trace: Trace) -> list[Finding]:
+        """What becomes of each claim in a trace."""
+        return check_all(self.claims, trace, self.promptly)
 
     @property
     def host(self) -> Host:

@@ -123,8 +123,8 @@ SCENARIOS = (
     ),
     Scenario(
         "crosvm-restore",
-        "vCPUs whose MSRs are restored one by one, in the order of their numbers, go on from the first one's "
-        "saved TSC, together.",
+        "vCPUs that get their MSRs one ioctl each, in the order of the MSRs' numbers, go on from the first "
+        "one's saved TSC, together.",
         "crosvm, restore: one KVM_SET_MSRS an MSR, in index order, so TSC comes before TSC_ADJUST",
         _APART,
         ("tsc-write",),
@@ -237,7 +237,7 @@ SCENARIOS = (
     Scenario(
         "migration-recipe",
         "vCPUs that get back their offsets by the attribute go on as though nothing had been written since.",
-        "Documentation/virt/kvm/devices/vcpu.rst, KVM_VCPU_TSC_OFFSET, steps 1 to 7, from a host to "
+        "Documentation/virt/kvm/devices/vcpu.rst, KVM_VCPU_TSC_OFFSET, steps 1, 2, 5 and 7, from a host to "
         "itself: the terms for the two hosts cancel",
         "A migration by the documented recipe loses the guest's time.",
         ("tsc-write", "tsc-offset", "masterclock"),

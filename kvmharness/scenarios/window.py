@@ -131,9 +131,9 @@ SCENARIOS = (
     ),
     Scenario(
         "write-below-zero",
-        "A vCPU that is to count up to 0 first, by a TSC 0.3 s less than that, does so.",
+        "A vCPU whose TSC is written 0.3 s short of 2**64 goes on from there, and wraps to 0.",
         "Intel SDM vol. 3, Time-Stamp Counter: 64 bits that wrap around; so do the sums in "
-        "kvm_synchronize_tsc(), which cuts the second off there",
+        "kvm_synchronize_tsc(), whose window ends at the wrap",
         "A TSC near the end of its 64 bits is dropped for another.",
         ("tsc-write",),
         (

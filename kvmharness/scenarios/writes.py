@@ -9,6 +9,7 @@ from kvmharness.script import CreateVcpu, GetMsrs, GetTscOffset, Read, Run, SetM
 MS = 1_000_000
 
 _BUG = "kernel bug 217423"
+_ON_PURPOSE = "KVM overrides it on purpose: the UAPI baggage that kvm_synchronize_tsc() speaks of"
 _CONSEQUENCE = "The TSC that a VMM writes last is dropped for an earlier one: the guest's clock is wrong."
 
 
@@ -33,7 +34,7 @@ SCENARIOS = (
     Scenario(
         "young-restore-twice",
         "A young vCPU that is restored twice in a row goes on from the second value.",
-        f"{_BUG}; a VMM's reset followed by its restore",
+        f"{_BUG}; a VMM's reset followed by its restore. {_ON_PURPOSE}",
         _CONSEQUENCE,
         ("tsc-write",),
         (
@@ -49,8 +50,8 @@ SCENARIOS = (
         "offset-then-write",
         "A vCPU whose offset was set by the attribute, and whose TSC is then written, goes on from the "
         "value written.",
-        "commit bf328e22e472: the attribute counts as a TSC set by userspace; in Oliver Upton's version of "
-        "30 June 2023 it does not",
+        f"commit bf328e22e472, by which the attribute counts as a TSC set by userspace ({_ON_PURPOSE}); in "
+        "Oliver Upton's version of 30 June 2023 it does not",
         _CONSEQUENCE,
         ("tsc-write", "tsc-offset"),
         (
@@ -67,7 +68,7 @@ SCENARIOS = (
     Scenario(
         "three-writes",
         "A vCPU whose TSC is written three times, the last two half a second apart, goes on from the third.",
-        "kvm_synchronize_tsc(): a write within a second of the last one is an attempt to synchronize",
+        f"QEMU's loadvm and gVisor's loop of writes count on it; {_ON_PURPOSE}",
         _CONSEQUENCE,
         ("tsc-write",),
         (
@@ -115,7 +116,7 @@ SCENARIOS = (
     Scenario(
         "rewrite-after-run-near",
         "A restored vCPU that has run goes on from a TSC that is written half a second off.",
-        "QEMU's loadvm into a running VM; kvm_synchronize_tsc()",
+        f"QEMU's loadvm into a running VM; {_ON_PURPOSE}",
         _CONSEQUENCE,
         ("tsc-write",),
         (
@@ -148,7 +149,8 @@ SCENARIOS = (
         "as before.",
         "kvm_synchronize_tsc(), whose comment calls 0 a special case; QEMU and kvmtool write it at the "
         "start. OpenVMM wrote it to reset a VM, and found that it does not (pull request 4253)",
-        "A VM whose VMM writes 0 at its start has vCPUs that do not count together.",
+        "0 is a request to synchronize and no value: a VMM that writes it at its start would have vCPUs that "
+        "do not count together. Who wants a reset writes 1.",
         ("tsc-write",),
         (
             CreateVcpu(vcpu=0, label="create"),

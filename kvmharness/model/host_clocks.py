@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The host's TSC and raw clock as the brackets of a trace read them: whether they went on together.
+
+KVM's time goes on while a host sleeps (offs_boot), CLOCK_MONOTONIC_RAW does not, and a TSC may or may not.
+Of what was played meanwhile nothing can be told.
+"""
+
+from kvmharness.model.state import DoubtError
+from kvmharness.trace import Bracket, Trace
+
+# How far the clocks may run in one trace: about ten hours of ns, two days of cycles at 1 GHz.
+_MAX_NS = 2**45
+_MAX_CYCLES = 2**48
+
+
+class HostClocks:
+    """The brackets of a trace, one after the other."""
+
+    def __init__(self) -> None:
+        self._first: Bracket | None = None
+        # Two, as a step's own bracket does not tell how long the player was held up within it. Across a step
+        # it shows.
+        self._last: list[Bracket] = []
+
+    def check(self, bracket: Bracket, khz: int | None) -> None:
+        """DoubtError if nothing can be told of a step with this bracket; the TSC counts at `khz` kHz."""
+        first = self._first = self._first or bracket
+        before = self._last[-1] if self._last else None
+        if before and (bracket.ns_before < before.ns_after or bracket.tsc_before < before.tsc_after):
+            raise DoubtError("the host's clocks ran backwards before this step")
+        if khz and not all(_agree(earlier, bracket, khz) for earlier in self._last):
+            raise DoubtError("the host's two clocks disagree before this step: was it suspended?")
+        if bracket.ns_after - first.ns_before > _MAX_NS or bracket.tsc_after - first.tsc_before > _MAX_CYCLES:
+            raise DoubtError("the trace takes too long for a judgement")
+        self._last = [*self._last[-1:], bracket]
+
+
+def clocks_disagree(trace: Trace, khz: int | None) -> str:
+    """Why nothing can be told of a trace, whatever the rules, or ""."""
+    clocks = HostClocks()
+    try:
+        for event in trace.events:
+            clocks.check(event.bracket, khz)
+    except DoubtError as doubt:
+        return str(doubt)
+    return ""
+
+
+def _agree(earlier: Bracket, later: Bracket, khz: int) -> bool:
+    """Whether as much time passed between two brackets by the one clock as by the other.
+
+    The clock was read within the readings of the TSC, however long the player was held up between them. A
+    host knows the rate of its TSC to 1 % at the worst (tsc_refine_calibration_work).
+    """
+    passed = (later.ns_before - earlier.ns_after) * khz // 1_000_000
+    least, most = later.tsc_before - earlier.tsc_after, later.tsc_after - earlier.tsc_before
+    of_a_ns = khz // 1_000_000 + 1  # each reading of the clock is rounded down to one
+    return least - least // 100 - of_a_ns <= passed <= most + most // 100 + of_a_ns
