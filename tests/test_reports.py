@@ -120,3 +120,13 @@ def test_every_report_says_what_the_kernel_behaves_as(
         "",
         "mainline-6.7",
     )
+
+
+def test_of_many_scenarios_with_one_reason_the_text_names_some() -> None:
+    def skipped(count: int) -> str:
+        results = tuple(Result(f"s{number}", Verdict.SKIP, "It does.", "no TSC") for number in range(count))
+        return FORMATS["text"]([KernelReport("k", "amd", "6", results)])
+
+    assert "\nSKIP s0, s1, s2, s3, s4, s5, k on amd\n" in skipped(6)
+    assert "\nSKIP s0, s1, s2, s3, s4, and 2 more, k on amd\n" in skipped(7)
+    assert "\ns6  SKIP\n" in skipped(7)

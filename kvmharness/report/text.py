@@ -10,6 +10,9 @@ from kvmharness.verdict import JUDGED, Result, Verdict
 
 WIDTH = 78
 
+# How many scenarios are named that have one reason in common; the table has them all.
+_NAMED = 5
+
 
 def render(reports: Sequence[KernelReport]) -> str:
     """The whole report, its lines at most 78 columns wide where words allow."""
@@ -41,7 +44,8 @@ def _details(reports: Sequence[KernelReport]) -> Iterator[str]:
                 for each in report.results
                 if (each.verdict, each.reason) == (result.verdict, result.reason)
             ]
-            yield from _wrap(f"{result.verdict.value} {', '.join(same)}, {report.title}{step}", "", "  ")
+            names = same if len(same) <= _NAMED + 1 else [*same[:_NAMED], f"and {len(same) - _NAMED} more"]
+            yield from _wrap(f"{result.verdict.value} {', '.join(names)}, {report.title}{step}", "", "  ")
             if result.verdict is Verdict.FAIL:
                 yield from _wrap(f"contract: {result.contract}", "  ", "    ")
                 if result.finding and result.finding != result.reason:
