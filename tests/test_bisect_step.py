@@ -14,6 +14,7 @@ from kvmharness.bisection import BAD, GIVE_UP, GOOD, SKIP
 from kvmharness.cli import bisect_step, playing
 from kvmharness.cli.playing import Played
 from kvmharness.kvm import KvmUnavailableError
+from kvmharness.lab import cache
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.machine import Machine
 from kvmharness.lab.tree import Tree
@@ -165,6 +166,16 @@ def test_a_fault_of_the_harness_is_no_answer(
     monkeypatch.setattr(playing, "play_on", fails)
     monkeypatch.setenv("KVMHARNESS_DEBUG", debugging)
     assert step() == GIVE_UP
+
+
+@needs_a_compiler
+def test_git_gives_up_when_the_disk_is_full_whatever_the_compiler_says(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    put(repository / SOURCE_PATH, f"{SOURCE}/* hate */\n")
+    monkeypatch.setattr(cache, "is_full", lambda folder: True)
+    assert step() == GIVE_UP
+    assert "does not build" in one_line(capsys.readouterr().err)
 
 
 # The kernel that runs here

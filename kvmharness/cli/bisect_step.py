@@ -14,7 +14,7 @@ from kvmharness.bisection import SKIP, Answer
 from kvmharness.cli import options, playing
 from kvmharness.cli.errors import UsageError
 from kvmharness.kvm import KvmError, KvmUnavailableError
-from kvmharness.lab import build, kernels, owntree, whole
+from kvmharness.lab import build, cache, kernels, owntree, whole
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machine import check_emulator
@@ -104,11 +104,11 @@ def _of_tree(
         kernel = build_it()
         # A kernel is judged once: a snapshot would be of no use to any other step.
         played = playing.play_on(kernel, machine.without_snapshots, scenarios, expectation)
-    except CompileError as error:
-        for line in error.details:
-            print(line, file=sys.stderr)
-        return Answer(SKIP, str(error))
     except LabError as error:
+        if any(cache.is_full(each) for each in (cache.root(), tree)):
+            raise
+        for line in error.details if isinstance(error, CompileError) else ():
+            print(line, file=sys.stderr)
         return Answer(SKIP, str(error))
     for note in played.notes:
         print(f"  | {note}", file=sys.stderr)

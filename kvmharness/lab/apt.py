@@ -34,8 +34,7 @@ _USUAL = f"linux-image-{_FLAVOUR}"
 _URI = re.compile(r"^'(\S+)' (\S+) (\d+) (SHA\d+:\w+)$", re.MULTILINE)
 # Its download resumes what `apt-get download` would begin again.
 _HELPER = "/usr/lib/apt/apt-helper"
-# What is left of a disk that counts as full, and how often that is looked at while apt works.
-_FULL = 1 << 20
+# How often it is looked at whether the disk is full while apt works.
 _LOOK_AFTER_S = 1.0
 _INDEX_AGE_S = 24 * 3600
 # Who asks anew need not ask again for what was looked up this recently.
@@ -257,7 +256,7 @@ class State:
             try:
                 return process.communicate(timeout=_LOOK_AFTER_S)
             except subprocess.TimeoutExpired:
-                if shutil.disk_usage(self.root).free < _FULL:
+                if cache.is_full(self.root):
                     text = f"{self.root} cannot be written: {os.strerror(errno.ENOSPC)}"
                     raise LabError(text) from None
 

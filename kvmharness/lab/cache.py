@@ -11,6 +11,9 @@ from pathlib import Path
 
 from kvmharness.lab.errors import LabError
 
+# What is left of a disk that counts as full.
+_FULL = 1 << 20
+
 # A lock of os.lockf() holds between processes, not between the threads of one.
 _THREADS = threading.RLock()
 
@@ -22,6 +25,14 @@ def root() -> Path:
         return Path(base).expanduser() / "kvmharness"
     except RuntimeError:
         raise LabError("there is no home directory for the cache: set XDG_CACHE_HOME") from None
+
+
+def is_full(folder: Path) -> bool:
+    """Whether the disk that a folder is on has no room left."""
+    try:
+        return shutil.disk_usage(folder).free < _FULL
+    except OSError:
+        return False
 
 
 @contextmanager

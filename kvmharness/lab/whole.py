@@ -5,6 +5,7 @@ make knows what a change concerns: of one to KVM alone nothing but its modules i
 """
 
 import hashlib
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,7 @@ def build(tree: Path, progress: Callable[[str], None] = lambda text: None) -> Pa
     """
     place = cache.root() / "trees" / f"whole-{hashlib.sha256(str(tree).encode()).hexdigest()[:16]}"
     with cache.locked(place):
+        os.utime(place)  # trees that nobody builds in are forgotten
         in_place = (tree / ".config").is_file()
         folder = tree if in_place else place / "built"
         folder.mkdir(exist_ok=True)
