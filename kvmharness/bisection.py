@@ -12,6 +12,7 @@ from kvmharness.verdict import JUDGED, Expectation, Result, Verdict
 
 # What git takes an exit status for. Any other up to 127 would be bad, too; from 128 on git bisect gives up.
 GOOD, BAD, SKIP, GIVE_UP = 0, 1, 125, 128
+ANSWERS = (GOOD, BAD, SKIP)
 _CALLED = {GOOD: "good", BAD: "bad", SKIP: "skip"}
 # How many scenarios a line names, beside the first.
 _NAMED = 5

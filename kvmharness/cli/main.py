@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from kvmharness import __version__
-from kvmharness.bisection import GIVE_UP
+from kvmharness.bisection import ANSWERS, GIVE_UP
 from kvmharness.cli import bisect_step, judge, lab, list, options, predict, probe, run
 from kvmharness.cli.errors import BAD_INPUT, INTERRUPTED, NOTHING_FAILED, UsageError
 from kvmharness.cli.options import Parser
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception:  # KVMHARNESS_DEBUG: what Python itself makes of it is git's word for bad
         traceback.print_exc()
         status = BAD_INPUT
-    return GIVE_UP if status == BAD_INPUT else status
+    return status if status in ANSWERS else GIVE_UP
 
 
 def _run(words: Sequence[str]) -> int:
