@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include <errno.h>
+#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -67,6 +68,18 @@ int bracketed_ioctl_value(struct bracket *bracket, int fd, unsigned long request
 int bracketed_ioctl_pointer(struct bracket *bracket, int fd, unsigned long request, void *pointer)
 {
 	return bracketed_ioctl_value(bracket, fd, request, (unsigned long)pointer);
+}
+
+int ioctl_pointer_together(struct meeting *meeting, struct bracket *bracket, int fd, unsigned long request,
+			   void *pointer)
+{
+	uint64_t deadline = clock_ns(CLOCK_MONOTONIC) + 100000000;
+
+	__atomic_add_fetch(&meeting->arrived, 1, __ATOMIC_SEQ_CST);
+	while (__atomic_load_n(&meeting->arrived, __ATOMIC_SEQ_CST) < meeting->expected &&
+	       clock_ns(CLOCK_MONOTONIC) < deadline)
+		sched_yield();
+	return bracketed_ioctl_pointer(bracket, fd, request, pointer);
 }
 
 void *map_memory(int fd, size_t size)

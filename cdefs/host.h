@@ -24,6 +24,16 @@ int ioctl_pointer(int fd, unsigned long request, void *pointer);
 int bracketed_ioctl_value(struct bracket *bracket, int fd, unsigned long request, unsigned long value);
 int bracketed_ioctl_pointer(struct bracket *bracket, int fd, unsigned long request, void *pointer);
 
+/* Where threads wait for each other: how many are expected, and how many have come. */
+struct meeting {
+	int expected;
+	int arrived;
+};
+
+/* The same once all have come who are expected, or 100 ms later. */
+int ioctl_pointer_together(struct meeting *meeting, struct bracket *bracket, int fd, unsigned long request,
+			   void *pointer);
+
 /*
  * KVM_RUN until the guest exits (0), CLOCK_MONOTONIC passes deadline_ns (1: the guest was made to
  * leave), or -errno; -EINTR means that some other signal arrived and the caller may go on. A bracket

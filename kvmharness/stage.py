@@ -9,7 +9,7 @@ import time
 
 from kvmharness import guests
 from kvmharness.guests.layout import MEMORY_SIZE
-from kvmharness.kvm import BracketBuffer, Exit, lib, read_host_clock
+from kvmharness.kvm import BracketBuffer, Exit, Meeting, lib, read_host_clock
 from kvmharness.msr import MSRS
 from kvmharness.threads import at_once
 from kvmharness.values import NothingReadError, frequency, resolve
@@ -125,6 +125,31 @@ class Stage:
         self._written = values
         self._vcpus[number].set_msrs([(MSRS[name], value) for name, value in zip(names, values, strict=True)])
         return values
+
+    def _do_write_together(self, operation: dict[str, Any]) -> list[int]:
+        numbers = operation["vcpus"]
+        values = [
+            resolve(value, self._khz[number], self._read)
+            for number, value in zip(numbers, operation["values"], strict=True)
+        ]
+        cpus = [self._cpus[place % len(self._cpus)] for place in range(len(numbers))]
+        self._written = [each for pair in zip(cpus, values, strict=True) for each in pair]
+        self._bracket = read_host_clock()
+        meeting = Meeting(len(numbers))
+        buffers = [BracketBuffer() for _ in numbers]
+        for number, buffer in zip(numbers, buffers, strict=True):
+            self._vcpus[number].use_brackets(buffer, meeting)
+        try:
+            at_once(self._write_tsc, list(zip(cpus, numbers, values, strict=True)))
+        finally:
+            for number in numbers:
+                self._vcpus[number].use_brackets(self._brackets)
+        tsc_before, ns_before, ns_after, tsc_after = zip(*(each.read() for each in buffers), strict=True)
+        self._bracket = (min(tsc_before), min(ns_before), max(ns_after), max(tsc_after))
+        return self._written
+
+    def _write_tsc(self, number: int, value: int) -> None:
+        self._vcpus[number].set_msrs([(MSRS["TSC"], value)])
 
     def _do_get_msrs(self, operation: dict[str, Any]) -> list[int]:
         return self._vcpus[operation["vcpu"]].msrs([MSRS[name] for name in operation["indices"]])

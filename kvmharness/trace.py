@@ -36,6 +36,7 @@ from kvmharness.script import (
     SetClock,
     SetMsrs,
     Sleep,
+    WriteTogether,
 )
 
 SCHEMA = 1
@@ -93,12 +94,13 @@ class Event:
     get_tsc_khz, set_vm_tsc_khz); cycles in the order of the MSRs (set_msrs, get_msrs); cycles modulo
     2**64 (set_tsc_offset, get_tsc_offset); the guest's samples in cycles (run); what the guest was to
     write, then its samples before and after, as far as it got, all in cycles (guest_write); for each vCPU its
-    CPU, handovers, warps, and the largest in cycles (run_together); the system's
-    numbers of the CPU before and after (move_thread); ns and flags, and the host's real time in ns and its
-    TSC where the flags say so (get_clock); ns, and of the real time (set_clock); the page's fields
-    (read_kvmclock). `error` is its errno's
-    name, or "". `windows` are of the vCPUs that the operation is about, in its order; none where the kernel
-    shows none.
+    CPU, handovers, warps, and the largest in cycles (run_together), or its CPU and what was written in cycles
+    (write_together); the system's numbers of the CPU before and after (move_thread); ns and flags, and the
+    host's real time in ns and its TSC where the flags say so (get_clock); ns, and of the real time
+    (set_clock); the page's fields (read_kvmclock).
+
+    `error` is its errno's name, or "". `windows` are of the vCPUs that the operation is about, in its order;
+    none where the kernel shows none.
     """
 
     operation: Operation
@@ -261,8 +263,8 @@ def _value_counts(operation: Operation, error: str) -> Container[int]:
         return (2, 4)
     if isinstance(operation, SetClock):
         count = 1 if operation.realtime is None else 2
-    elif isinstance(operation, RunTogether):
-        count = 4 * len(operation.vcpus)
+    elif isinstance(operation, RunTogether | WriteTogether):
+        count = (4 if isinstance(operation, RunTogether) else 2) * len(operation.vcpus)
     elif isinstance(operation, SetMsrs | GetMsrs):
         count = len(operation.msrs if isinstance(operation, SetMsrs) else operation.indices)
     else:

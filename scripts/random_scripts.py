@@ -30,6 +30,7 @@ from kvmharness.script import (
     Sleep,
     Time,
     Value,
+    WriteTogether,
 )
 
 MS = 1_000_000
@@ -95,6 +96,7 @@ class _Author:
             (self.run, 7),
             (self.guest_write, 5),
             (self.run_together, 2),
+            (self.write_together, 2),
             (self.set_khz, 2),
             (self.read_khz, 1),
             (self.set_vm_khz, 1),
@@ -181,6 +183,15 @@ class _Author:
             return self.run()
         chosen = tuple(self.chance.sample(numbers, 2)) if len(numbers) > 1 else (self._vcpu(),)
         return RunTogether(vcpus=chosen, ns=20 * MS, label=self._label("together"))
+
+    def write_together(self) -> Operation:
+        if len(self.vcpus) < 2:
+            return self.write_tsc()
+        chosen = tuple(
+            self.chance.sample(list(self.vcpus), self.chance.choice((2, 2, min(3, len(self.vcpus)))))
+        )
+        values = tuple(self._tsc_value() for _ in chosen)
+        return WriteTogether(vcpus=chosen, values=values, label=self._label("at-once"))
 
     def set_khz(self) -> Operation:
         return SetTscKhz(vcpu=self._vcpu(), khz=self._khz(), label=self._label("set-khz"))

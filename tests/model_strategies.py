@@ -146,6 +146,11 @@ def scripts(draw: st.DrawFn, *, frequencies: bool = True, most: int = 14) -> Scr
             pair = draw(st.permutations(vcpus))[:2]
             found.append(script.RunTogether(vcpus=tuple(pair), label=label))
             continue
+        if len(vcpus) > 1 and draw(st.integers(0, 9)) == 0:
+            pair = draw(st.permutations(vcpus))[: draw(st.integers(2, 3))]
+            written = tuple(draw(plain) for _ in pair)
+            found.append(script.WriteTogether(vcpus=tuple(pair), values=written, label=label))
+            continue
         operation = draw(_operations(draw(st.sampled_from(vcpus)), readable, frequencies))
         label = "clock" if isinstance(operation, script.GetClock) else label
         found.append(dataclasses.replace(operation, label=label))

@@ -288,6 +288,19 @@ MUTANTS = (
         "        elif request is not False:\n",
         "        elif False:\n",
     ),
+    Mutant(
+        "the last of those that are written at once is the first to be",
+        "together",
+        "permutations(range(len(numbers)))",
+        "[tuple(reversed(range(len(numbers))))]",
+        made_up("mainline-6.7"),  # on a kernel it is chance
+    ),
+    Mutant(
+        "only the first of those that are written at once is",
+        "together",
+        "for place in order:",
+        "for place in order[:1]:",
+    ),
     # What debugfs shows
     Mutant(
         "debugfs shows what is to be taken away",

@@ -93,6 +93,11 @@ def any_operation(chance: Chance, vcpus: int) -> script.Operation:
             lambda: script.GuestWrite(
                 vcpu=vcpu, msr=chance.choice(msrs), value=any_value(chance), label=label
             ),
+            lambda: script.WriteTogether(
+                vcpus=tuple(range(vcpus))[:3],
+                values=tuple(any_value(chance) for _ in range(vcpus))[:3],
+                label=label,
+            ),
             lambda: script.GetClock(label=label),
             lambda: script.Sleep(ns=chance.choice((0, MS, 50 * MS, 2_000 * MS)), label=label),
         )

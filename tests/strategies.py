@@ -38,6 +38,14 @@ operations = st.one_of(
         ns=st.integers(0, 10**12),
         label=labels,
     ),
+    st.lists(st.tuples(vcpus, values), min_size=1, max_size=4, unique_by=lambda each: each[0]).flatmap(
+        lambda pairs: st.builds(
+            script.WriteTogether,
+            vcpus=st.just(tuple(vcpu for vcpu, _ in pairs)),
+            values=st.just(tuple(value for _, value in pairs)),
+            label=labels,
+        )
+    ),
     st.builds(script.SetTscKhz, vcpu=vcpus, khz=khz, label=labels),
     st.builds(script.GetTscKhz, vcpu=vcpus, label=labels),
     st.builds(script.SetVmTscKhz, khz=khz, label=labels),
@@ -75,6 +83,8 @@ def _value_count(operation: script.Operation) -> int:
         return len(operation.msrs if isinstance(operation, script.SetMsrs) else operation.indices)
     if isinstance(operation, script.RunTogether):
         return 4 * len(operation.vcpus)
+    if isinstance(operation, script.WriteTogether):
+        return 2 * len(operation.vcpus)
     if isinstance(operation, script.SetClock):
         return 1 if operation.realtime is None else 2
     return _VALUES.get(type(operation), 1)

@@ -57,7 +57,7 @@ def mutate(mutant: Mutant, patch: pytest.MonkeyPatch) -> None:
             {name: kind for name, kind in vars(operations).items() if isinstance(kind, type)}
         )
         patch.setattr(judge_module, "perform", changed.perform)
-    elif mutant.module == "clock_operations":
+    elif mutant.module in ("clock_operations", "together"):
         for handled, handler in list(operations._HANDLERS.items()):
             name = handler.__name__
             if handler.__module__ == changed.__name__:

@@ -32,6 +32,7 @@ from kvmharness.script import (
     SetVmTscKhz,
     Sleep,
     Time,
+    WriteTogether,
 )
 from kvmharness.trace import Event, from_played
 
@@ -183,6 +184,45 @@ def test_a_cpu_that_is_not_there_is_refused_and_the_script_goes_on(
     refused, stays = play(system, MoveThread(to=1), MoveThread(to=0))
     assert (refused.values, refused.error) == ((), "EINVAL")
     assert (stays.values, stays.error) == ((only, only), "")
+
+
+# Writes at the same time
+
+
+def test_vcpus_are_written_at_the_same_time_each_from_a_cpu_of_its_own(
+    system: System, affinity: set[int]
+) -> None:
+    three = [CreateVcpu(vcpu=vcpu) for vcpu in range(3)]
+    once = WriteTogether(vcpus=(2, 0, 1), values=(Time(10**9), 5, 7))
+    *created, both, after = play(system, *three, once, Run(vcpu=0))
+    assert not both.error
+    assert both.values[1::2] == (created[0].values[0] * 1000, 5, 7)
+    cpus = both.values[::2]
+    assert set(cpus) == (affinity if len(affinity) < 3 else {*cpus})
+    assert len(set(cpus)) == min(3, len(affinity))
+    assert created[-1].bracket.tsc_after <= both.bracket.tsc_before
+    assert both.bracket.tsc_before < both.bracket.tsc_after <= after.bracket.tsc_before
+    assert os.sched_getaffinity(0) == affinity
+
+
+def test_a_thread_that_cannot_write_does_not_keep_the_others_waiting(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise KvmError(ioctls.SET_MSRS, errno.EINVAL)
+
+    monkeypatch.setattr(Vcpu, "set_msrs", refuse)
+    begin = time.monotonic()
+    *_, both, run = play(
+        system,
+        CreateVcpu(vcpu=0),
+        CreateVcpu(vcpu=1),
+        WriteTogether(vcpus=(0, 1), values=(5, 7)),
+        Run(vcpu=0),
+    )
+    assert (both.error, both.values[1::2]) == ("EINVAL", (5, 7))
+    assert run.values
+    assert time.monotonic() - begin < 60
 
 
 # Scripts that wait together

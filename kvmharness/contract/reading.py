@@ -3,7 +3,7 @@
 
 from collections.abc import Sequence
 
-from kvmharness.script import CreateVcpu, GetMsrs, GuestWrite, Run, SetMsrs
+from kvmharness.script import CreateVcpu, GetMsrs, GuestWrite, Run, SetMsrs, WriteTogether
 from kvmharness.trace import Event
 
 
@@ -14,6 +14,9 @@ def guest_tsc(event: Event) -> int | None:
         return 0  # kvm_arch_vcpu_postcreate() writes 0
     if not event.values:
         return None
+    if isinstance(operation, WriteTogether):
+        written = {*event.values[1::2]}
+        return written.pop() if len(written) == 1 else None
     if isinstance(operation, SetMsrs):
         names: Sequence[str] = [name for name, _ in operation.msrs]
     elif isinstance(operation, GetMsrs):

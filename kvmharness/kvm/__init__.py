@@ -7,7 +7,7 @@ each boot a second. A test holds them to it.
 """
 
 from kvmharness.kvm._kvm import ffi, lib
-from kvmharness.kvm.clock import BracketBuffer, BracketNumbers, read_host_clock
+from kvmharness.kvm.clock import BracketBuffer, BracketNumbers, Meeting, read_host_clock
 from kvmharness.kvm.errors import KvmError, KvmUnavailableError, MsrError
 from kvmharness.kvm.memory import Memory
 from kvmharness.kvm.system import System
@@ -21,6 +21,7 @@ __all__ = [
     "Exit",
     "KvmError",
     "KvmUnavailableError",
+    "Meeting",
     "Memory",
     "MsrError",
     "System",

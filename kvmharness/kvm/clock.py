@@ -23,6 +23,13 @@ class BracketBuffer:
         return (pointer.tsc_before, pointer.ns_before, pointer.ns_after, pointer.tsc_after)
 
 
+class Meeting:
+    """Where `expected` threads wait for each other before an ioctl; none for longer than 100 ms."""
+
+    def __init__(self, expected: int) -> None:
+        self.pointer = ffi.new("struct meeting *", {"expected": expected})
+
+
 def read_host_clock() -> BracketNumbers:
     """Both host clocks now, as a bracket around nothing."""
     buffer = BracketBuffer()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
-    from kvmharness.kvm.clock import BracketBuffer, BracketNumbers
+    from kvmharness.kvm.clock import BracketBuffer, BracketNumbers, Meeting
     from kvmharness.kvm.ioctls import Ioctl
 
 
@@ -30,14 +30,19 @@ class Descriptor:
         self._call_value: Any = lib.ioctl_value
         self._call_pointer: Any = lib.ioctl_pointer
 
-    def use_brackets(self, buffer: BracketBuffer) -> None:
-        """From now on read the host's clocks around each ioctl, into `buffer`."""
+    def use_brackets(self, buffer: BracketBuffer, meeting: Meeting | None = None) -> None:
+        """From now on read the host's clocks around each ioctl, into `buffer`.
+
+        Those that take a pointer begin at a `meeting`, if there is one.
+        """
         bracket = buffer.pointer
 
         def call_value(fd: int, number: int, value: int) -> Any:
             return lib.bracketed_ioctl_value(bracket, fd, number, value)
 
         def call_pointer(fd: int, number: int, pointer: Any) -> Any:
+            if meeting is not None:
+                return lib.ioctl_pointer_together(meeting.pointer, bracket, fd, number, pointer)
             return lib.bracketed_ioctl_pointer(bracket, fd, number, pointer)
 
         self._bracket_buffer = buffer

@@ -34,6 +34,7 @@ from kvmharness.script import (
     SetTscKhz,
     SetTscOffset,
     SetVmTscKhz,
+    WriteTogether,
     vcpus_of,
 )
 from kvmharness.trace import Bracket, Event, Trace
@@ -168,9 +169,9 @@ def check(event: Event) -> None:
     doubt = ""
     if error in ENVIRONMENT:
         doubt = f"it failed with {error}, which says nothing about the rule"
-    elif (error and isinstance(operation, Run | GetClock | CreateVcpu) and error != "EEXIST") or (
-        error not in ("", "EINVAL") and isinstance(operation, RunTogether)
-    ):
+    elif (
+        error and isinstance(operation, Run | GetClock | CreateVcpu | WriteTogether) and error != "EEXIST"
+    ) or (error not in ("", "EINVAL") and isinstance(operation, RunTogether)):
         doubt = f"it failed with {error}"
     elif error and isinstance(operation, GuestWrite) and event.values:
         doubt = f"it failed with {error}, and how far the guest got is not known"

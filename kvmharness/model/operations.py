@@ -29,6 +29,7 @@ from kvmharness.script import (
     SetTscOffset,
     SetVmTscKhz,
     Sleep,
+    WriteTogether,
 )
 
 # A step may write a thousand values, and each may leave two ways open.
@@ -282,6 +283,7 @@ def _sleep(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
 _HANDLERS: dict[type[Operation], Callable[[Rules, World, Deed], list[Outcome]]] = {
     CreateVcpu: _create_vcpu,
     SetMsrs: _set_msrs,
+    WriteTogether: together.write_together,
     GetMsrs: _get_msrs,
     SetTscOffset: _set_tsc_offset,
     GetTscOffset: _get_tsc_offset,

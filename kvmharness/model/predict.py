@@ -30,6 +30,7 @@ from kvmharness.script import (
     Sleep,
     Time,
     Value,
+    WriteTogether,
 )
 from kvmharness.trace import Trace
 
@@ -126,6 +127,8 @@ def in_words(operation: Operation) -> str:
     if isinstance(operation, SetMsrs):
         values = ", ".join(f"{name} = {_value(value)}" for name, value in operation.msrs)
         return f"write {values} to vCPU {operation.vcpu}"
+    if isinstance(operation, WriteTogether):
+        return f"{text}: {', '.join(map(_value, operation.values))}"
     if isinstance(operation, SetTscOffset):
         return f"{text} to {_value(operation.offset)}"
     if isinstance(operation, GuestWrite):

@@ -22,6 +22,7 @@ from kvmharness.script import (
     Run,
     RunTogether,
     SetMsrs,
+    WriteTogether,
     vcpus_of,
 )
 from kvmharness.trace import Event
@@ -72,6 +73,8 @@ def describe(operation: Operation) -> str:
         return f"write {', '.join(name for name, _ in operation.msrs)}{of_vcpu}"
     if isinstance(operation, RunTogether):
         return f"run vCPUs {', '.join(map(str, operation.vcpus))} at once"
+    if isinstance(operation, WriteTogether):
+        return f"write TSC of vCPUs {', '.join(map(str, operation.vcpus))} at once"
     if isinstance(operation, GetMsrs):
         return f"read {', '.join(operation.indices)}{of_vcpu}"
     return _WORDS.get(operation.name, operation.name) + of_vcpu

@@ -35,6 +35,7 @@ from kvmharness.script import (
     SetTscOffset,
     SetVmTscKhz,
     Sleep,
+    WriteTogether,
     vcpus_of,
 )
 from kvmharness.trace import Bracket, Event, Trace, Window
@@ -58,7 +59,7 @@ _REALTIME_NS = 1_700_000_000 * 10**9  # its CLOCK_REALTIME when it was booted
 
 
 # What these step's values are is known before.
-_SAYS_WHAT_IT_DID = MoveThread | SetTscOffset | SetMsrs | SetTscKhz | SetVmTscKhz | SetClock
+_SAYS_WHAT_IT_DID = MoveThread | SetTscOffset | SetMsrs | WriteTogether | SetTscKhz | SetVmTscKhz | SetClock
 
 
 class Pace(NamedTuple):
@@ -200,6 +201,8 @@ class _Stage:
             data: dict[str, Any] = script.to_json(operation)
             values = [value for _, value in data.get("msrs", [])] or [data.get("offset", data.get("value"))]
             return tuple(resolve(value, self.khz[operation.vcpu], self.read) for value in values)
+        if isinstance(operation, WriteTogether):
+            return self._written_together(operation)
         if isinstance(operation, SetClock):
             data = script.to_json(operation)
             given = [each for each in (data["clock"], data["realtime"]) if each is not None]
@@ -209,6 +212,14 @@ class _Stage:
         if isinstance(operation, SetVmTscKhz):
             return (_khz(operation.khz, self.world.default_tsc_khz or self.host_khz),)
         return self._moves(operation)
+
+    def _written_together(self, operation: WriteTogether) -> tuple[int, ...]:
+        values = script.to_json(operation)["values"]
+        return tuple(
+            each
+            for place, (vcpu, value) in enumerate(zip(operation.vcpus, values, strict=True))
+            for each in (place % CPUS, resolve(value, self.khz[vcpu], self.read))
+        )
 
     def _moves(self, operation: Operation) -> tuple[int, ...]:
         """Where an operation is carried out, for those that say so."""

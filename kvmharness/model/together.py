@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What it leads to that several vCPUs run at once (see `operations`)."""
+"""What it leads to that several vCPUs run, or are written, at once (see `operations`)."""
+
+from itertools import permutations
 
 from kvmharness.model.interval import Interval
 from kvmharness.model.outcome import REFUSED, Answer, Deed, Guess, Outcome, Within
@@ -21,9 +23,7 @@ def run_together(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
     numbers, values = deed.operation.vcpus, deed.written
     if not values:
         return [Outcome(world, (), REFUSED)]
-    thread, home = world.cpu, values[0]
-    for vcpu in world.vcpus.values():
-        vcpu.cpu = home if vcpu.cpu == HOME else vcpu.cpu
+    home = _home(world, values[0])
     worlds = [world]
     for place, number in enumerate(numbers):
         entered = []
@@ -37,11 +37,46 @@ def run_together(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
         if len(worlds) > _MOST_WORLDS:
             raise DoubtError(f"{len(numbers)} vCPUs at once leave too many ways open that it may have gone")
     for each in worlds:
-        each.cpu = home if thread == HOME else thread
+        each.cpu = home
         for number in numbers:
             # One that was running already is sent out of the guest, and has its page written; or is not.
             rules.look_again(each, number, deed.moment)
     return [Outcome(each, _answers(rules, each, numbers)) for each in worlds]
+
+
+def write_together(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+    """KVM_SET_MSRS of MSR_IA32_TSC of several vCPUs, which KVM does one after the other, in whatever order.
+
+    kvm_synchronize_tsc() takes the VM's tsc_write_lock. `written` is two values for each, as the step reads
+    them.
+    """
+    numbers, values = deed.operation.vcpus, deed.written
+    home = _home(world, values[0])
+    found: list[World] = []
+    for order in permutations(range(len(numbers))):
+        worlds = [world.fork()]
+        for place in order:
+            written = []
+            for each in worlds:
+                each.cpu = values[2 * place]
+                rules.load_vcpu(each, numbers[place], deed.moment)
+                written += rules.synchronize_tsc(
+                    each, numbers[place], values[2 * place + 1], deed.moment, user=True
+                )
+            worlds = written
+        found = distinct([*found, *worlds])
+        if len(found) > _MOST_WORLDS:
+            raise DoubtError(f"{len(numbers)} vCPUs at once leave too many ways open that it may have gone")
+    for each in found:
+        each.cpu = home
+    return [Outcome(each, (None,) * len(values)) for each in found]
+
+
+def _home(world: World, first: int) -> int:
+    """Where the playing thread is: till its first move on the CPU that the script began on."""
+    for vcpu in world.vcpus.values():
+        vcpu.cpu = first if vcpu.cpu == HOME else vcpu.cpu
+    return first if world.cpu == HOME else world.cpu
 
 
 def _answers(rules: Rules, world: World, numbers: tuple[int, ...]) -> tuple[Answer, ...]:

@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Two vCPUs that run at the same time, each on a CPU of its own, and hold their TSCs against each other's."""
+"""At once: vCPUs that are written, or run, from threads of their own at the same time.
 
-from kvmharness.contract import NoWarpClaim, Promptly
+Those that run hold their TSCs against each other's, each on a CPU of its own. Of those that are written, KVM
+takes whichever comes first for the one that the others are to be synchronized with.
+"""
+
+from kvmharness.contract import Claim, NoWarpClaim, Promptly
 from kvmharness.scenarios.scenario import Scenario
+from kvmharness.scenarios.steps import goes_on, look_at
 from kvmharness.script import (
     CreateVcpu,
     GetTscOffset,
@@ -13,6 +18,7 @@ from kvmharness.script import (
     SetTscOffset,
     Sleep,
     Time,
+    WriteTogether,
 )
 
 MS = 1_000_000
@@ -33,7 +39,68 @@ def _write(vcpu: int, ms: int) -> SetMsrs:
     return SetMsrs(vcpu=vcpu, msrs=(("TSC", Time(ms * MS)),), label=f"restore-{vcpu}")
 
 
+def _restored_at_once(vcpus: int, *ms: int) -> Script:
+    """vCPUs that are 50 ms old are written at the same time."""
+    numbers = tuple(range(vcpus))
+    values = tuple(Time(each * MS) for each in ms)
+    return (
+        *(CreateVcpu(vcpu=vcpu, label=f"create-{vcpu}") for vcpu in numbers),
+        Sleep(ns=50 * MS),
+        WriteTogether(vcpus=numbers, values=values, label="restore"),
+        *look_at(vcpus),
+    )
+
+
+def _same_tsc(vcpus: int) -> tuple[Claim, ...]:
+    return tuple(
+        Claim(
+            f"vCPU {vcpu} counts together with vCPU 0",
+            seen=(f"offset-{vcpu}", f"guest-{vcpu}"),
+            expected=("offset-0", "guest-0"),
+        )
+        for vcpu in range(1, vcpus)
+    )
+
+
+def _from_what_was_written(vcpu: int, together: tuple[str, ...] = ()) -> Claim:
+    return goes_on(
+        f"vCPU {vcpu} goes on from its saved TSC", "restore", "create-0", vcpu=vcpu, together=together
+    )
+
+
+_CROSVM = "crosvm, restore: each vCPU's thread restores its MSRs by itself, all at the same time"
+_APART = "After a restore the guest's vCPUs disagree about the time, depending on which thread was first."
+
 SCENARIOS = (
+    Scenario(
+        "restored-at-once",
+        "Two vCPUs whose threads write them one saved TSC at the same time go on from it, together.",
+        _CROSVM,
+        _APART,
+        ("tsc-write",),
+        _restored_at_once(2, 100_000, 100_000),
+        (_from_what_was_written(0), *_same_tsc(2)),
+    ),
+    Scenario(
+        "restored-at-once-young",
+        "Two vCPUs whose threads write them one saved TSC at the same time, within a second of their "
+        "creation and of what that gave them, go on from it, together.",
+        f"{_CROSVM}; kernel bug 217423",
+        "Restored VMs do not get their saved TSC back when the snapshot is young.",
+        ("tsc-write",),
+        _restored_at_once(2, 500, 500),
+        (_from_what_was_written(0, together=("create-0", "restore")), *_same_tsc(2)),
+    ),
+    Scenario(
+        "restored-at-once-apart",
+        "Three vCPUs whose threads write them what was saved, 1 ms apart each, at the same time count "
+        "together, whichever comes first.",
+        f"{_CROSVM}; what was saved of one vCPU after the other is apart by as much",
+        _APART,
+        ("tsc-write",),
+        _restored_at_once(3, 100_000, 99_999, 99_998),
+        _same_tsc(3),
+    ),
     Scenario(
         "new-pair-at-once",
         "Two vCPUs of a new VM that run at once have one TSC: neither reads less than the other has before.",

@@ -40,6 +40,7 @@ from kvmharness.script.operation import (
     SetTscOffset,
     SetVmTscKhz,
     Sleep,
+    WriteTogether,
     vcpus_of,
 )
 from kvmharness.script.value import Khz, Ppm, Read, Time, Value
@@ -80,6 +81,7 @@ __all__ = [
     "Sleep",
     "Time",
     "Value",
+    "WriteTogether",
     "from_json",
     "to_json",
     "vcpus_of",

@@ -8,7 +8,7 @@ from typing import Any
 from kvmharness.guests.layout import MAX_VCPUS
 from kvmharness.guests.rdtsc import PROGRAMS
 from kvmharness.msr import MSRS
-from kvmharness.script.operation import OPERATIONS, Operation
+from kvmharness.script.operation import OPERATIONS, Operation, WriteTogether
 from kvmharness.script.value import Khz, Ppm, Read, Time, Value
 
 MAX_SLEEP_NS = 3600 * 10**9
@@ -104,6 +104,7 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
     "offset": _value_from_json,
     "msr": _msr,
     "value": _value_from_json,
+    "values": lambda data: tuple(_value_from_json(each) for each in _list(data)),
     "clock": _value_from_json,
     "realtime": lambda data: None if data is None else _value_from_json(data),
     "khz": _khz_from_json,
@@ -116,6 +117,7 @@ _ENCODERS: dict[str, Callable[[Any], Any]] = {
     "vcpus": list,
     "offset": _value_to_json,
     "value": _value_to_json,
+    "values": lambda values: [_value_to_json(value) for value in values],
     "clock": _value_to_json,
     "realtime": lambda value: None if value is None else _value_to_json(value),
     "khz": _khz_to_json,
@@ -142,4 +144,7 @@ def from_json(data: Any) -> Operation:
     if set(given) | {"label"} != names:
         odd = sorted(set(given) ^ (names - {"label"} | (set(given) & {"label"})))
         raise ScriptError(f"{kind.name}: missing or unknown: {', '.join(str(name)[:60] for name in odd)}")
-    return kind(**{name: _DECODERS[name](value) for name, value in given.items()})
+    made = kind(**{name: _DECODERS[name](value) for name, value in given.items()})
+    if isinstance(made, WriteTogether) and len(made.values) != len(made.vcpus):
+        raise ScriptError(f"{kind.name}: {len(made.values)} values for {len(made.vcpus)} vCPUs")
+    return made

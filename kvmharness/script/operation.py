@@ -39,6 +39,19 @@ class SetMsrs(Operation):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WriteTogether(Operation):
+    """Write MSR_IA32_TSC of several vCPUs at once, to as many `values`, each from a thread of its own.
+
+    The threads are on CPUs 0, 1 and so on, as MoveThread counts them, over and over, and wait for each other
+    before their KVM_SET_MSRS. Reads for each vCPU the CPU's number in the system, and the value written.
+    """
+
+    name = "write_together"
+    vcpus: tuple[int, ...]
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class GetMsrs(Operation):
     """Read MSRs of `vcpu` with one KVM_GET_MSRS."""
 
@@ -209,6 +222,7 @@ OPERATIONS: dict[str, type[Operation]] = {
     for operation in (
         CreateVcpu,
         SetMsrs,
+        WriteTogether,
         GetMsrs,
         SetTscOffset,
         GetTscOffset,
@@ -232,7 +246,7 @@ Script = tuple[Operation, ...]
 
 def vcpus_of(operation: Operation) -> tuple[int, ...]:
     """The vCPUs that an operation is about."""
-    if isinstance(operation, RunTogether):
+    if isinstance(operation, RunTogether | WriteTogether):
         return operation.vcpus
     vcpu: int | None = getattr(operation, "vcpu", None)
     return () if vcpu is None else (vcpu,)
