@@ -164,6 +164,12 @@ CAPABILITIES = {
             asks="offset-before",
         ),
         Capability(
+            "offset-attribute",
+            EndClaim("the kernel knows KVM_VCPU_TSC_OFFSET, whatever comes of it", seen="offset-before"),
+            missing="this KVM has no offset attribute (KVM_VCPU_TSC_OFFSET)",
+            there="this KVM has an offset attribute (KVM_VCPU_TSC_OFFSET)",
+        ),
+        Capability(
             "rdtscp",
             ReadsClaim("a guest may execute RDTSCP", seen="guest-rdtscp"),
             missing="this KVM offers its guests no RDTSCP",

@@ -73,6 +73,13 @@ def test_a_tsc_that_stood_still_before_it_was_read_may_count_from_where_it_stopp
     assert check(replace(claim, stands_since="set"), stood).state is State.KEPT
 
 
+def test_a_guest_that_is_ahead_by_less_than_its_entry_took_is_undecided() -> None:
+    # Entered and left in 10 ms: held up for as long between its two clocks, KVM brings the TSC so far ahead.
+    at_most = (110 * MS * 101 // 100 + 10 * MS) // 2
+    assert check(AT_HALF, half_as_fast(at_most, width=10 * MS)).state is State.UNDECIDED
+    assert check(AT_HALF, half_as_fast(at_most + 2, width=10 * MS)).state is State.BROKEN
+
+
 def test_a_rate_that_was_refused_proves_nothing() -> None:
     played = half_as_fast(50 * MS)
     refused = event(SetTscKhz(vcpu=0, khz=500_000, label="khz"), 950 * MS, 500_000, error="EINVAL")

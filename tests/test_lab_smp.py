@@ -10,7 +10,8 @@ from kvmharness import capabilities
 from kvmharness.identity import Identity
 from kvmharness.lab import image, machine, play
 from kvmharness.lab.kernels import Kernel
-from kvmharness.lab.machines import AMD_SMP, AMD_UNSTABLE
+from kvmharness.lab.machine import Machine
+from kvmharness.lab.machines import AMD_SMP, AMD_SMP_UNSTABLE, AMD_UNSTABLE
 from kvmharness.model.judge import Possibility, judge
 from kvmharness.model.policies import POLICIES
 from kvmharness.scenarios import SCENARIOS, Scenario
@@ -65,23 +66,24 @@ def test_with_two_cpus_a_kernel_is_identified_by_one_policy_and_fails_nothing_un
 
 
 @pytest.mark.parametrize(
-    ("spec", "policy"),
+    ("spec", "policy", "place"),
     [
-        pytest.param("debian:6.1", "mainline-before-6.7", marks=pytest.mark.full),
-        ("debian:6.12", "mainline-6.7"),
+        pytest.param("debian:6.1", "mainline-before-6.7", AMD_UNSTABLE, marks=pytest.mark.full),
+        ("debian:6.12", "mainline-6.7", AMD_UNSTABLE),
+        pytest.param("debian:6.12", "mainline-6.7", AMD_SMP_UNSTABLE, marks=pytest.mark.full),
     ],
 )
 def test_on_an_unstable_tsc_what_holds_there_is_judged_and_the_rest_is_skipped(
-    kernel: Find, spec: str, policy: str
+    kernel: Find, spec: str, policy: str, place: Machine
 ) -> None:
     found = kernel(spec)
     outcome = settle(
         list(SCENARIOS.values()),
-        lambda each: play.play(found, AMD_UNSTABLE, each),
+        lambda each: play.play(found, place, each),
         Expectation(POLICIES[policy]),
     )
     assert not_foretold(outcome, policy) == {}
-    assert oddly_skipped(outcome, "amd-unstable") == set()
+    assert oddly_skipped(outcome, place.name) == set()
 
 
 @pytest.mark.full

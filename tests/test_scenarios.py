@@ -19,7 +19,7 @@ def labels_of(claim: AnyClaim) -> tuple[str, ...]:
     if isinstance(claim, Claim):
         named = (*claim.seen, *claim.expected, claim.instead, *claim.together)
     elif isinstance(claim, RateClaim):
-        named = (claim.since, claim.first, claim.last, claim.khz, claim.instead)
+        named = (claim.stands_since, claim.first, claim.last, claim.khz, claim.instead)
     elif isinstance(claim, RealtimeClaim):
         named = (claim.before, claim.by, claim.after)
     else:

@@ -100,7 +100,7 @@ SCENARIOS = (
         "On a host with an unstable TSC a guest whose offset is set starts from the TSC that this makes.",
         "Documentation/virt/kvm/devices/vcpu.rst, KVM_VCPU_TSC_OFFSET: guest_tsc = host_tsc + offset",
         "A VMM that restores offsets gets another TSC on such hosts.",
-        (),
+        ("offset-attribute",),
         (
             CreateVcpu(vcpu=0, label="create"),
             SetTscOffset(vcpu=0, offset=Time(100_000 * MS), label="set"),
