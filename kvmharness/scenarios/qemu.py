@@ -66,6 +66,7 @@ SCENARIOS = (
             goes_on(_STARTS_ANEW, "reset-0", "tsc-before", together=("one-0", "reset-0")),
             *count_together(2, "reset", first="reset-0"),
         ),
+        alone=True,
     ),
     Scenario(
         "qemu-double-reset",

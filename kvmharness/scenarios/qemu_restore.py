@@ -50,6 +50,7 @@ SCENARIOS = (
             *look_at(2),
         ),
         _restored("saved-0", together=("one-0", "load-0")),
+        alone=True,
     ),
     Scenario(
         "qemu-loadvm-old",
