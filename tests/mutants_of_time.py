@@ -43,8 +43,15 @@ MUTANTS = (
     Mutant(
         "a rate above the host's is not caught up with",
         "rates",
-        "                vcpu.tsc_catchup = True\n",
+        "                vcpu.tsc_catchup = vcpu.tsc_always_catchup = True\n",
         "",
+    ),
+    Mutant(
+        "a rate above the host's is caught up with only when something else asks for it",
+        "masterclock",
+        "        if vcpu.tsc_always_catchup:\n",
+        "        if False:\n",
+        survives="then a run may catch up or may not, which allows for both",
     ),
     # MSRs
     Mutant(
@@ -175,10 +182,23 @@ MUTANTS = (
         "            pass\n",
     ),
     Mutant(
+        "a guest's write of TSC_ADJUST does not ask for its page",
+        "rules",
+        "            vcpu.clock_request = True\n",
+        "",
+        survives="at every run a page may be written without being asked for",
+    ),
+    Mutant(
+        "with a real time, too, the clock goes on from just what was set",
+        "masterclock",
+        "            most = _EVER_NS\n",
+        "            most = 0\n",
+    ),
+    Mutant(
         "the clock cannot be set",
         "masterclock",
         "        world.kvmclock_offset = world.unknown(\n"
-        "            Interval(clock - moment.ns.high - slack, clock - moment.ns.low + slack)\n"
+        "            Interval(clock - moment.ns.high - slack, clock + most - moment.ns.low + slack)\n"
         "        )\n",
         "",
     ),

@@ -100,6 +100,15 @@ def test_with_a_real_time_what_passed_since_is_added_which_only_the_host_knows()
         assert not possible(*was_set, clock(1020 * MS, time, 2), clock(1030 * MS, time, 2), host=KNOWS)
 
 
+def test_a_real_time_that_is_yet_to_come_does_not_set_the_clock_back() -> None:
+    was_set = (create(1000 * MS), set_clock(1010 * MS, 5_000 * MS, 1_700_000_000_000 * MS))
+    # 10 ms after 5000 ms, less what is not known, as above.
+    assert possible(*was_set, clock(1020 * MS, 5_010 * MS - 6_000, 2), host=KNOWS)
+    assert not possible(*was_set, clock(1020 * MS, 5_010 * MS - 6_100, 2), host=KNOWS)
+    # 50 years after it are possible.
+    assert possible(*was_set, clock(1020 * MS, 50 * 365 * 86_400_000 * MS, 2), host=KNOWS)
+
+
 def test_kernels_that_do_not_know_a_real_time_refuse_it() -> None:
     refused = (create(1000 * MS), set_clock(1010 * MS, 5_000 * MS, 1, error="EINVAL"))
     taken = (create(1000 * MS), set_clock(1010 * MS, 5_000 * MS, 1))
@@ -149,6 +158,21 @@ def test_a_version_is_even_and_grows_with_every_page_that_was_asked_for() -> Non
     assert possible(*again, page(1006 * MS, 10, STABLE, of=1002 * MS))
     judgement = judged(*again, page(1006 * MS, 8, STABLE, of=1002 * MS))
     assert judgement.possible == "an even version from 10 up"
+
+
+def test_a_page_is_written_anew_when_the_guest_moves_its_tsc_by_tsc_adjust() -> None:
+    adjust = GuestWrite(vcpu=0, msr="TSC_ADJUST", value=50 * MS)
+    ran = (
+        create(1000 * MS),
+        page_on(1001 * MS),
+        run(1002 * MS, 2 * MS),
+        page(1003 * MS, 2, STABLE, of=1002 * MS),
+    )
+    moved = (*ran, step(adjust, 1004 * MS, 50 * MS, 4 * MS, 54 * MS))
+    # The time that the masterclock knows is that of the first run; the TSC of then has moved too.
+    assert possible(*moved, page(1005 * MS, 4, STABLE, of=1002 * MS, tsc=52 * MS))
+    assert not possible(*moved, page(1005 * MS, 2, STABLE, of=1002 * MS))
+    assert not possible(*moved, page(1005 * MS, 4, STABLE, of=1002 * MS))
 
 
 def test_a_page_is_stable_while_all_vcpus_match_and_stays_so_until_its_own_vcpu_runs() -> None:

@@ -147,6 +147,20 @@ def test_catching_up_compares_unsigned_numbers() -> None:
     assert not possible(*events, guest_write(1003 * MS, "TSC", 1, -886 * MS % 2**64, 10 * MS))
 
 
+def test_a_rate_above_the_hosts_is_caught_up_with_at_each_run_but_the_first() -> None:
+    # At 1001 ms the vCPU is given twice the host's rate, and a TSC of 5000 ms. At 1011 ms that has to be
+    # 5020 ms, but if nothing asks for it, it is 5010 ms still. The run asks for the next. At 1021 ms it has
+    # to be 5040 ms, give or take the brackets.
+    pair = (create(1000 * MS), create(1000 * MS + 2000, vcpu=1), run(1000 * MS + 4000, 4000))
+    events = (*pair, set_khz(1001 * MS, 2_000_000, vcpu=1), write(1001 * MS + 2000, 5_000 * MS, vcpu=1))
+    first = run(1011 * MS + 2000, 5_010 * MS, vcpu=1)
+    assert possible(*events, first)
+    assert possible(*events, run(1011 * MS + 2000, 5_020 * MS, vcpu=1))
+    assert possible(*events, first, run(1021 * MS + 2000, 5_040 * MS, vcpu=1))
+    assert not possible(*events, first, run(1021 * MS + 2000, 5_039 * MS, vcpu=1))
+    assert not possible(*events, first, run(1021 * MS + 2000, 5_041 * MS, vcpu=1))
+
+
 def test_a_tsc_that_is_caught_up_by_a_masterclock_from_before_its_generation_is_not_foretold() -> None:
     # Seen on 6.12: vCPU 0 begins a generation, which vCPU 1 joins. The masterclock is still the one from
     # before, as only vCPU 0 is asked to look at it again, and KVM takes the negative time since for an
@@ -163,9 +177,9 @@ def test_a_tsc_that_is_caught_up_by_a_masterclock_from_before_its_generation_is_
     thrown = judged(*events, run(1012 * MS, 3 * 2**62, vcpu=1))
     assert thrown.possibility is Possibility.UNDECIDED
     assert "behind a write" in thrown.seen
-    # Once vCPU 0 has run, the masterclock is a newer one.
-    ran = run(1012 * MS, 100_002 * MS)
-    assert possible(*events, ran, run(1013 * MS, 100_003 * MS, vcpu=1))
+    # Once vCPU 0 has run, the masterclock is a newer one. By then its TSC had to be 3 ms further.
+    ran = run(1012 * MS, 100_003 * MS)
+    assert possible(*events, ran, run(1013 * MS, 100_004 * MS, vcpu=1))
     assert not possible(*events, ran, run(1013 * MS, 3 * 2**62, vcpu=1))
 
 

@@ -22,6 +22,9 @@ WALL_CLOCK = ("WALL_CLOCK", "WALL_CLOCK_OLD")
 # The clocks of a kernel and of its vDSO are rounded in different places.
 _ROUNDING_NS = 10
 
+# More than has passed since 1970, in ns, and so than can have since any real time that was.
+_EVER_NS = 2**62
+
 
 class ClockBehindError(Exception):
     """KVM works out how far a TSC has come since a moment that its masterclock has not reached yet."""
@@ -68,17 +71,18 @@ class Masterclock(Rates):
             self._guest_time_update(each, number, moment)
         return worlds
 
-    def catch_up(self, world: World, vcpu: Vcpu, moment: Moment) -> None:
+    def catch_up(self, world: World, vcpu: Vcpu, moment: Moment, *, certain: bool = False) -> None:
         """The part of kvm_guest_time_update() that moves the TSC up to where its rate says it should be.
 
-        Whether that comes at this entry depends on requests that are not modelled, so the offset is
-        anywhere from where it was to there. With a masterclock it is where it should have been when that
-        was last looked at. ClockBehindError when the generation may have begun only after that (its request
-        to look again is another vCPU's): compute_guest_tsc() then takes a negative time for an unsigned one.
+        Unless it is `certain`, whether that comes at this entry depends on requests that are not modelled, so
+        the offset is anywhere from where it was to there. With a masterclock it is where it should have been
+        when that was last looked at. ClockBehindError when the generation may have begun only after that (its
+        request to look again is another vCPU's): compute_guest_tsc() then takes a negative time for an
+        unsigned one.
         """
         now = bounds(vcpu.l1_tsc_offset, world.unknowns)
         assert now is not None
-        low, high = now.low, now.high
+        found = [] if certain else [now]
         for at in self._snapshots(world, moment):
             if at is not moment and at.ns.low < vcpu.this_tsc_nsec.high:
                 raise ClockBehindError
@@ -86,11 +90,20 @@ class Masterclock(Rates):
             write = vcpu.this_tsc_write
             due = Interval(write.low + elapsed.low, write.high + elapsed.high)
             # Both as unsigned numbers: a TSC that has wrapped around is less than one that is behind it.
-            if arithmetic.may_be_less(now.low + scaled.low, now.high + scaled.high, due.low, due.high):
-                moved = Interval(due.low - scaled.high, due.high - scaled.low).near(now)
-                low, high = min(low, moved.low), max(high, moved.high)
+            tsc = Interval(now.low + scaled.low, now.high + scaled.high)
+            if arithmetic.may_be_less(tsc.low, tsc.high, due.low, due.high):
+                found.append(Interval(due.low - scaled.high, due.high - scaled.low).near(now))
+            if arithmetic.may_be_less(due.low, due.high, tsc.low, tsc.high + 1):
+                found.append(now)
+        low, high = min(each.low for each in found), max(each.high for each in found)
         if (low, high) != (now.low, now.high):
             vcpu.l1_tsc_offset = world.unknown(Interval(low, high))
+
+    def leave_guest(self, world: World, number: int, *, certain: bool) -> None:
+        """The end of vcpu_enter_guest(), which asks for the next catching up; `certain` if it was reached."""
+        vcpu = world.vcpus[number]
+        if vcpu.tsc_always_catchup:
+            vcpu.clock_request = vcpu.clock_request or (True if certain else None)
 
     def _snapshots(self, world: World, moment: Moment) -> list[Moment]:
         """When KVM read its clocks for a vCPU that it now lets go on; of several moments, some time between.
@@ -124,9 +137,9 @@ class Masterclock(Rates):
     def _guest_time_update(self, world: World, number: int, moment: Moment) -> None:
         """kvm_guest_time_update() and kvm_setup_guest_pvclock(): the page is written, or may be."""
         vcpu = world.vcpus[number]
-        if vcpu.tsc_catchup:
-            self.catch_up(world, vcpu, moment)
         request, vcpu.clock_request = vcpu.clock_request, False
+        if vcpu.tsc_catchup:
+            self.catch_up(world, vcpu, moment, certain=request is True)
         if not vcpu.pv_time or not self.policy.honours_writes:
             return
         old, new = vcpu.page, self._new_page(world, vcpu, moment)
@@ -165,15 +178,19 @@ class Masterclock(Rates):
     def set_clock(
         self, world: World, clock: int, realtime: int | None, now: int | None, moment: Moment
     ) -> None:
-        """kvm_vm_ioctl_set_clock(), in ns: what passed from `realtime` to `now` (if known) is added."""
+        """kvm_vm_ioctl_set_clock(), in ns: what passed from `realtime` to `now` is added; never less than 0.
+
+        If `now` is not known, neither is how much that is.
+        """
         self._update(world, moment, certain=True)
+        most = 0
         if realtime is not None and now is None:
-            world.kvmclock_offset = world.unknown(None)
-            return
-        clock += max(0, (now or 0) - realtime) if realtime is not None else 0
+            most = _EVER_NS
+        elif realtime is not None and now is not None:
+            clock += max(0, now - realtime)
         slack = _ROUNDING_NS + moment.ns.width // 100
         world.kvmclock_offset = world.unknown(
-            Interval(clock - moment.ns.high - slack, clock - moment.ns.low + slack)
+            Interval(clock - moment.ns.high - slack, clock + most - moment.ns.low + slack)
         )
 
     def drift(self, world: World, moment: Moment) -> int:

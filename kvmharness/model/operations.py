@@ -197,6 +197,7 @@ def _run(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
         outcomes.append(Outcome(world.fork()))
     for each in rules.enter_guest(world, number, deed.moment):
         outcomes.append(Outcome(each, _samples(rules, each, each.vcpus[number], deed)))
+        rules.leave_guest(each, number, certain=deed.samples > 0)
     return outcomes
 
 
@@ -245,7 +246,7 @@ def _guest_write(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
         reloads = rules.policy.honours_writes and not rules.host.stable
         lost = each.fork() if reloads else None
         after = _after_guest_write(rules, each, vcpu, deed)
-        if deed.samples < 2 and name in SYSTEM_TIME:
+        if deed.samples < 2 and name in (*SYSTEM_TIME, "TSC_ADJUST"):
             outcomes.append(Outcome(each.fork(), (None, *before, *after)[: 1 + deed.samples]))
         for again in rules.process_requests(each, number, deed.moment):
             outcomes.append(Outcome(again, (None, *before, *after)[: 1 + deed.samples]))

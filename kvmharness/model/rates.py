@@ -137,7 +137,7 @@ class Rates:
             if khz <= base + slack:
                 found.append((world.fork(), False))
             if khz > base - slack:
-                vcpu.tsc_catchup = True
+                vcpu.tsc_catchup = vcpu.tsc_always_catchup = True
                 found.append((world, True))
             return found
         ratio = arithmetic.scaling_ratio(khz, base, bits)

@@ -258,6 +258,7 @@ class Rules(Masterclock):
         if self.policy.honours_writes:
             vcpu.l1_tsc_offset = vcpu.l1_tsc_offset.plus(moved)
             vcpu.story = Story(world.step, "its guest wrote MSR_IA32_TSC_ADJUST")
+            vcpu.clock_request = True
         vcpu.ia32_tsc_adjust_msr = Quantity(value)
 
     def host_write_adjust(self, world: World, number: int, value: int) -> None:

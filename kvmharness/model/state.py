@@ -96,6 +96,7 @@ class Vcpu:
     ratio, ratio_slack  l1_tsc_scaling_ratio, a fraction of 2**fraction_bits, None without scaling, and how
                         far off it may be. 0, by which KVM takes the host's TSC for 0, stays where there is
                         no scaling and the vCPU was created with a rate that would need it
+    tsc_always_catchup  whether it is caught up with at each entry, not only where something asks for it
     in_generation       this_tsc_generation == cur_tsc_generation
     has_run             last_vmentry_cpu != -1
     request             whether KVM_REQ_MASTERCLOCK_UPDATE is pending; None where kernels differ
@@ -122,6 +123,7 @@ class Vcpu:
     has_run: bool = False
     cpu: int = HOME
     tsc_catchup: bool = False
+    tsc_always_catchup: bool = False
     request: bool | None = False
     host_rate_at: int = 0
     follows: bool = True
