@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvmharness.lab import build, cache, kernels, play
+from kvmharness.cli import playing
+from kvmharness.lab import build
 from kvmharness.lab.diffs import FileDiff, Hunk
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines import MACHINES
 from kvmharness.lab.patches import Patch
-from kvmharness.lab.tree import Tree
 from kvmharness.scenarios import Scenario
-from kvmharness.session import settle
 from kvmharness.verdict import Expectation, Result
 
 LIST = Path(__file__).parent.parent / "tests" / "kernel-faults.toml"
@@ -92,21 +91,11 @@ def unmodified() -> Kernel:
 
 def faulty(fault: Fault) -> Kernel:
     """The kernel with the fault. What was built before is not there any more."""
-    return build.build(SPEC, [patch(fault, _source())], _NAME).kernel
-
-
-def _source() -> str:
-    package = kernels.package_of(SPEC)
-    assert package is not None, f"{SPEC} is no kernel of Debian's"
-    place = cache.root() / "trees" / kernels.cache_name(package)
-    if not place.is_dir():
-        unmodified()
-    text = Tree(place).original(SOURCE)
-    assert text is not None, f"the source of {SPEC} has no {SOURCE}"
-    return text
+    source = build.ground(SPEC).tree.original(SOURCE)
+    assert source is not None, f"the source of {SPEC} has no {SOURCE}"
+    return build.build(SPEC, [patch(fault, source)], _NAME).kernel
 
 
 def played(kernel: Kernel, on: str, scenarios: Sequence[Scenario]) -> tuple[Result, ...]:
-    """The verdicts on a machine, which boots: no snapshot is worth leaving. LostError if it is lost."""
-    machine = MACHINES[on].without_snapshots
-    return settle(scenarios, lambda each: play.play(kernel, machine, each), Expectation()).results
+    """The verdicts on a machine, which boots: no snapshot is worth leaving."""
+    return playing.play_on(kernel, MACHINES[on].without_snapshots, scenarios, Expectation()).results

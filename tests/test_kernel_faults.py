@@ -14,6 +14,8 @@ from scripts import kernel_faults
 from scripts.kernel_faults import Fault, FaultError
 
 FAULTS = kernel_faults.read()
+# All of them take an hour: scripts/kernel-faults.
+PLAYED = FAULTS[::3]
 PAGE = Path(__file__).parent.parent / "docs" / "faults.md"
 
 # Made up, with what a fault may be looked for in.
@@ -75,21 +77,23 @@ def test_the_page_lists_each_fault_and_what_notices_it() -> None:
 
 @pytest.mark.lab
 @pytest.mark.full
-@pytest.mark.parametrize("on", sorted({fault.on for fault in FAULTS}))
+@pytest.mark.parametrize("on", sorted({fault.on for fault in PLAYED}))
 def test_without_a_fault_nothing_fails(kernel: Callable[[str], Kernel], on: str) -> None:
     kernel(kernel_faults.SPEC)
     results = kernel_faults.played(kernel_faults.unmodified(), on, list(SCENARIOS.values()))
-    assert [result.scenario for result in results if result.verdict is Verdict.FAIL] == []
+    wrong = [result.scenario for result in results if result.verdict in (Verdict.FAIL, Verdict.LOST)]
+    assert wrong == []
     assert any(result.verdict in JUDGED for result in results)
 
 
 @pytest.mark.lab
 @pytest.mark.full
-@pytest.mark.parametrize("fault", [pytest.param(fault, id=fault.name) for fault in FAULTS])
+@pytest.mark.parametrize("fault", [pytest.param(fault, id=fault.name) for fault in PLAYED])
 def test_a_fault_is_noticed(kernel: Callable[[str], Kernel], fault: Fault) -> None:
     kernel(kernel_faults.SPEC)
     scenarios = [SCENARIOS[fault.noticed_by]] if fault.noticed_by else list(SCENARIOS.values())
     results = kernel_faults.played(kernel_faults.faulty(fault), fault.on, scenarios)
+    assert Verdict.LOST not in {result.verdict for result in results}, results[0].reason
     failed = [result for result in results if result.verdict is Verdict.FAIL]
     assert bool(failed) is not bool(fault.survives), fault.survives
     assert all(result.step and result.reason for result in failed)
