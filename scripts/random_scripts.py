@@ -40,6 +40,7 @@ _GUESTS = (
     "rdtsc-16",
     "rdtsc-64",
     "rdtscp-16",
+    "rdmsr-16",
     "ring-16",
     "ring-64",
     "wrmsr-16",

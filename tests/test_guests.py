@@ -12,7 +12,7 @@ from kvmharness.guests import layout
 from kvmharness.kvm import BracketBuffer, Exit, Memory, System, Vcpu, Vm
 from kvmharness.msr import MSRS
 
-ONCE = ("rdtsc-16", "rdtsc-64", "wrmsr-16")
+ONCE = ("rdtsc-16", "rdtsc-64", "rdmsr-16", "wrmsr-16")
 NEEDS_RDTSCP = "rdtscp-16"
 ENDLESS = ("ring-16", "ring-64")
 

@@ -17,6 +17,7 @@ ALLOWED = {
     *(
         "kvmharness",
         "kvmharness.guests.layout",
+        "kvmharness.guests.rdtsc",
         "kvmharness.contract",
         "kvmharness.script",
         "kvmharness.trace",

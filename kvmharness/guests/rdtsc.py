@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The programs: read the TSC once and stop, or over and over into a ring, or around a WRMSR.
+"""The programs: read the TSC and stop, or over and over into a ring, or around a WRMSR.
 
 Each finds its page of results through its data segment (16 bits) or RBX (64 bits), and is entered
 with all other registers zero. Encodings: Intel SDM vol. 2. A test assembles the texts and compares.
@@ -16,6 +16,7 @@ from kvmharness.guests.layout import (
 )
 from kvmharness.guests.program import Instruction, Program, code_of
 from kvmharness.guests.warp import WARP_64
+from kvmharness.msr import MSRS
 
 
 def _u8(value: int) -> bytes:
@@ -149,6 +150,24 @@ RDTSCP_16 = Program(
     ),
 )
 
+# IA32_TIME_STAMP_COUNTER between two RDTSC.
+RDMSR_16 = Program(
+    "rdmsr-16",
+    16,
+    3,
+    _loop(
+        _RDTSC,
+        *_store_tsc_16(SAMPLES),
+        Instruction(f"movl ${MSRS['TSC']:#x}, %ecx", b"\x66\xb9" + _u32(MSRS["TSC"])),
+        Instruction("rdmsr", b"\x0f\x32"),
+        *_store_tsc_16(SAMPLES + 8),
+        _RDTSC,
+        *_store_tsc_16(SAMPLES + 16),
+        _EXIT,
+    ),
+)
+
 PROGRAMS = {
-    program.name: program for program in (RDTSC_16, RDTSC_64, RDTSCP_16, RING_16, RING_64, WRMSR_16, WARP_64)
+    program.name: program
+    for program in (RDTSC_16, RDTSC_64, RDTSCP_16, RDMSR_16, RING_16, RING_64, WRMSR_16, WARP_64)
 }

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from kvmharness import script
+from kvmharness.guests.rdtsc import PROGRAMS
 from kvmharness.model.interval import Interval
 from kvmharness.model.operations import perform
 from kvmharness.model.outcome import Answer, Clock, Deed, Flag, Guess, Outcome, Tsc, Version, Within
@@ -154,7 +155,7 @@ class _Stage:
             return Event(operation, bracket, (), "EINVAL")
         ns = self._ns(clock)
         moment = Moment(Interval(event_tsc, event_tsc), Interval(ns, ns))
-        samples = 2 if isinstance(operation, GuestWrite) or self._runs_writer(operation) else 1
+        samples = self._samples(operation)
         deed = Deed(operation, moment, written, samples, realtime=_REALTIME_NS + ns)
         return self._finish(operation, bracket, deed)
 
@@ -192,8 +193,11 @@ class _Stage:
     def _ns(self, tsc: int) -> int:
         return tsc * 1_000_000 // self.host_khz
 
-    def _runs_writer(self, operation: Operation) -> bool:
-        return isinstance(operation, Run) and self.guests[operation.vcpu] == "wrmsr-16"
+    def _samples(self, operation: Operation) -> int:
+        """How many TSCs a guest reads; an endless one leaves one here."""
+        if not isinstance(operation, Run | GuestWrite):
+            return 1
+        return PROGRAMS[self.guests[operation.vcpu]].takes or 1
 
     def _written(self, operation: Operation) -> tuple[int, ...]:
         """The values an operation writes, as the player works them out."""

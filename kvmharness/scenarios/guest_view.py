@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the guest sees of its TSC, what it writes itself, and what the host then reads."""
 
-from kvmharness.contract import Claim, ForwardClaim, SameClaim
+from kvmharness.contract import Claim, ForwardClaim, RateClaim, SameClaim
 from kvmharness.scenarios.scenario import Scenario
 from kvmharness.scenarios.steps import READ_BOTH, READ_ONE
-from kvmharness.script import CreateVcpu, GetMsrs, GuestWrite, Read, Run, SetMsrs, Sleep, Time
+from kvmharness.script import CreateVcpu, GetMsrs, GuestWrite, Ppm, Read, Run, SetMsrs, SetTscKhz, Sleep, Time
 
 MS = 1_000_000
 
@@ -34,6 +34,46 @@ SCENARIOS = (
                 expected=("write",),
                 instead="tsc-new",
             ),
+        ),
+    ),
+    Scenario(
+        "guest-rdmsr",
+        "A guest reads the same TSC by RDMSR as by RDTSC before and behind it: the one that was written.",
+        "Intel SDM vol. 3, IA32_TIME_STAMP_COUNTER; kvm_get_msr_common(), where RDMSR is not left to the CPU",
+        "A guest that reads its TSC as an MSR finds another one.",
+        ("tsc-write",),
+        (
+            CreateVcpu(vcpu=0, guest="rdmsr-16", label="create"),
+            GetMsrs(vcpu=0, indices=("TSC",), label="tsc-new"),
+            SetMsrs(vcpu=0, msrs=(("TSC", Time(100_000 * MS)),), label="write"),
+            *READ_ONE,
+        ),
+        (
+            Claim(
+                "the guest goes on from the TSC that was written",
+                seen=("offset", "tsc", "guest"),
+                expected=("write",),
+                instead="tsc-new",
+            ),
+            ForwardClaim("RDTSC, RDMSR and RDTSC read one TSC after the other", ("guest",)),
+        ),
+    ),
+    Scenario(
+        "guest-rdmsr-half",
+        "A guest that counts at half the host's rate does so by RDMSR as by RDTSC.",
+        "kvm_get_msr_common(): what KVM reads for the guest it scales itself; RDTSC is scaled by the CPU",
+        "A guest that reads its TSC both ways sees it jump.",
+        ("tsc-write", "tsc-scaling"),
+        (
+            CreateVcpu(vcpu=0, guest="rdmsr-16", label="create"),
+            SetTscKhz(vcpu=0, khz=Ppm(-500_000), label="khz"),
+            SetMsrs(vcpu=0, msrs=(("TSC", Time(100_000 * MS)),), label="write"),
+            Sleep(ns=50 * MS),
+            Run(vcpu=0, label="guest"),
+        ),
+        (
+            RateClaim("it counts on at half the rate", "write", "guest", "khz", instead="create"),
+            ForwardClaim("RDTSC, RDMSR and RDTSC read one TSC after the other", ("guest",)),
         ),
     ),
     Scenario(

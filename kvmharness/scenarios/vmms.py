@@ -7,7 +7,7 @@ migration.
 
 from dataclasses import replace
 
-from kvmharness.contract import Claim, ClockClaim, SameClaim
+from kvmharness.contract import Claim, ClockClaim, EndClaim, SameClaim
 from kvmharness.scenarios.scenario import Scenario
 from kvmharness.scenarios.steps import MS, READ_ONE, count_together, goes_on, look_at, write
 from kvmharness.script import (
@@ -65,6 +65,15 @@ def _same_offset(vcpus: int) -> tuple[Claim, ...]:
             otherwise="it kept the TSC that was restored",
         )
         for vcpu in range(vcpus)
+    )
+
+
+def _at_one_khz(vcpu: int) -> Script:
+    """A vCPU is slowed down, written 1 s worth of its cycles, and given back its rate."""
+    return (
+        SetTscKhz(vcpu=vcpu, khz=1, label=f"slow-{vcpu}"),
+        write(vcpu, 1_000, f"write-{vcpu}"),
+        SetTscKhz(vcpu=vcpu, khz=Ppm(0), label=f"fast-{vcpu}"),
     )
 
 
@@ -184,6 +193,32 @@ SCENARIOS = (
                 instead="guess-0",
                 otherwise="the write was overridden, it goes on from the first",
                 together=("guess-0", "guess-2"),
+            ),
+        ),
+    ),
+    Scenario(
+        "gvisor-at-one-khz",
+        "Two vCPUs that are written one TSC while they count at 1 kHz, one 20 ms after the other, and then "
+        "get their rate back, count together.",
+        "gVisor, setSystemTime(), for kernels without the attribute: at 1 kHz a write need not be quick",
+        "Time runs backwards for programs that move between vCPUs.",
+        ("tsc-write", "tsc-scaling"),
+        (
+            *(CreateVcpu(vcpu=vcpu, label=f"create-{vcpu}") for vcpu in range(2)),
+            *_at_one_khz(0),
+            Sleep(ns=20 * MS),
+            *_at_one_khz(1),
+            *look_at(2),
+        ),
+        (
+            EndClaim("1 kHz is accepted", "slow-0"),
+            EndClaim("so is its own rate again", "fast-0"),
+            Claim(
+                "vCPU 1 counts together with vCPU 0",
+                seen=("offset-1", "guest-1"),
+                expected=("offset-0", "guest-0"),
+                instead="create-1",
+                otherwise="the write was ignored",
             ),
         ),
     ),
