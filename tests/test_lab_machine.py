@@ -11,6 +11,7 @@ from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines import AMD
 from kvmharness.model.policies import POLICIES
 from kvmharness.scenarios import SCENARIOS
+from kvmharness.script import vcpus_of
 from kvmharness.session import Outcome
 from kvmharness.trace import to_lines
 from kvmharness.verdict import Expectation, Verdict, exit_status, judge
@@ -65,6 +66,19 @@ def test_a_failure_says_what_was_read_what_had_to_be_and_who_would_do_it(outcome
     assert "as of step 4 the write is honoured: userspace had set no TSC of this VM before" in young.reason
     assert young.reason.endswith("It is what mainline-before-6.7 or like-xu-v1 would do.")
     assert "behind what was due: the write was overridden" in young.finding
+
+
+def test_behind_every_step_on_a_vcpu_the_kernel_shows_its_offset(outcome: Ask) -> None:
+    for spec in ("debian:6.1", "debian:6.12"):
+        traces = [session.traces[name] for name, session in outcome(spec).sessions.items()]
+        shown = [
+            trace
+            for trace in traces
+            if all(len(event.windows) == len(vcpus_of(event.operation)) for event in trace.events)
+        ]
+        # A VM that is given the descriptor of one that is not quite gone has no windows at all.
+        assert len(shown) >= len(traces) * 9 // 10
+        assert not any(event.windows for each in traces if each not in shown for event in each.events)
 
 
 def test_two_boots_are_the_same_to_the_byte(kernel: Find) -> None:
