@@ -24,6 +24,12 @@ MUTANTS = (
         'if user and not data and "zero" in self.policy.user_set_by:',
     ),
     Mutant(
+        "a write that synchronizes leaves the time of the last one",
+        "rules",
+        "        return written, moment.ns\n",
+        "        return written, world.last_tsc_nsec\n",
+    ),
+    Mutant(
         "the kernel's own write opens the gate",
         "rules",
         'if user and ("value" if data else "zero") in self.policy.user_set_by:',

@@ -87,6 +87,7 @@ def test_the_json_report_has_the_keys_users_rely_on() -> None:
         "reason": "it did not",
         "finding": "",
         "explained_by": [],
+        "foretold": True,
         "step": 5,
     }
     assert data["summary"]["exit_status"] == 1
@@ -130,3 +131,14 @@ def test_of_many_scenarios_with_one_reason_the_text_names_some() -> None:
     assert "\nSKIP s0, s1, s2, s3, s4, s5, k on amd\n" in skipped(6)
     assert "\nSKIP s0, s1, s2, s3, s4, and 2 more, k on amd\n" in skipped(7)
     assert "\ns6  SKIP\n" in skipped(7)
+
+
+def test_a_broken_contract_that_the_policy_is_not_known_to_break_is_told_apart() -> None:
+    results = (
+        Result("known", Verdict.XFAIL, "It does.", "it does not", 3),
+        Result("odd", Verdict.XFAIL, "It goes on.", "it went back", 4, foretold=False),
+    )
+    text = FORMATS["text"]([KernelReport("k", "amd", "6", results)])
+    odd, known = text.index("  odd: It goes on.\n    it went back\n"), text.index("  known: It does.\n")
+    assert text.index("which mainline-6.7 leaves room for") < odd < text.index("on every kernel") < known
+    assert "look into that." in text.replace("\n    ", " ")

@@ -52,5 +52,6 @@ def _result(result: Result) -> dict[str, Any]:
         "reason": result.reason,
         "finding": result.finding,
         "explained_by": list(result.explained_by),
+        "foretold": result.foretold,
         "step": result.step or None,
     }

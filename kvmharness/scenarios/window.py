@@ -3,9 +3,9 @@
 
 from dataclasses import replace
 
-from kvmharness.contract import Claim
+from kvmharness.contract import Claim, Promptly
 from kvmharness.scenarios.scenario import Scenario
-from kvmharness.scenarios.steps import MS, READ_BOTH, READ_ONE, write
+from kvmharness.scenarios.steps import MS, READ_BOTH, READ_ONE, count_together, look_at, write
 from kvmharness.script import CreateVcpu, GetMsrs, Read, Script, Sleep, Time
 
 # How far from the edge the values lie, and how much later than the step before a write may come, so that
@@ -128,6 +128,24 @@ SCENARIOS = (
         ("tsc-write",),
         _pair(-600, pause_ms=600),
         (replace(_APART, together=()),),
+    ),
+    Scenario(
+        "third-write-behind-a-late-one",
+        "Of three vCPUs the second is restored 0.8 s later than the first, to where that is by then, and the "
+        "third at once behind it, half a second less: all count together.",
+        f"{_COMMENT}: what counts is when the last write was, also of one that synchronized",
+        "A vCPU that is restored behind a late one has a TSC of its own.",
+        ("tsc-write",),
+        (
+            *(CreateVcpu(vcpu=vcpu, label=f"create-{vcpu}") for vcpu in range(3)),
+            write(0, Time(100_000 * MS), "write-0"),
+            Sleep(ns=800 * MS),
+            write(1, Time(100_800 * MS), "write-1"),
+            write(2, Time(100_300 * MS), "write-2"),
+            *look_at(3),
+        ),
+        count_together(3, "write"),
+        promptly=Promptly("write-0", "write-2", 1200 * MS),
     ),
     Scenario(
         "write-below-zero",
