@@ -43,11 +43,13 @@ JUDGED = frozenset({Verdict.PASS, Verdict.XFAIL, Verdict.FAIL})
 class Expectation:
     """What a kernel is judged by: `policy`, or the contracts alone where that is None.
 
-    `policies` are all that are known, by name: those that may explain what `policy` does not.
+    `policies` are all that are known, by name: those that may explain what `policy` does not. Where TSCs
+    `may_be_protected` a KVM that ignores writes has a reason to; elsewhere it is at fault.
     """
 
     policy: Policy | None = POLICIES[EXPECTED]
     policies: Mapping[str, Policy] = field(default_factory=lambda: POLICIES)
+    may_be_protected: bool = True
 
     @property
     def name(self) -> str:
@@ -146,13 +148,15 @@ def judge(scenario: Scenario, trace: Trace, probe: Trace, expectation: Expectati
 def _rule_here(probe: Trace, policy: Policy, expectation: Expectation) -> Policy | Judgement:
     """The policy to judge by on this KVM; what there is against the probe where already that is impossible.
 
-    It is not where a policy without writes explains it: then those are a capability that is missing, no
-    fault, and what there is goes by that policy.
+    It is not where TSCs may be protected and a policy without writes explains it: then those are a capability
+    that is missing, no fault, and what there is goes by that policy.
     """
     host = capabilities.host_facts(probe)
     judgement = judge_by(probe, policy, host)
     if judgement.possibility is not Possibility.IMPOSSIBLE:
         return policy
+    if not expectation.may_be_protected:
+        return judgement
     for without in (each for each in expectation.policies.values() if not each.honours_writes):
         if standing([(probe, host)], [without]):
             return without

@@ -39,14 +39,15 @@ def test_a_lost_machine_is_reported_with_its_console_and_exits_3(
 
 @pytest.fixture
 def made_up_lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Replaces the lab: debian:6.1 is a kernel before 6.7, and debian:5 has no module for any machine."""
+    """Replaces the lab: debian:6.1 is from before 6.7, debian:0 ignores writes, debian:5 has no modules."""
 
     def play_there(kernel: Kernel, machine: Machine, scenarios: Sequence[Scenario]) -> Session:
         if kernel.spec == "debian:5":
             raise LabError(f"{kernel.spec} has no module {machine.vendor_module}")
         if kernel.spec == "debian:4":
             raise OSError(28, "No space left on device")
-        return session(scenarios, "mainline-before-6.7" if kernel.spec == "debian:6.1" else "mainline-6.7")
+        other = {"debian:6.1": "mainline-before-6.7", "debian:0": "tsc-protected"}
+        return session(scenarios, other.get(kernel.spec, "mainline-6.7"))
 
     monkeypatch.setattr(play, "play", play_there)
     monkeypatch.setattr(lab, "check_emulator", lambda machine: None)
@@ -64,6 +65,14 @@ def test_every_kernel_is_played_on_every_machine(capsys: Capture) -> None:
         ("debian:6.12", "amd", ["mainline-6.7"]),
         ("debian:6.12", "amd-smp", ["mainline-6.7"]),
     ]
+
+
+@pytest.mark.usefixtures("made_up_lab")
+def test_a_kernel_that_ignores_writes_in_an_emulated_machine_is_at_fault(capsys: Capture) -> None:
+    assert status_of("lab", "run", "debian:0", "--scenario", "old-restore") == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "already in the probe" in out
+    assert "It is what tsc-protected would do." in out
 
 
 @pytest.mark.usefixtures("made_up_lab")

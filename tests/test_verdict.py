@@ -252,6 +252,15 @@ def test_a_contract_that_is_broken_where_the_model_leaves_it_open_is_not_foretol
     assert (result.verdict, result.foretold) == (Verdict.XFAIL, False)
 
 
+def test_a_kvm_that_ignores_writes_is_at_fault_where_nothing_protects_a_tsc() -> None:
+    scenario = SCENARIOS["old-restore"]
+    trace = play(scenario.name, scenario.script, "tsc-protected")
+    assert judge(scenario, trace, probe("tsc-protected")).verdict is Verdict.SKIP
+    result = judge(scenario, trace, probe("tsc-protected"), Expectation(may_be_protected=False))
+    assert (result.verdict, result.explained_by) == (Verdict.FAIL, ("tsc-protected",))
+    assert result.reason.startswith("already in the probe: ")
+
+
 def test_by_its_contract_alone_too_nothing_is_said_of_what_was_played_while_the_host_slept() -> None:
     scenario = SCENARIOS["old-restore"]
     trace = play(scenario.name, scenario.script, "mainline-6.7")

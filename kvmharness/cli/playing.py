@@ -2,7 +2,7 @@
 """A kernel played on in a machine, as the commands of the lab report it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, repeat
 
 from kvmharness.cli import options
@@ -31,6 +31,7 @@ def play_on(
 ) -> Played:
     """Play on a kernel; where the machine was lost, all scenarios are, and the console's last lines told."""
     options.progress(f"{kernel.spec}: {kernel.release} boots on {machine.name}")
+    expectation = replace(expectation, may_be_protected=machine.may_protect_tscs)
     # What a snapshot left inconclusive (a rate that was measured while the host was busy) a boot may not.
     again = machine if machine.counts_instructions else machine.without_snapshots
     machines = chain([machine], repeat(again))

@@ -42,8 +42,9 @@ HUNG_AFTER_S = 300.0
 class Machine:
     """An emulated machine: what emulates it, which vendor module its CPU wants, the kernel's command line.
 
-    `counts_instructions` says that its time is a function of what it executes, and not the host's. `nested`
-    is the same machine on the host's own KVM, where there can be one.
+    `counts_instructions` says that its time is a function of what it executes, and not the host's;
+    `may_protect_tscs` that its KVM may have no say over its guests' TSCs. `nested` is the same machine on the
+    host's own KVM, where there can be one.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Machine:
     kernel_options: str
     counts_instructions: bool
     nested: "Machine | None" = None
+    may_protect_tscs: bool = False
 
     @property
     def package(self) -> str:

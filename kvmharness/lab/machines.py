@@ -46,6 +46,7 @@ def _on_kvm(name: str, vendor_module: str) -> Machine:
         vendor_module=vendor_module,
         kernel_options=f"{_OPTIONS} {_STABLE} {_REAL_TIME}",
         counts_instructions=False,
+        may_protect_tscs=True,
     )
 
 
