@@ -7,7 +7,7 @@ import pytest
 
 from kvmharness.model.judge import Possibility
 from kvmharness.model.state import Host
-from kvmharness.script import GetTscKhz, SetTscKhz, SetVmTscKhz
+from kvmharness.script import CreateVcpu, GetTscKhz, SetTscKhz, SetVmTscKhz
 from kvmharness.trace import Event
 from tests.hand_worked import (
     HOST,
@@ -130,6 +130,18 @@ def test_a_vcpu_created_slower_without_scaling_has_a_tsc_that_kvm_takes_for_stil
     )
     assert possible(*events)
     assert not possible(*events, tsc(1200 * MS, 200 * MS))
+
+
+def test_a_guest_of_such_a_vcpu_reads_by_rdmsr_what_kvm_takes_its_tsc_for() -> None:
+    # A random script came upon it, on 6.1: RDTSC reads the host's TSC and the offset, RDMSR the offset alone.
+    events = (
+        step(SetVmTscKhz(khz=500_000), 990 * MS, 500_000),
+        step(CreateVcpu(vcpu=0, guest="rdmsr-16"), 1000 * MS, 500_000),
+        write(1010 * MS, 900),
+    )
+    assert possible(*events, run(1100 * MS, 1100 * MS + 901, 900, 1100 * MS + 902))
+    assert not possible(*events, run(1100 * MS, 1100 * MS + 901, 1100 * MS + 901, 1100 * MS + 902))
+    assert not possible(*events, run(1100 * MS, 900, 900, 900))
 
 
 def test_catching_up_compares_unsigned_numbers() -> None:

@@ -108,6 +108,7 @@ class Vcpu:
     page                what is in there; None before it was first written
     clock_request       whether KVM_REQ_CLOCK_UPDATE, by which it is written, is pending; None: not known
     stopped_request     pvclock_set_guest_stopped_request
+    guest               the name of its program
     story               how it came to its offset
     """
 
@@ -131,6 +132,7 @@ class Vcpu:
     page: Page | None = None
     clock_request: bool | None = False
     stopped_request: bool = False
+    guest: str = ""
     story: Story = NO_STORY
 
 
