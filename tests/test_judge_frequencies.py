@@ -132,6 +132,17 @@ def test_a_vcpu_created_slower_without_scaling_has_a_tsc_that_kvm_takes_for_stil
     assert not possible(*events, tsc(1200 * MS, 200 * MS))
 
 
+def test_a_rate_of_the_vm_that_is_refused_for_its_height_says_nothing_of_the_next_one() -> None:
+    # A random script came upon it, on 6.12 with scaling: too fast is refused behind the first vCPU, too, but
+    # a kernel that takes no rate there at all takes no other either.
+    scaling = dataclasses.replace(HOST, fraction_bits=None, khz_exact=False)
+    too_fast = step(SetVmTscKhz(khz=2**32 - 1), 1010 * MS, 2**32 - 1, error="EINVAL")
+    too_late = step(SetVmTscKhz(khz=1_000_100), 1010 * MS, 1_000_100, error="EINVAL")
+    another = step(SetVmTscKhz(khz=1_000_200), 1020 * MS, 1_000_200)
+    assert possible(create(1000 * MS), too_fast, another, host=scaling)
+    assert not possible(create(1000 * MS), too_late, another, host=scaling)
+
+
 def test_a_guest_of_such_a_vcpu_reads_by_rdmsr_what_kvm_takes_its_tsc_for() -> None:
     # A random script came upon it, on 6.1: RDTSC reads the host's TSC and the offset, RDMSR the offset alone.
     events = (

@@ -183,14 +183,16 @@ def _set_vm_tsc_khz(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
     refused = Outcome(world.fork(), (None,), UNKNOWN | REFUSED)
     if not deed.written or (world.vcpus and world.refuses_vm_khz):
         return [refused]
-    if rules.host.khz_exact and world.fraction_bits in rules.too_fast(world, deed.written[0]):
+    too_fast = rules.too_fast(world, deed.written[0])
+    if rules.host.khz_exact and world.fraction_bits in too_fast:
         return [refused]
     # 0 stands for the host's own rate (kvm_arch_vm_ioctl): the next vCPU tells what that is.
     world.default_tsc_khz = deed.written[0] or (world.host_khz if rules.host.khz_exact else None)
     world.default_was_set = bool(deed.written[0])
     if world.vcpus:
         world.refuses_vm_khz = False
-        refused.world.refuses_vm_khz = True
+        if not too_fast:  # else it may be refused for that
+            refused.world.refuses_vm_khz = True
     return [Outcome(world, (None,)), refused]
 
 
