@@ -104,5 +104,5 @@ def settle(
 
 
 def _not_confirmed(result: Result) -> Result:
-    reason = f"it failed once, and not when it was played again: {result.reason}"
+    reason = f"it failed once, and was not seen to fail again: {result.reason}"
     return replace(result, verdict=Verdict.INCONCLUSIVE, reason=reason)
