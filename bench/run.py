@@ -29,14 +29,15 @@ from kvmharness.guests.layout import MEMORY_SIZE
 from kvmharness.kvm import BracketBuffer, System, Vcpu, ioctls
 from kvmharness.kvm import ffi as kvm_ffi
 from kvmharness.kvm import lib as kvm_lib
-from kvmharness.lab import build, cache, image, kernels, machine
-from kvmharness.lab.machines import AMD
+from kvmharness.lab import build, cache, kernels
+from kvmharness.lab.machines import initramfs, machine
+from kvmharness.lab.machines.catalogue import AMD
 from kvmharness.model.judge import Possibility
 from kvmharness.model.judge import judge as judge_by
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.policy import Policy
 from kvmharness.model.simulate import HOST, Pace, simulate
-from kvmharness.msr import MSRS
+from kvmharness.player.msr import MSRS
 from kvmharness.trace import Trace
 
 CALL_ROUNDS = 15
@@ -181,7 +182,7 @@ def bench_lab() -> None:
     """The lab, beside the same kernel booting to an init that does nothing and powering off."""
     for spec in LAB_KERNELS:
         kernel = kernels.find(spec)
-        base = image.base()
+        base = initramfs.base()
         lab_run(spec)  # leaves all that is kept in the cache
 
         def bare(kernel: kernels.Kernel = kernel, base: bytes = base) -> float:

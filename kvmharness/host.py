@@ -5,10 +5,10 @@ import os
 from collections.abc import Sequence
 
 from kvmharness import trace
+from kvmharness.judging.session import Session, rounds
 from kvmharness.kvm import System
-from kvmharness.player import Player
+from kvmharness.player.player import Player
 from kvmharness.scenarios import Scenario
-from kvmharness.session import Session, rounds
 
 
 def play(scenarios: Sequence[Scenario]) -> Session:

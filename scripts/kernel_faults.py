@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvmharness.cli import playing
+from kvmharness.judging.verdict import Expectation, Result
 from kvmharness.lab import build
-from kvmharness.lab.diffs import FileDiff, Hunk
 from kvmharness.lab.kernels import Kernel
-from kvmharness.lab.machines import MACHINES
+from kvmharness.lab.machines.catalogue import MACHINES
 from kvmharness.lab.patches import Patch
+from kvmharness.lab.patches.diffs import FileDiff, Hunk
 from kvmharness.scenarios import Scenario
-from kvmharness.verdict import Expectation, Result
 
 LIST = Path(__file__).parent.parent / "tests" / "kernel-faults.toml"
 SOURCE = "arch/x86/kvm/x86.c"

@@ -12,13 +12,13 @@ from hypothesis import settings
 
 from kvmharness import host
 from kvmharness.cli import bisect_step, playing
+from kvmharness.judging.session import Outcome, settle
 from kvmharness.kvm import KvmUnavailableError, System, Vm
-from kvmharness.lab import kernels, play
+from kvmharness.lab import kernels, run
+from kvmharness.lab.build.incremental_tree import Tree
 from kvmharness.lab.kernels import Kernel
-from kvmharness.lab.machines import AMD
-from kvmharness.lab.tree import Tree
+from kvmharness.lab.machines.catalogue import AMD
 from kvmharness.scenarios import SCENARIOS
-from kvmharness.session import Outcome, settle
 from tests.made_up import session
 from tests.made_up_builds import put_debian
 from tests.made_up_kernels import put
@@ -79,7 +79,7 @@ def outcome(kernel: Callable[[str], Kernel]) -> Callable[[str], Outcome]:
     def ask(spec: str) -> Outcome:
         if spec not in known:
             found = kernel(spec)
-            known[spec] = settle(list(SCENARIOS.values()), lambda each: play.play(found, AMD, each))
+            known[spec] = settle(list(SCENARIOS.values()), lambda each: run.play(found, AMD, each))
         return known[spec]
 
     return ask

@@ -3,17 +3,17 @@
 
 import dataclasses
 
-from kvmharness import capabilities
 from kvmharness.contract import State
+from kvmharness.judging import capabilities
+from kvmharness.judging.session import Outcome
+from kvmharness.judging.verdict import Verdict
 from kvmharness.model.identify import parts
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.state import Host
 from kvmharness.report.catalogue import places
 from kvmharness.scenarios import SCENARIOS, Scenario
 from kvmharness.scenarios.outlook import outlook
-from kvmharness.session import Outcome
 from kvmharness.trace import Trace
-from kvmharness.verdict import Verdict
 
 _VERDICTS = {State.KEPT: Verdict.PASS, State.BROKEN: Verdict.XFAIL, State.UNDECIDED: Verdict.INCONCLUSIVE}
 

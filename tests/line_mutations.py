@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from kvmharness import script
+from kvmharness.judging.session import PROBE_NAME
 from kvmharness.scenarios import SCENARIOS
-from kvmharness.session import PROBE_NAME
 from tests.random_traces import LABELS, Chance, Lines, any_operation, good_file
 
 NUMBERS: tuple[Any, ...] = (

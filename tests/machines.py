@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from kvmharness.lab.cpio import Archive
+from kvmharness.lab.machines.cpio import Archive
 
 _HEADERS = "".join(f"#include <{name}.h>\n" for name in ("fcntl", "unistd", "sys/io", "sys/mount", "termios"))
 

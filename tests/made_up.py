@@ -5,14 +5,14 @@ import dataclasses
 from collections.abc import Sequence
 from itertools import pairwise
 
-from kvmharness import capabilities
+from kvmharness.judging import capabilities
+from kvmharness.judging.session import PROBE_NAME, Session
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.policy import Policy
 from kvmharness.model.simulate import HOST, Pace, simulate
 from kvmharness.model.state import Host
 from kvmharness.scenarios import Scenario
 from kvmharness.script import Operation, Script
-from kvmharness.session import PROBE_NAME, Session
 from kvmharness.trace import Trace
 
 KHZ = HOST.khz or 0

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness.lab import cache, kept, kernels, places
-from kvmharness.lab.apt import KernelPackage
-from kvmharness.lab.tree import Tree
+from kvmharness.lab import cache, kernels
+from kvmharness.lab.build.incremental_tree import Tree
+from kvmharness.lab.kernels import locate, stored
+from kvmharness.lab.kernels.apt import KernelPackage
 from tests.made_up_kernels import RELEASE, module, put, put_tree
 from tests.made_up_mails import SOURCE, SOURCE_PATH
 
@@ -35,10 +36,10 @@ needs_a_compiler = pytest.mark.skipif(
 
 def put_debian(folder: Path) -> Tree:
     """Both; the kernel by way of a tree in a folder."""
-    parts = places.gather(places.of_path(put_tree(folder)))
+    parts = locate.gather(locate.of_path(put_tree(folder)))
     place = cache.root() / "kernels" / kernels.cache_name(PACKAGE)
     place.mkdir(parents=True)
-    kept.keep(parts, place, f"debian:{PACKAGE.version}")
+    stored.keep(parts, place, f"debian:{PACKAGE.version}")
     tree = Tree(cache.root() / "trees" / kernels.cache_name(PACKAGE))
     put(tree.source / "Makefile", MAKEFILE)
     put(tree.source / "scripts/kvm.bin", module(RELEASE, "irqbypass"))

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvmharness.lab import build, cache, owntree
+from kvmharness.lab import build, cache
+from kvmharness.lab.build import user_tree
 
 _X86 = "arch/x86/kvm/x86.c"
 _SVM = "arch/x86/kvm/svm/svm.c"
@@ -102,7 +103,7 @@ def sources_of(spec: str) -> Sources:
     """KVM's sources of a kernel, as the lab has them to build its modules."""
     on = build.ground(spec)
     with cache.locked(on.tree.place):
-        paths = on.tree.originals(("arch/x86/kvm", "virt/kvm"), owntree.is_written)
+        paths = on.tree.originals(("arch/x86/kvm", "virt/kvm"), user_tree.is_written)
         found = {path: on.tree.original(path) for path in paths}
     return {path: text for path, text in found.items() if text is not None}
 

@@ -4,10 +4,10 @@
 from collections.abc import Sequence
 
 from kvmharness.cli.playing import Played
+from kvmharness.judging.verdict import Expectation, Result, Verdict
 from kvmharness.lab.kernels import Kernel
-from kvmharness.lab.machine import Machine
+from kvmharness.lab.machines.machine import Machine
 from kvmharness.scenarios import Scenario
-from kvmharness.verdict import Expectation, Result, Verdict
 
 
 def play_on(

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 from kvmharness import script
-from kvmharness.capabilities import PROBE
 from kvmharness.guests import PROGRAMS
+from kvmharness.judging.capabilities import PROBE
+from kvmharness.judging.session import PROBE_NAME
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.simulate import HOST, Pace, simulate
 from kvmharness.model.state import Host
-from kvmharness.msr import MSRS
+from kvmharness.player.msr import MSRS
 from kvmharness.scenarios import SCENARIOS
 from kvmharness.script import Script
-from kvmharness.session import PROBE_NAME
 from kvmharness.trace import Trace, to_lines
 
 Chance = random.Random

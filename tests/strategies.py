@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from kvmharness import script
 from kvmharness.guests import PROGRAMS
 from kvmharness.model.interval import Interval
-from kvmharness.msr import MSRS
+from kvmharness.player.msr import MSRS
 from kvmharness.trace import Bracket, Event, Trace, Window
 
 labels = st.text("abcdefghijklmnopqrstuvwxyz-0123456789", max_size=20)

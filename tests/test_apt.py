@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from debian.deb822 import Packages
 
-from kvmharness.lab import apt
-from kvmharness.lab.apt import KernelPackage, State
 from kvmharness.lab.errors import LabError
+from kvmharness.lab.kernels import apt
+from kvmharness.lab.kernels.apt import KernelPackage, State
 
 INDEX = """\
 Package: linux-image-cloud-amd64

@@ -7,9 +7,10 @@ import threading
 
 import pytest
 
-from kvmharness import player, script, threads
+from kvmharness import script
 from kvmharness.contract import NoWarpClaim, State, check
 from kvmharness.kvm import System
+from kvmharness.player import player, threads
 from kvmharness.script import CreateVcpu, GetClock, Operation, Run, RunTogether
 from kvmharness.trace import Event, Trace, from_played
 from tests.hand_worked import MS, create, judged, possible, run, set_offset, step, tsc, write

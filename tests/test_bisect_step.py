@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from kvmharness import host
-from kvmharness.bisection import BAD, GIVE_UP, GOOD, SKIP
 from kvmharness.cli import bisect_step, playing
 from kvmharness.cli.playing import Played
+from kvmharness.judging.bisection import BAD, GIVE_UP, GOOD, SKIP
 from kvmharness.kvm import KvmUnavailableError
 from kvmharness.lab import cache
+from kvmharness.lab.build.incremental_tree import Tree
 from kvmharness.lab.errors import LabError
-from kvmharness.lab.machine import Machine
-from kvmharness.lab.tree import Tree
+from kvmharness.lab.machines.machine import Machine
 from kvmharness.scenarios import Scenario
 from tests.command_line import Capture, one_line, status_of
 from tests.made_up_builds import SPEC, needs_a_compiler

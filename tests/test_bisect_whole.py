@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness.bisection import GIVE_UP, GOOD, SKIP
+from kvmharness.judging.bisection import GIVE_UP, GOOD, SKIP
 from kvmharness.lab import cache
 from tests.command_line import Capture, one_line, status_of
 from tests.made_up_builds import needs_a_compiler
@@ -31,8 +31,8 @@ bzImage modules:
 @pytest.fixture
 def whole(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The repository as one of a whole kernel."""
-    monkeypatch.setattr("kvmharness.lab.make.check_programs", lambda *_: None)
-    monkeypatch.setattr("kvmharness.lab.whole._has_libelf", lambda: True)
+    monkeypatch.setattr("kvmharness.lab.build.make.check_programs", lambda *_: None)
+    monkeypatch.setattr("kvmharness.lab.build.whole_kernel._has_libelf", lambda: True)
     put_tree(tmp_path / "built")
     put(repository / "Kconfig")
     put(repository / "Makefile", WHOLE)
@@ -86,4 +86,4 @@ def test_the_small_configuration_is_the_one_of_the_documentation() -> None:
         return re.findall(r"^ *(CONFIG_\w+=\w)", path.read_text(), re.MULTILINE)
 
     page = ROOT / "docs/kernels.md"
-    assert options(ROOT / "kvmharness/lab/small.config") == options(page) != []
+    assert options(ROOT / "kvmharness/lab/build/small.config") == options(page) != []

@@ -3,8 +3,8 @@
 
 import pytest
 
-from kvmharness.bisection import BAD, GOOD, SKIP, answer
-from kvmharness.verdict import Result, Verdict
+from kvmharness.judging.bisection import BAD, GOOD, SKIP, answer
+from kvmharness.judging.verdict import Result, Verdict
 
 PASS, XFAIL, FAIL = Verdict.PASS, Verdict.XFAIL, Verdict.FAIL
 UNCLEAR, LOST = Verdict.INCONCLUSIVE, Verdict.LOST

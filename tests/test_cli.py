@@ -12,7 +12,7 @@ import pytest
 
 from kvmharness import host
 from kvmharness.kvm import System
-from kvmharness.lab.machines import AMD
+from kvmharness.lab.machines.catalogue import AMD
 from kvmharness.model.policies import POLICIES
 from kvmharness.scenarios import SCENARIOS
 from tests.command_line import Capture, one_line, status_of

@@ -3,15 +3,7 @@
 
 import pytest
 
-from kvmharness.contract import (
-    AnyClaim,
-    HostTimeClaim,
-    PageClaim,
-    RealtimeClaim,
-    State,
-    TimeClaim,
-    check,
-)
+from kvmharness.contract import AnyClaim, HostTimeClaim, PageClaim, RealtimeClaim, State, TimeClaim, check
 from kvmharness.contract.clock import page_time
 from kvmharness.script import CreateVcpu, GetClock, GetTscKhz, ReadKvmclock, Run, SetClock
 from kvmharness.trace import Bracket, Event, Trace

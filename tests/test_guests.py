@@ -10,7 +10,7 @@ import pytest
 from kvmharness import guests
 from kvmharness.guests import layout
 from kvmharness.kvm import BracketBuffer, Exit, Memory, System, Vcpu, Vm
-from kvmharness.msr import MSRS
+from kvmharness.player.msr import MSRS
 
 ONCE = ("rdtsc-16", "rdtsc-64", "rdmsr-16", "wrmsr-16")
 NEEDS_RDTSCP = "rdtscp-16"

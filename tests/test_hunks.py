@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kvmharness.lab import diffs, hunks
-from kvmharness.lab.diffs import FileDiff
-from kvmharness.lab.hunks import RefusedError
+from kvmharness.lab.patches import apply, diffs
+from kvmharness.lab.patches.apply import RefusedError
+from kvmharness.lab.patches.diffs import FileDiff
 from tests.made_up_mails import CHANGED, DIFF, OTHER_DIFF, SOURCE, damaged
 
 PATH = "arch/x86/kvm/clock.c"
@@ -61,7 +61,7 @@ def bare(text: str) -> list[str]:
 def test_a_patch_gives_the_edited_file_to_the_byte(edit: tuple[list[str], list[str]], context: int) -> None:
     before, after = edit
     if before != after:
-        applied = hunks.apply(file_of(diff_of(before, after, context)), joined(before))
+        applied = apply.apply(file_of(diff_of(before, after, context)), joined(before))
         assert applied.text == joined(after)
 
 
@@ -73,7 +73,7 @@ def test_a_damaged_patch_gives_the_edited_file_but_for_white_space(edit: tuple[l
         # numbers of lines do not come out.
         (diff,) = diffs.read(damaged(diff_of(before, after)))
         if not diff.fault:
-            assert bare(hunks.apply(diff.files[0], joined(before)).text) == bare(joined(after))
+            assert bare(apply.apply(diff.files[0], joined(before)).text) == bare(joined(after))
         else:
             assert any(line.lstrip()[:1] in ("+", "-", "\\") for line in before)
 
@@ -86,7 +86,7 @@ def test_where_lines_come_again_a_patch_is_applied_rightly_or_refused(
     if before != after:
         for text in (diff_of(before, after), damaged(diff_of(before, after))):
             try:
-                applied = hunks.apply(file_of(text), joined(before))
+                applied = apply.apply(file_of(text), joined(before))
             except RefusedError:
                 continue
             assert bare(applied.text) == bare(joined(after))
@@ -100,7 +100,7 @@ def test_a_hunk_whose_lines_are_there_twice_is_always_refused(
     if before != after:
         twice = joined([*above, *before, *below, *before])
         with pytest.raises(RefusedError):
-            hunks.apply(file_of(diff_of(before, after, 20)), twice)
+            apply.apply(file_of(diff_of(before, after, 20)), twice)
 
 
 @given(edits(few), few)
@@ -112,7 +112,7 @@ def test_nothing_is_applied_where_the_lines_differ(
         return
     diff = file_of(damaged(diff_of(before, after, 1)))
     try:
-        applied = hunks.apply(diff, joined(other))
+        applied = apply.apply(diff, joined(other))
     except RefusedError:
         return
     there = bare(joined(other))
@@ -136,16 +136,16 @@ def test_an_undamaged_patch_gives_what_git_apply_gives(
     diff = done.stdout.replace("--- old", "--- a/old").replace("+++ new", "+++ b/old")
     diff = diff.replace("diff --git old new", "diff --git a/old b/old")
     subprocess.run(["git", "apply"], cwd=tmp_path, input=diff, text=True, check=True)
-    assert hunks.apply(file_of(diff), old).text == (tmp_path / "old").read_text() == new
+    assert apply.apply(file_of(diff), old).text == (tmp_path / "old").read_text() == new
 
 
 def test_a_damaged_patch_gets_its_indentation_back() -> None:
-    assert hunks.apply(file_of(damaged(DIFF)), SOURCE).text == CHANGED
+    assert apply.apply(file_of(damaged(DIFF)), SOURCE).text == CHANGED
 
 
 def test_tabs_that_became_blanks_become_tabs_again() -> None:
     expanded = "\n".join(line[:1] + line[1:].expandtabs(8) for line in DIFF.split("\n"))
-    assert hunks.apply(file_of(expanded), SOURCE).text == CHANGED
+    assert apply.apply(file_of(expanded), SOURCE).text == CHANGED
 
 
 def test_added_code_is_indented_as_code_is() -> None:
@@ -172,12 +172,12 @@ def test_added_code_is_indented_as_code_is() -> None:
     ]
     after = SOURCE.replace("\tclock->stopped = true;\n", "\tclock->stopped = true;\n" + joined(added))
     text = damaged(diff_of(SOURCE.splitlines(), after.splitlines()))
-    assert hunks.apply(file_of(text), SOURCE).text == after
+    assert apply.apply(file_of(text), SOURCE).text == after
 
 
 def refused(text: str, source: str | None = SOURCE) -> tuple[str, str]:
     with pytest.raises(RefusedError) as error:
-        hunks.apply(file_of(text), source)
+        apply.apply(file_of(text), source)
     return str(error.value), "\n".join(error.value.details)
 
 
@@ -218,9 +218,9 @@ def test_a_hunk_without_lines_that_say_where_it_belongs_is_refused() -> None:
 
 def test_line_numbers_decide_nothing() -> None:
     moved = SOURCE.replace("/* A clock", "/* 1 */\n/* 2 */\n/* 3 */\n/* A clock")
-    assert hunks.apply(file_of(DIFF), moved).at == (8, 22)
+    assert apply.apply(file_of(DIFF), moved).at == (8, 22)
     wrong = DIFF.replace("@@ -5,7 +5,7", "@@ -900,7 +1,7")
-    assert hunks.apply(file_of(wrong), SOURCE).text == CHANGED
+    assert apply.apply(file_of(wrong), SOURCE).text == CHANGED
 
 
 def test_hunks_that_fit_in_another_order_are_refused() -> None:

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from kvmharness.cli.main import main
-from kvmharness.lab import apt, cache, kept, kernels, suites
-from kvmharness.lab.apt import KernelPackage, State
+from kvmharness.lab import cache, kernels
 from kvmharness.lab.errors import LabError
+from kvmharness.lab.kernels import apt, stored, suites
+from kvmharness.lab.kernels.apt import KernelPackage, State
 from tests.made_up_kernels import RELEASE, put, put_tree
 
 PACKAGE = KernelPackage("linux-image-6.1.0-9-cloud-amd64", "6.1.27-1", "6.1.0-9-cloud-amd64", usual=True)
@@ -49,16 +50,16 @@ def test_a_damaged_kernel_in_the_cache_is_noticed(cache_root: Path) -> None:
     description = {"release": "r", "load_order": {}, "sizes": {"vmlinux": 6}}
     (cache_root / "kernel.json").write_text(json.dumps(description))
     with pytest.raises(LabError, match="was damaged"):
-        kept.load("debian:6.1", cache_root)
-    description |= {"sizes": {"vmlinux": 5}, "unchanged": {"vmlinux": kept.mark(cache_root / "vmlinux")}}
+        stored.load("debian:6.1", cache_root)
+    description |= {"sizes": {"vmlinux": 5}, "unchanged": {"vmlinux": stored.mark(cache_root / "vmlinux")}}
     (cache_root / "kernel.json").write_text(json.dumps(description))
-    assert kept.load("debian:6.1", cache_root).release == "r"
+    assert stored.load("debian:6.1", cache_root).release == "r"
     (cache_root / "vmlinux").write_bytes(b"12340")
     with pytest.raises(LabError, match="was damaged"):
-        kept.load("debian:6.1", cache_root)
+        stored.load("debian:6.1", cache_root)
     (cache_root / "kernel.json").write_text("{")
     with pytest.raises(LabError, match="not what it was"):
-        kept.load("debian:6.1", cache_root)
+        stored.load("debian:6.1", cache_root)
 
 
 def test_a_kernel_damaged_in_the_cache_is_built_again(cache_root: Path, tmp_path: Path) -> None:
@@ -78,7 +79,7 @@ def test_a_kernel_kept_in_another_format_is_unpacked_again(
     def build(package: KernelPackage, folder: Path) -> None:
         builds.append(package.version)
         (folder / "kernel.json").write_text(
-            json.dumps({"format": kept.FORMAT, "release": "r", "load_order": {}, "sizes": {}})
+            json.dumps({"format": stored.FORMAT, "release": "r", "load_order": {}, "sizes": {}})
         )
 
     monkeypatch.setattr(apt, "offered", lambda refresh=False: [PACKAGE])

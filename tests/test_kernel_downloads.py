@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from kvmharness.lab import apt
-from kvmharness.lab.apt import State
 from kvmharness.lab.errors import LabError
+from kvmharness.lab.kernels import apt
+from kvmharness.lab.kernels.apt import State
 from tests.made_up_kernels import put
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness.lab import hunks
+from kvmharness.judging.verdict import JUDGED, Verdict
 from kvmharness.lab.kernels import Kernel
+from kvmharness.lab.patches import apply
 from kvmharness.scenarios import SCENARIOS
-from kvmharness.verdict import JUDGED, Verdict
 from scripts import kernel_faults
 from scripts.kernel_faults import Fault, FaultError
 
@@ -41,7 +41,7 @@ def fault(function: str, old: str) -> Fault:
 
 def test_a_fault_is_a_patch_that_changes_one_expression_of_one_function() -> None:
     file = kernel_faults.patch(fault("first", "a + b"), CODE).files[0]
-    assert hunks.apply(file, CODE).text == CODE.replace("a +\n\t\tb", "a - b")
+    assert apply.apply(file, CODE).text == CODE.replace("a +\n\t\tb", "a - b")
 
 
 @pytest.mark.parametrize(

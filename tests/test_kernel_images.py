@@ -13,8 +13,9 @@ import lz4.block
 import pytest
 import zstandard
 
-from kvmharness.lab import kernels, vmlinux
+from kvmharness.lab import kernels
 from kvmharness.lab.errors import LabError
+from kvmharness.lab.kernels import vmlinux
 from tests.made_up_kernels import (
     AARCH64,
     GOOD_CONFIG,

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness.lab import kernels, modules
+from kvmharness.lab import kernels
 from kvmharness.lab.errors import LabError
+from kvmharness.lab.kernels import modules
 
 
 def test_a_signature_is_taken_off_a_module() -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from kvmharness.cli.main import main
-from kvmharness.lab import apt, kernels, suites
-from kvmharness.lab.apt import KernelPackage
+from kvmharness.lab import kernels
 from kvmharness.lab.errors import LabError
+from kvmharness.lab.kernels import apt, names, suites
+from kvmharness.lab.kernels.apt import KernelPackage
 from tests.made_up_kernels import put
 
 # Versions and suites
@@ -74,8 +75,8 @@ def test_a_suite_that_cannot_be_asked_is_named_when_a_kernel_is_unknown(
 def test_the_machines_own_sources_come_before_the_other_suites(mirror: Mirror) -> None:
     newer = KernelPackage("linux-image-6.1.0-99-cloud-amd64", "6.1.99-1", "6.1.0-99-cloud-amd64")
     mirror["bookworm"] = [newer]
-    assert kernels._of_version("debian:6.1", "6.1").version == "6.1.38-1"
-    assert kernels._of_version("debian:6.1.99", "6.1.99") == newer
+    assert names._of_version("debian:6.1", "6.1").version == "6.1.38-1"
+    assert names._of_version("debian:6.1.99", "6.1.99") == newer
 
 
 def test_a_suites_name_means_the_kernel_it_installs(mirror: Mirror) -> None:
@@ -84,7 +85,7 @@ def test_a_suites_name_means_the_kernel_it_installs(mirror: Mirror) -> None:
         old,
         KernelPackage("linux-image-6.1.0-1-cloud-amd64", "6.1.1-1", "6.1.0-1-cloud-amd64"),
     ]
-    assert kernels._of_suite("debian:bullseye", "bullseye") == old
+    assert names._of_suite("debian:bullseye", "bullseye") == old
 
 
 # What is neither

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness.lab import debs, kernels
+from kvmharness.lab import kernels
 from kvmharness.lab.errors import LabError
+from kvmharness.lab.kernels import debs
 from tests.made_up_kernels import AMD_ORDER, RELEASE, bzimage, kernel_image, orders, put, put_modules
 
 

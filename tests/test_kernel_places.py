@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness.lab import kernels, places, vmlinux
+from kvmharness.lab import kernels
 from kvmharness.lab.errors import LabError
+from kvmharness.lab.kernels import locate, vmlinux
 from tests.made_up_kernels import (
     AMD_ORDER,
     GOOD_CONFIG,
@@ -154,7 +155,7 @@ def test_the_hosts_kernel_is_taken_with_its_modules(tmp_path: Path) -> None:
     put(tmp_path / f"boot/vmlinuz-{RELEASE}", bzimage(kernel_image()))
     put_modules(tmp_path / f"lib/modules/{RELEASE}")
     put_modules(tmp_path / "lib/modules/6.18.0-old", "6.18.0-old")
-    parts = places.gather(places.of_host(tmp_path, RELEASE))
+    parts = locate.gather(locate.of_host(tmp_path, RELEASE))
     assert parts.release == RELEASE
     assert [f"{name}.ko" for name in parts.load_order["kvm_amd"]] == AMD_ORDER["kvm_amd"]
 
@@ -163,27 +164,27 @@ def test_the_hosts_kernel_is_taken_with_its_modules(tmp_path: Path) -> None:
 def test_the_hosts_image_may_lie_beside_its_modules(folder: str, tmp_path: Path) -> None:
     modules_folder = put_modules(tmp_path / f"{folder}/modules/{RELEASE}")
     put(modules_folder / "vmlinuz", bzimage(kernel_image()))
-    assert places.gather(places.of_host(tmp_path, RELEASE)).load_order.keys() == {"kvm_amd"}
+    assert locate.gather(locate.of_host(tmp_path, RELEASE)).load_order.keys() == {"kvm_amd"}
 
 
 def test_a_host_without_an_image_says_where_it_should_be(tmp_path: Path) -> None:
     with pytest.raises(
         LabError, match=rf"kernel, {RELEASE}, is not on it: there is neither .*boot/vmlinuz-{RELEASE}"
     ):
-        places.of_host(tmp_path, RELEASE)
+        locate.of_host(tmp_path, RELEASE)
 
 
 def test_a_host_without_kvm_modules_is_refused_unless_kvm_is_built_in(tmp_path: Path) -> None:
     put(tmp_path / f"boot/vmlinuz-{RELEASE}", bzimage(kernel_image()))
     listed = put(tmp_path / f"lib/modules/{RELEASE}/modules.builtin", "kernel/fs/ext4/ext4.ko\n")
     with pytest.raises(LabError, match=f"{RELEASE} is without KVM: .* nor in {listed.parent}"):
-        places.gather(places.of_host(tmp_path, RELEASE))
+        locate.gather(locate.of_host(tmp_path, RELEASE))
     put(listed, "kernel/arch/x86/kvm/kvm.ko\nkernel/arch/x86/kvm/kvm-intel.ko\n")
-    assert places.gather(places.of_host(tmp_path, RELEASE)).load_order == {"kvm_intel": {}}
+    assert locate.gather(locate.of_host(tmp_path, RELEASE)).load_order == {"kvm_intel": {}}
 
 
 def test_a_hosts_image_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "boot").mkdir()
     (tmp_path / f"boot/vmlinuz-{RELEASE}").symlink_to("gone")
     with pytest.raises(LabError, match=rf"cannot read {tmp_path}/boot/vmlinuz-{RELEASE}: No such file"):
-        places.gather(places.of_host(tmp_path, RELEASE))
+        locate.gather(locate.of_host(tmp_path, RELEASE))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness.lab import kept, kernels, places
+from kvmharness.lab import kernels
 from kvmharness.lab.errors import LabError
-from kvmharness.lab.kernels import Kernel
+from kvmharness.lab.kernels import Kernel, locate, names, stored
 from tests.made_up_kernels import AMD_ORDER, RELEASE, elf, module, orders, put, put_tree
 
 
@@ -29,7 +29,7 @@ def test_a_trees_modules_are_those_it_lists(line: str, tmp_path: Path) -> None:
     put(tree / "drivers/crypto/ccp/ccp.ko", module(content=b"listed"))
     put(tree / "debian/stale/lib/modules/kvm.ko", module("5.10.1"))
     put(tree / "modules.order", f"{line}\n{line.replace('arch/x86/kvm/kvm-amd', 'drivers/crypto/ccp/ccp')}\n")
-    found = places.of_path(tree).modules
+    found = locate.of_path(tree).modules
     assert sorted(found) == ["ccp", "irqbypass", "kvm", "kvm_amd"]
     assert found["kvm"] == tree / "arch/x86/kvm/kvm.ko"
 
@@ -39,9 +39,9 @@ def test_of_a_trees_images_the_newer_one_counts(tmp_path: Path) -> None:
     now = time.time()
     os.utime(tree / "arch/x86/boot/bzImage", (now, now))
     os.utime(tree / "vmlinux", (now - 9, now - 9))
-    assert places.of_path(tree).image.name == "bzImage"
+    assert locate.of_path(tree).image.name == "bzImage"
     os.utime(tree / "vmlinux", (now + 9, now + 9))
-    assert places.of_path(tree).image.name == "vmlinux"
+    assert locate.of_path(tree).image.name == "vmlinux"
 
 
 def test_a_tree_that_is_not_built_or_gone_on_is_refused(tmp_path: Path) -> None:
@@ -50,18 +50,18 @@ def test_a_tree_that_is_not_built_or_gone_on_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         LabError, match=rf"is {RELEASE}, but the tree has gone on to 6\.19\.0-rc1: run make there"
     ):
-        places.of_path(tree)
+        locate.of_path(tree)
     with pytest.raises(LabError, match="the folder is not built: run make there"):
-        places.of_path(put(tmp_path / "source/Kconfig").parent)
+        locate.of_path(put(tmp_path / "source/Kconfig").parent)
     with pytest.raises(LabError, match="the folder holds no kernel"):
-        places.of_path(tmp_path)
+        locate.of_path(tmp_path)
 
 
 def test_a_tree_without_kvms_modules_is_refused(tmp_path: Path) -> None:
     tree = put_tree(tmp_path / "linux")
     (tree / "arch/x86/kvm/kvm-amd.ko").unlink()
     with pytest.raises(LabError, match=f"neither built in nor built as modules in {tree}"):
-        places.gather(places.of_path(tree))
+        locate.gather(locate.of_path(tree))
 
 
 def test_a_tree_that_was_built_again_is_another_kernel_and_the_same_one_is_quick(
@@ -70,7 +70,7 @@ def test_a_tree_that_was_built_again_is_another_kernel_and_the_same_one_is_quick
     tree = put_tree(tmp_path / "linux")
     first = kernels.find(str(tree))
     with monkeypatch.context() as patched:
-        patched.setattr(kept, "keep", None)
+        patched.setattr(stored, "keep", None)
         assert kernels.find(f"{tree}/.") == Kernel(f"{tree}/.", RELEASE, first.folder, first.load_order)
     put(tree / "arch/x86/kvm/kvm.ko", module(depends="irqbypass", content=b"patched"))
     second = kernels.find(str(tree))
@@ -91,16 +91,16 @@ def test_what_a_tree_was_before_is_kept_for_a_while_and_others_for_longer(
     first, other = build(tmp_path / "linux", b"1"), build(tmp_path / "other", b"1")
     second = build(tmp_path / "linux", b"2")
     assert first.is_dir(), "a run may be about to boot it"
-    age(first, kernels._SUPERSEDED_S + 60)
-    age(other, kernels._SUPERSEDED_S + 60)
+    age(first, names._SUPERSEDED_S + 60)
+    age(other, names._SUPERSEDED_S + 60)
     third = build(tmp_path / "linux", b"3")
     assert [folder.is_dir() for folder in (first, second, third, other)] == [False, True, True, True]
-    age(other, kernels._UNUSED_S + 60)
+    age(other, names._UNUSED_S + 60)
     build(tmp_path / "linux", b"3")
     assert not other.is_dir()
     gone = build(tmp_path / "gone", b"1")
     shutil.rmtree(tmp_path / "gone")
-    age(gone, kernels._SUPERSEDED_S + 60)
+    age(gone, names._SUPERSEDED_S + 60)
     build(tmp_path / "linux", b"3")
     assert not gone.is_dir()
 

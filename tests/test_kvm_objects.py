@@ -26,7 +26,7 @@ from kvmharness.kvm import (
     lib,
     read_host_clock,
 )
-from kvmharness.msr import MSRS
+from kvmharness.player.msr import MSRS
 
 pytestmark = pytest.mark.kvm
 

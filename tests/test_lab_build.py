@@ -15,12 +15,13 @@ import pytest
 from kvmharness.cli import playing
 from kvmharness.cli.main import main
 from kvmharness.cli.playing import Played
-from kvmharness.lab import build, cache, kernels, make
+from kvmharness.judging.verdict import Expectation, Result, Verdict
+from kvmharness.lab import cache, kernels
+from kvmharness.lab.build import make, modules
+from kvmharness.lab.build.incremental_tree import Tree
 from kvmharness.lab.kernels import Kernel
-from kvmharness.lab.machine import Machine
-from kvmharness.lab.tree import Tree
+from kvmharness.lab.machines.machine import Machine
 from kvmharness.scenarios import Scenario
-from kvmharness.verdict import Expectation, Result, Verdict
 from tests.made_up_builds import SPEC, needs_a_compiler
 from tests.made_up_kernels import RELEASE, module, put
 from tests.made_up_mails import DIFF, OTHER_DIFF, SOURCE, SOURCE_PATH, THREAD
@@ -236,7 +237,7 @@ def test_trees_that_nobody_builds_in_go(tree: Tree, tmp_path: Path) -> None:
     old, young = (cache.root() / "trees" / name for name in ("old", "young"))
     for place in (old, young):
         place.mkdir()
-    then = time.time() - build._UNUSED_S - 60
+    then = time.time() - modules._UNUSED_S - 60
     os.utime(old, (then, then))
     assert lab_build("--patch", patch_file(tmp_path)) == 0
     assert (old.exists(), young.exists(), tree.source.exists()) == (False, True, True)

@@ -3,7 +3,7 @@
 
 import pytest
 
-from kvmharness.lab import console
+from kvmharness.lab.machines import console
 
 
 def test_the_consoles_last_words_are_its_end_and_what_names_a_fault() -> None:

@@ -7,8 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kvmharness.lab import image, play
-from kvmharness.lab.cpio import Archive
+from kvmharness.lab import run
+from kvmharness.lab.machines import initramfs
+from kvmharness.lab.machines.cpio import Archive
 from kvmharness.scenarios import SCENARIOS
 
 
@@ -39,19 +40,19 @@ def test_an_archive_holds_its_files_the_way_the_kernel_unpacks_them() -> None:
 
 def test_equal_jobs_are_equal_to_the_byte() -> None:
     scenarios = list(SCENARIOS.values())
-    assert play.job_for(scenarios) == play.job_for(scenarios)
-    job = play.job_for(scenarios)
+    assert run.job_for(scenarios) == run.job_for(scenarios)
+    job = run.job_for(scenarios)
     assert marshal.loads(job.content)[0] == job.number
-    assert play.job_for(scenarios[:1]).number != job.number
+    assert run.job_for(scenarios[:1]).number != job.number
 
 
 def test_what_runs_inside_loads_nothing_slow() -> None:
-    path = image._import_path()
-    code = f"import sys; sys.path[:0] = {path!r}; import kvmharness.lab.guest; print(*sys.modules)"
-    command = [str(image._interpreter()), "-I", "-S", "-c", code]
+    path = initramfs._import_path()
+    code = f"import sys; sys.path[:0] = {path!r}; import kvmharness.lab.machines.guest; print(*sys.modules)"
+    command = [str(initramfs._interpreter()), "-I", "-S", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     loaded = set(done.stdout.split())
-    assert "kvmharness.player" in loaded
+    assert "kvmharness.player.player" in loaded
     assert loaded & {"typing", "dataclasses", "enum", "re", "json", "collections", "inspect"} == set()
 
 
@@ -60,7 +61,7 @@ def test_a_module_file_compiles_to_bytecode_the_interpreter_takes(tmp_path: Path
     source.write_text("print('hello')")
     compiled = tmp_path / "alone" / "thing.pyc"
     compiled.parent.mkdir()
-    compiled.write_bytes(image._compiled(source))
+    compiled.write_bytes(initramfs._compiled(source))
     code = f"import sys; sys.path.insert(0, {str(compiled.parent)!r}); import thing"
     done = subprocess.run(
         [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True, timeout=60

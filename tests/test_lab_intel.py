@@ -15,12 +15,15 @@ import psutil
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from kvmharness import capabilities
 from kvmharness.guests.program import code_of
-from kvmharness.lab import bochs, emulator, image, machine, play, pvh
+from kvmharness.judging import capabilities
+from kvmharness.judging.session import settle
+from kvmharness.judging.verdict import Expectation
+from kvmharness.lab import run
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import Kernel
-from kvmharness.lab.machines import INTEL
+from kvmharness.lab.machines import bochs, emulator, initramfs, machine, pvh
+from kvmharness.lab.machines.catalogue import INTEL
 from kvmharness.model.judge import Possibility, judge
 from kvmharness.model.policies import POLICIES
 from kvmharness.scenarios import SCENARIOS, Scenario
@@ -36,9 +39,7 @@ from kvmharness.script import (
     Sleep,
     Time,
 )
-from kvmharness.session import settle
 from kvmharness.trace import Event, to_lines
-from kvmharness.verdict import Expectation
 from tests import made_up_kernels
 from tests.foretold import not_foretold, oddly_skipped
 from tests.machines import wait_until, with_init_that
@@ -73,7 +74,7 @@ def test_a_kernel_is_identified_on_intel_as_on_amd_and_fails_nothing_under_its_p
     found = intel_kernel(spec)
     outcome = settle(
         list(SCENARIOS.values()),
-        lambda each: play.play(found, INTEL, each),
+        lambda each: run.play(found, INTEL, each),
         Expectation(POLICIES[policy]),
     )
     assert outcome.identity is not None
@@ -113,7 +114,7 @@ def only_value(event: Event) -> int:
 def test_with_tsc_scaling_a_guest_counts_at_its_own_rate(intel_kernel: Find, spec: str, policy: str) -> None:
     rates = (-500_000, 1_000_000)
     scripts = [Scenario(f"at {ppm} ppm", "", "", "", (), at_another_rate(ppm), ()) for ppm in rates]
-    session = play.play(intel_kernel(spec), INTEL, scripts)
+    session = run.play(intel_kernel(spec), INTEL, scripts)
     host = capabilities.host_facts(session.probe)
     assert host.khz is not None
     for ppm, scenario in zip(rates, scripts, strict=True):
@@ -137,7 +138,7 @@ def test_with_tsc_scaling_a_guest_counts_at_its_own_rate(intel_kernel: Find, spe
 @pytest.mark.full
 def test_two_boots_of_intel_are_the_same_to_the_byte(intel_kernel: Find) -> None:
     scenarios = [SCENARIOS["young-restore"]]
-    sessions = [play.play(intel_kernel("debian:6.1"), INTEL, scenarios) for _ in range(2)]
+    sessions = [run.play(intel_kernel("debian:6.1"), INTEL, scenarios) for _ in range(2)]
     lines = [
         [list(to_lines(each)) for each in (session.probe, *session.traces.values())] for session in sessions
     ]
@@ -149,7 +150,7 @@ def test_two_boots_of_intel_are_the_same_to_the_byte(intel_kernel: Find) -> None
 def test_a_kernel_that_panics_on_intel_ends_the_machine_and_is_told_apart(
     intel_kernel: Find, tmp_path: Path
 ) -> None:
-    initrd = image.base() + with_init_that("return 7;", tmp_path)
+    initrd = initramfs.base() + with_init_that("return 7;", tmp_path)
     booted = machine.boot(INTEL, intel_kernel("debian:6.1").vmlinux, initrd)
     assert booted.complaint == "the machine was reset: a triple fault, or a reboot"
     assert "Kernel panic - not syncing: Attempted to kill init" in booted.console
@@ -162,7 +163,7 @@ def test_a_killed_harness_leaves_no_bochs_no_file_and_no_open_port(
     intel_kernel: Find, number: signal.Signals, tmp_path: Path
 ) -> None:
     intel_kernel("debian:6.1")
-    image.python()
+    initramfs.python()
     before = sorted(Path.cwd().iterdir())
     command = [sys.executable, "-m", "kvmharness", "lab", "run", "debian:6.1", "--machine", "intel"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
@@ -291,7 +292,7 @@ def test_a_module_keeps_all_but_the_places_to_trace_at(kernel: Find) -> None:
     (module,) = [
         path.read_bytes() for path in kernel("debian:6.1").modules_for("kvm_intel") if path.name == "kvm.ko"
     ]
-    untraced = image._untraced(module)
+    untraced = initramfs._untraced(module)
     assert len(untraced) == len(module)
     sizes = [
         {section.name: section["sh_size"] for section in ELFFile(BytesIO(data)).iter_sections()}

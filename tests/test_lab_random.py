@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from kvmharness import capabilities
-from kvmharness.lab import play
+from kvmharness.judging import capabilities
+from kvmharness.lab import run
 from kvmharness.lab.kernels import Kernel
-from kvmharness.lab.machines import AMD
+from kvmharness.lab.machines.catalogue import AMD
 from kvmharness.model.judge import Possibility, judge
 from kvmharness.model.policies import POLICIES
 from kvmharness.scenarios import Scenario
@@ -25,7 +25,7 @@ def test_random_scripts_are_possible_under_a_kernels_own_policy_and_many_not_und
 ) -> None:
     scripts = {f"random-{seed}": random_script(seed) for seed in range(30)}
     scenarios = [Scenario(name, "", "", "", (), script, ()) for name, script in scripts.items()]
-    session = play.play(kernel(spec), AMD, scenarios)
+    session = run.play(kernel(spec), AMD, scenarios)
     host = capabilities.host_facts(session.probe)
 
     def judged(policy: str) -> dict[str, Possibility]:

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness.lab import apt, kernels, play, suites
+from kvmharness.judging.session import settle
+from kvmharness.judging.verdict import Expectation, Verdict
+from kvmharness.lab import kernels, run
 from kvmharness.lab.errors import LabError
-from kvmharness.lab.kernels import Kernel
-from kvmharness.lab.machine import Machine, check_emulator
-from kvmharness.lab.machines import AMD, AMD_SMP, INTEL
+from kvmharness.lab.kernels import Kernel, apt, suites
+from kvmharness.lab.machines.catalogue import AMD, AMD_SMP, INTEL
+from kvmharness.lab.machines.machine import Machine, check_emulator
 from kvmharness.model.policies import POLICIES
 from kvmharness.scenarios import SCENARIOS
-from kvmharness.session import settle
-from kvmharness.verdict import Expectation, Verdict
 from tests.foretold import not_foretold
 
 pytestmark = [pytest.mark.lab, pytest.mark.full]
@@ -64,7 +64,7 @@ def test_a_kernel_of_another_suite_comes_to_what_the_model_foretells_of_its_poli
         pytest.skip(f"missing capability {on.name}: {error}")
     outcome = settle(
         list(SCENARIOS.values()),
-        lambda each: play.play(found, on, each),
+        lambda each: run.play(found, on, each),
         Expectation(POLICIES[policy]),
         confirm=not on.counts_instructions,
     )

@@ -4,9 +4,9 @@
 import pytest
 
 from kvmharness.kvm import KvmUnavailableError, System, ffi
-from kvmharness.lab import machine, nested
 from kvmharness.lab.errors import LabError
-from kvmharness.lab.machines import AMD, AMD_SMP, INTEL, MACHINES
+from kvmharness.lab.machines import machine, nested
+from kvmharness.lab.machines.catalogue import AMD, AMD_SMP, INTEL, MACHINES
 from tests.command_line import Capture, one_line, status_of
 
 

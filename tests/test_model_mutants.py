@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness import capabilities
-from kvmharness.lab import play
+from kvmharness.judging import capabilities
+from kvmharness.judging.session import Outcome, Session
+from kvmharness.lab import run
 from kvmharness.lab.kernels import Kernel
-from kvmharness.lab.machines import MACHINES
+from kvmharness.lab.machines.catalogue import MACHINES
 from kvmharness.model import arithmetic, masterclock, operations, rates, rules
 from kvmharness.model import judge as judge_module
 from kvmharness.model.judge import Possibility, judge
@@ -24,7 +25,6 @@ from kvmharness.model.policy import Policy
 from kvmharness.model.simulate import simulate
 from kvmharness.model.state import Host
 from kvmharness.scenarios import SCENARIOS
-from kvmharness.session import Outcome, Session
 from kvmharness.trace import Trace
 from tests import mutants_of_time, mutants_of_writes
 from tests.mutant import BOOTED, NEW, OLD, Mutant
@@ -115,7 +115,7 @@ def ask(kernel: Callable[[str], Kernel], outcome: Callable[[str], Outcome]) -> A
         if on in (OLD, NEW):
             session = next(iter(outcome(spec).sessions.values()))
         else:
-            session = play.play(kernel(spec), MACHINES[place], list(SCENARIOS.values()))
+            session = run.play(kernel(spec), MACHINES[place], list(SCENARIOS.values()))
         return POLICIES[BOOTED[on]], all_of(session)
 
     return played

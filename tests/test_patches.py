@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmharness.lab import hunks, patches
-from kvmharness.lab.patches import Patch, PatchError
+from kvmharness.lab import patches
+from kvmharness.lab.patches import Patch, PatchError, apply
 from tests.made_up_mails import (
     CHANGED,
     DIFF,
@@ -46,7 +46,7 @@ def made_of(patch: Patch) -> str:
     """What the source becomes by a patch."""
     (file,) = patch.files
     assert file.path == SOURCE_PATH
-    return hunks.apply(file, SOURCE).text
+    return apply.apply(file, SOURCE).text
 
 
 def only(text: str | bytes) -> Patch:
@@ -195,14 +195,14 @@ def test_documentation_and_selftests_are_passed_over() -> None:
 def test_a_patch_may_make_a_new_file() -> None:
     new = "diff --git a/virt/kvm/new.h b/virt/kvm/new.h\nnew file mode 100644\nindex 0..1\n--- /dev/null\n"
     (file,) = only(new + "+++ b/virt/kvm/new.h\n@@ -0,0 +1,2 @@\n+one\n+\ttwo\n").files
-    assert (file.path, hunks.apply(file, None).text) == ("virt/kvm/new.h", "one\n\ttwo\n")
+    assert (file.path, apply.apply(file, None).text) == ("virt/kvm/new.h", "one\n\ttwo\n")
 
 
 def test_a_file_without_a_newline_at_its_end_keeps_or_gets_it_as_the_patch_says() -> None:
     (file,) = only(NEW_END).files
-    assert hunks.apply(file, "one\ntwo").text == "one\nthree\n"
+    assert apply.apply(file, "one\ntwo").text == "one\nthree\n"
     (file,) = only(NEW_END + BARE).files
-    assert hunks.apply(file, "one\ntwo").text == "one\nthree"
+    assert apply.apply(file, "one\ntwo").text == "one\nthree"
 
 
 @given(st.lists(st.sampled_from([*DIFF.splitlines(), *THREAD.splitlines(), ">", "> >", ""]), max_size=40))

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from kvmharness import player, script
+from kvmharness import script
 from kvmharness.guests.layout import kvmclock_address
 from kvmharness.kvm import KvmError, System, Vcpu, Vm, ioctls
+from kvmharness.player import player
 from kvmharness.script import (
     PVCLOCK_GUEST_STOPPED,
     CreateVcpu,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from kvmharness.cli import options
+from kvmharness.judging.verdict import Result, Verdict
 from kvmharness.report import FORMATS, KernelReport
-from kvmharness.verdict import Result, Verdict
 from tests.command_line import Capture, one_line, status_of
 
 REPORTS = [

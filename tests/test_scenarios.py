@@ -3,8 +3,8 @@
 
 import pytest
 
-from kvmharness.capabilities import CAPABILITIES
 from kvmharness.contract import AnyClaim, Claim, RateClaim, RealtimeClaim, State
+from kvmharness.judging.capabilities import CAPABILITIES
 from kvmharness.model.policies import POLICIES
 from kvmharness.scenarios import SCENARIOS, SUBJECTS
 from kvmharness.scenarios.outlook import outlook

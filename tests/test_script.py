@@ -95,7 +95,7 @@ def test_json_that_makes_no_sense_is_refused_with_the_reason(data: Any, complain
 
 
 def test_every_operation_has_a_player() -> None:
-    from kvmharness.stage import Stage  # noqa: PLC0415
+    from kvmharness.player.stage import Stage  # noqa: PLC0415
 
     assert {name for name in dir(Stage) if name.startswith("_do_")} == {
         f"_do_{name}" for name in script.OPERATIONS

@@ -4,11 +4,11 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from kvmharness.identity import Identity
+from kvmharness.judging.identity import Identity
+from kvmharness.judging.session import ATTEMPTS, LostError, Session, rounds, settle
+from kvmharness.judging.verdict import Verdict
 from kvmharness.scenarios import SCENARIOS, Scenario
-from kvmharness.session import ATTEMPTS, LostError, Session, rounds, settle
 from kvmharness.trace import Trace
-from kvmharness.verdict import Verdict
 from tests.made_up import probe, session
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness.lab import machine, play, snapshot
+from kvmharness.judging.session import Session
+from kvmharness.lab import run
 from kvmharness.lab.kernels import Kernel
-from kvmharness.lab.machines import AMD, AMD_SMP, INTEL
-from kvmharness.lab.qmp import EndedError, Monitor, RefusedError
-from kvmharness.lab.snapshot import Snapshot
+from kvmharness.lab.machines import machine, snapshot
+from kvmharness.lab.machines.catalogue import AMD, AMD_SMP, INTEL
+from kvmharness.lab.machines.qmp import EndedError, Monitor, RefusedError
+from kvmharness.lab.machines.snapshot import Snapshot
 from kvmharness.scenarios import SCENARIOS
-from kvmharness.session import Session
 from kvmharness.trace import to_lines
 
 SNAPSHOT = Snapshot(bytes(range(256)) * 400, b"[    0.1] hello\n")
@@ -69,9 +70,9 @@ def test_a_kernel_that_says_nothing_leaves_a_snapshot_too(
     found = kernel("debian:6.1")
     silent = dataclasses.replace(AMD, kernel_options=AMD.kernel_options.replace("loglevel=5", "loglevel=0"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache_root.parent))
-    job = play.job_for([SCENARIOS["young-restore"]])
+    job = run.job_for([SCENARIOS["young-restore"]])
     for _ in range(10):  # a busy host leaves none
-        booted = machine.boot(silent, found.vmlinux, play.image_for(found, silent), job.content)
+        booted = machine.boot(silent, found.vmlinux, run.image_for(found, silent), job.content)
         assert booted.complaint == ""
         if booted.snapshot:
             break
@@ -160,7 +161,7 @@ def test_a_run_from_a_snapshot_brings_back_what_a_run_from_a_boot_does_to_the_by
     # A host that is too busy leaves no snapshot.
     sessions: list[Session] = []
     while len(sessions) < 20 and loaded.count(True) < 2:
-        sessions.append(play.play(found, AMD, scenarios))
+        sessions.append(run.play(found, AMD, scenarios))
     assert loaded[0] is False
     assert loaded.count(True) == 2
     lines = [
@@ -168,5 +169,5 @@ def test_a_run_from_a_snapshot_brings_back_what_a_run_from_a_boot_does_to_the_by
     ]
     assert all(each == lines[0] for each in lines)
     # Another job goes on from the same snapshot.
-    play.play(found, AMD, [SCENARIOS["write-zero"]])
+    run.play(found, AMD, [SCENARIOS["write-zero"]])
     assert loaded[-1]

@@ -3,10 +3,10 @@
 
 import shlex
 
-from kvmharness.identity import Identity
+from kvmharness.judging.identity import Identity
+from kvmharness.judging.verdict import Result, Verdict
 from kvmharness.report import KernelReport
 from kvmharness.report.validation import WIDTH, Validation, render
-from kvmharness.verdict import Result, Verdict
 
 COMMAND = ["kvmharness", "lab", "validate", "debian:6.1", "--patch", "a long name with blanks in it.patch"]
 

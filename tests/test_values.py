@@ -3,7 +3,7 @@
 
 import pytest
 
-from kvmharness.values import NothingReadError, cycles, frequency, resolve
+from kvmharness.player.values import NothingReadError, cycles, frequency, resolve
 
 KHZ = 2_445_432
 

@@ -5,16 +5,16 @@ import dataclasses
 
 import pytest
 
-from kvmharness import capabilities
 from kvmharness.contract import State, check
-from kvmharness.identity import Identity, identify
+from kvmharness.judging import capabilities
+from kvmharness.judging.identity import Identity, identify
+from kvmharness.judging.verdict import Expectation, Result, Verdict, exit_status, judge
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.policy import Policy
 from kvmharness.model.rules import Rules
 from kvmharness.model.simulate import HOST
 from kvmharness.scenarios import SCENARIOS
 from kvmharness.trace import Trace
-from kvmharness.verdict import Expectation, Result, Verdict, exit_status, judge
 from tests.made_up import NEVER_SNAPS, play, probe, session
 
 

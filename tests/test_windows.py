@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness import player, script, stage
+from kvmharness import script
 from kvmharness.contract import Claim, State, check
 from kvmharness.kvm import System
 from kvmharness.model.state import Host
+from kvmharness.player import player, stage
+from kvmharness.player.debugfs import Windows
 from kvmharness.script import CreateVcpu, GetMsrs, GetTscOffset, Run, Sleep
 from kvmharness.trace import Event, Trace, Window, from_played
-from kvmharness.window import Windows
 from tests.hand_worked import KHZ, MS, create, judged, offset, possible, run, step, write
 
 VM = 5  # a descriptor

@@ -6,12 +6,12 @@ import json
 from collections.abc import Callable
 
 from kvmharness import script
-from kvmharness.capabilities import PROBE
+from kvmharness.judging.capabilities import PROBE
+from kvmharness.judging.session import PROBE_NAME
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.simulate import HOST, Pace, simulate
 from kvmharness.model.state import Host
 from kvmharness.scenarios import SCENARIOS
-from kvmharness.session import PROBE_NAME
 from kvmharness.trace import to_lines
 from tests.random_traces import MS, UNSTABLE, Chance, Lines, in_lines
 

@@ -9,20 +9,22 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from kvmharness import bisection, host
-from kvmharness.bisection import SKIP, Answer
+from kvmharness import host
 from kvmharness.cli import options, playing
 from kvmharness.cli.errors import UsageError
+from kvmharness.judging import bisection
+from kvmharness.judging.bisection import SKIP, Answer
+from kvmharness.judging.session import Session, settle
+from kvmharness.judging.verdict import Expectation, Result
 from kvmharness.kvm import KvmError, KvmUnavailableError
-from kvmharness.lab import build, cache, kernels, owntree, whole
+from kvmharness.lab import build, cache, kernels
+from kvmharness.lab.build import user_tree, whole_kernel
+from kvmharness.lab.build.make import CompileError
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import Kernel
-from kvmharness.lab.machine import check_emulator
-from kvmharness.lab.machines import MACHINES
-from kvmharness.lab.make import CompileError
+from kvmharness.lab.machines.catalogue import MACHINES
+from kvmharness.lab.machines.machine import check_emulator
 from kvmharness.scenarios import Scenario
-from kvmharness.session import Session, settle
-from kvmharness.verdict import Expectation, Result
 
 NAME = "bisect-step"
 _STATUSES = """\
@@ -124,16 +126,16 @@ def _answer(
 
 def _prepared(tree: Path, arguments: argparse.Namespace) -> Callable[[], Kernel]:
     """What builds the kernel of a tree. LabError or UsageError where nothing could be built at any step."""
-    sources = owntree.of_kvm(tree)
+    sources = user_tree.of_kvm(tree)
     if arguments.kernel:
         on = build.ground(arguments.kernel, arguments.offline, options.progress)
         return lambda: build.build_sources(on, sources, _name(tree)).kernel
-    if not owntree.is_whole(tree):
+    if not user_tree.is_whole(tree):
         raise UsageError(
             f"{tree} holds KVM alone: name the kernel to build it for, as in --kernel debian:6.1"
         )
-    whole.check(tree)
-    return lambda: kernels.find(str(whole.build(tree, options.progress)))
+    whole_kernel.check(tree)
+    return lambda: kernels.find(str(whole_kernel.build(tree, options.progress)))
 
 
 def _name(tree: Path) -> str:

@@ -7,12 +7,12 @@ from pathlib import Path
 from kvmharness import trace
 from kvmharness.cli import options
 from kvmharness.cli.errors import UsageError
-from kvmharness.identity import identify
+from kvmharness.judging.identity import identify
+from kvmharness.judging.session import PROBE_NAME
+from kvmharness.judging.verdict import Result, exit_status, judge
 from kvmharness.report import KernelReport
 from kvmharness.scenarios import SCENARIOS
-from kvmharness.session import PROBE_NAME
 from kvmharness.trace import Trace, TraceError
-from kvmharness.verdict import Result, exit_status, judge
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

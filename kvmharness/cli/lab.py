@@ -12,13 +12,13 @@ from pathlib import Path
 from kvmharness.cli import lab_build, lab_validate, options, playing
 from kvmharness.cli.errors import BAD_INPUT, FAILED, UsageError
 from kvmharness.cli.playing import Played
+from kvmharness.judging.verdict import Expectation, exit_status
 from kvmharness.lab import kernels
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import Kernel
-from kvmharness.lab.machine import Machine, check_emulator
-from kvmharness.lab.machines import MACHINES
+from kvmharness.lab.machines.catalogue import MACHINES
+from kvmharness.lab.machines.machine import Machine, check_emulator
 from kvmharness.report import KernelReport
-from kvmharness.verdict import Expectation, exit_status
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -11,11 +11,11 @@ from typing import Any
 from kvmharness.cli import options
 from kvmharness.cli.errors import NOTHING_FAILED, UsageError
 from kvmharness.lab import build, patches
+from kvmharness.lab.build.make import CompileError
 from kvmharness.lab.errors import LabError
-from kvmharness.lab.hunks import RefusedError
 from kvmharness.lab.kernels import Kernel
-from kvmharness.lab.make import CompileError
 from kvmharness.lab.patches import Patch, PatchError
+from kvmharness.lab.patches.apply import RefusedError
 
 _STDIN = "-"
 

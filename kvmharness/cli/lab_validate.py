@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from kvmharness.cli import lab_build, options, playing
+from kvmharness.judging.verdict import exit_status
 from kvmharness.lab import kernels
-from kvmharness.lab.machine import check_emulator
-from kvmharness.lab.machines import MACHINES
+from kvmharness.lab.machines.catalogue import MACHINES
+from kvmharness.lab.machines.machine import check_emulator
 from kvmharness.report.validation import Validation, render
-from kvmharness.verdict import exit_status
 
 
 def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -8,9 +8,10 @@ from collections import defaultdict
 
 from kvmharness.cli import options
 from kvmharness.cli.errors import NOTHING_FAILED, UsageError
-from kvmharness.lab import apt, kernels, suites
+from kvmharness.lab import kernels
 from kvmharness.lab.errors import LabError
-from kvmharness.lab.machines import MACHINES
+from kvmharness.lab.kernels import apt, suites
+from kvmharness.lab.machines.catalogue import MACHINES
 from kvmharness.model.policies import POLICIES
 from kvmharness.report import catalogue
 from kvmharness.scenarios import SCENARIOS, SUBJECTS

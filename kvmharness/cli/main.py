@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from kvmharness import __version__
-from kvmharness.bisection import ANSWERS, GIVE_UP
 from kvmharness.cli import bisect_step, judge, lab, list, options, predict, probe, run
 from kvmharness.cli.errors import BAD_INPUT, INTERRUPTED, NOTHING_FAILED, UsageError
 from kvmharness.cli.options import Parser
+from kvmharness.judging.bisection import ANSWERS, GIVE_UP
 from kvmharness.kvm import KvmError, KvmUnavailableError
 from kvmharness.lab.errors import LabError
 

@@ -12,12 +12,12 @@ from typing import NoReturn, TypeVar
 
 from kvmharness import trace
 from kvmharness.cli.errors import BAD_INPUT, UsageError
+from kvmharness.judging.session import Session
+from kvmharness.judging.verdict import Expectation
 from kvmharness.model.policies import EXPECTED, POLICIES
 from kvmharness.model.policy import Policy, from_tables
 from kvmharness.report import FORMATS, KernelReport
 from kvmharness.scenarios import SCENARIOS, Scenario
-from kvmharness.session import Session
-from kvmharness.verdict import Expectation
 
 T = TypeVar("T")
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from itertools import chain, repeat
 
 from kvmharness.cli import options
-from kvmharness.identity import Identity
-from kvmharness.lab import play
+from kvmharness.judging.identity import Identity
+from kvmharness.judging.session import Session, settle
+from kvmharness.judging.verdict import Expectation, Result, Verdict
+from kvmharness.lab import run
 from kvmharness.lab.kernels import Kernel
-from kvmharness.lab.machine import Machine
+from kvmharness.lab.machines.machine import Machine
 from kvmharness.report import KernelReport
 from kvmharness.scenarios import Scenario
-from kvmharness.session import Session, settle
-from kvmharness.verdict import Expectation, Result, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,11 @@ def play_on(
     try:
         outcome = settle(
             scenarios,
-            lambda each: play.play(kernel, next(machines), each),
+            lambda each: run.play(kernel, next(machines), each),
             expectation,
             confirm=not machine.counts_instructions,
         )
-    except play.LostMachineError as lost:
+    except run.LostMachineError as lost:
         results = [Result(each.name, Verdict.LOST, each.contract, lost.complaint) for each in scenarios]
         return Played(tuple(results), {}, notes=tuple(lost.console))
     return Played(outcome.results, outcome.sessions, outcome.identity, outcome.notes)

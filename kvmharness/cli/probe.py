@@ -4,9 +4,10 @@
 import argparse
 import os
 
-from kvmharness import capabilities, host
+from kvmharness import host
 from kvmharness.cli.errors import NOTHING_FAILED
 from kvmharness.contract import State
+from kvmharness.judging import capabilities
 from kvmharness.kvm import lib
 from kvmharness.script import CreateVcpu, GetClock
 from kvmharness.trace import Trace

@@ -6,9 +6,9 @@ import os
 
 from kvmharness import host
 from kvmharness.cli import options
+from kvmharness.judging.session import settle
+from kvmharness.judging.verdict import exit_status
 from kvmharness.report import KernelReport
-from kvmharness.session import settle
-from kvmharness.verdict import exit_status
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

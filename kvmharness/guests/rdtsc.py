@@ -5,18 +5,10 @@ Each finds its page of results through its data segment (16 bits) or RBX (64 bit
 with all other registers zero. Encodings: Intel SDM vol. 2. A test assembles the texts and compares.
 """
 
-from kvmharness.guests.layout import (
-    COUNT,
-    EXIT_PORT,
-    MAILBOX_INDEX,
-    MAILBOX_VALUE,
-    RING_SIZE,
-    SAMPLES,
-    STACK,
-)
+from kvmharness.guests.layout import COUNT, EXIT_PORT, MAILBOX_INDEX, MAILBOX_VALUE, RING_SIZE, SAMPLES, STACK
 from kvmharness.guests.program import Instruction, Program, code_of
 from kvmharness.guests.warp import WARP_64
-from kvmharness.msr import MSRS
+from kvmharness.player.msr import MSRS
 
 
 def _u8(value: int) -> bytes:

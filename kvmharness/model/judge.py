@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from kvmharness.model import sentence
+from kvmharness.model.debugfs import shows
 from kvmharness.model.host_clocks import HostClocks
 from kvmharness.model.interval import Interval, TooWideError
 from kvmharness.model.masterclock import ClockBehindError
@@ -20,7 +21,6 @@ from kvmharness.model.quantity import Quantity, narrow
 from kvmharness.model.rates import UnknownRateError
 from kvmharness.model.rules import Rules
 from kvmharness.model.state import DoubtError, Host, Moment, World, distinct
-from kvmharness.model.windows import shows
 from kvmharness.script import (
     CreateVcpu,
     GetClock,

@@ -18,6 +18,7 @@ from kvmharness.model.policy import Policy
 from kvmharness.model.quantity import Quantity, bounds, narrow
 from kvmharness.model.rules import Rules
 from kvmharness.model.state import Host, Moment, World
+from kvmharness.player.values import NothingReadError, resolve
 from kvmharness.script import (
     HOST_TSC,
     REALTIME,
@@ -40,7 +41,6 @@ from kvmharness.script import (
     vcpus_of,
 )
 from kvmharness.trace import Bracket, Event, Trace, Window
-from kvmharness.values import NothingReadError, resolve
 
 # A machine as many are: 2 GHz, an offset attribute, no TSC scaling, two CPUs.
 HOST = Host(

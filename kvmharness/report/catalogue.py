@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from itertools import combinations
 from types import ModuleType
 
-from kvmharness import capabilities
 from kvmharness.contract import State
+from kvmharness.judging import capabilities
 from kvmharness.model.identify import parts
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.policy import Policy

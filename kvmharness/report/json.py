@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from kvmharness import __version__
+from kvmharness.judging.verdict import Result, Verdict, exit_status
 from kvmharness.report.kernel import KernelReport
-from kvmharness.verdict import Result, Verdict, exit_status
 
 SCHEMA = 1
 _CONTRACT = {True: "kept", False: "broken", None: None}

@@ -4,8 +4,8 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from kvmharness.identity import Identity
-from kvmharness.verdict import MAINLINE, Result, Verdict
+from kvmharness.judging.identity import Identity
+from kvmharness.judging.verdict import MAINLINE, Result, Verdict
 
 
 @dataclass(frozen=True, slots=True)

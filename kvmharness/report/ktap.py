@@ -3,8 +3,8 @@
 
 from collections.abc import Iterator, Sequence
 
+from kvmharness.judging.verdict import Result, Verdict, exit_status
 from kvmharness.report.kernel import KernelReport
-from kvmharness.verdict import Result, Verdict, exit_status
 
 _DIRECTIVES = {
     Verdict.XFAIL: "XFAIL",

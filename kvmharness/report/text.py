@@ -4,9 +4,9 @@
 import textwrap
 from collections.abc import Iterator, Sequence
 
+from kvmharness.judging.verdict import JUDGED, Result, Verdict
 from kvmharness.report.kernel import KernelReport
 from kvmharness.scenarios import SCENARIOS
-from kvmharness.verdict import JUDGED, Result, Verdict
 
 WIDTH = 78
 

@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from kvmharness.judging.verdict import Result, Verdict
 from kvmharness.report.kernel import KernelReport
-from kvmharness.verdict import Result, Verdict
 
 WIDTH = 72
 

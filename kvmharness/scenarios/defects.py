@@ -10,17 +10,7 @@ from kvmharness.contract import Claim, ClockClaim
 from kvmharness.scenarios.qemu_steps import put, put_full, reset
 from kvmharness.scenarios.scenario import Scenario
 from kvmharness.scenarios.steps import MS, count_together, look_at, write
-from kvmharness.script import (
-    CreateVcpu,
-    GetTscOffset,
-    Ppm,
-    Read,
-    Run,
-    SetTscKhz,
-    SetTscOffset,
-    Sleep,
-    Time,
-)
+from kvmharness.script import CreateVcpu, GetTscOffset, Ppm, Read, Run, SetTscKhz, SetTscOffset, Sleep, Time
 
 _RAW = "kvm_synchronize_tsc() records the value written, also when the vCPU was given another TSC"
 _APART = "One vCPU of a restored guest disagrees with the others about the time."

@@ -4,15 +4,7 @@
 from kvmharness.contract import Claim, ForwardClaim, SameClaim
 from kvmharness.scenarios.scenario import Scenario
 from kvmharness.scenarios.steps import MS, READ_BOTH, READ_ONE, write
-from kvmharness.script import (
-    CreateVcpu,
-    GetMsrs,
-    GetTscOffset,
-    Read,
-    Run,
-    SetTscOffset,
-    Time,
-)
+from kvmharness.script import CreateVcpu, GetMsrs, GetTscOffset, Read, Run, SetTscOffset, Time
 
 _SOURCE = (
     "kvm_vcpu_write_tsc_offset() and __kvm_synchronize_tsc() with guest_tsc_protected (SEV-SNP Secure TSC, "

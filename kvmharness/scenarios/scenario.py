@@ -16,9 +16,9 @@ class Scenario:
 
     `contract` says that in one sentence, `source` where it is from, `consequence` what it means for
     people's VMs when a kernel breaks it, `claims` what is checked on the trace. `needs` names the
-    capabilities (kvmharness.capabilities) without which the scenario says nothing, and `lacks` those with
-    which it does not. `alone` is for a script that would be spoilt by waking up late: nothing else is
-    played while it waits. `promptly` is what has to follow soon for any claim to say something.
+    capabilities (kvmharness.judging.capabilities) without which the scenario says nothing, and `lacks`
+    those with which it does not. `alone` is for a script that would be spoilt by waking up late: nothing
+    else is played while it waits. `promptly` is what has to follow soon for any claim to say something.
     """
 
     name: str

@@ -7,7 +7,7 @@ from typing import Any
 
 from kvmharness.guests.layout import MAX_VCPUS
 from kvmharness.guests.rdtsc import PROGRAMS
-from kvmharness.msr import MSRS
+from kvmharness.player.msr import MSRS
 from kvmharness.script.operation import OPERATIONS, Operation, WriteTogether
 from kvmharness.script.value import Khz, Ppm, Read, Time, Value
 

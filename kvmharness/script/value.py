@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Values to write, and frequencies (`kvmharness.values` says what they stand for)."""
+"""Values to write, and frequencies (`kvmharness.player.values` says what they stand for)."""
 
 from dataclasses import dataclass
 

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which known policies a kernel behaves as, from all that was played on it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import combinations
+
+from kvmharness.contract import State
+from kvmharness.judging import capabilities
+from kvmharness.model.identify import is_told, parting, standing
+from kvmharness.model.policy import Policy
+from kvmharness.model.state import Host
+from kvmharness.scenarios import SCENARIOS
+from kvmharness.trace import Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The policies that a kernel's traces leave standing, by name, and what would tell two of them apart."""
+
+    behaves_as: tuple[str, ...] = ()
+    parted_by: str = ""
+
+    @property
+    def text(self) -> str:
+        """The finding in a sentence."""
+        if not self.behaves_as:
+            return "behaves as no known policy"
+        return f"behaves as {' or '.join(self.behaves_as)}" + (
+            f" ({self.parted_by})" if self.parted_by else ""
+        )
+
+
+def identify(played: Iterable[tuple[Trace, Trace]], policies: Iterable[Policy]) -> Identity | None:
+    """What traces say of a kernel, each given behind its KVM's probe; None where that is nothing."""
+    pairs: list[tuple[Trace, Host]] = []
+    names: set[str] = set()
+    probes: list[Trace] = []
+    for probe, trace in played:
+        if capabilities.findings(probe)["stable-tsc"].state is State.UNDECIDED:
+            continue
+        host = capabilities.host_facts(probe)
+        pairs += [(trace, host)] if probe in probes[-1:] else [(probe, host), (trace, host)]
+        names.add(trace.scenario)
+        probes.append(probe)
+    if not pairs:
+        return None
+    left = standing(pairs, policies)
+    if not any(is_told(trace, host) for trace, host in pairs):
+        return None
+    parted_by = _what_parts(left, names, probes[-1]) if len(left) > 1 else ""
+    return Identity(tuple(policy.name for policy in left), parted_by)
+
+
+def _what_parts(left: list[Policy], played: set[str], probe: Trace) -> str:
+    """Which scenario of the catalogue would tell two of them apart, and what keeps it from it here."""
+    plays = {name: (scenario.script, scenario.host) for name, scenario in SCENARIOS.items()}
+    for one, other in combinations(left, 2):
+        telling = parting(one, other, plays)
+        lacking = {
+            name: capabilities.unmet(probe, SCENARIOS[name].needs, SCENARIOS[name].lacks)[1]
+            for name in telling
+        }
+        # First what could be played here, then what could not; last what was played and left both standing.
+        for name in sorted(
+            telling, key=lambda name: (name in played and not lacking[name], bool(lacking[name]))
+        ):
+            but = f", but {lacking[name]}" if lacking[name] else ""
+            return f"{name} would part {one.name} from {other.name}{but}"
+    return "no scenario parts them"

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The initial file system of a lab machine, in pieces that change apart from each other.
+
+    base      init and /dev/console: the same for every kernel; alone, it is the bare boot
+    python    the running interpreter with the player and what they load, and the command that starts it
+    modules   a kernel's KVM
+    job       what to play
+
+The job is for machines that cannot be given one once they run.
+
+Base and python are kept in the cache, under the hash of what they are made of. The files in python
+lie at the same paths as on this machine, so that the interpreter finds everything as it does here.
+"""
+
+import functools
+import hashlib
+import importlib.util
+import json
+import marshal
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from elftools.elf.dynamic import DynamicSegment
+from elftools.elf.elffile import ELFFile
+from elftools.elf.segments import InterpSegment
+
+import kvmharness
+from kvmharness.lab import cache
+from kvmharness.lab.errors import LabError
+from kvmharness.lab.kernels import elf
+from kvmharness.lab.machines.cpio import Archive
+from kvmharness.lab.machines.protocol import JOB_PATH
+
+_PACKAGE = Path(kvmharness.__file__).parent
+_INIT = Path(__file__).with_name("init.c")
+
+# The parts of this package that run inside a machine.
+_INSIDE = ("kvm", "guests", "player")
+_INSIDE_FILES = (
+    *("__init__.py", "lab/__init__.py", "lab/machines/__init__.py"),
+    *("lab/machines/guest.py", "lab/machines/protocol.py"),
+)
+
+_SECTION_SIZE = 32  # where in an entry of the section table: sh_size of Elf64_Shdr
+
+_KEEP_S = 7 * 24 * 3600
+
+# Loads what the player loads, and lists it: Python modules, and the shared objects mapped for them.
+_LIST_FILES = """
+import sys
+sys.path[:0] = {path!r}
+import kvmharness.lab.machines.guest
+modules = list(sys.modules.values())
+sources = [getattr(module, "__file__", None) for module in modules]
+with open("/proc/self/maps") as maps:
+    import json
+    mapped = sorted({{line.split(maxsplit=5)[5].rstrip() for line in maps if "/" in line}})
+print(json.dumps({{"sources": sorted(set(filter(None, sources))), "mapped": mapped}}))
+"""
+# Without the interpreter's own clearing up, which takes an emulated CPU longer than a scenario.
+_RUN_PLAYER = (
+    "import os, sys; sys.path[:0] = {path!r}; from kvmharness.lab.machines.guest import main; "
+    "main(); os._exit(0)"
+)
+
+
+def base() -> bytes:
+    """The piece with init; LabError without a C compiler."""
+    return _kept("base", _INIT.read_bytes(), _build_base)
+
+
+def python() -> bytes:
+    """The piece with the interpreter and the player."""
+    return _kept("python", _fingerprint(), _build_python)
+
+
+def modules(paths: list[Path]) -> bytes:
+    """The piece with a kernel's modules, which init loads in this order."""
+    archive = Archive()
+    for path in paths:
+        archive.add_file(f"/modules/{path.name}", _untraced(path.read_bytes()))
+    names = "".join(f"/modules/{path.name}\n" for path in paths)
+    archive.add_file("/etc/modules", names.encode())
+    return bytes(archive)
+
+
+def job(content: bytes) -> bytes:
+    """The piece with a job (see `wire`)."""
+    archive = Archive()
+    archive.add_file(JOB_PATH, content)
+    return bytes(archive)
+
+
+@functools.cache
+def _interpreter() -> Path:
+    return Path(sys.executable).resolve()
+
+
+@functools.cache
+def _import_path() -> list[str]:
+    """Where the player's own modules lie: this package, and cffi's backend."""
+    backend = importlib.util.find_spec("_cffi_backend")
+    if backend is None or backend.origin is None:
+        raise LabError("cffi is not installed beside this Python")
+    return [str(_PACKAGE.parent), str(Path(backend.origin).parent)]
+
+
+def _untraced(module: bytes) -> bytes:
+    """A module that the kernel does not prepare for tracing, being told of no place to trace at.
+
+    A 6.1 or 6.12 kernel looks up the name of each function of kvm.ko there, from the first one on: a quarter
+    of all it executes until the last scenario is played. The functions keep their calls of an empty one
+    (__fentry__), which the kernel would have patched out. What is no ELF file is as it was.
+    """
+    if module[:4] != b"\x7fELF":
+        return module
+    emptied = bytearray(module)
+    with elf.opened(module, "a module") as file:
+        table, entry_size = file["e_shoff"], file["e_shentsize"]
+        for index, section in enumerate(file.iter_sections()):
+            if section.name in ("__mcount_loc", ".rela__mcount_loc"):
+                struct.pack_into("<Q", emptied, table + index * entry_size + _SECTION_SIZE, 0)
+    return bytes(emptied)
+
+
+def _kept(name: str, made_of: bytes, build: Callable[[Path], None]) -> bytes:
+    key = hashlib.sha256(made_of).hexdigest()[:16]
+    pieces = cache.root() / "images"
+    new = not (pieces / f"{name}-{key}").is_dir()
+    folder = cache.published(pieces / f"{name}-{key}", build)
+    try:
+        piece = (folder / "piece.cpio").read_bytes()
+    except OSError:
+        piece = b""
+    with suppress(OSError):  # a cache that can only be read serves as well
+        os.utime(folder)
+    if b"TRAILER!!!" not in piece[-512:]:
+        raise LabError(f"{folder} was damaged: remove it and try again")
+    if new:
+        _forget_old(pieces, name)
+    return piece
+
+
+def _forget_old(pieces: Path, name: str) -> None:
+    """Remove pieces of this name that were not used for a week."""
+    for folder in pieces.glob(f"{name}-*"):
+        if time.time() - folder.stat().st_mtime > _KEEP_S:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fingerprint() -> bytes:
+    """What the python piece depends on, without loading any of it."""
+    files = [_PACKAGE / name for name in _INSIDE_FILES]
+    for part in _INSIDE:
+        files += [path for path in (_PACKAGE / part).rglob("*") if path.suffix in (".py", ".so")]
+    files += [_interpreter(), Path(__file__)]
+    rows = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(files)]
+    return json.dumps([sys.version, _import_path(), rows]).encode()
+
+
+def _build_base(folder: Path) -> None:
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        raise LabError("there is no C compiler on this machine: install gcc and libc6-dev")
+    init = folder / "init"
+    command = [compiler, "-static", "-Os", "-Wall", "-Wextra", "-s", "-o", str(init), str(_INIT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        raise LabError(f"init.c does not compile: {(done.stderr.splitlines() or ['no reason given'])[-1]}")
+    archive = Archive()
+    archive.add_device("/dev/console", 5, 1)
+    for name in ("/proc", "/sys", "/tmp"):
+        archive.add_folder(name)
+    archive.add_file("/init", init.read_bytes(), 0o755)
+    (folder / "piece.cpio").write_bytes(bytes(archive))
+
+
+def _build_python(folder: Path) -> None:
+    command = [str(_interpreter()), "-I", "-S", "-B", "-c", _LIST_FILES.format(path=_import_path())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        raise LabError(f"the player does not load: {(done.stderr.splitlines() or ['no reason given'])[-1]}")
+    listed = json.loads(done.stdout)
+    sources = {Path(name) for name in listed["sources"] if name.endswith(".py")}
+    # By this file the interpreter knows its library (Modules/getpath.py, STDLIB_LANDMARKS).
+    sources.add(Path(sysconfig.get_path("stdlib")) / "os.py")
+    archive = Archive()
+    player = [str(_interpreter()), "-I", "-S", "-B", "-c", _RUN_PLAYER.format(path=_import_path())]
+    archive.add_file("/etc/command", "".join(f"{word}\n" for word in player).encode())
+    for source in sorted(sources):
+        archive.add_file(str(source.with_suffix(".pyc")), _compiled(source))
+    archive.add_folder(sysconfig.get_path("platstdlib") + "/lib-dynload")
+    loader = _program_loader(_interpreter())
+    archive.add_file(loader, Path(loader).read_bytes(), 0o755)
+    for path in sorted({*map(Path, listed["mapped"]), _interpreter()}):
+        if path.is_file() and _is_elf(path):
+            archive.add_file(str(path.with_name(_loaded_as(path))), _stripped(path), 0o755)
+    (folder / "piece.cpio").write_bytes(bytes(archive))
+
+
+def _compiled(source: Path) -> bytes:
+    """A module as bytecode that is never held against its source (PEP 552: hash-based, unchecked)."""
+    code = compile(source.read_bytes(), str(source), "exec", dont_inherit=True)
+    return importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + bytes(8) + marshal.dumps(code)
+
+
+def _is_elf(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"\x7fELF"
+
+
+def _loaded_as(path: Path) -> str:
+    """The file name a shared object is looked for by: its soname, where it has one."""
+    with path.open("rb") as file:
+        for segment in ELFFile(file).iter_segments():
+            if isinstance(segment, DynamicSegment):
+                for tag in segment.iter_tags("DT_SONAME"):
+                    return str(tag.soname)  # type: ignore[attr-defined]
+    return path.name
+
+
+def _program_loader(program: Path) -> str:
+    with program.open("rb") as file:
+        for segment in ELFFile(file).iter_segments():
+            if isinstance(segment, InterpSegment):
+                return str(segment.get_interp_name())
+    raise LabError(f"{program} names no dynamic loader")
+
+
+def _stripped(path: Path) -> bytes:
+    """An ELF file without debugging information, where there is a strip; as it is otherwise."""
+    strip = shutil.which("strip")
+    if strip is None:
+        return path.read_bytes()
+    with tempfile.NamedTemporaryFile() as out:
+        done = subprocess.run([strip, "-o", out.name, path], capture_output=True, check=False)
+        return Path(out.name).read_bytes() if done.returncode == 0 else path.read_bytes()

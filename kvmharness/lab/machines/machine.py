@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""An emulated machine, and one boot of it. `machines` has those there are."""
+
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kvmharness.lab.errors import LabError
+from kvmharness.lab.machines import snapshot as snapshots
+from kvmharness.lab.machines.emulator import (
+    ENDED_BY_KERNEL,
+    RESULTS,
+    SNAPSHOT,
+    SNAPSHOT_CONSOLE,
+    Emulator,
+    MemoryFiles,
+    Start,
+    status_of,
+)
+from kvmharness.lab.machines.snapshot import Snapshot
+
+# What init reports (init.c has the same numbers), as a boot's status.
+FINISHED, NO_MODULE, NOT_STARTED, FAILED = (status_of(number) for number in (0x20, 0x21, 0x22, 0x23))
+_WORDS = {
+    NO_MODULE: "a module did not load",
+    NOT_STARTED: "the player could not be started",
+    FAILED: "the player failed",
+    ENDED_BY_KERNEL: "the machine was reset: a triple fault, or a reboot",
+}
+
+# Wall time after which a machine that has not ended counts as hung. A good boot takes seconds.
+HUNG_AFTER_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """An emulated machine: what emulates it, which vendor module its CPU wants, the kernel's command line.
+
+    `counts_instructions` says that its time is a function of what it executes, and not the host's;
+    `may_protect_tscs` that its KVM may have no say over its guests' TSCs. `nested` is the same machine on the
+    host's own KVM, where there can be one.
+    """
+
+    name: str
+    summary: str
+    emulator: Emulator
+    vendor_module: str
+    kernel_options: str
+    counts_instructions: bool
+    nested: "Machine | None" = None
+    may_protect_tscs: bool = False
+
+    @property
+    def package(self) -> str:
+        """The Debian packages that it needs."""
+        return " ".join(self.emulator.packages)
+
+    @property
+    def without_snapshots(self) -> "Machine":
+        """This machine, booting every time."""
+        return replace(self, emulator=self.emulator.without_snapshots)
+
+    def snapshot_place(self, kernel: Path, image: bytes) -> Path | None:
+        """Where a snapshot of this kernel with this image is kept; None if the machine keeps none."""
+        if not self.emulator.keeps_snapshots:
+            return None
+        return snapshots.place(kernel, image, [*self.emulator.description, self.kernel_options])
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """One boot: its status (what init reported, or else the emulator's own; negative: killed by that signal;
+    None: hung and killed by us), what the console said, what came over the result port, the wall time in
+    seconds, and a snapshot to go on from, where one was left."""
+
+    status: int | None
+    console: str
+    results: bytes
+    seconds: float
+    snapshot: Snapshot | None = None
+
+    @property
+    def complaint(self) -> str:
+        """Why this was no good boot, in words; "" if init reported that all went well."""
+        if self.status == FINISHED:
+            return ""
+        if self.status is None:
+            return f"the machine hung: no end after {HUNG_AFTER_S:.0f} s"
+        if self.status < 0:
+            return f"the emulator was killed by signal {-self.status}"
+        return _WORDS.get(self.status, f"the emulator ended with status {self.status}")
+
+
+def check_emulator(machine: Machine) -> None:
+    """LabError when something the machine needs is not installed."""
+    emulator = machine.emulator
+    for program, packages in ((emulator.program, machine.package), ("setpriv", "util-linux")):
+        if shutil.which(program) is None:
+            raise LabError(f"machine {machine.name} needs {program}: install {packages}")
+    missing = emulator.missing()
+    if missing:
+        raise LabError(f"machine {machine.name} needs {missing}")
+
+
+def boot(
+    machine: Machine, kernel: Path, image: bytes, job: bytes = b"", snapshot: Snapshot | None = None
+) -> Boot:
+    """Boot a kernel once with this image and job, or go on from a snapshot of its earlier boot.
+
+    A boot that leaves a snapshot ends there, and what comes of the job comes of going on from that.
+
+    Nothing touches the disk: what the emulator reads and writes are memory files that vanish with the
+    processes. The emulator is killed when this process dies, however it dies. LabError when the machine
+    cannot boot such a kernel.
+    """
+    check_emulator(machine)
+    start = Start(kernel, image, machine.kernel_options, job, snapshot)
+    with MemoryFiles() as files:
+        command = machine.emulator.command(files, start)
+        begin = time.monotonic()
+        status, output = _run(machine.emulator, command, files, start)
+        seconds = time.monotonic() - begin
+        status, console = machine.emulator.result(files, status, output)
+        earlier = snapshot.console if snapshot else b""
+        booted = Boot(status, (earlier + console).decode(errors="replace"), files.read(RESULTS), seconds)
+        left = Snapshot(files.read(SNAPSHOT), files.read(SNAPSHOT_CONSOLE))
+    # The console is written last, and never nothing.
+    if snapshot or not left.console:
+        return booted
+    resumed = boot(machine, kernel, image, job, left)
+    return replace(resumed, seconds=seconds + resumed.seconds, snapshot=left)
+
+
+def _run(
+    emulator: Emulator, command: list[str], files: MemoryFiles, start: Start
+) -> tuple[int | None, bytes]:
+    """The command's exit status (None: hung and killed) and what it printed."""
+    # setpriv (util-linux): the kernel kills the emulator when the thread that started it is gone.
+    watched = ["setpriv", "--pdeathsig", "KILL", "--", *command]
+    hung = threading.Event()
+    with subprocess.Popen(
+        watched,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        # Ctrl-C on the terminal is for the harness, which takes the emulator with it.
+        start_new_session=True,
+        pass_fds=files.fds,
+    ) as process:
+
+        def give_up() -> None:
+            hung.set()
+            _kill(process)
+
+        watchdog = threading.Timer(HUNG_AFTER_S, give_up)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            output = emulator.attend(files, start, process)
+        except BaseException:
+            _kill(process)
+            raise
+        finally:
+            watchdog.cancel()
+    return None if hung.is_set() else process.returncode, output
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """Kill the emulator and all that it has started: they are a session."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Patches, read out of diffs, mails and whole threads. Pure: bytes in, patches out."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kvmharness.lab.patches import diffs, mails
+from kvmharness.lab.patches.diffs import Diff, FileDiff
+
+_NUMBER = re.compile(r"\[[^]]*\b(\d+)/\d+\]")
+_REPLY = re.compile(r"(re|aw|antw)\s*:", re.IGNORECASE)
+# What the modules are made of, and what changes nothing about them.
+_SOURCES = ("arch/x86/kvm/", "arch/x86/include/", "include/", "virt/kvm/")
+_NO_SOURCES = ("Documentation/", "tools/", "MAINTAINERS")
+
+
+class PatchError(Exception):
+    """A file holds no patch, or none that can be taken. The text goes behind its name, in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A patch of the mail number `mail`, whose subject is `title`; there it is `quoted` so many times.
+
+    `passed_over` are files that the modules are not made of. One with a `fault` cannot be applied.
+    """
+
+    title: str
+    files: tuple[FileDiff, ...]
+    mail: int = 0
+    quoted: int = 0
+    passed_over: tuple[str, ...] = ()
+    fault: str = ""
+
+    @property
+    def is_reply(self) -> bool:
+        """Whether its mail answers another."""
+        return _REPLY.match(self.title) is not None
+
+
+def read(data: bytes) -> list[Patch]:
+    """The patches of a diff, a mail or a mailbox, in the order in which they stand there."""
+    return [
+        _checked(diff, mail.subject, number)
+        for number, mail in enumerate(mails.read(data))
+        for diff in diffs.read(mail.text)
+    ]
+
+
+def choose(patches: Sequence[Patch], picks: Sequence[int] = ()) -> list[Patch]:
+    """The patches of one file that are to be applied, in order.
+
+    They are those with the numbers `picks`, from 1; without any, the only patch there is, or the series:
+    one patch a mail, in mails that answer none. PatchError when that does not say which.
+    """
+    if not patches:
+        raise PatchError("holds no patch")
+    for pick in picks:
+        if not 1 <= pick <= len(patches):
+            raise PatchError(f"holds {len(patches)} of them, and none has the number {pick}")
+    chosen = [patches[pick - 1] for pick in picks] or _series(patches)
+    if not chosen:
+        raise PatchError(f"holds {len(patches)} of them: choose with --pick N")
+    for patch in chosen:
+        if patch.fault:
+            which = f"patch {patches.index(patch) + 1} " if len(patches) > 1 else ""
+            raise PatchError(which + patch.fault)
+    return chosen
+
+
+def _series(patches: Sequence[Patch]) -> list[Patch]:
+    if len(patches) == 1:
+        return list(patches)
+    own = [patch for patch in patches if not patch.quoted]
+    series = [patch for patch in own if not patch.is_reply]
+    numbers = [_NUMBER.search(patch.title) for patch in series]
+    order = [int(match[1]) if match else 0 for match in numbers]
+    of_series = {patch.mail for patch in series}
+    one_a_mail = len(of_series) == sum(patch.mail in of_series for patch in patches)
+    twice = any(order) and len(set(order)) < len(order)  # two versions of a series, say
+    if len(own) != len(series) or not one_a_mail or twice:
+        return []
+    return [series[place] for place in sorted(range(len(series)), key=order.__getitem__)]
+
+
+def _checked(diff: Diff, title: str, mail: int) -> Patch:
+    kept = [file for file in diff.files if not file.path.startswith(_NO_SOURCES)]
+    over = tuple(file.path for file in diff.files if file.path.startswith(_NO_SOURCES))
+    faults = [diff.fault, *(_fault(file) for file in kept)]
+    fault = next(filter(None, faults), "")
+    if not kept and not fault:
+        fault = f"changes only {', '.join(over)}: KVM's modules are not made of that"
+    return Patch(title, tuple(kept), mail, diff.quoted, over, fault)
+
+
+def _fault(file: FileDiff) -> str:
+    parts = file.path.split("/")
+    if not file.path.startswith(_SOURCES) or ".." in parts:
+        return f"changes {file.path}: KVM's modules are not made of that"
+    if parts[-1] == "Kconfig":
+        return f"changes {file.path}: the kernel's configuration is fixed"
+    return "" if file.hunks else f"does not say what it changes in {file.path}"

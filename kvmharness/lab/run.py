@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Plays inside a lab machine; a machine that is lost is booted again, and given up the third time."""
+
+import hashlib
+import marshal
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kvmharness import trace
+from kvmharness.judging.session import PROBE_NAME, LostError, Session, rounds
+from kvmharness.lab.kernels import Kernel
+from kvmharness.lab.machines import console, initramfs, machine, protocol, snapshot
+from kvmharness.lab.machines.machine import Boot, Machine
+from kvmharness.scenarios import Scenario
+from kvmharness.trace import Trace, TraceError
+
+ATTEMPTS = 3
+
+
+class LostMachineError(LostError):
+    """Every attempt lost the machine. `complaint` says how the last one went, `console` its last lines."""
+
+    def __init__(self, complaint: str, console: list[str]) -> None:
+        super().__init__(complaint)
+        self.complaint = complaint
+        self.console = console
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job's number, its content as a machine gets it, and its scripts by name, as JSON."""
+
+    number: str
+    content: bytes
+    scripts: dict[str, list[dict[str, object]]]
+
+
+def job_for(scenarios: Sequence[Scenario]) -> Job:
+    """The probe and these scenarios as a job.
+
+    The number is made of the content, so that equal jobs are equal to the byte.
+    """
+    in_rounds = rounds(scenarios)
+    number = hashlib.sha256(marshal.dumps(in_rounds)).hexdigest()[:16]
+    scripts = {name: script for together in in_rounds for name, script in together}
+    return Job(number, marshal.dumps((number, in_rounds)), scripts)
+
+
+def image_for(kernel: Kernel, on: Machine) -> bytes:
+    """The initial file system of a lab run, without its job."""
+    return initramfs.base() + initramfs.python() + initramfs.modules(kernel.modules_for(on.vendor_module))
+
+
+def play(kernel: Kernel, on: Machine, scenarios: Sequence[Scenario]) -> Session:
+    """Boot the kernel, play the probe and the scenarios inside, bring the traces back.
+
+    Where the machine can, it goes on from a snapshot of an earlier boot. LostMachineError when no attempt
+    came to its end; LabError when the kernel lacks what the machine needs.
+    """
+    job = job_for(scenarios)
+    whole_image = image_for(kernel, on)
+    place = on.snapshot_place(kernel.vmlinux, whole_image)
+    kept = snapshot.load(place) if place else None
+    for attempt in range(1, ATTEMPTS + 1):
+        boot = machine.boot(on, kernel.vmlinux, whole_image, job.content, kept)
+        try:
+            traces = _read(job, boot)
+            if place and boot.snapshot:
+                snapshot.keep(place, boot.snapshot)
+            break
+        except protocol.BrokenResultError as error:
+            if place:
+                # Whatever it was, it cannot be a snapshot a second time.
+                snapshot.forget(place)
+                on, place, kept = on.without_snapshots, None, None
+            if attempt == ATTEMPTS:
+                complaint, words = f"{error}, {ATTEMPTS} times", console.last_words(boot.console)
+                raise LostMachineError(complaint, words) from None
+    found = {each.scenario: each for each in traces[1:]}
+    return Session(traces[0], found, console.warnings(boot.console))
+
+
+def _read(job: Job, boot: Boot) -> list[Trace]:
+    """The traces of a boot; BrokenResultError unless it went well in every respect."""
+    fault = console.worst(boot.console)
+    if boot.complaint or fault:
+        raise protocol.BrokenResultError(_complaint(boot, fault))
+    try:
+        traces = [_trace(job, *content) for content in protocol.decode(job.number, boot.results)]
+    except (TraceError, TypeError, ValueError, KeyError) as error:
+        raise protocol.BrokenResultError(f"the result makes no sense: {error}") from None
+    if not traces or traces[0].scenario != PROBE_NAME:
+        raise protocol.BrokenResultError("the result holds no probe")
+    missing = job.scripts.keys() - {each.scenario for each in traces}
+    if missing:
+        raise protocol.BrokenResultError(f"the result lacks {', '.join(sorted(missing))}")
+    return traces
+
+
+def _trace(job: Job, name: str, release: str, steps: list[dict[str, object]]) -> Trace:
+    """A trace from what the machine says of its steps, and what they were asked to be."""
+    script = job.scripts[name][: len(steps)]
+    return trace.from_played(
+        name, release, [{"op": op, **step} for op, step in zip(script, steps, strict=True)]
+    )
+
+
+def _complaint(boot: Boot, fault: console.Remark | None) -> str:
+    """Why a boot was no good one: the kernel's own word for it where there is one."""
+    if fault:
+        return fault.text
+    if not boot.console.strip():
+        return f"{boot.complaint}; its console said nothing at all"
+    script = console.playing(boot.console)
+    return f"{boot.complaint}, during {script}" if script else boot.complaint

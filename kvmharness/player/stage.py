@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A VM while a script is played on it. Each operation is the method of its name."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from kvmharness import guests
+from kvmharness.guests.layout import MEMORY_SIZE
+from kvmharness.kvm import BracketBuffer, Exit, Meeting, lib, read_host_clock
+from kvmharness.player.debugfs import Windows
+from kvmharness.player.msr import MSRS
+from kvmharness.player.threads import at_once
+from kvmharness.player.values import NothingReadError, frequency, resolve
+
+# The operations behind which a vCPU may have another scaling ratio than before.
+_SCALING = ("create_vcpu", "set_tsc_khz")
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    from kvmharness.kvm import BracketNumbers, System, Vcpu
+
+
+class Stage:
+    """The VM of one script, and how far that has come.
+
+    `cpus` are those the thread may move to, the one it is on first. `cpu` is where the script was last:
+    go_on() is to be called from there. `due_ns` is when the wait it is in is over (CLOCK_MONOTONIC).
+    """
+
+    def __init__(
+        self, system: System, cpuid: Any, cpus: list[int], name: str, script: list[dict[str, Any]]
+    ) -> None:
+        self.name = name
+        self.cpu = cpus[0]
+        self.due_ns = 0
+        self.steps: list[dict[str, Any]] = []
+        self._ahead = script[::-1]
+        self._waits_since: BracketNumbers | None = None
+        self._cpuid = cpuid
+        self._cpus = cpus
+        self._brackets = BracketBuffer()
+        self._vcpus: dict[int, Vcpu] = {}
+        self._programs: dict[int, guests.Program] = {}
+        self._unfinished: set[int] = set()  # whose guests did not exit by themselves
+        self._khz: dict[int, int] = {}
+        self._khz_created: dict[int, int] = {}
+        self._read: dict[str, list[int]] = {}
+        self._vm = system.create_vm()
+        self._windows = Windows(self._vm.fileno())
+        try:
+            self._memory = self._vm.add_memory(MEMORY_SIZE)
+        except OSError:
+            self._vm.close()
+            raise
+        self._vm.use_brackets(self._brackets)
+
+    def close(self) -> None:
+        """Give the VM back."""
+        self._vm.close()
+
+    def go_on(self) -> bool:
+        """Play on to the next wait, which begins now; False at the end of the script."""
+        while self._ahead:
+            operation = self._ahead[-1]
+            if operation["op"] == "sleep" and not self._waits_since:
+                self._waits_since = read_host_clock()
+                self.due_ns = time.monotonic_ns() + operation["ns"]
+                return True
+            self._ahead.pop()
+            wanted = [operation["vcpu"]] if "vcpu" in operation else operation.get("vcpus", [])
+            if operation["op"] == "create_vcpu":
+                self._windows.expect(operation["vcpu"])
+            elif not self._vcpus.keys() >= {*wanted}:
+                break
+            try:
+                step = self._play(operation)
+            except NothingReadError:
+                break
+            if wanted and (shown := self._windows.read(wanted, ratio=operation["op"] in _SCALING)):
+                step["windows"] = shown
+            self.steps.append(step)
+            if "values" in step and "errno" not in step:
+                self._read[operation.get("label", "")] = step["values"]
+        return False
+
+    def _play(self, operation: dict[str, Any]) -> dict[str, Any]:
+        # Set by operations that are not one ioctl, or that know what they write before it is refused.
+        self._bracket: BracketNumbers | None = None
+        self._written: list[int] = []
+        name = ""
+        try:
+            values = getattr(self, "_do_" + operation["op"])(operation)
+        except OSError as error:  # a KvmError, or no memory for a vCPU's shared page
+            values = self._written
+            name = errno.errorcode.get(error.errno or 0, "EIO")
+        tsc_before, ns_before, ns_after, tsc_after = self._bracket or self._brackets.read()
+        step = {"op": operation, "tsc": [tsc_before, tsc_after], "ns": [ns_before, ns_after]}
+        if values:
+            step["values"] = values
+        if name:
+            step["errno"] = name
+        return step
+
+    def _do_create_vcpu(self, operation: dict[str, Any]) -> list[int]:
+        number = operation["vcpu"]
+        vcpu = self._vm.create_vcpu(number)
+        self._bracket = self._vm.bracket
+        vcpu.set_cpuid2(self._cpuid)
+        program = guests.PROGRAMS[operation["guest"]]
+        guests.load(program, self._memory, vcpu)
+        khz = vcpu.tsc_khz()
+        self._vcpus[number], self._programs[number] = vcpu, program
+        self._khz[number] = self._khz_created[number] = khz
+        return [khz]
+
+    def _do_set_msrs(self, operation: dict[str, Any]) -> list[int]:
+        number = operation["vcpu"]
+        names = [name for name, _ in operation["msrs"]]
+        values = [resolve(value, self._khz[number], self._read) for _, value in operation["msrs"]]
+        self._written = values
+        self._vcpus[number].set_msrs([(MSRS[name], value) for name, value in zip(names, values, strict=True)])
+        return values
+
+    def _do_write_together(self, operation: dict[str, Any]) -> list[int]:
+        numbers = operation["vcpus"]
+        values = [
+            resolve(value, self._khz[number], self._read)
+            for number, value in zip(numbers, operation["values"], strict=True)
+        ]
+        cpus = [self._cpus[place % len(self._cpus)] for place in range(len(numbers))]
+        self._written = [each for pair in zip(cpus, values, strict=True) for each in pair]
+        self._bracket = read_host_clock()
+        meeting = Meeting(len(numbers))
+        buffers = [BracketBuffer() for _ in numbers]
+        for number, buffer in zip(numbers, buffers, strict=True):
+            self._vcpus[number].use_brackets(buffer, meeting)
+        try:
+            at_once(self._write_tsc, list(zip(cpus, numbers, values, strict=True)))
+        finally:
+            for number in numbers:
+                self._vcpus[number].use_brackets(self._brackets)
+        tsc_before, ns_before, ns_after, tsc_after = zip(*(each.read() for each in buffers), strict=True)
+        self._bracket = (min(tsc_before), min(ns_before), max(ns_after), max(tsc_after))
+        return self._written
+
+    def _write_tsc(self, number: int, value: int) -> None:
+        self._vcpus[number].set_msrs([(MSRS["TSC"], value)])
+
+    def _do_get_msrs(self, operation: dict[str, Any]) -> list[int]:
+        return self._vcpus[operation["vcpu"]].msrs([MSRS[name] for name in operation["indices"]])
+
+    def _do_set_tsc_offset(self, operation: dict[str, Any]) -> list[int]:
+        number = operation["vcpu"]
+        offset = resolve(operation["offset"], self._khz[number], self._read)
+        self._written = [offset]
+        self._vcpus[number].set_tsc_offset(offset)
+        return [offset]
+
+    def _do_get_tsc_offset(self, operation: dict[str, Any]) -> list[int]:
+        return [self._vcpus[operation["vcpu"]].tsc_offset()]
+
+    def _do_set_tsc_khz(self, operation: dict[str, Any]) -> list[int]:
+        number = operation["vcpu"]
+        vcpu = self._vcpus[number]
+        khz = frequency(operation["khz"], self._khz_created[number])
+        self._written = [khz]
+        vcpu.set_tsc_khz(khz)
+        self._bracket = vcpu.bracket
+        self._khz[number] = khz or vcpu.tsc_khz()  # 0 asked for the host's
+        return [khz]
+
+    def _do_get_tsc_khz(self, operation: dict[str, Any]) -> list[int]:
+        return [self._vcpus[operation["vcpu"]].tsc_khz()]
+
+    def _do_set_vm_tsc_khz(self, operation: dict[str, Any]) -> list[int]:
+        khz = operation["khz"]
+        khz = frequency(khz, 0 if isinstance(khz, int) else self._vm.tsc_khz())
+        self._written = [khz]
+        self._vm.set_tsc_khz(khz)
+        return [khz]
+
+    def _do_move_thread(self, operation: dict[str, Any]) -> list[int]:
+        if operation["to"] >= len(self._cpus):
+            self._refuse(errno.EINVAL)
+        before, after = self.cpu, self._cpus[operation["to"]]
+        tsc_before, ns_before, _, _ = self._bracket = read_host_clock()
+        os.sched_setaffinity(0, {after})  # the kernel returns on the new CPU (__set_cpus_allowed_ptr)
+        _, _, ns_after, tsc_after = read_host_clock()
+        # The TSC may be behind the other CPU's; no bracket ends before it begins.
+        self._bracket = (tsc_before, ns_before, ns_after, max(tsc_before, tsc_after))
+        self.cpu = after
+        return [before, after]
+
+    def _do_run(self, operation: dict[str, Any]) -> list[int]:
+        number = operation["vcpu"]
+        self._prepare(number)
+        self._run(number, operation["ns"])
+        return guests.samples(self._programs[number], self._memory, number)
+
+    def _do_run_together(self, operation: dict[str, Any]) -> list[int]:
+        numbers, cpus = operation["vcpus"], self._cpus
+        if len(numbers) > len(cpus) or any(self._programs[each].name != "warp-64" for each in numbers):
+            self._refuse(errno.EINVAL)
+        for number in numbers:
+            self._prepare(number)
+            # What they leave there at the same time is worth nothing.
+            self._vcpus[number].use_brackets(BracketBuffer())
+        guests.prepare_meeting(self._memory)
+        tsc_before, ns_before, _, _ = self._bracket = read_host_clock()
+        try:
+            at_once(
+                self._run,
+                [(cpu, number, operation["ns"]) for cpu, number in zip(cpus, numbers, strict=False)],
+            )
+        finally:
+            _, _, ns_after, tsc_after = read_host_clock()
+            self._bracket = (tsc_before, ns_before, ns_after, max(tsc_before, tsc_after))
+            for number in numbers:
+                self._vcpus[number].use_brackets(self._brackets)
+        found = [
+            [cpu, *guests.meetings(self._memory, each)] for cpu, each in zip(cpus, numbers, strict=False)
+        ]
+        return [value for values in found for value in values]
+
+    def _do_guest_write(self, operation: dict[str, Any]) -> list[int]:
+        number = operation["vcpu"]
+        program = self._programs[number]
+        if not program.writes_msrs:
+            self._refuse(errno.EINVAL)
+        value = resolve(operation["value"], self._khz[number], self._read)
+        self._written = [value]
+        self._prepare(number)
+        guests.ask_to_write(self._memory, number, MSRS[operation["msr"]], value)
+        try:
+            self._run(number, operation["ns"])
+        finally:
+            self._written += guests.samples(program, self._memory, number)
+        return self._written
+
+    def _do_get_clock(self, operation: dict[str, Any]) -> list[int]:
+        clock = self._vm.clock()
+        both = lib.KVM_CLOCK_REALTIME | lib.KVM_CLOCK_HOST_TSC
+        at = [clock.realtime, clock.host_tsc] if clock.flags & both == both else []
+        return [clock.clock, clock.flags, *at]
+
+    def _do_set_clock(self, operation: dict[str, Any]) -> list[int]:
+        given = [operation["clock"], operation["realtime"]]
+        # ns are counted like cycles of 1 GHz.
+        values = self._written = [resolve(each, 1_000_000, self._read) for each in given if each is not None]
+        flags = lib.KVM_CLOCK_REALTIME if len(values) > 1 else 0
+        self._vm.set_clock(values[0], flags, values[-1])
+        return values
+
+    def _do_kvmclock_ctrl(self, operation: dict[str, Any]) -> list[int]:
+        self._vcpus[operation["vcpu"]].kvmclock_ctrl()
+        return []
+
+    def _do_read_kvmclock(self, operation: dict[str, Any]) -> list[int]:
+        self._bracket = read_host_clock()
+        return guests.read_page(self._memory, operation["vcpu"])
+
+    def _do_sleep(self, operation: dict[str, Any]) -> list[int]:
+        """The end of a wait."""
+        tsc_before, ns_before, _, _ = self._waits_since or read_host_clock()
+        _, _, ns_after, tsc_after = read_host_clock()
+        self._bracket = (tsc_before, ns_before, ns_after, tsc_after)
+        self._waits_since = None
+        return []
+
+    def _prepare(self, number: int) -> None:
+        """Have a guest that was stopped somewhere begin anew: what it is about to store is of that run."""
+        if number in self._unfinished:
+            guests.load(self._programs[number], self._memory, self._vcpus[number])
+
+    def _run(self, number: int, ns: int) -> None:
+        self._unfinished.add(number)
+        if self._vcpus[number].run(ns) == Exit.IO:
+            self._unfinished.remove(number)
+
+    def _refuse(self, number: int) -> NoReturn:
+        """Fail a step that comes to no ioctl, with this errno."""
+        self._bracket = read_host_clock()
+        raise OSError(number, os.strerror(number))
