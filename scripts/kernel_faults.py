@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvmharness.cli import playing
 from kvmharness.judging.verdict import Expectation, Result
-from kvmharness.lab import build
+from kvmharness.lab import build, runs
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.catalogue import MACHINES
 from kvmharness.lab.patches import Patch
@@ -98,4 +97,4 @@ def faulty(fault: Fault) -> Kernel:
 
 def played(kernel: Kernel, on: str, scenarios: Sequence[Scenario]) -> tuple[Result, ...]:
     """The verdicts on a machine, which boots: no snapshot is worth leaving."""
-    return playing.play_on(kernel, MACHINES[on].without_snapshots, scenarios, Expectation()).results
+    return runs.play_on(kernel, MACHINES[on].without_snapshots, scenarios, Expectation()).results

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import settings
 
 from kvmharness import host
-from kvmharness.cli import bisect_step, playing
+from kvmharness.cli import bisect_step
 from kvmharness.judging.session import Outcome, settle
 from kvmharness.kvm import KvmUnavailableError, System, Vm
-from kvmharness.lab import kernels, run
+from kvmharness.lab import kernels, play, runs
 from kvmharness.lab.build.incremental_tree import Tree
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.catalogue import AMD
@@ -79,7 +79,7 @@ def outcome(kernel: Callable[[str], Kernel]) -> Callable[[str], Outcome]:
     def ask(spec: str) -> Outcome:
         if spec not in known:
             found = kernel(spec)
-            known[spec] = settle(list(SCENARIOS.values()), lambda each: run.play(found, AMD, each))
+            known[spec] = settle(list(SCENARIOS.values()), lambda each: play.play(found, AMD, each))
         return known[spec]
 
     return ask
@@ -101,7 +101,7 @@ def tree(cache_root: Path, tmp_path: Path) -> Tree:
 @pytest.fixture
 def repository(tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository of KVM's sources, in which this process stands."""
-    monkeypatch.setattr(playing, "play_on", play_on)
+    monkeypatch.setattr(runs, "play_on", play_on)
     monkeypatch.setattr(bisect_step, "check_emulator", lambda machine: None)
     folder = tmp_path / "repository"
     put(folder / SOURCE_PATH, SOURCE)

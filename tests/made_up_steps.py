@@ -3,10 +3,10 @@
 
 from collections.abc import Sequence
 
-from kvmharness.cli.playing import Played
 from kvmharness.judging.verdict import Expectation, Result, Verdict
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.machine import Machine
+from kvmharness.lab.runs import Played
 from kvmharness.scenarios import Scenario
 
 

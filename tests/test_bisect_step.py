@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from kvmharness import host
-from kvmharness.cli import bisect_step, playing
-from kvmharness.cli.playing import Played
+from kvmharness.cli import bisect_step
 from kvmharness.judging.bisection import BAD, GIVE_UP, GOOD, SKIP
 from kvmharness.kvm import KvmUnavailableError
-from kvmharness.lab import cache
+from kvmharness.lab import cache, runs
 from kvmharness.lab.build.incremental_tree import Tree
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.machines.machine import Machine
+from kvmharness.lab.runs import Played
 from kvmharness.scenarios import Scenario
 from tests.command_line import Capture, one_line, status_of
 from tests.made_up_builds import SPEC, needs_a_compiler
@@ -110,7 +110,7 @@ def test_a_kernel_without_the_machines_module_is_skipped(
     def lacks(*_: object) -> Played:
         raise LabError("it has no module kvm_amd")
 
-    monkeypatch.setattr(playing, "play_on", lacks)
+    monkeypatch.setattr(runs, "play_on", lacks)
     assert step() == SKIP
     assert one_line(capsys.readouterr().out) == "skip: it has no module kvm_amd"
 
@@ -163,7 +163,7 @@ def test_a_fault_of_the_harness_is_no_answer(
     def fails(*_: object) -> Played:
         raise trouble
 
-    monkeypatch.setattr(playing, "play_on", fails)
+    monkeypatch.setattr(runs, "play_on", fails)
     monkeypatch.setenv("KVMHARNESS_DEBUG", debugging)
     assert step() == GIVE_UP
 
@@ -218,10 +218,11 @@ def test_a_kernel_whose_kvm_is_not_there_is_skipped_but_not_one_that_may_not_be_
 
 STEP = """\
 import sys
-from kvmharness.cli import bisect_step, playing
+from kvmharness.cli import bisect_step
+from kvmharness.lab import runs
 from kvmharness.cli.main import main
 from tests.made_up_steps import play_on
-playing.play_on = play_on
+runs.play_on = play_on
 bisect_step.check_emulator = lambda machine: None
 sys.exit(main())
 """

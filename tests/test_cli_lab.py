@@ -12,7 +12,7 @@ import pytest
 
 from kvmharness.cli import lab
 from kvmharness.judging.session import Session
-from kvmharness.lab import kernels, run
+from kvmharness.lab import kernels, play
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.machine import Machine
@@ -25,9 +25,9 @@ def test_a_lost_machine_is_reported_with_its_console_and_exits_3(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def lose(*_: object) -> Session:
-        raise run.LostMachineError("the machine hung, 3 times", ["BUG: something"])
+        raise play.LostMachineError("the machine hung, 3 times", ["BUG: something"])
 
-    monkeypatch.setattr(run, "play", lose)
+    monkeypatch.setattr(play, "play", lose)
     monkeypatch.setattr(lab, "check_emulator", lambda machine: None)
     monkeypatch.setattr(kernels, "find", lambda spec, *_: Kernel(spec, "6.1.0", tmp_path, {}))
     assert status_of("lab", "run", "debian:6.1") == 3
@@ -49,7 +49,7 @@ def made_up_lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         other = {"debian:6.1": "mainline-before-6.7", "debian:0": "tsc-protected"}
         return session(scenarios, other.get(kernel.spec, "mainline-6.7"))
 
-    monkeypatch.setattr(run, "play", play_there)
+    monkeypatch.setattr(play, "play", play_there)
     monkeypatch.setattr(lab, "check_emulator", lambda machine: None)
     monkeypatch.setattr(kernels, "find", lambda spec, *_: Kernel(spec, spec[7:], tmp_path, {}))
 

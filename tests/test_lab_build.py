@@ -12,15 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness.cli import playing
 from kvmharness.cli.main import main
-from kvmharness.cli.playing import Played
 from kvmharness.judging.verdict import Expectation, Result, Verdict
-from kvmharness.lab import cache, kernels
+from kvmharness.lab import cache, kernels, runs
 from kvmharness.lab.build import make, modules
 from kvmharness.lab.build.incremental_tree import Tree
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.machine import Machine
+from kvmharness.lab.runs import Played
 from kvmharness.scenarios import Scenario
 from tests.made_up_builds import SPEC, needs_a_compiler
 from tests.made_up_kernels import RELEASE, module, put
@@ -331,7 +330,7 @@ def test_validate_plays_on_the_kernel_with_the_patch_and_without(
         verdict = Verdict.PASS if frozen else Verdict.FAIL
         return Played(tuple(Result(each.name, verdict, "", "x", 1, frozen, frozen) for each in scenarios), {})
 
-    monkeypatch.setattr(playing, "play_on", play_on)
+    monkeypatch.setattr(runs, "play_on", play_on)
     monkeypatch.setattr("kvmharness.cli.lab_validate.check_emulator", lambda machine: None)
     thread = patch_file(tmp_path, THREAD, "thread.txt")
     asked = [

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kvmharness.lab import run
+from kvmharness.lab import play
 from kvmharness.lab.machines import initramfs
 from kvmharness.lab.machines.cpio import Archive
 from kvmharness.scenarios import SCENARIOS
@@ -40,10 +40,10 @@ def test_an_archive_holds_its_files_the_way_the_kernel_unpacks_them() -> None:
 
 def test_equal_jobs_are_equal_to_the_byte() -> None:
     scenarios = list(SCENARIOS.values())
-    assert run.job_for(scenarios) == run.job_for(scenarios)
-    job = run.job_for(scenarios)
+    assert play.job_for(scenarios) == play.job_for(scenarios)
+    job = play.job_for(scenarios)
     assert marshal.loads(job.content)[0] == job.number
-    assert run.job_for(scenarios[:1]).number != job.number
+    assert play.job_for(scenarios[:1]).number != job.number
 
 
 def test_what_runs_inside_loads_nothing_slow() -> None:

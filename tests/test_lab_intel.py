@@ -19,7 +19,7 @@ from kvmharness.guests.program import code_of
 from kvmharness.judging import capabilities
 from kvmharness.judging.session import settle
 from kvmharness.judging.verdict import Expectation
-from kvmharness.lab import run
+from kvmharness.lab import play
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines import bochs, emulator, initramfs, machine, pvh
@@ -74,7 +74,7 @@ def test_a_kernel_is_identified_on_intel_as_on_amd_and_fails_nothing_under_its_p
     found = intel_kernel(spec)
     outcome = settle(
         list(SCENARIOS.values()),
-        lambda each: run.play(found, INTEL, each),
+        lambda each: play.play(found, INTEL, each),
         Expectation(POLICIES[policy]),
     )
     assert outcome.identity is not None
@@ -114,7 +114,7 @@ def only_value(event: Event) -> int:
 def test_with_tsc_scaling_a_guest_counts_at_its_own_rate(intel_kernel: Find, spec: str, policy: str) -> None:
     rates = (-500_000, 1_000_000)
     scripts = [Scenario(f"at {ppm} ppm", "", "", "", (), at_another_rate(ppm), ()) for ppm in rates]
-    session = run.play(intel_kernel(spec), INTEL, scripts)
+    session = play.play(intel_kernel(spec), INTEL, scripts)
     host = capabilities.host_facts(session.probe)
     assert host.khz is not None
     for ppm, scenario in zip(rates, scripts, strict=True):
@@ -138,7 +138,7 @@ def test_with_tsc_scaling_a_guest_counts_at_its_own_rate(intel_kernel: Find, spe
 @pytest.mark.full
 def test_two_boots_of_intel_are_the_same_to_the_byte(intel_kernel: Find) -> None:
     scenarios = [SCENARIOS["young-restore"]]
-    sessions = [run.play(intel_kernel("debian:6.1"), INTEL, scenarios) for _ in range(2)]
+    sessions = [play.play(intel_kernel("debian:6.1"), INTEL, scenarios) for _ in range(2)]
     lines = [
         [list(to_lines(each)) for each in (session.probe, *session.traces.values())] for session in sessions
     ]

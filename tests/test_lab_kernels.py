@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness.lab import cache, kernels, run
+from kvmharness.lab import cache, kernels, play
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import Kernel, apt, debs, vmlinux
 from kvmharness.lab.machines.catalogue import AMD
@@ -32,7 +32,7 @@ def packages(kernel: Find, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plays(kernel: Kernel) -> bool:
     """Whether a scenario can be played on a kernel, which then leaves the cache."""
     try:
-        session = run.play(kernel, AMD, [SCENARIOS["young-restore"]])
+        session = play.play(kernel, AMD, [SCENARIOS["young-restore"]])
     finally:
         cache.removed(kernel.folder)
     return session.probe.release == kernel.release and "young-restore" in session.traces

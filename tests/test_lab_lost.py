@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from kvmharness.lab import kernels, run
+from kvmharness.lab import kernels, play
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines import initramfs, machine, protocol, snapshot
 from kvmharness.lab.machines.catalogue import AMD
@@ -32,8 +32,8 @@ Find = Callable[[str], Kernel]
 @pytest.fixture
 def broken_image(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
     def use(piece: bytes) -> None:
-        whole = run.image_for
-        monkeypatch.setattr(run, "image_for", lambda *args: whole(*args) + piece)
+        whole = play.image_for
+        monkeypatch.setattr(play, "image_for", lambda *args: whole(*args) + piece)
 
     return use
 
@@ -42,8 +42,8 @@ def test_a_kernel_that_panics_is_lost_and_its_last_words_are_kept(
     kernel: Find, broken_image: Callable[[bytes], None], tmp_path: Path
 ) -> None:
     broken_image(with_init_that("return 7;", tmp_path))
-    with pytest.raises(run.LostMachineError, match=r"the kernel panicked: .*3 times") as lost:
-        run.play(kernel("debian:6.1"), AMD, [SCENARIOS["young-restore"]])
+    with pytest.raises(play.LostMachineError, match=r"the kernel panicked: .*3 times") as lost:
+        play.play(kernel("debian:6.1"), AMD, [SCENARIOS["young-restore"]])
     assert any("Kernel panic - not syncing: Attempted to kill init" in line for line in lost.value.console)
 
 
@@ -51,18 +51,18 @@ def test_a_machine_that_hangs_is_given_up(
     kernel: Find, broken_image: Callable[[bytes], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "HUNG_AFTER_S", 1.0)
-    monkeypatch.setattr(run, "ATTEMPTS", 1)
+    monkeypatch.setattr(play, "ATTEMPTS", 1)
     broken_image(with_init_that("for (;;) pause();", tmp_path))
-    with pytest.raises(run.LostMachineError, match="the machine hung"):
-        run.play(kernel("debian:6.1"), AMD, [SCENARIOS["young-restore"]])
+    with pytest.raises(play.LostMachineError, match="the machine hung"):
+        play.play(kernel("debian:6.1"), AMD, [SCENARIOS["young-restore"]])
 
 
 def test_a_result_written_by_a_machine_that_then_dies_does_not_count(
     kernel: Find, broken_image: Callable[[bytes], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "ATTEMPTS", 1)
+    monkeypatch.setattr(play, "ATTEMPTS", 1)
     # The whole result of this job, from an init that then panics the kernel.
-    number = run.job_for([SCENARIOS["young-restore"]]).number
+    number = play.job_for([SCENARIOS["young-restore"]]).number
     frames = protocol.encode(number, ["probe", "6.1", []]) + protocol.encode(number, protocol.END)
     numbers = ",".join(map(str, frames))
     does = (
@@ -80,20 +80,20 @@ def test_a_result_written_by_a_machine_that_then_dies_does_not_count(
 
     monkeypatch.setattr(machine, "boot", keep)
     broken_image(with_init_that(does, tmp_path))
-    with pytest.raises(run.LostMachineError, match="the kernel panicked"):
-        run.play(kernel("debian:6.1"), AMD, [SCENARIOS["young-restore"]])
+    with pytest.raises(play.LostMachineError, match="the kernel panicked"):
+        play.play(kernel("debian:6.1"), AMD, [SCENARIOS["young-restore"]])
     assert results == [frames]
 
 
 def test_a_module_that_does_not_load_is_named_on_the_console(
     kernel: Find, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "ATTEMPTS", 1)
+    monkeypatch.setattr(play, "ATTEMPTS", 1)
     bad = tmp_path / "kvm.ko"
     bad.write_bytes(b"no module at all")
     monkeypatch.setattr(kernels.Kernel, "modules_for", lambda *_: [bad])
-    with pytest.raises(run.LostMachineError, match="a module did not load") as lost:
-        run.play(kernel("debian:6.1"), AMD, [SCENARIOS["young-restore"]])
+    with pytest.raises(play.LostMachineError, match="a module did not load") as lost:
+        play.play(kernel("debian:6.1"), AMD, [SCENARIOS["young-restore"]])
     assert any("/modules/kvm.ko: Exec format error" in line for line in lost.value.console)
 
 
@@ -107,7 +107,7 @@ def test_an_emulator_killed_at_any_moment_is_lost_and_never_judged(
     kernel: Find, monkeypatch: pytest.MonkeyPatch, moments: int
 ) -> None:
     """Every second one boots, the others go on from a snapshot."""
-    monkeypatch.setattr(run, "ATTEMPTS", 1)
+    monkeypatch.setattr(play, "ATTEMPTS", 1)
     monkeypatch.setattr(snapshot, "forget", lambda place: None)
     found, scenarios = kernel("debian:6.1"), [SCENARIOS["young-restore"]]
     lengths: list[float] = []
@@ -115,7 +115,7 @@ def test_an_emulator_killed_at_any_moment_is_lost_and_never_judged(
     for each in loads:
         monkeypatch.setattr(snapshot, "load", each)
         begin = time.monotonic()
-        run.play(found, AMD, scenarios)
+        play.play(found, AMD, scenarios)
         lengths.append(time.monotonic() - begin)
     chance = random.Random(1)
     ended: list[str] = []
@@ -137,8 +137,8 @@ def test_an_emulator_killed_at_any_moment_is_lost_and_never_judged(
         watcher = threading.Thread(target=start_then_kill)
         watcher.start()
         try:
-            ended.append("" if run.play(found, AMD, scenarios).traces else "nothing was played")
-        except run.LostMachineError as lost:
+            ended.append("" if play.play(found, AMD, scenarios).traces else "nothing was played")
+        except play.LostMachineError as lost:
             ended.append(lost.complaint)
         watcher.join()
         timer.join()
@@ -151,9 +151,9 @@ def test_a_run_that_is_lost_from_a_snapshot_is_tried_again_from_a_boot(
     kernel: Find, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found, scenarios = kernel("debian:6.1"), [SCENARIOS["young-restore"]]
-    place = AMD.snapshot_place(found.vmlinux, run.image_for(found, AMD))
+    place = AMD.snapshot_place(found.vmlinux, play.image_for(found, AMD))
     assert place is not None
-    run.play(found, AMD, scenarios)
+    play.play(found, AMD, scenarios)
     starts: list[bool] = []
     boot = machine.boot
 
@@ -167,7 +167,7 @@ def test_a_run_that_is_lost_from_a_snapshot_is_tried_again_from_a_boot(
     monkeypatch.setattr(machine, "boot", broken)
     for _ in range(2):
         starts.clear()
-        played = run.play(found, AMD, scenarios)
+        played = play.play(found, AMD, scenarios)
         assert set(played.traces) == {"young-restore"}
         assert starts[-1] is False
         assert snapshot.load(place) is None
@@ -177,11 +177,11 @@ def test_a_run_that_is_lost_from_a_snapshot_is_tried_again_from_a_boot(
 def test_a_result_that_is_cut_or_changed_anywhere_is_lost_and_never_judged(
     kernel: Find, monkeypatch: pytest.MonkeyPatch, cuts: int
 ) -> None:
-    monkeypatch.setattr(run, "ATTEMPTS", 1)
+    monkeypatch.setattr(play, "ATTEMPTS", 1)
     found, scenarios = kernel("debian:6.1"), [SCENARIOS["young-restore"]]
-    job = run.job_for(scenarios)
-    boot = machine.boot(AMD, found.vmlinux, run.image_for(found, AMD), job.content)
-    assert run._read(job, boot)
+    job = play.job_for(scenarios)
+    boot = machine.boot(AMD, found.vmlinux, play.image_for(found, AMD), job.content)
+    assert play._read(job, boot)
     chance = random.Random(1)
     for _ in range(cuts):
         at = chance.randrange(len(boot.results))
@@ -195,7 +195,7 @@ def test_a_result_that_is_cut_or_changed_anywhere_is_lost_and_never_judged(
             )
         )
         with pytest.raises(protocol.BrokenResultError):
-            run._read(job, dataclasses.replace(boot, results=damaged))
+            play._read(job, dataclasses.replace(boot, results=damaged))
 
 
 def test_a_machine_that_resets_itself_without_a_word_is_told_apart_from_a_panic(

@@ -8,7 +8,7 @@ import pytest
 from kvmharness.judging.identity import Identity
 from kvmharness.judging.session import Outcome
 from kvmharness.judging.verdict import Expectation, Verdict, exit_status, judge
-from kvmharness.lab import run
+from kvmharness.lab import play
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.catalogue import AMD
 from kvmharness.model.policies import POLICIES
@@ -84,7 +84,7 @@ def test_behind_every_step_on_a_vcpu_the_kernel_shows_its_offset(outcome: Ask) -
 def test_two_boots_are_the_same_to_the_byte(kernel: Find) -> None:
     scenarios = [SCENARIOS[name] for name in ("young-restore", "qemu-pair-old", "offset-across-run")]
     booted = AMD.without_snapshots
-    sessions = [run.play(kernel("debian:6.12"), booted, scenarios) for _ in range(2)]
+    sessions = [play.play(kernel("debian:6.12"), booted, scenarios) for _ in range(2)]
     lines = [
         [list(to_lines(each)) for each in (session.probe, *session.traces.values())] for session in sessions
     ]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kvmharness.judging.session import settle
-from kvmharness.lab import build, patches, run
+from kvmharness.lab import build, patches, play
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.catalogue import AMD, AMD_SMP
 from kvmharness.lab.machines.machine import Machine
@@ -39,6 +39,6 @@ def test_a_rule_that_was_proposed_is_identified_on_the_kernel_it_was_built_onto(
         for patch in patches.choose(patches.read((PATCHES / f"{name}.patch").read_bytes()))
     ]
     built = build.build("debian:6.1", chosen, f"test-{policy}")
-    outcome = settle(list(SCENARIOS.values()), lambda each: run.play(built.kernel, machine, each))
+    outcome = settle(list(SCENARIOS.values()), lambda each: play.play(built.kernel, machine, each))
     assert outcome.identity is not None
     assert outcome.identity.behaves_as == (policy,)

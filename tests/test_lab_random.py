@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from kvmharness.judging import capabilities
-from kvmharness.lab import run
+from kvmharness.lab import play
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.catalogue import AMD
 from kvmharness.model.judge import Possibility, judge
@@ -25,7 +25,7 @@ def test_random_scripts_are_possible_under_a_kernels_own_policy_and_many_not_und
 ) -> None:
     scripts = {f"random-{seed}": random_script(seed) for seed in range(30)}
     scenarios = [Scenario(name, "", "", "", (), script, ()) for name, script in scripts.items()]
-    session = run.play(kernel(spec), AMD, scenarios)
+    session = play.play(kernel(spec), AMD, scenarios)
     host = capabilities.host_facts(session.probe)
 
     def judged(policy: str) -> dict[str, Possibility]:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmharness.lab import run
+from kvmharness.lab import play
 from kvmharness.lab.machines import machine, protocol
 from kvmharness.script import Sleep
 from kvmharness.trace import Bracket
@@ -53,7 +53,7 @@ def test_a_frame_that_does_not_unpack_is_damaged_whatever_its_checksum_says() ->
 
 # The machine's end
 
-JOB = run.Job("job", b"", {"probe": [{"op": "sleep", "ns": 5}]})
+JOB = play.Job("job", b"", {"probe": [{"op": "sleep", "ns": 5}]})
 
 
 def boot(status: int | None, results: bytes = RESULT, console: str = "hello\n") -> machine.Boot:
@@ -63,7 +63,7 @@ def boot(status: int | None, results: bytes = RESULT, console: str = "hello\n") 
 @pytest.mark.parametrize("fault", ["BUG: soft lockup - CPU#0 stuck", "Oops: 0002 [#1] PREEMPT SMP"])
 def test_a_whole_result_of_a_kernel_that_reported_a_fault_does_not_count(fault: str) -> None:
     with pytest.raises(protocol.BrokenResultError, match=re.escape(fault)):
-        run._read(JOB, boot(machine.FINISHED, console=f"[ 1.0] {fault}\n"))
+        play._read(JOB, boot(machine.FINISHED, console=f"[ 1.0] {fault}\n"))
 
 
 @pytest.mark.parametrize(
@@ -82,14 +82,14 @@ def test_a_whole_result_of_a_machine_that_ended_badly_does_not_count(
     status: int | None, complaint: str
 ) -> None:
     with pytest.raises(protocol.BrokenResultError, match=complaint):
-        run._read(JOB, boot(status))
+        play._read(JOB, boot(status))
 
 
 def test_a_good_end_without_a_whole_result_does_not_count() -> None:
     with pytest.raises(protocol.BrokenResultError, match="no end mark after 0 bytes"):
-        run._read(JOB, boot(machine.FINISHED, b""))
+        play._read(JOB, boot(machine.FINISHED, b""))
     with pytest.raises(protocol.BrokenResultError, match="makes no sense"):
-        run._read(JOB, boot(machine.FINISHED))
+        play._read(JOB, boot(machine.FINISHED))
 
 
 def frames(*contents: object) -> bytes:
@@ -98,10 +98,10 @@ def frames(*contents: object) -> bytes:
 
 def test_a_step_is_put_together_with_what_it_was_asked_to_be() -> None:
     played = ["probe", "6.1", [{"tsc": [1, 9], "ns": [2, 8]}]]
-    (trace,) = run._read(JOB, boot(machine.FINISHED, frames(played)))
+    (trace,) = play._read(JOB, boot(machine.FINISHED, frames(played)))
     more = dataclasses.replace(JOB, scripts={**JOB.scripts, "young-restore": []})
     with pytest.raises(protocol.BrokenResultError, match="the result lacks young-restore"):
-        run._read(more, boot(machine.FINISHED, frames(played)))
+        play._read(more, boot(machine.FINISHED, frames(played)))
     assert trace.script == (Sleep(ns=5),)
     assert trace.events[0].bracket == Bracket(1, 2, 8, 9)
 
@@ -110,4 +110,4 @@ def test_a_trace_of_what_was_not_asked_for_makes_no_sense() -> None:
     step = {"tsc": [1, 9], "ns": [2, 8]}
     for played in (["other", "6.1", [step]], ["probe", "6.1", [step, step]]):
         with pytest.raises(protocol.BrokenResultError, match="makes no sense"):
-            run._read(JOB, boot(machine.FINISHED, frames(played)))
+            play._read(JOB, boot(machine.FINISHED, frames(played)))

@@ -10,7 +10,7 @@ from kvmharness.judging import capabilities
 from kvmharness.judging.identity import Identity
 from kvmharness.judging.session import settle
 from kvmharness.judging.verdict import Expectation, Verdict
-from kvmharness.lab import run
+from kvmharness.lab import play
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines import initramfs, machine
 from kvmharness.lab.machines.catalogue import AMD_SMP, AMD_SMP_UNSTABLE, AMD_UNSTABLE
@@ -49,7 +49,7 @@ def test_with_two_cpus_a_kernel_is_identified_by_one_policy_and_fails_nothing_un
     found = kernel(spec)
     outcome = settle(
         list(SCENARIOS.values()),
-        lambda each: run.play(found, AMD_SMP, each),
+        lambda each: play.play(found, AMD_SMP, each),
         Expectation(POLICIES[policy]),
         confirm=True,
     )
@@ -80,7 +80,7 @@ def test_on_an_unstable_tsc_what_holds_there_is_judged_and_the_rest_is_skipped(
     found = kernel(spec)
     outcome = settle(
         list(SCENARIOS.values()),
-        lambda each: run.play(found, place, each),
+        lambda each: play.play(found, place, each),
         Expectation(POLICIES[policy]),
     )
     assert not_foretold(outcome, policy) == {}
@@ -91,7 +91,7 @@ def test_on_an_unstable_tsc_what_holds_there_is_judged_and_the_rest_is_skipped(
 @pytest.mark.parametrize("spec", ["debian:6.1", "debian:6.12"])
 def test_amd_unstable_brings_every_trace_back_the_same_to_the_byte(kernel: Find, spec: str) -> None:
     scenarios = list(SCENARIOS.values())
-    sessions = [run.play(kernel(spec), AMD_UNSTABLE.without_snapshots, scenarios) for _ in range(2)]
+    sessions = [play.play(kernel(spec), AMD_UNSTABLE.without_snapshots, scenarios) for _ in range(2)]
     lines = [
         [list(to_lines(each)) for each in (session.probe, *session.traces.values())] for session in sessions
     ]
@@ -108,7 +108,7 @@ def test_vcpus_that_are_apart_see_warps_and_those_that_are_together_none(kernel:
         for name, steps in (("together", (*pair, meet)), ("apart", (*pair, *apart, meet)))
     ]
     for _ in range(10):
-        traces = run.play(kernel("debian:6.12"), AMD_SMP, scenarios).traces
+        traces = play.play(kernel("debian:6.12"), AMD_SMP, scenarios).traces
         found = {name: traces[name].events[-1].values for name in traces}
         # On a busy host the two may not have met in all that time.
         if all(handovers > 0 for values in found.values() for handovers in values[1::4]):

@@ -9,7 +9,7 @@ import pytest
 
 from kvmharness.judging.session import settle
 from kvmharness.judging.verdict import Expectation, Verdict
-from kvmharness.lab import kernels, run
+from kvmharness.lab import kernels, play
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import Kernel, apt, suites
 from kvmharness.lab.machines.catalogue import AMD, AMD_SMP, INTEL
@@ -64,7 +64,7 @@ def test_a_kernel_of_another_suite_comes_to_what_the_model_foretells_of_its_poli
         pytest.skip(f"missing capability {on.name}: {error}")
     outcome = settle(
         list(SCENARIOS.values()),
-        lambda each: run.play(found, on, each),
+        lambda each: play.play(found, on, each),
         Expectation(POLICIES[policy]),
         confirm=not on.counts_instructions,
     )

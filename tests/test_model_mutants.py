@@ -14,7 +14,7 @@ import pytest
 
 from kvmharness.judging import capabilities
 from kvmharness.judging.session import Outcome, Session
-from kvmharness.lab import run
+from kvmharness.lab import play
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.catalogue import MACHINES
 from kvmharness.model import arithmetic, masterclock, operations, rates, rules
@@ -115,7 +115,7 @@ def ask(kernel: Callable[[str], Kernel], outcome: Callable[[str], Outcome]) -> A
         if on in (OLD, NEW):
             session = next(iter(outcome(spec).sessions.values()))
         else:
-            session = run.play(kernel(spec), MACHINES[place], list(SCENARIOS.values()))
+            session = play.play(kernel(spec), MACHINES[place], list(SCENARIOS.values()))
         return POLICIES[BOOTED[on]], all_of(session)
 
     return played

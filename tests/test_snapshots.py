@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kvmharness.judging.session import Session
-from kvmharness.lab import run
+from kvmharness.lab import play
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines import machine, snapshot
 from kvmharness.lab.machines.catalogue import AMD, AMD_SMP, INTEL
@@ -70,9 +70,9 @@ def test_a_kernel_that_says_nothing_leaves_a_snapshot_too(
     found = kernel("debian:6.1")
     silent = dataclasses.replace(AMD, kernel_options=AMD.kernel_options.replace("loglevel=5", "loglevel=0"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache_root.parent))
-    job = run.job_for([SCENARIOS["young-restore"]])
+    job = play.job_for([SCENARIOS["young-restore"]])
     for _ in range(10):  # a busy host leaves none
-        booted = machine.boot(silent, found.vmlinux, run.image_for(found, silent), job.content)
+        booted = machine.boot(silent, found.vmlinux, play.image_for(found, silent), job.content)
         assert booted.complaint == ""
         if booted.snapshot:
             break
@@ -161,7 +161,7 @@ def test_a_run_from_a_snapshot_brings_back_what_a_run_from_a_boot_does_to_the_by
     # A host that is too busy leaves no snapshot.
     sessions: list[Session] = []
     while len(sessions) < 20 and loaded.count(True) < 2:
-        sessions.append(run.play(found, AMD, scenarios))
+        sessions.append(play.play(found, AMD, scenarios))
     assert loaded[0] is False
     assert loaded.count(True) == 2
     lines = [
@@ -169,5 +169,5 @@ def test_a_run_from_a_snapshot_brings_back_what_a_run_from_a_boot_does_to_the_by
     ]
     assert all(each == lines[0] for each in lines)
     # Another job goes on from the same snapshot.
-    run.play(found, AMD, [SCENARIOS["write-zero"]])
+    play.play(found, AMD, [SCENARIOS["write-zero"]])
     assert loaded[-1]

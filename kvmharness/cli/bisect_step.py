@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from kvmharness import host
-from kvmharness.cli import options, playing
+from kvmharness.cli import options
 from kvmharness.cli.errors import UsageError
 from kvmharness.judging import bisection
 from kvmharness.judging.bisection import SKIP, Answer
 from kvmharness.judging.session import Session, settle
 from kvmharness.judging.verdict import Expectation, Result
 from kvmharness.kvm import KvmError, KvmUnavailableError
-from kvmharness.lab import build, cache, kernels
+from kvmharness.lab import build, cache, kernels, runs
 from kvmharness.lab.build import user_tree, whole_kernel
 from kvmharness.lab.build.make import CompileError
 from kvmharness.lab.errors import LabError
@@ -105,7 +105,7 @@ def _of_tree(
     try:
         kernel = build_it()
         # A kernel is judged once: a snapshot would be of no use to any other step.
-        played = playing.play_on(kernel, machine.without_snapshots, scenarios, expectation)
+        played = runs.play_on(kernel, machine.without_snapshots, scenarios, expectation)
     except LabError as error:
         if any(cache.is_full(each) for each in (cache.root(), tree)):
             raise

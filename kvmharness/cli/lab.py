@@ -9,15 +9,15 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from pathlib import Path
 
-from kvmharness.cli import lab_build, lab_validate, options, playing
+from kvmharness.cli import lab_build, lab_validate, options
 from kvmharness.cli.errors import BAD_INPUT, FAILED, UsageError
-from kvmharness.cli.playing import Played
 from kvmharness.judging.verdict import Expectation, exit_status
-from kvmharness.lab import kernels
+from kvmharness.lab import kernels, runs
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.catalogue import MACHINES
 from kvmharness.lab.machines.machine import Machine, check_emulator
+from kvmharness.lab.runs import Played
 from kvmharness.report import KernelReport
 
 
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     boots = [(kernel, machine) for kernel in found for machine in machines]
     # Not in a `with` block, whose end would wait for the emulators after a Ctrl-C.
     pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
-    futures = [pool.submit(playing.play_on, *boot, scenarios, expectation) for boot in boots]
+    futures = [pool.submit(runs.play_on, *boot, scenarios, expectation) for boot in boots]
     try:
         for done, future in enumerate(as_completed(futures), 1):
             kernel, machine = boots[futures.index(future)]
@@ -130,7 +130,7 @@ def _report(
         if trouble:
             troubles.append(trouble)
         else:
-            reports.append(playing.report(kernel, machine, future.result(), expectation))
+            reports.append(runs.report(kernel, machine, future.result(), expectation))
     if not reports and troubles:
         raise troubles[0]
     options.write_report(reports, arguments.format, arguments.output)

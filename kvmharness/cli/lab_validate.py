@@ -6,9 +6,9 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from kvmharness.cli import lab_build, options, playing
+from kvmharness.cli import lab_build, options
 from kvmharness.judging.verdict import exit_status
-from kvmharness.lab import kernels
+from kvmharness.lab import kernels, runs
 from kvmharness.lab.machines.catalogue import MACHINES
 from kvmharness.lab.machines.machine import check_emulator
 from kvmharness.report.validation import Validation, render
@@ -46,10 +46,10 @@ def run(arguments: argparse.Namespace) -> int:
     boots = [(kernel, machine) for machine in machines for kernel in (before, after)]
     # Not in a `with` block, whose end would wait for the emulators after a Ctrl-C.
     pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
-    futures = [pool.submit(playing.play_on, *boot, scenarios, expectation) for boot in boots]
+    futures = [pool.submit(runs.play_on, *boot, scenarios, expectation) for boot in boots]
     try:
         played = zip(boots, futures, strict=True)
-        reports = [playing.report(*boot, future.result(), expectation) for boot, future in played]
+        reports = [runs.report(*boot, future.result(), expectation) for boot, future in played]
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     validations = [Validation(*pair) for pair in zip(reports[::2], reports[1::2], strict=True)]

@@ -9,7 +9,7 @@ from kvmharness.cli import options
 from kvmharness.judging.identity import Identity
 from kvmharness.judging.session import Session, settle
 from kvmharness.judging.verdict import Expectation, Result, Verdict
-from kvmharness.lab import run
+from kvmharness.lab import play
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.machine import Machine
 from kvmharness.report import KernelReport
@@ -38,11 +38,11 @@ def play_on(
     try:
         outcome = settle(
             scenarios,
-            lambda each: run.play(kernel, next(machines), each),
+            lambda each: play.play(kernel, next(machines), each),
             expectation,
             confirm=not machine.counts_instructions,
         )
-    except run.LostMachineError as lost:
+    except play.LostMachineError as lost:
         results = [Result(each.name, Verdict.LOST, each.contract, lost.complaint) for each in scenarios]
         return Played(tuple(results), {}, notes=tuple(lost.console))
     return Played(outcome.results, outcome.sessions, outcome.identity, outcome.notes)
