@@ -5,7 +5,6 @@ import argparse
 import errno
 import hashlib
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.catalogue import MACHINES
 from kvmharness.lab.machines.machine import check_emulator
+from kvmharness.printable import printable
 from kvmharness.scenarios import Scenario
 
 NAME = "bisect-step"
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         found = _of_host(scenarios, expectation, bool(arguments.scenario))
     else:
         found = _of_tree(arguments, scenarios, expectation)
-    print(found.line, flush=True)
+    print(printable(found.line), flush=True)
     return found.status
 
 
@@ -110,10 +110,10 @@ def _of_tree(
         if any(cache.is_full(each) for each in (cache.root(), tree)):
             raise
         for line in error.details if isinstance(error, CompileError) else ():
-            print(line, file=sys.stderr)
+            options.complain(line)
         return Answer(SKIP, str(error))
     for note in played.notes:
-        print(f"  | {note}", file=sys.stderr)
+        options.complain(f"  | {note}")
     return _answer(played.results, played.sessions, expectation, bool(arguments.scenario))
 
 

@@ -3,7 +3,6 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
@@ -137,6 +136,6 @@ def _report(
     for trouble in troubles:
         if not isinstance(trouble, LabError | OSError):
             raise trouble  # a fault of our own, for the command line to tell; the others are reported
-        print(f"kvmharness: {trouble}", file=sys.stderr)
+        options.complain(f"kvmharness: {trouble}")
     status = exit_status(result for report in reports for result in report.results)
     return BAD_INPUT if troubles and status != FAILED else status

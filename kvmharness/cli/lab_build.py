@@ -16,6 +16,7 @@ from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.patches import Patch, PatchError
 from kvmharness.lab.patches.apply import RefusedError
+from kvmharness.printable import printable
 
 _STDIN = "-"
 
@@ -91,9 +92,9 @@ def build_kernel(arguments: argparse.Namespace) -> Kernel:
         _tell(error.details)
         raise LabError(str(error)) from None
     for path in (path for patch in chosen for path in patch.passed_over):
-        print(f"kvmharness: passed over: {path}, of which the modules are not made", file=sys.stderr)
+        options.complain(f"kvmharness: passed over: {path}, of which the modules are not made")
     for doubt in built.doubts:
-        print(f"kvmharness: mind: {doubt}", file=sys.stderr)
+        options.complain(f"kvmharness: mind: {doubt}")
     _tell(built.applied)
     return built.kernel
 
@@ -155,15 +156,16 @@ def _called(file: str) -> str:
 def _list(file: str, found: Sequence[Patch], where: Any = None) -> None:
     """A line for each patch of a file: its number, how often it is quoted, what it changes, its mail."""
     if len(found) == 0:
-        print(f"{_called(file)} holds no patch", file=where)
+        print(printable(f"{_called(file)} holds no patch"), file=where)
     for number, patch in enumerate(found, 1):
         quoted = f", quoted {patch.quoted}x" if patch.quoted else ""
         paths = ", ".join(diff.path for diff in patch.files) or "-"
-        print(f"{_called(file)} {number}{quoted}: {paths}  {patch.title}".rstrip(), file=where)
+        line = f"{_called(file)} {number}{quoted}: {paths}  {patch.title}"
+        print(printable(line).rstrip(), file=where)
         if patch.fault:
-            print(f"    it {patch.fault}", file=where)
+            print(printable(f"    it {patch.fault}"), file=where)
 
 
 def _tell(lines: Sequence[str]) -> None:
     for line in lines:
-        print(line, file=sys.stderr)
+        options.complain(line)

@@ -2,7 +2,6 @@
 """kvmharness list: the names that other commands take."""
 
 import argparse
-import sys
 import textwrap
 from collections import defaultdict
 
@@ -13,6 +12,7 @@ from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import apt, suites
 from kvmharness.lab.machines.catalogue import MACHINES
 from kvmharness.model.policies import POLICIES
+from kvmharness.printable import printable
 from kvmharness.report import catalogue
 from kvmharness.scenarios import SCENARIOS, SUBJECTS
 
@@ -91,7 +91,7 @@ def _list_kernels(offline: bool, all_suites: bool) -> int:
         places[kernel.spec].append("in the cache")
         releases[kernel.spec] = kernel.release
     for name, release in releases.items():
-        print(f"{name:28}  {release:30}  {', '.join(dict.fromkeys(places[name]))}")
+        print(printable(f"{name:28}  {release:30}  {', '.join(dict.fromkeys(places[name]))}"))
     if trouble is not None:
         raise trouble
     return NOTHING_FAILED
@@ -107,7 +107,7 @@ def _of_suite(suite: str, ask: bool) -> list[apt.KernelPackage]:
         return suites.remembered(suite)
     packages, troubles = suites.offered(suite)
     for trouble in troubles:
-        print(f"kvmharness: not asked: {trouble}", file=sys.stderr)
+        options.complain(f"kvmharness: not asked: {trouble}")
     return packages
 
 

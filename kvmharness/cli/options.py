@@ -16,6 +16,7 @@ from kvmharness.judging.session import Session
 from kvmharness.judging.verdict import Expectation
 from kvmharness.model.policies import EXPECTED, POLICIES
 from kvmharness.model.policy import Policy, from_tables
+from kvmharness.printable import printable
 from kvmharness.report import FORMATS, KernelReport
 from kvmharness.scenarios import SCENARIOS, Scenario
 
@@ -144,7 +145,7 @@ def write_text(text: str, output: Path | None) -> None:
             output.write_text(text)
             return
         except OSError as error:
-            print(f"kvmharness: cannot write to {output}: {error.strerror}; here it is", file=sys.stderr)
+            complain(f"kvmharness: cannot write to {output}: {error.strerror}; here it is")
     sys.stdout.write(text)
     sys.stdout.flush()
 
@@ -159,13 +160,13 @@ def save_sessions(sessions: Mapping[str, Session], prefix: str, folder: Path | N
         try:
             path.write_text("".join(f"{line}\n" for line in lines))
         except OSError as error:
-            print(f"kvmharness: cannot write to {path}: {error.strerror}", file=sys.stderr)
+            complain(f"kvmharness: cannot write to {path}: {error.strerror}")
 
 
 def complain(line: str) -> None:
-    """A line on stderr; where nobody reads that any more, the exit status alone has to say it."""
+    """A line on stderr, made printable; where nobody reads that any more, the exit status has to say it."""
     try:
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
@@ -173,4 +174,4 @@ def complain(line: str) -> None:
 def progress(text: str) -> None:
     """A line of progress, where somebody is watching."""
     if sys.stderr.isatty():
-        print(f"kvmharness: {text}", file=sys.stderr)
+        print(f"kvmharness: {printable(text)}", file=sys.stderr)

@@ -2,10 +2,11 @@
 """What every report is made of: one kernel on one machine, and what became of each scenario."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kvmharness.judging.identity import Identity
 from kvmharness.judging.verdict import MAINLINE, Result, Verdict
+from kvmharness.printable import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,21 @@ class KernelReport:
     def title(self) -> str:
         """Kernel and machine, as headings name them."""
         return f"{self.kernel} on {self.machine}"
+
+    @property
+    def printable(self) -> "KernelReport":
+        """The same with what a machine, a console or a file may have called things made printable."""
+        results = [
+            replace(each, reason=printable(each.reason), finding=printable(each.finding))
+            for each in self.results
+        ]
+        return replace(
+            self,
+            kernel=printable(self.kernel),
+            release=printable(self.release),
+            results=tuple(results),
+            notes=tuple(map(printable, self.notes)),
+        )
 
     def counts(self) -> dict[str, int]:
         """How many scenarios came to each verdict, in the order of Verdict; those that occur."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from kvmharness.judging.verdict import Result, Verdict
+from kvmharness.printable import printable
 from kvmharness.report.kernel import KernelReport
 
 WIDTH = 72
@@ -41,10 +42,10 @@ def render(validations: Sequence[Validation], patches: Sequence[str], command: S
 
     `patches` are what was applied, `command` are the words of what does it all again.
     """
-    lines = [f"Tested with kvmharness: {patch}" for patch in patches]
+    lines = [f"Tested with kvmharness: {printable(patch)}" for patch in patches]
     for validation in validations:
-        lines += ["", *_one(validation)]
-    lines += ["", "To reproduce:", *_for_a_shell(command), "", "Tested-by:"]
+        lines += ["", *_one(Validation(validation.before.printable, validation.after.printable))]
+    lines += ["", "To reproduce:", *map(printable, _for_a_shell(command)), "", "Tested-by:"]
     return "\n".join(lines) + "\n"
 
 
