@@ -12,7 +12,7 @@ import pytest
 
 from kvmharness.cli import lab
 from kvmharness.judging.session import Session
-from kvmharness.lab import kernels, play
+from kvmharness.lab import kernels, play, runs
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.machine import Machine
@@ -106,7 +106,7 @@ def test_what_is_finished_is_reported_and_saved_when_the_rest_is_interrupted(
     def leave(status: int) -> None:
         raise SystemExit(status)
 
-    monkeypatch.setattr(lab, "as_completed", first_only)
+    monkeypatch.setattr(runs, "as_completed", first_only)
     monkeypatch.setattr(os, "_exit", leave)
     folder = tmp_path / "traces"
     assert status_of("lab", "run", "debian:6.1", "debian:6.12", "--save-traces", str(folder)) == 130

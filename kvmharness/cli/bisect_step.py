@@ -128,14 +128,14 @@ def _prepared(tree: Path, arguments: argparse.Namespace) -> Callable[[], Kernel]
     """What builds the kernel of a tree. LabError or UsageError where nothing could be built at any step."""
     sources = user_tree.of_kvm(tree)
     if arguments.kernel:
-        on = build.ground(arguments.kernel, arguments.offline, options.progress)
+        on = build.ground(arguments.kernel, arguments.offline)
         return lambda: build.build_sources(on, sources, _name(tree)).kernel
     if not user_tree.is_whole(tree):
         raise UsageError(
             f"{tree} holds KVM alone: name the kernel to build it for, as in --kernel debian:6.1"
         )
     whole_kernel.check(tree)
-    return lambda: kernels.find(str(whole_kernel.build(tree, options.progress)))
+    return lambda: kernels.find(str(whole_kernel.build(tree)))
 
 
 def _name(tree: Path) -> str:

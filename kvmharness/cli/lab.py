@@ -2,9 +2,8 @@
 """kvmharness lab run: boot kernels in an emulated machine, play inside, judge here."""
 
 import argparse
-import os
+import logging
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,11 +12,11 @@ from kvmharness.cli.errors import BAD_INPUT, FAILED, UsageError
 from kvmharness.judging.verdict import Expectation, exit_status
 from kvmharness.lab import kernels, runs
 from kvmharness.lab.errors import LabError
-from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.catalogue import MACHINES
 from kvmharness.lab.machines.machine import Machine, check_emulator
-from kvmharness.lab.runs import Played
-from kvmharness.report import KernelReport
+from kvmharness.lab.runs import Finished, Matrix
+
+_LOG = logging.getLogger(__name__)
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -54,6 +53,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--scenario", action="append", default=[], metavar="NAME", help="only this one (can be repeated)"
     )
+    options.add_jobs(parser)
     options.add_report_options(parser)
     options.add_judging(parser)
     options.add_save_traces(parser)
@@ -77,27 +77,22 @@ def run(arguments: argparse.Namespace) -> int:
         check_emulator(machine)
     found = []
     for spec in dict.fromkeys(arguments.kernel):
-        options.progress(f"{spec}: fetching, unless it is in the cache")
+        _LOG.info("%s: fetching, unless it is in the cache", spec)
         found.append(kernels.find(spec, arguments.modules, arguments.offline))
     boots = [(kernel, machine) for kernel in found for machine in machines]
-    # Not in a `with` block, whose end would wait for the emulators after a Ctrl-C.
-    pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
-    futures = [pool.submit(runs.play_on, *boot, scenarios, expectation) for boot in boots]
-    try:
-        for done, future in enumerate(as_completed(futures), 1):
-            kernel, machine = boots[futures.index(future)]
-            if not future.exception():
-                sessions = future.result().sessions
-                options.save_sessions(sessions, f"{kernel.spec}.{machine.name}", arguments.save_traces)
-            options.progress(f"{kernel.spec} on {machine.name} is done, {done} of {len(boots)}")
-    except KeyboardInterrupt:
-        with suppress(OSError):  # who reads the output may have been interrupted too
-            if any(future.done() for future in futures):
-                _report(arguments, expectation, boots, futures)
-        raise
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-    return _report(arguments, expectation, boots, futures)
+    with Matrix(boots, scenarios, expectation, arguments.jobs) as matrix:
+        try:
+            for done, each in enumerate(matrix, 1):
+                title = f"{each.kernel.spec}.{each.machine.name}"
+                if each.played:
+                    options.save_sessions(each.played.sessions, title, arguments.save_traces)
+                _LOG.info("%s on %s is done, %d of %d", each.kernel.spec, each.machine.name, done, len(boots))
+        except KeyboardInterrupt:
+            with suppress(OSError):  # who reads the output may have been interrupted too
+                if matrix.finished:
+                    _report(arguments, expectation, matrix.finished)
+            raise
+        return _report(arguments, expectation, matrix.finished)
 
 
 def _machines(arguments: argparse.Namespace) -> list[Machine]:
@@ -113,23 +108,12 @@ def _machines(arguments: argparse.Namespace) -> list[Machine]:
     return [machine.without_snapshots for machine in machines] if arguments.boot else list(machines)
 
 
-def _report(
-    arguments: argparse.Namespace,
-    expectation: Expectation,
-    boots: Sequence[tuple[Kernel, Machine]],
-    futures: Sequence[Future[Played]],
-) -> int:
+def _report(arguments: argparse.Namespace, expectation: Expectation, finished: Sequence[Finished]) -> int:
     """Report what is finished; the exit status. A kernel that cannot be played is a line on stderr."""
-    reports: list[KernelReport] = []
-    troubles: list[BaseException] = []
-    for (kernel, machine), future in zip(boots, futures, strict=True):
-        if not future.done():
-            continue
-        trouble = future.exception()
-        if trouble:
-            troubles.append(trouble)
-        else:
-            reports.append(runs.report(kernel, machine, future.result(), expectation))
+    reports = [
+        runs.report(each.kernel, each.machine, each.played, expectation) for each in finished if each.played
+    ]
+    troubles = [each.trouble for each in finished if each.trouble]
     if not reports and troubles:
         raise troubles[0]
     options.write_report(reports, arguments.format, arguments.output)

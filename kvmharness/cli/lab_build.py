@@ -84,7 +84,7 @@ def build_kernel(arguments: argparse.Namespace) -> Kernel:
     chosen = _chosen(arguments, files)
     name = arguments.name or _default_name(arguments)
     try:
-        built = build.build(arguments.kernel, chosen, name, arguments.offline, options.progress)
+        built = build.build(arguments.kernel, chosen, name, arguments.offline)
     except RefusedError as refused:
         _tell(refused.details)
         raise LabError(f"{arguments.kernel}: {refused}: nothing was built") from None

@@ -2,8 +2,7 @@
 """kvmharness lab validate: a kernel without a patch and with it, side by side."""
 
 import argparse
-import os
-from concurrent.futures import ThreadPoolExecutor
+import logging
 from pathlib import Path
 
 from kvmharness.cli import lab_build, options
@@ -11,7 +10,10 @@ from kvmharness.judging.verdict import exit_status
 from kvmharness.lab import kernels, runs
 from kvmharness.lab.machines.catalogue import MACHINES
 from kvmharness.lab.machines.machine import check_emulator
+from kvmharness.lab.runs import Matrix
 from kvmharness.report.validation import Validation, render
+
+_LOG = logging.getLogger(__name__)
 
 
 def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -28,6 +30,7 @@ def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser
     parser.add_argument(
         "--scenario", action="append", default=[], metavar="NAME", help="only this one (can be repeated)"
     )
+    options.add_jobs(parser)
     options.add_judging(parser)
     parser.add_argument("--output", metavar="FILE", type=Path, help="write the text there, not to stdout")
     parser.set_defaults(run=run)
@@ -44,14 +47,16 @@ def run(arguments: argparse.Namespace) -> int:
     after = lab_build.build_kernel(arguments)
     before = kernels.find(arguments.kernel, offline=arguments.offline)
     boots = [(kernel, machine) for machine in machines for kernel in (before, after)]
-    # Not in a `with` block, whose end would wait for the emulators after a Ctrl-C.
-    pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
-    futures = [pool.submit(runs.play_on, *boot, scenarios, expectation) for boot in boots]
-    try:
-        played = zip(boots, futures, strict=True)
-        reports = [runs.report(*boot, future.result(), expectation) for boot, future in played]
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    with Matrix(boots, scenarios, expectation, arguments.jobs) as matrix:
+        for done, each in enumerate(matrix, 1):
+            if each.trouble:
+                raise each.trouble
+            _LOG.info("%s on %s is done, %d of %d", each.kernel.spec, each.machine.name, done, len(boots))
+        reports = [
+            runs.report(each.kernel, each.machine, each.played, expectation)
+            for each in matrix.finished
+            if each.played
+        ]
     validations = [Validation(*pair) for pair in zip(reports[::2], reports[1::2], strict=True)]
     text = render(validations, lab_build.called(arguments), _command(arguments))
     options.write_text(text, arguments.output)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from kvmharness import __version__
-from kvmharness.cli import bisect_step, judge, lab, list, options, predict, probe, run
+from kvmharness.cli import bisect_step, judge, lab, list, options, predict, probe, progress, run
 from kvmharness.cli.errors import BAD_INPUT, INTERRUPTED, NOTHING_FAILED, UsageError
 from kvmharness.cli.options import Parser
 from kvmharness.judging.bisection import ANSWERS, GIVE_UP
@@ -46,7 +46,8 @@ def _run(words: Sequence[str]) -> int:
     _open_standard_files()
     try:
         parsed = _parser().parse_args(words)
-        status: int = parsed.run(parsed)
+        with progress.shown(getattr(parsed, "verbosity", 0), options.complain):
+            status: int = parsed.run(parsed)
         sys.stdout.flush()
     except (UsageError, LabError, KvmUnavailableError, KvmError) as error:
         return _give_up(str(error))

@@ -8,7 +8,7 @@ import sys
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from kvmharness import trace
 from kvmharness.cli.errors import BAD_INPUT, UsageError
@@ -24,7 +24,17 @@ T = TypeVar("T")
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser whose errors are one line; it and its commands take -v."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.add_argument(
+            "-v",
+            dest="verbosity",
+            action="count",
+            default=argparse.SUPPRESS,  # of the command's parser must not undo the main one's
+            help="show what is going on; -vv in detail",
+        )
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong in one line, and exit."""
@@ -72,6 +82,22 @@ def add_policy_file(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_jobs(parser: argparse.ArgumentParser) -> None:
+    """--jobs."""
+    parser.add_argument(
+        "--jobs",
+        type=_count,
+        metavar="N",
+        help="run N machines at a time (default: as many as this process may use CPUs)",
+    )
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < _MOST_JOBS):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {_MOST_JOBS - 1}")
+    return int(text)
+
+
 def policies(policy_file: Path | None) -> dict[str, Policy]:
     """The policies by name, those of the file too. UsageError where it cannot be read or makes no sense."""
     if policy_file is None:
@@ -96,6 +122,7 @@ def expectation(arguments: argparse.Namespace) -> Expectation:
     return Expectation(None if arguments.judge == "contract" else policy, known)
 
 
+_MOST_JOBS = 1000
 # How many names a message may suggest.
 _MOST_NAMES = 12
 
@@ -169,9 +196,3 @@ def complain(line: str) -> None:
         print(printable(line), file=sys.stderr, flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-
-
-def progress(text: str) -> None:
-    """A line of progress, where somebody is watching."""
-    if sys.stderr.isatty():
-        print(f"kvmharness: {printable(text)}", file=sys.stderr)

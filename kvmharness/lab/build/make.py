@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from kvmharness.lab import cpus
 from kvmharness.lab.errors import LabError
 
 # How many errors of the compiler are shown; the log has all.
@@ -47,12 +48,12 @@ def check_programs(others: Mapping[str, str] | None = None) -> None:
 
 
 def run(failed: str, folder: Path, arguments: Sequence[str], log: Path, mind: Sequence[str] = ()) -> None:
-    """Run make in a folder, with as many jobs as there are CPUs; all it says goes to `log`.
+    """Run make in a folder, with as many jobs as this process may use CPUs; all it says goes to `log`.
 
     CompileError when it fails: `failed` in words, the first error, and `mind`, which may have to do with it.
     """
     command = ["setpriv", "--pdeathsig", "TERM", "--", "make", "-C", str(folder)]
-    command += [f"-j{os.cpu_count() or 1}", *arguments]
+    command += [f"-j{cpus.usable()}", *arguments]
     environment = {name: value for name, value in os.environ.items() if not _NOT_OURS.match(name)}
     with (
         log.open("wb") as said,

@@ -6,12 +6,13 @@ against its headers and configuration, and the CRCs of what it exports keep a wr
 """
 
 import hashlib
+import logging
 import os
 import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import Kernel, config, modules, stored
 from kvmharness.lab.patches import Patch, apply
 from kvmharness.lab.patches.apply import RefusedError
+
+_LOG = logging.getLogger(__name__)
 
 _KVM = "arch/x86/kvm"
 # What make is told: KVM alone, without debugging information, and without BTF, which needs a program (pahole)
@@ -58,35 +61,29 @@ class Built:
     log: Path
 
 
-def ground(spec: str, offline: bool = False, progress: Callable[[str], None] = lambda text: None) -> Ground:
+def ground(spec: str, offline: bool = False) -> Ground:
     """The kernel `spec` and what it was built from, fetched if need be; LabError when they are not to be had,
     or modules cannot be built of them here."""
     make.check_programs()
-    progress(f"{spec}: fetching, unless it is in the cache")
+    _LOG.info("%s: fetching, unless it is in the cache", spec)
     base = kernels.find(spec, offline=offline)
     if not any(base.load_order.values()):
         raise LabError(f"{spec} has KVM built in: no module can take its place")
-    tree = _tree(spec, offline, progress)
+    tree = _tree(spec, offline)
     _check_runs(spec, tree.source)
     return Ground(spec, base, tree)
 
 
-def build(
-    spec: str,
-    patches: Sequence[Patch],
-    name: str,
-    offline: bool = False,
-    progress: Callable[[str], None] = lambda text: None,
-) -> Built:
+def build(spec: str, patches: Sequence[Patch], name: str, offline: bool = False) -> Built:
     """Build KVM's modules for the kernel `spec` with these patches, as the kernel built:NAME.
 
     LabError when the kernel or what it was built from is not to be had, RefusedError with every hunk that
     does not apply, CompileError when make fails.
     """
-    on = ground(spec, offline, progress)
+    on = ground(spec, offline)
     with cache.locked(on.tree.place):
         contents, applied = _patched(on.tree, patches)
-        progress(f"{spec}: KVM's modules are built")
+        _LOG.info("%s: KVM's modules are built", spec)
         return _built(on, contents, applied, name)
 
 
@@ -125,7 +122,7 @@ def _built(on: Ground, contents: Mapping[str, str | None], applied: Sequence[str
     return Built(kernel, tuple(applied), (*doubts, *_of_kernel(contents)), log)
 
 
-def _tree(spec: str, offline: bool, progress: Callable[[str], None]) -> Tree:
+def _tree(spec: str, offline: bool) -> Tree:
     package = kernels.package_of(spec, offline)
     if package is None:
         return _tree_of_own(spec)
@@ -133,7 +130,7 @@ def _tree(spec: str, offline: bool, progress: Callable[[str], None]) -> Tree:
     if not place.is_dir():
         if offline:
             raise LabError(f"what {spec} was built from is not in the cache, and --offline fetches nothing")
-        progress(f"{spec}: fetching what it was built from, 150 MB")
+        _LOG.info("%s: fetching what it was built from, 150 MB", spec)
         cache.published(place, lambda folder: debian_source.of_debian(package, folder))
     return Tree(place)
 

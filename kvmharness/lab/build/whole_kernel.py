@@ -5,15 +5,17 @@ make knows what a change concerns: of one to KVM alone nothing but its modules i
 """
 
 import hashlib
+import logging
 import os
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 from kvmharness.lab import cache
 from kvmharness.lab.build import make
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import config
+
+_LOG = logging.getLogger(__name__)
 
 _SMALL = Path(__file__).with_name("small.config")
 # By these make itself knows a tree that it cannot build elsewhere (its target outputmakefile).
@@ -36,7 +38,7 @@ def check(tree: Path) -> None:
         raise LabError(f"{tree} has no .config, but make was run in it: make a .config, or run make mrproper")
 
 
-def build(tree: Path, progress: Callable[[str], None] = lambda text: None) -> Path:
+def build(tree: Path) -> Path:
     """Build the kernel of a tree and its modules; the folder where they are.
 
     A tree with a .config is built in place and with that. Any other is not written to: it is built with a
@@ -51,7 +53,7 @@ def build(tree: Path, progress: Callable[[str], None] = lambda text: None) -> Pa
         where = [] if in_place else [f"O={folder}"]
         configured = ["olddefconfig"] if in_place else [f"KCONFIG_ALLCONFIG={_SMALL}", "allnoconfig"]
         fails = f"{tree} does not build"
-        progress(f"{tree}: the kernel is built")
+        _LOG.info("%s: the kernel is built", tree)
         make.run(fails, tree, [*where, *configured], place / "config.log")
         make.run(fails, tree, [*where, "bzImage", "modules"], place / "build.log")
     return folder
