@@ -310,26 +310,26 @@ MUTANTS = (
     # What debugfs shows
     Mutant(
         "debugfs shows what is to be taken away",
-        "windows",
+        "debugfs",
         "Interval(seen, seen)",
         "Interval(-seen, -seen)",
     ),
     Mutant(
         "debugfs shows the offset of the first vCPU",
-        "windows",
+        "debugfs",
         "narrow(world.vcpus[number].l1_tsc_offset",
         "narrow(world.vcpus[0].l1_tsc_offset",
     ),
     Mutant(
         "debugfs shows ratios as fractions of 2**32 on Intel",
-        "windows",
+        "debugfs",
         "abs(seen - vcpu.ratio) > vcpu.ratio_slack",
         "abs((seen << 16) - vcpu.ratio) > vcpu.ratio_slack",
         INTEL,
     ),
     Mutant(
         "what debugfs shows of an unstable TSC is asked",
-        "windows",
+        "debugfs",
         "if not rules.host.stable:",
         "if False:",
         UNSTABLE,

@@ -13,7 +13,7 @@ import pytest
 from kvmharness.cli.main import main
 from kvmharness.lab import cache, kernels
 from kvmharness.lab.errors import LabError
-from kvmharness.lab.kernels import apt, stored, suites
+from kvmharness.lab.kernels import apt, names, stored, suites
 from kvmharness.lab.kernels.apt import KernelPackage, State
 from tests.made_up_kernels import RELEASE, put, put_tree
 
@@ -83,7 +83,7 @@ def test_a_kernel_kept_in_another_format_is_unpacked_again(
         )
 
     monkeypatch.setattr(apt, "offered", lambda refresh=False: [PACKAGE])
-    monkeypatch.setattr(kernels, "_build", build)
+    monkeypatch.setattr(names, "_build", build)
     place = kernels.find("debian:6.1").folder
     kernels.find("debian:6.1")
     assert builds == [PACKAGE.version]
