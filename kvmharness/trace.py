@@ -15,29 +15,12 @@ several traces, one behind the other, up to MAX_IN_A_FILE.
 
 import errno
 import json
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from kvmharness import __version__, script
-from kvmharness.guests.layout import RING_SIZE
-from kvmharness.script import (
-    GetClock,
-    GetMsrs,
-    GuestWrite,
-    KvmclockCtrl,
-    MoveThread,
-    Operation,
-    ReadKvmclock,
-    Run,
-    RunTogether,
-    Script,
-    ScriptError,
-    SetClock,
-    SetMsrs,
-    Sleep,
-    WriteTogether,
-)
+from kvmharness.script import Operation, Script, ScriptError
 
 SCHEMA = 1
 MAX_LINE = 1_000_000
@@ -90,14 +73,8 @@ class Window(NamedTuple):
 class Event:
     """One step as it was played.
 
-    `values` is what was read, or what was really written, by operation: kHz (create_vcpu, set_tsc_khz,
-    get_tsc_khz, set_vm_tsc_khz); cycles in the order of the MSRs (set_msrs, get_msrs); cycles modulo
-    2**64 (set_tsc_offset, get_tsc_offset); the guest's samples in cycles (run); what the guest was to
-    write, then its samples before and after, as far as it got, all in cycles (guest_write); for each vCPU its
-    CPU, handovers, warps, and the largest in cycles (run_together), or its CPU and what was written in cycles
-    (write_together); the system's numbers of the CPU before and after (move_thread); ns and flags, and the
-    host's real time in ns and its TSC where the flags say so (get_clock); ns, and of the real time
-    (set_clock); the page's fields (read_kvmclock).
+    `values` is what was read, or what was really written, as the operation names them (`value_names`); those
+    of a guest that runs are its samples, in cycles.
 
     `error` is its errno's name, or "". `windows` are of the vCPUs that the operation is about, in its order;
     none where the kernel shows none.
@@ -108,6 +85,17 @@ class Event:
     values: tuple[int, ...] = ()
     error: str = ""
     windows: tuple[Window, ...] = ()
+
+    def value(self, name: str) -> int | None:
+        """The value of that name (of several the first), also of a step that failed; None if it has none."""
+        names = self.operation.value_names
+        place = names.index(name) if name in names else len(self.values)
+        return self.values[place] if place < len(self.values) else None
+
+    @property
+    def guest_tsc(self) -> int | None:
+        """The guest TSC that the step wrote or read, in cycles; None if it did neither."""
+        return self.operation.guest_tsc(self.values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,9 +223,9 @@ def _event_from_json(data: dict[str, Any]) -> Event:
         raise TraceError(f"no errno is called {error!a:.60}")
     operation = script.from_json(data["op"])
     values = _numbers(data.get("values", []), "values")
-    if len(values) not in _value_counts(operation, error):
+    if len(values) not in operation.value_counts(error):
         raise TraceError(f"{operation.name} cannot have {len(values)} values")
-    windows = _windows(data.get("windows", []), len(script.vcpus_of(operation)))
+    windows = _windows(data.get("windows", []), len(operation.vcpu_numbers))
     return Event(operation, Bracket(tsc[0], ns[0], ns[1], tsc[1]), values, error, windows)
 
 
@@ -248,28 +236,6 @@ def _windows(data: Any, vcpus: int) -> tuple[Window, ...]:
     if not all(len(each) in (1, 2) for each in found):
         raise TraceError("windows: expected an offset, and perhaps a ratio")
     return tuple(Window(*each) for each in found)
-
-
-_VALUES = {Sleep: 0, KvmclockCtrl: 0, GetClock: 2, MoveThread: 2, ReadKvmclock: 6}
-
-
-def _value_counts(operation: Operation, error: str) -> Container[int]:
-    """How many values a step of this operation may have; a failed one may have none."""
-    if isinstance(operation, Run):
-        return range(RING_SIZE)
-    if isinstance(operation, GuestWrite):
-        return range(0 if error else 1, 4)
-    if isinstance(operation, GetClock) and not error:
-        return (2, 4)
-    if isinstance(operation, SetClock):
-        count = 1 if operation.realtime is None else 2
-    elif isinstance(operation, RunTogether | WriteTogether):
-        count = (4 if isinstance(operation, RunTogether) else 2) * len(operation.vcpus)
-    elif isinstance(operation, SetMsrs | GetMsrs):
-        count = len(operation.msrs if isinstance(operation, SetMsrs) else operation.indices)
-    else:
-        count = _VALUES.get(type(operation), 1)
-    return (0, count) if error else (count,)
 
 
 def _numbers(data: Any, what: str) -> tuple[int, ...]:

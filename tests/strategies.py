@@ -99,7 +99,7 @@ def _events(draw: st.DrawFn) -> Event:
     error = draw(st.sampled_from(["", "EINVAL", "ENXIO", "ENOTTY"]))
     count = draw(st.sampled_from([0, _value_count(operation)])) if error else _value_count(operation)
     values = draw(st.lists(cycles64, min_size=count, max_size=count))
-    vcpus = len(script.vcpus_of(operation))
+    vcpus = len(operation.vcpu_numbers)
     windows = draw(st.lists(_windows, min_size=vcpus, max_size=vcpus)) if draw(st.booleans()) else ()
     return Event(operation, draw(brackets), tuple(values), error, tuple(windows))
 

@@ -13,7 +13,6 @@ from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.catalogue import AMD
 from kvmharness.model.policies import POLICIES
 from kvmharness.scenarios import SCENARIOS
-from kvmharness.script import vcpus_of
 from kvmharness.trace import to_lines
 from tests.foretold import not_foretold, oddly_skipped
 
@@ -74,7 +73,7 @@ def test_behind_every_step_on_a_vcpu_the_kernel_shows_its_offset(outcome: Ask) -
         shown = [
             trace
             for trace in traces
-            if all(len(event.windows) == len(vcpus_of(event.operation)) for event in trace.events)
+            if all(len(event.windows) == len(event.operation.vcpu_numbers) for event in trace.events)
         ]
         # A VM that is given the descriptor of one that is not quite gone has no windows at all.
         assert len(shown) >= len(traces) * 9 // 10

@@ -12,7 +12,7 @@ from kvmharness.contract.finding import Finding, State
 from kvmharness.contract.reading import guest_tsc
 from kvmharness.model.arithmetic import duration
 from kvmharness.model.interval import signed
-from kvmharness.script import GuestWrite, Run, RunTogether, vcpus_of
+from kvmharness.script import GuestWrite, Run, RunTogether
 from kvmharness.trace import Event, Trace
 
 # How far off a rate may be, in millionths: a host knows that of its own TSC to 1 % at the worst, until it
@@ -88,7 +88,7 @@ def _entry_ns(event: Event, last: Event) -> int:
     comes on top, and stays, because TSCs are not set back.
     """
     runs = isinstance(event.operation, Run | GuestWrite | RunTogether)
-    same = {*vcpus_of(event.operation)} & {*vcpus_of(last.operation)}
+    same = {*event.operation.vcpu_numbers} & {*last.operation.vcpu_numbers}
     return event.bracket.ns_after - event.bracket.ns_before if runs and same else 0
 
 

@@ -5,7 +5,6 @@ from kvmharness.model.interval import Interval
 from kvmharness.model.quantity import narrow
 from kvmharness.model.rules import Rules
 from kvmharness.model.state import World
-from kvmharness.script import vcpus_of
 from kvmharness.trace import Event
 
 
@@ -20,7 +19,7 @@ def shows(rules: Rules, world: World, event: Event) -> bool:
     return all(
         number not in world.vcpus
         or (_has_offset(world, number, window.offset) and _has_ratio(world, number, window.ratio))
-        for number, window in zip(vcpus_of(event.operation), event.windows, strict=False)
+        for number, window in zip(event.operation.vcpu_numbers, event.windows, strict=False)
     )
 
 

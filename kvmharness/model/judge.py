@@ -35,7 +35,6 @@ from kvmharness.script import (
     SetTscOffset,
     SetVmTscKhz,
     WriteTogether,
-    vcpus_of,
 )
 from kvmharness.trace import Bracket, Event, Trace
 
@@ -124,7 +123,7 @@ class Replay:
         self._previous = event.bracket
         check(event)
         if not isinstance(event.operation, CreateVcpu):
-            for vcpu in vcpus_of(event.operation):
+            for vcpu in event.operation.vcpu_numbers:
                 if vcpu not in self.worlds[0].vcpus:
                     raise DoubtError(f"vCPU {vcpu} was never created")
         deed = deed_of(event)

@@ -23,7 +23,6 @@ from kvmharness.script import (
     RunTogether,
     SetMsrs,
     WriteTogether,
-    vcpus_of,
 )
 from kvmharness.trace import Event
 
@@ -143,7 +142,7 @@ def _prediction(outcome: Outcome, event: Event) -> str:
 
 def _of_the_windows(world: World, event: Event) -> str:
     """What debugfs had to show, if it showed something else."""
-    for number, window in zip(vcpus_of(event.operation), event.windows, strict=False):
+    for number, window in zip(event.operation.vcpu_numbers, event.windows, strict=False):
         vcpu = world.vcpus[number]
         offset = bounds(vcpu.l1_tsc_offset, world.unknowns)
         if offset and offset.gap(Interval(window.offset, window.offset)):

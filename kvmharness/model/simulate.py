@@ -38,7 +38,6 @@ from kvmharness.script import (
     SetVmTscKhz,
     Sleep,
     WriteTogether,
-    vcpus_of,
 )
 from kvmharness.trace import Bracket, Event, Trace, Window
 
@@ -132,7 +131,7 @@ class _Stage:
 
     def play(self, operation: Operation, pace: Pace) -> Event | None:
         """The event, or None where the script cannot go on."""
-        if not isinstance(operation, CreateVcpu) and not set(vcpus_of(operation)) <= self.khz.keys():
+        if not isinstance(operation, CreateVcpu) and not set(operation.vcpu_numbers) <= self.khz.keys():
             return None
         try:
             written = self._written(operation)
@@ -161,7 +160,7 @@ class _Stage:
 
     def windows(self, operation: Operation, event: Event) -> tuple[Window, ...]:
         """What debugfs shows behind a step."""
-        vcpus = [self.world.vcpus[number] for number in vcpus_of(operation)]
+        vcpus = [self.world.vcpus[number] for number in operation.vcpu_numbers]
         at = event.bracket.tsc_after
         moment = Moment(Interval(at, at), Interval(event.bracket.ns_after, event.bracket.ns_after))
         return tuple(

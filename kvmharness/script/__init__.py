@@ -13,76 +13,25 @@ A frequency to write is a number of kHz, or
     Ppm(ppm)              what it was to begin with, and that many millionths more
 """
 
-from kvmharness.script.json import MAX_SLEEP_NS, ScriptError, from_json, to_json
-from kvmharness.script.operation import (
-    HOST_TSC,
-    OPERATIONS,
-    PVCLOCK_GUEST_STOPPED,
-    PVCLOCK_TSC_STABLE_BIT,
-    REALTIME,
-    TSC_STABLE,
-    CreateVcpu,
-    GetClock,
-    GetMsrs,
-    GetTscKhz,
-    GetTscOffset,
-    GuestWrite,
-    KvmclockCtrl,
-    MoveThread,
-    Operation,
-    ReadKvmclock,
-    Run,
-    RunTogether,
-    Script,
-    SetClock,
-    SetMsrs,
-    SetTscKhz,
-    SetTscOffset,
-    SetVmTscKhz,
-    Sleep,
-    WriteTogether,
-    vcpus_of,
-)
-from kvmharness.script.value import Khz, Ppm, Read, Time, Value
+from kvmharness.script.codec import MAX_SLEEP_NS as MAX_SLEEP_NS
+from kvmharness.script.codec import ScriptError as ScriptError
+from kvmharness.script.json import from_json as from_json
+from kvmharness.script.json import to_json as to_json
+from kvmharness.script.operations.base import OPERATIONS as OPERATIONS
+from kvmharness.script.operations.base import Operation as Operation
+from kvmharness.script.operations.base import Resolver as Resolver
+from kvmharness.script.operations.base import Script as Script
+from kvmharness.script.operations.clock import *
+from kvmharness.script.operations.guest import *
+from kvmharness.script.operations.khz import *
+from kvmharness.script.operations.msr import *
+from kvmharness.script.operations.thread import *
+from kvmharness.script.operations.vcpu import *
+from kvmharness.script.value import Khz as Khz
+from kvmharness.script.value import Ppm as Ppm
+from kvmharness.script.value import Read as Read
+from kvmharness.script.value import Time as Time
+from kvmharness.script.value import Value as Value
+from kvmharness.script.value import value_to_json as value_to_json
 
 MAX_STEPS = 10_000
-
-__all__ = [
-    "HOST_TSC",
-    "MAX_SLEEP_NS",
-    "MAX_STEPS",
-    "OPERATIONS",
-    "PVCLOCK_GUEST_STOPPED",
-    "PVCLOCK_TSC_STABLE_BIT",
-    "REALTIME",
-    "TSC_STABLE",
-    "CreateVcpu",
-    "GetClock",
-    "GetMsrs",
-    "GetTscKhz",
-    "GetTscOffset",
-    "GuestWrite",
-    "Khz",
-    "KvmclockCtrl",
-    "MoveThread",
-    "Operation",
-    "Ppm",
-    "Read",
-    "ReadKvmclock",
-    "Run",
-    "RunTogether",
-    "Script",
-    "ScriptError",
-    "SetClock",
-    "SetMsrs",
-    "SetTscKhz",
-    "SetTscOffset",
-    "SetVmTscKhz",
-    "Sleep",
-    "Time",
-    "Value",
-    "WriteTogether",
-    "from_json",
-    "to_json",
-    "vcpus_of",
-]

@@ -2,6 +2,7 @@
 """Values to write, and frequencies (`kvmharness.player.values` says what they stand for)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +36,23 @@ class Ppm:
 
 
 Khz = int | Ppm
+
+
+def value_to_json(value: Value) -> Any:
+    """A value to write as JSON data, which `kvmharness.player.values` resolves."""
+    if isinstance(value, Time):
+        return {"ns": value.ns}
+    if isinstance(value, Read):
+        place = {"place": value.place} if value.place else {}
+        return {"read": value.label, "plus": value_to_json(value.plus), **place}
+    return value
+
+
+def value_in_words(value: Value) -> str:
+    """A value to write, as reports say it: "5 ms", "what tsc read + 5 ms"."""
+    if isinstance(value, Time):
+        return f"{value.ns / 1e9:g} s" if abs(value.ns) >= 10**9 else f"{value.ns / 1e6:g} ms"
+    if isinstance(value, Read):
+        plus = "" if value.plus == 0 else f" + {value_in_words(value.plus)}"
+        return f"what {value.label} read{f' (value {value.place + 1})' if value.place else ''}{plus}"
+    return str(value)

@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The operations of a script, each one class that says all there is to say of it (see `base`).
+
+vcpu    a vCPU comes to be; its TSC offset
+msr     MSRs written and read from outside
+khz     the rates of vCPUs and of the VM
+guest   a guest runs, alone or with others, or writes an MSR itself
+clock   the VM's clock and the kvmclock pages
+thread  the playing thread moves, or waits
+"""

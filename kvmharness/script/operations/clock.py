@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The VM's clock, and the kvmclock pages in which KVM tells guests the time."""
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+
+from kvmharness.script.codec import ToWrite, ToWriteIfAny
+from kvmharness.script.operations.base import OfVcpu, Operation, Resolver, failed, unknown_write
+from kvmharness.script.value import value_in_words
+
+__all__ = [
+    "HOST_TSC",
+    "PVCLOCK_GUEST_STOPPED",
+    "PVCLOCK_TSC_STABLE_BIT",
+    "REALTIME",
+    "TSC_STABLE",
+    "GetClock",
+    "KvmclockCtrl",
+    "ReadKvmclock",
+    "SetClock",
+]
+
+# Of clock_flags, which GetClock reads: KVM_CLOCK_TSC_STABLE, KVM_CLOCK_REALTIME, KVM_CLOCK_HOST_TSC.
+TSC_STABLE, REALTIME, HOST_TSC = 2, 4, 8
+# Of the flags that ReadKvmclock reads.
+PVCLOCK_TSC_STABLE_BIT, PVCLOCK_GUEST_STOPPED = 1, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class GetClock(Operation):
+    """KVM_GET_CLOCK of the VM; reads clock (ns) and flags.
+
+    With both KVM_CLOCK_REALTIME and KVM_CLOCK_HOST_TSC (5.16 and later, as long as there is a masterclock)
+    also the host's real time (ns) and TSC of that moment.
+    """
+
+    name = "get_clock"
+    phrase = "KVM_GET_CLOCK"
+    value_names = ("clock", "clock_flags", "realtime", "host_tsc")
+
+    def value_counts(self, error: str) -> Container[int]:
+        """Without the host's where the kernel does not say it."""
+        return (0, 2) if error else (2, 4)
+
+    def doubt(self, values: tuple[int, ...], error: str) -> str:
+        """No kernel refuses it."""
+        return failed(error)
+
+    def values_in_words(self, values: tuple[int, ...]) -> list[str]:
+        """The clock and its flags."""
+        return [f"{values[0]} ns", f"flags {values[1]:#x}"] if values else []
+
+    def effect(self, values: tuple[int, ...]) -> str:
+        """Whether KVM calls the clock stable."""
+        return "stable" if values[1] & TSC_STABLE else "not stable"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetClock(Operation):
+    """KVM_SET_CLOCK of the VM to `clock` (ns).
+
+    With a `realtime` (ns) also KVM_CLOCK_REALTIME: the time that has passed since then is added. A Time is
+    its ns.
+    """
+
+    name = "set_clock"
+    phrase = "KVM_SET_CLOCK"
+    clock: ToWrite
+    realtime: ToWriteIfAny = None
+
+    @property
+    def value_names(self) -> tuple[str, ...]:
+        """The clock, and the real time if there is one."""
+        return ("clock",) if self.realtime is None else ("clock", "realtime")
+
+    def doubt(self, values: tuple[int, ...], error: str) -> str:
+        """What it was to write has to be known."""
+        return unknown_write(values, error)
+
+    def to_write(self, resolver: Resolver) -> tuple[int, ...]:
+        """The clock, and the real time if there is one."""
+        given = (self.clock, self.realtime)
+        return tuple(resolver.ns(value) for value in given if value is not None)
+
+    def recorded(self, written: tuple[int, ...], read: Sequence[int]) -> tuple[int, ...]:
+        """What it wrote."""
+        return written
+
+    def in_words(self) -> str:
+        """With the clock and the real time."""
+        since = "" if self.realtime is None else f", of real time {value_in_words(self.realtime)}"
+        return f"{self.describe()} to {value_in_words(self.clock)}{since}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KvmclockCtrl(OfVcpu):
+    """KVM_KVMCLOCK_CTRL of `vcpu`: its guest is to learn that it was stopped."""
+
+    name = "kvmclock_ctrl"
+    phrase = "KVM_KVMCLOCK_CTRL"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadKvmclock(OfVcpu):
+    """Read the kvmclock page of `vcpu` out of the guest's memory, where `layout.kvmclock_address` has it.
+
+    Reads version, tsc_timestamp (cycles), system_time (ns), tsc_to_system_mul, tsc_shift (a signed byte, as
+    0 to 255) and flags. All are 0 unless MSR SYSTEM_TIME was written to that address plus 1, by whomever,
+    and the vCPU has run since.
+    """
+
+    name = "read_kvmclock"
+    phrase = "read the kvmclock page"
+    value_names = ("version", "tsc_timestamp", "system_time", "multiplier", "shift", "flags")
+
+    def values_in_words(self, values: tuple[int, ...]) -> list[str]:
+        """Each with its name."""
+        return [
+            f"{name} {value:#x}" if name in ("version", "flags") else f"{name} {value}"
+            for name, value in zip(self.value_names, values, strict=False)
+        ]
+
+    def effect(self, values: tuple[int, ...]) -> str:
+        """What the page says of the clock, if it is there."""
+        if not values[0]:
+            return "empty"
+        stopped = ", stopped" if values[5] & PVCLOCK_GUEST_STOPPED else ""
+        return f"{'stable' if values[5] & PVCLOCK_TSC_STABLE_BIT else 'not stable'}{stopped}"
