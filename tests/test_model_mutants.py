@@ -62,7 +62,7 @@ def mutate(mutant: Mutant, patch: pytest.MonkeyPatch) -> None:
             name = handler.__name__
             if handler.__module__ == changed.__name__:
                 patch.setitem(operations._HANDLERS, handled, getattr(changed, name))
-    elif mutant.module == "windows":
+    elif mutant.module == "debugfs":
         patch.setattr(judge_module, "shows", changed.shows)
     elif mutant.module == "arithmetic":
         for name in ("in_window", "tolerated"):
