@@ -253,7 +253,7 @@ def judge_rate(trace: Trace, policy: Policy) -> float:
     seconds = time.process_time() - begin
     # A judgement that ends early says nothing about the steps behind it.
     if judgement.possibility is not Possibility.POSSIBLE:
-        raise SystemExit(f"{policy.name}, step {judgement.step}: {judgement.seen}: nothing to compare")
+        raise SystemExit(f"{policy.name}, step {judgement.step}: {judgement.doubt}: nothing to compare")
     return len(trace.events) / seconds
 
 

@@ -199,7 +199,7 @@ def test_a_tsc_that_is_caught_up_by_a_masterclock_from_before_its_generation_is_
     assert possible(*events)
     thrown = judged(*events, run(1012 * MS, 3 * 2**62, vcpu=1))
     assert thrown.possibility is Possibility.UNDECIDED
-    assert "behind a write" in thrown.seen
+    assert "behind a write" in thrown.doubt
     # Once vCPU 0 has run, the masterclock is a newer one. By then its TSC had to be 3 ms further.
     ran = run(1012 * MS, 100_003 * MS)
     assert possible(*events, ran, run(1013 * MS, 100_004 * MS, vcpu=1))

@@ -60,7 +60,7 @@ def test_the_order_of_writes_at_once_is_remembered_as_one() -> None:
 
 def test_what_failed_tells_nothing() -> None:
     judgement = judged(*CREATED, at_once(1010 * MS, 5, 5, error="EINVAL"))
-    assert (judgement.possibility, judgement.seen) == (Possibility.UNDECIDED, "it failed with EINVAL")
+    assert (judgement.possibility, judgement.doubt) == (Possibility.UNDECIDED, "it failed with EINVAL")
 
 
 def test_too_many_vcpus_at_once_leave_too_much_open() -> None:
@@ -68,4 +68,4 @@ def test_too_many_vcpus_at_once_leave_too_much_open() -> None:
     values = [(100_000 + 300 * vcpu) * MS for vcpu in range(6)]
     judgement = judged(*created, at_once(1010 * MS, *values))
     assert judgement.possibility is Possibility.UNDECIDED
-    assert judgement.seen == "6 vCPUs at once leave too many ways open that it may have gone"
+    assert judgement.doubt == "6 vCPUs at once leave too many ways open that it may have gone"

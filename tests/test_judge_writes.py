@@ -4,6 +4,7 @@
 import pytest
 
 from kvmharness.model.judge import Possibility
+from kvmharness.model.mismatch import Allowed, Mismatch
 from kvmharness.model.state import Host
 from kvmharness.script import CreateVcpu, GetTscOffset, SetTscKhz
 from tests.hand_worked import (
@@ -42,7 +43,9 @@ def test_a_second_vcpu_has_the_firsts_offset_to_the_cycle() -> None:
     assert possible(*created, offset(1200 * MS, -1000 * MS - 400), offset(1201 * MS, -1000 * MS - 400, 1))
     judgement = judged(*created, offset(1200 * MS, -1000 * MS - 400), offset(1201 * MS, -1000 * MS - 401, 1))
     assert (judgement.possibility, judgement.step) == (Possibility.IMPOSSIBLE, 4)
-    assert judgement.possible.startswith("-1000000400 (1 cycles, 1 ns, above what was seen, as of step 2 ")
+    assert judgement.mismatch
+    assert judgement.mismatch.expected == "offset -1000000400, 1 cycle (1 ns) higher than observed"
+    assert judgement.mismatch.because.startswith("at step 2 ")
 
 
 def test_a_vcpu_that_is_there_already_cannot_be_created_again() -> None:
@@ -177,7 +180,7 @@ def test_like_xus_second_version_asks_for_a_matched_vcpu(vcpus: int, snaps: bool
 def test_a_refused_write_is_a_divergence() -> None:
     judgement = judged(create(1000 * MS), write(1050 * MS, 5, error="EINVAL"))
     assert (judgement.possibility, judgement.step) == (Possibility.IMPOSSIBLE, 2)
-    assert (judgement.seen, judgement.possible) == ("write TSC of vCPU 0: EINVAL", "it ends with success")
+    assert judgement.mismatch == Mismatch("write TSC of vCPU 0", "EINVAL", (Allowed("success"),))
 
 
 # The offset attribute

@@ -60,10 +60,12 @@ def test_a_failure_says_what_was_read_what_had_to_be_and_who_would_do_it(outcome
     (young,) = [each for each in outcome("debian:6.1").results if each.scenario == "young-restore"]
     # The write itself, whose effect debugfs shows.
     assert young.step == 4
-    assert young.reason.startswith("write TSC of vCPU 0: 899")
-    assert "(debugfs then shows an offset of -" in young.reason
-    assert "as of step 4 the write is honoured: userspace had set no TSC of this VM before" in young.reason
-    assert young.reason.endswith("It is what mainline-before-6.7 or like-xu-v1 would do.")
+    assert young.mismatch
+    assert young.mismatch.done == "write TSC of vCPU 0"
+    assert young.mismatch.observed.startswith("wrote 899")
+    assert young.mismatch.observed.endswith(" (debugfs)")
+    assert young.mismatch.because.startswith("at step 4 the write is honoured: userspace had set no TSC ")
+    assert young.explained_by == ("mainline-before-6.7", "like-xu-v1")
     assert "behind what was due: the write was overridden" in young.finding
 
 

@@ -117,8 +117,9 @@ def test_a_reading_changed_by_more_than_the_brackets_allow_is_impossible(
     judgement = judge(changed(trace, place, wrong), policy, HOST)
     assert judgement.possibility is Possibility.IMPOSSIBLE
     assert judgement.step >= place + 1
-    assert judgement.seen
-    assert judgement.possible
+    assert judgement.mismatch
+    assert judgement.mismatch.observed
+    assert judgement.mismatch.allowed
 
 
 @given(scripts(frequencies=False), exact_policies, st.data())
@@ -135,4 +136,5 @@ def test_a_write_that_was_refused_is_impossible(script: Script, policy: Policy, 
         changed(trace, place, dataclasses.replace(trace.events[place], error="EINVAL")), policy, HOST
     )
     assert (judgement.possibility, judgement.step) == (Possibility.IMPOSSIBLE, place + 1)
-    assert judgement.possible == "it ends with success"
+    assert judgement.mismatch
+    assert judgement.mismatch.expected == "success"

@@ -158,8 +158,9 @@ def test_whether_a_write_snapped_shows_before_anything_is_read() -> None:
     assert possible(created, honoured)
     judgement = judged(created, snapped)
     assert judgement.step == 2
-    assert judgement.seen.endswith("(debugfs then shows an offset of -1000000400)")
-    assert judgement.possible.startswith("an offset from -510001000 to -510000000 of vCPU 0 (")
+    assert judgement.mismatch
+    assert judgement.mismatch.observed.endswith(", offset -1000000400 (debugfs)")
+    assert judgement.mismatch.expected.startswith("offset -510001000 to -510000000, ")
 
 
 def test_a_ratio_that_is_shown_says_how_fast_the_guest_counts() -> None:

@@ -15,6 +15,7 @@ from kvmharness.model.host_clocks import clocks_disagree
 from kvmharness.model.identify import standing
 from kvmharness.model.judge import Judgement, Possibility
 from kvmharness.model.judge import judge as judge_by
+from kvmharness.model.mismatch import Mismatch
 from kvmharness.model.policies import EXPECTED, POLICIES
 from kvmharness.model.policy import Policy
 from kvmharness.scenarios import Scenario
@@ -62,13 +63,13 @@ MAINLINE = Expectation()
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A scenario's verdict, why ("" for PASS), and the step it rests on (from 1; 0: none).
+    """A scenario's verdict, the reason in one line ("" for PASS), and the step it rests on (from 1; 0: none).
 
     `contract` is the scenario's, in words. `kept` says whether the trace keeps it, and `finding` what
-    broke it or left it open; `conforms` says whether a kernel with the expected policy can have left the
-    trace. None where that is not known, or not asked. `explained_by` names the policies under which a trace
-    that does not conform is possible. `foretold` is False for an XFAIL that the model does not foretell of
-    the expected policy, but leaves room for.
+    broke it or left it open. `conforms` says whether a kernel with the expected policy can have left the
+    trace; if it cannot, `mismatch` is the step that shows this, and `explained_by` names the policies under
+    which the trace is possible. `kept` and `conforms` are None where that is not known, or not asked.
+    `foretold` is False for an XFAIL that the expected policy allows but does not predict.
     """
 
     scenario: str
@@ -81,6 +82,7 @@ class Result:
     finding: str = ""
     explained_by: tuple[str, ...] = ()
     foretold: bool = True
+    mismatch: Mismatch | None = None
 
     @property
     def is_unexplained(self) -> bool:
@@ -111,6 +113,7 @@ def judge(scenario: Scenario, trace: Trace, probe: Trace, expectation: Expectati
                 *(scenario.name, Verdict.FAIL, scenario.contract, reason, here.step),
                 conforms=False,
                 explained_by=explained,
+                mismatch=here.mismatch,
             )
         policy = here
     if lacking:
@@ -131,7 +134,7 @@ def judge(scenario: Scenario, trace: Trace, probe: Trace, expectation: Expectati
     if impossible:
         verdict, reason, step = Verdict.FAIL, _impossible(judgement, explained), judgement.step
     elif conforms is None:
-        verdict, reason = Verdict.INCONCLUSIVE, f"the model cannot tell: {judgement.seen}"
+        verdict, reason = Verdict.INCONCLUSIVE, f"the model cannot tell: {judgement.doubt}"
         step = judgement.step
     elif finding:
         verdict = Verdict.INCONCLUSIVE if kept is None else Verdict.XFAIL
@@ -141,7 +144,7 @@ def judge(scenario: Scenario, trace: Trace, probe: Trace, expectation: Expectati
     foretold = verdict is not Verdict.XFAIL or State.BROKEN in outlook(scenario, policy)
     return Result(
         *(scenario.name, verdict, scenario.contract, reason, step, kept, conforms, words),
-        *(explained, foretold),
+        *(explained, foretold, judgement.mismatch),
     )
 
 
@@ -174,7 +177,8 @@ def _contract(scenario: Scenario, trace: Trace) -> Finding | None:
 
 
 def _words(finding: Finding) -> str:
-    return f"{finding.claim.text}: {finding.reason}"
+    """What was found. The claim comes second: it says what should have been."""
+    return f"{finding.reason} (required: {finding.claim.text})"
 
 
 def _by_contract(scenario: Scenario, finding: Finding | None, kept: bool | None) -> Result:
@@ -192,9 +196,15 @@ def _explained(traces: Sequence[Trace], expectation: Expectation) -> tuple[str, 
 
 
 def _impossible(judgement: Judgement, explained: Sequence[str]) -> str:
-    """What the model has against a trace, in sentences for a mail."""
-    by = f"It is what {' or '.join(explained)} would do." if explained else "No known policy would do it."
-    return f"{judgement.seen}. Under {judgement.policy.name} it had to be {judgement.possible}. {by}"
+    """What the model has against a trace, in one line."""
+    mismatch = judgement.mismatch
+    assert mismatch is not None
+    because = f", because {mismatch.because}" if mismatch.because else ""
+    return (
+        f"{mismatch.done}: observed {mismatch.observed}; "
+        f"expected ({judgement.policy.name}) {mismatch.expected}{because}; "
+        f"consistent with {', '.join(explained) or 'no known policy'}"
+    )
 
 
 def exit_status(results: Iterable[Result]) -> int:

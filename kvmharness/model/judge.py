@@ -14,6 +14,7 @@ from kvmharness.model.debugfs import shows
 from kvmharness.model.host_clocks import HostClocks
 from kvmharness.model.interval import Interval, TooWideError
 from kvmharness.model.masterclock import ClockBehindError
+from kvmharness.model.mismatch import Mismatch
 from kvmharness.model.operations import perform
 from kvmharness.model.outcome import Answer, Clock, Deed, Flag, Outcome, Tsc, Version, Within
 from kvmharness.model.policy import Policy
@@ -66,15 +67,15 @@ class Possibility(Enum):
 class Judgement:
     """What a trace says of a policy.
 
-    For IMPOSSIBLE, `step` (from 1) is where it shows, `seen` what was seen there and `possible` what
-    would have been possible, each in words. For UNDECIDED `seen` is the reason.
+    `step` (from 1) is where it shows. `mismatch` is set for IMPOSSIBLE: what was observed there, and what
+    the policy allows. `doubt` is set for UNDECIDED: why nothing can be told, in words.
     """
 
     policy: Policy
     possibility: Possibility
     step: int = 0
-    seen: str = ""
-    possible: str = ""
+    doubt: str = ""
+    mismatch: Mismatch | None = None
 
 
 def judge(trace: Trace, policy: Policy, host: Host = UNKNOWN_HOST) -> Judgement:
@@ -88,8 +89,8 @@ def judge(trace: Trace, policy: Policy, host: Host = UNKNOWN_HOST) -> Judgement:
         if not replay.worlds and replay.lost:
             return Judgement(policy, Possibility.UNDECIDED, *replay.lost)
         if not replay.worlds:
-            seen, possible = sentence.what_was_seen(event), sentence.what_was_possible(failed, event)
-            return Judgement(policy, Possibility.IMPOSSIBLE, step, seen, possible)
+            mismatch = sentence.mismatch(failed, event)
+            return Judgement(policy, Possibility.IMPOSSIBLE, step, mismatch=mismatch)
     if replay.is_vague:
         return Judgement(policy, Possibility.UNDECIDED, len(trace.events), _DOUBTS[UnknownRateError])
     return Judgement(policy, Possibility.POSSIBLE)

@@ -1,27 +1,27 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The judge's findings in words: what a step saw, and what it could have seen."""
+"""The judge's findings in words: what was observed at a step, and what a policy allows there."""
 
 from collections.abc import Sequence
 
 from kvmharness.model.arithmetic import duration
 from kvmharness.model.interval import Interval, TooWideError, signed
+from kvmharness.model.mismatch import Allowed, Mismatch
 from kvmharness.model.outcome import Answer, Clock, Flag, Outcome, Tsc, Version, Within
 from kvmharness.model.quantity import Quantity, bounds
-from kvmharness.model.state import World
+from kvmharness.model.state import Vcpu, World
 from kvmharness.script import (
     PVCLOCK_GUEST_STOPPED,
     PVCLOCK_TSC_STABLE_BIT,
     TSC_STABLE,
-    CreateVcpu,
     GetClock,
     GetMsrs,
-    GetTscKhz,
     GetTscOffset,
     Operation,
     ReadKvmclock,
     Run,
     RunTogether,
     SetMsrs,
+    SetTscOffset,
     WriteTogether,
 )
 from kvmharness.trace import Event
@@ -34,29 +34,28 @@ _PAGE_FLAGS = {
 _CLOCK_FLAGS = {TSC_STABLE: "KVM_CLOCK_TSC_STABLE"}
 
 
-def what_was_seen(event: Event) -> str:
-    """A step and what came of it: "read the TSC of vCPU 0: 51203111"."""
-    done = describe(event.operation)
-    if event.error:
-        return f"{done}: {event.error}"
-    values = [_value_in_words(event, place) for place in range(len(event.values))]
-    said = f"{done}: {', '.join(each for each in values if each) or 'nothing'}" if values else done
-    return f"{said} ({shown})" if (shown := _shown(event)) else said
-
-
-def what_was_possible(failed: Sequence[Outcome], event: Event) -> str:
-    """What the worlds that were thrown out had predicted, each with the reason it had."""
-    said: list[str] = []
-    # A world in which the step ends otherwise is worth a word only if there is no other.
+def mismatch(failed: Sequence[Outcome], event: Event) -> Mismatch:
+    """What was observed at a step, and what the worlds that it contradicts had predicted."""
+    # A world in which the step ends in another way is worth a word only if there is no other.
     nearer = [each for each in failed if ends_so(each, event)]
+    allowed: list[Allowed] = []
     for outcome in nearer or failed:
         try:
-            text = _prediction(outcome, event)
+            one = _prediction(outcome, event)
         except TooWideError:
-            text = "something that is known too little to be told"
-        if text not in said:
-            said.append(text)
-    return "; or ".join(said[:4]) or "nothing"
+            one = Allowed("a value in a range too wide to print")
+        if one not in allowed:
+            allowed.append(one)
+    return Mismatch(describe(event.operation), observed(event), tuple(allowed[:4]))
+
+
+def observed(event: Event) -> str:
+    """What was read or written at a step, and what debugfs showed after it; or the error."""
+    if event.error:
+        return event.error
+    values = [_value_in_words(event, place) for place in range(len(event.values))]
+    said = ", ".join([*filter(None, values), *_shown(event)])
+    return said or "success"
 
 
 def ends_so(outcome: Outcome, event: Event) -> bool:
@@ -97,86 +96,106 @@ _WORDS = {
 }
 
 
-def _shown(event: Event) -> str:
-    """What debugfs showed behind the step, if it did."""
-    words = [f"an offset of {signed(each.offset)}" for each in event.windows]
-    words += [f"a ratio of {each.ratio}" for each in event.windows if each.ratio is not None]
-    return f"debugfs then shows {', '.join(words)}" if words else ""
+def _shown(event: Event) -> list[str]:
+    """What debugfs showed after the step, if it did."""
+    shown = [f"offset {signed(each.offset)} (debugfs)" for each in event.windows]
+    return shown + [f"ratio {each.ratio} (debugfs)" for each in event.windows if each.ratio is not None]
 
 
 def _value_in_words(event: Event, place: int) -> str:
     value, operation = event.values[place], event.operation
-    if isinstance(operation, GetTscOffset):
-        return str(signed(value))
     if isinstance(operation, GetClock):
         return f"flags {value:#x}" if place == 1 else f"{value} ns" if place == 0 else ""
     if isinstance(operation, ReadKvmclock):
         return f"{_PAGE_FIELDS[place]} {value:#x}" if place in (0, 5) else f"{_PAGE_FIELDS[place]} {value}"
-    if isinstance(operation, Run):
-        return str(value) if place in (0, len(event.values) - 1) else ""
-    return str(value)
+    if isinstance(operation, Run) and place not in (0, len(event.values) - 1):
+        return ""
+    shown = signed(value) if isinstance(operation, GetTscOffset | SetTscOffset) else value
+    return _form(operation, place).format(shown)
 
 
-def _prediction(outcome: Outcome, event: Event) -> str:
+def _form(operation: Operation, place: int) -> str:
+    """How a value of a step is named, or its unit."""
+    return (
+        f"{operation.indices[place]} {{}}"
+        if isinstance(operation, GetMsrs)
+        else _VALUES.get(operation.name, "{}")
+    )
+
+
+_VALUES = {
+    "create_vcpu": "{} kHz",
+    "get_tsc_khz": "{} kHz",
+    "get_tsc_offset": "offset {}",
+    "run": "TSC {}",
+    "set_msrs": "wrote {}",
+    "set_tsc_offset": "offset {}",
+}
+
+
+def _prediction(outcome: Outcome, event: Event) -> Allowed:
     world = outcome.world
     vcpu = world.vcpus.get(getattr(event.operation, "vcpu", -1))
-    because = f", as of step {vcpu.story.step} {vcpu.story.text}" if vcpu and vcpu.story.step else ""
+    because = _because(vcpu)
     if not ends_so(outcome, event):
-        return (
-            f"it ends with {' or '.join(sorted(each or 'success' for each in outcome.errors)) or 'an error'}"
-        )
-    if isinstance(event.operation, CreateVcpu | GetTscKhz):
-        (answer,) = outcome.answers
-        low, high = (answer.interval.low, answer.interval.high) if isinstance(answer, Within) else (0, 0)
-        return f"{f'{low} to {high}' if high else getattr(answer, 'constant', 'another')} kHz"
+        return Allowed(" or ".join(sorted(each or "success" for each in outcome.errors)) or "an error")
     khz = vcpu.virtual_tsc_khz if vcpu else 0
-    for answer, value in zip(outcome.answers, event.values, strict=False):
+    for place, (answer, value) in enumerate(zip(outcome.answers, event.values, strict=False)):
         words = _of_the_clock(world, answer, value, event)
         if words:
             return words
         predicted = _predicted(world, answer, event)
         if predicted is not None and predicted.gap(Interval(value, value)):
-            return f"{_range(predicted, event)} ({_distance(predicted, value, khz)}{because})"
-    return _of_the_windows(world, event) or "something else: its values do not go together"
+            text = _form(event.operation, place).format(_range(predicted, event))
+            return Allowed(text, _difference(predicted, value, khz), because)
+    return _of_the_windows(world, event) or Allowed("other values: these do not fit together")
 
 
-def _of_the_windows(world: World, event: Event) -> str:
-    """What debugfs had to show, if it showed something else."""
-    for number, window in zip(event.operation.vcpu_numbers, event.windows, strict=False):
+def _because(vcpu: Vcpu | None) -> str:
+    """The rule by which a vCPU has the offset that it has."""
+    return f"at step {vcpu.story.step} {vcpu.story.text}" if vcpu and vcpu.story.step else ""
+
+
+def _of_the_windows(world: World, event: Event) -> Allowed | None:
+    """What debugfs should have shown, if it showed something else."""
+    numbers = event.operation.vcpu_numbers
+    for number, window in zip(numbers, event.windows, strict=False):
         vcpu = world.vcpus[number]
+        of_vcpu = f" of vCPU {number}" if len(numbers) > 1 else ""
         offset = bounds(vcpu.l1_tsc_offset, world.unknowns)
         if offset and offset.gap(Interval(window.offset, window.offset)):
-            distance = _distance(offset, window.offset, vcpu.virtual_tsc_khz)
-            because = f", as of step {vcpu.story.step} {vcpu.story.text}" if vcpu.story.step else ""
             low = signed(offset.low)
-            known = f"from {low} to {low + offset.width}" if offset.width else f"of {low}"
-            return f"an offset {known} of vCPU {number} ({distance}{because})"
+            known = f"{low} to {low + offset.width}" if offset.width else f"{low}"
+            difference = _difference(offset, window.offset, vcpu.virtual_tsc_khz)
+            return Allowed(f"offset {known}{of_vcpu}", difference, _because(vcpu))
         if window.ratio is not None and vcpu.ratio and window.ratio != vcpu.ratio:
-            return f"a ratio of {vcpu.ratio}, give or take {vcpu.ratio_slack}, of vCPU {number}"
-    return ""
+            return Allowed(f"ratio {vcpu.ratio} (+- {vcpu.ratio_slack}){of_vcpu}")
+    return None
 
 
-def _of_the_clock(world: World, answer: Answer, value: int, event: Event) -> str:
+def _of_the_clock(world: World, answer: Answer, value: int, event: Event) -> Allowed | None:
     """What was predicted of the clock or a kvmclock page, if that was something else."""
     if isinstance(answer, Flag) and value & answer.mask != answer.bits:
-        return _flags(answer, value, event) + _matched(world)
+        flags = _flags(answer, value, event)
+        return Allowed(flags, because=_matched(world) if "TSC_STABLE" in flags else "")
     if isinstance(answer, Version) and (value % 2 or value < answer.least):
-        return f"an even version from {answer.least} up"
+        return Allowed(f"version {answer.least} or higher, and even")
     if isinstance(answer, Clock):
         time = _predicted(world, answer, event)
         if time and time.gap(Interval(value, value)):
-            return f"from {time.low % 2**64} to {time.high % 2**64} ns"
-    return ""
+            return Allowed(f"{time.low % 2**64} to {time.high % 2**64} ns")
+    return None
 
 
 def _flags(answer: Flag, value: int, event: Event) -> str:
     names = _PAGE_FLAGS if isinstance(event.operation, ReadKvmclock) else _CLOCK_FLAGS
     wrong = {bit: name for bit, name in names.items() if (value ^ answer.bits) & answer.mask & bit}
-    return " and ".join(f"{name} is {'set' if answer.bits & bit else 'clear'}" for bit, name in wrong.items())
+    return " and ".join(f"{name} {'set' if answer.bits & bit else 'clear'}" for bit, name in wrong.items())
 
 
 def _matched(world: World) -> str:
-    return f" ({world.nr_vcpus_matched_tsc} of {len(world.vcpus)} vCPUs matched with the generation's first)"
+    matched = world.nr_vcpus_matched_tsc
+    return f"{matched} of {len(world.vcpus)} vCPUs matched with the generation's first"
 
 
 def _predicted(world: World, answer: Answer, event: Event) -> Interval | None:
@@ -203,10 +222,12 @@ def _predicted(world: World, answer: Answer, event: Event) -> Interval | None:
 
 def _range(predicted: Interval, event: Event) -> str:
     low = signed(predicted.low) if isinstance(event.operation, GetTscOffset) else predicted.low % 2**64
-    return f"from {low} to {low + predicted.width}" if predicted.width else str(low)
+    return f"{low} to {low + predicted.width}" if predicted.width else str(low)
 
 
-def _distance(predicted: Interval, value: int, khz: int) -> str:
+def _difference(predicted: Interval, value: int, khz: int) -> str:
+    """How far what was predicted is from what was observed: cycles, and time where the rate is known."""
     gap = predicted.gap(Interval(value, value))
     time = duration(gap, khz)
-    return f"{abs(gap)} cycles{f', {time},' if time else ''} {'below' if gap > 0 else 'above'} what was seen"
+    cycles = f"{abs(gap)} cycle{'s' if abs(gap) != 1 else ''}"
+    return f"{cycles}{f' ({time})' if time else ''} {'lower' if gap > 0 else 'higher'} than observed"
