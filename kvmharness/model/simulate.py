@@ -99,7 +99,7 @@ def simulate(
     debugfs does. The trace ends early where a player's would. TooWideError
     where a TSC is caught up with from halfway round the circle of 64 bits, of which the rules do not tell.
     """
-    stage = _Stage(Rules(policy, host), choose)
+    stage = Simulation(Rules(policy, host), choose)
     events = []
     for operation in operations:
         event = stage.play(operation, pace(operation))
@@ -112,7 +112,9 @@ def simulate(
     return Trace(scenario, _RELEASE, tuple(events))
 
 
-class _Stage:
+class Simulation:
+    """A made-up player, operation by operation; `world` is how things stand after the last step."""
+
     def __init__(self, rules: Rules, choose: Callable[[int], int]) -> None:
         assert rules.host.khz is not None
         self.rules = rules
