@@ -6,16 +6,32 @@ from dataclasses import dataclass
 
 from kvmharness.lab.machines.protocol import PLAYING
 
-# What the kernel calls its faults, each with what it is. After any of these no result counts.
+# The lines with which a kernel reports a fault of its own, each with what it is. After any of these no result
+# counts. They are read from their beginning, as the kernel prints them: a debugging line with "DEBUG: ", or one
+# about a user's program ("traps: x[9] general protection fault ip:...", "x[9]: segfault at ...") is none.
+_SUBSYSTEM = r"(?:[a-z][\w ]*: )?"
 _DEADLY = (
-    ("Kernel panic", "the kernel panicked"),
-    ("soft lockup", "a CPU was locked up"),
-    ("hard LOCKUP", "a CPU was locked up"),
-    ("BUG:", "the kernel hit a bug of its own"),
-    ("Oops:", "the kernel oopsed"),
-    ("general protection fault", "the kernel oopsed"),
+    (r"Kernel panic - not syncing", "the kernel panicked"),
+    (_SUBSYSTEM + r"BUG: (soft lockup|workqueue lockup)", "a CPU was locked up"),
+    (r"(NMI )?" + _SUBSYSTEM + r"(CPU\d+: )?Watchdog detected hard LOCKUP", "a CPU was locked up"),
+    # rcu_cpu_stall_suppress keeps these away where time is the host's.
+    (
+        _SUBSYSTEM + r"INFO: rcu_(sched|preempt|bh) (self-)?detected (expedited )?stalls? on",
+        "a CPU was stalled",
+    ),
+    (_SUBSYSTEM + r"BUG: ", "the kernel hit a bug of its own"),
+    (_SUBSYSTEM + r"kernel BUG at ", "the kernel hit a bug of its own"),
+    (r"(traps: )?PANIC: ", "the kernel panicked"),
+    # What __die_header() prints of every oops, whatever trap it was (arch/x86/kernel/dumpstack.c).
+    (r"[A-Za-z][^\[\]]*: [0-9a-f]{4} \[#\d+\]( [A-Z_]+)*$", "the kernel oopsed"),
+    (r"Oops: |general protection fault[,:] ", "the kernel oopsed"),
 )
-_WARNING = "WARNING:"
+_FAULTS = [(re.compile(pattern), kind) for pattern, kind in _DEADLY]
+_WARNING = re.compile(_SUBSYSTEM + r"WARNING: ")
+# What a kernel says of a user's program: exc_page_fault() and show_signal() (arch/x86/mm/fault.c, traps.c). A
+# program's name comes first and may be anything.
+_OF_PROGRAM = re.compile(r"traps: .{0,16}\[\d+\] |.{0,16}\[\d+\]: segfault at ")
+_ENDS = re.compile(r"[\r\n]+|(?=\[ *\d+\.\d{6}\])")
 _STAMP = re.compile(r"^(\[ *\d+\.\d+\]\s*)?(\[ *[CT]\d+\]\s*)?")
 
 
@@ -37,16 +53,33 @@ class Remark:
 def remarks(console: str) -> list[Remark]:
     """The kernel's faults and warnings, in order."""
     found, playing = [], ""
-    for raw in console.splitlines():
-        line = _STAMP.sub("", raw.strip())
+    for raw in lines(console):
+        line = _bare(raw)
         before, marker, name = line.partition(PLAYING.decode())
         if marker and not before:
             playing = name
             continue
-        kind = next((kind for words, kind in _DEADLY if words in line), "")
-        if kind or _WARNING in line:
+        kind = _kind(line)
+        if kind or _WARNING.match(line):
             found.append(Remark(line, kind, playing))
     return found
+
+
+def lines(console: str) -> list[str]:
+    """The lines that say anything. What a program left unended does not hide what the kernel says next."""
+    return [line.strip() for line in _ENDS.split(console) if line.strip()]
+
+
+def _bare(line: str) -> str:
+    """A line without its time and caller."""
+    return _STAMP.sub("", line)
+
+
+def _kind(line: str) -> str:
+    """What fault a bare line reports; "" for none."""
+    if _OF_PROGRAM.match(line):
+        return ""
+    return next((kind for pattern, kind in _FAULTS if pattern.match(line)), "")
 
 
 def worst(console: str) -> Remark | None:
@@ -68,6 +101,6 @@ def playing(console: str) -> str:
 
 def last_words(console: str, count: int = 12) -> list[str]:
     """The last lines that say anything, behind the earlier ones that name a fault."""
-    lines = [line.rstrip() for line in console.splitlines() if line.strip()]
-    faults = [line for line in lines[:-count] if _WARNING in line or any(each in line for each, _ in _DEADLY)]
-    return faults[:count] + lines[-count:]
+    said = lines(console)
+    faults = [line for line in said[:-count] if _WARNING.match(_bare(line)) or _kind(_bare(line))]
+    return faults[:count] + said[-count:]
