@@ -4,6 +4,9 @@
 import json
 import os
 import re
+import subprocess
+import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,54 @@ def test_what_is_built_for_the_cache_is_there_whole_or_not_at_all(cache_root: Pa
     (place.parent / "building-of-a-dead-process").mkdir()
     cache.published(place, lambda folder: (folder / "whole").touch())
     assert sorted(path.name for path in place.parent.iterdir()) == ["lock", "thing"]
+
+
+def is_free(folder: Path) -> bool:
+    """Whether another process can lock a folder now."""
+    code = (
+        "import os, sys; fd = os.open(sys.argv[1], os.O_RDWR)\n"
+        "try: os.lockf(fd, os.F_TLOCK, 0)\nexcept OSError: sys.exit(1)"
+    )
+    command = [sys.executable, "-c", code, str(folder / "lock")]
+    return subprocess.run(command, check=False, timeout=60).returncode == 0
+
+
+def test_a_folder_that_is_locked_twice_stays_locked_until_the_first_block_ends(cache_root: Path) -> None:
+    folder = cache.root() / "trees"
+    with cache.locked(folder):
+        with cache.locked(folder):
+            assert not is_free(folder)
+        with cache.locked(folder / "other"):
+            pass
+        assert not is_free(folder)
+        cache.removed(folder / "nothing")
+        assert not is_free(folder)
+    assert is_free(folder)
+
+
+def put_used(folder: Path, *ages: int) -> list[Path]:
+    """Folders that were used so many days ago."""
+    found = []
+    for age in ages:
+        path = put(folder / f"thing-{age}" / "file").parent
+        os.utime(path, (time.time() - age * 24 * 3600,) * 2)
+        found.append(path)
+    return found
+
+
+def test_what_was_not_used_for_long_or_least_recently_goes(cache_root: Path) -> None:
+    new, _, old, oldest = put_used(cache.root(), 0, 1, 10, 20)
+    put_used(cache.root() / "building-now", 30)
+    other = put(cache.root() / "other" / "file").parent
+    os.utime(other, (0, 0))
+    cache.used(new, "thing-*", lambda place: 15 * 24 * 3600)
+    assert [old.exists(), oldest.exists()] == [True, False]
+    cache.used(old, "thing-*", most=2)
+    assert sorted(path.name for path in cache.root().glob("thing-*")) == ["thing-0", "thing-10"]
+    # The one that is used now is the newest, whatever its age was.
+    cache.used(new, "thing-*", most=1)
+    assert [path.name for path in cache.root().glob("thing-*")] == ["thing-0"]
+    assert other.exists()
 
 
 def test_a_cache_that_cannot_be_written_is_explained(cache_root: Path) -> None:

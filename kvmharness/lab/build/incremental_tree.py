@@ -6,13 +6,12 @@ what a patch changes, and what the patch before it had changed, and no more.
 """
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from kvmharness.files import write_whole
 from kvmharness.lab.errors import LabError
 
 
@@ -97,11 +96,14 @@ def _listed(path: Path) -> dict[str, Any]:
 def _copy(path: Path, to: Path) -> None:
     """Copy a file. Where one was there it becomes as new as it is, whatever the other's age: for make."""
     try:
-        if not to.exists():
+        content = path.read_bytes()
+        new = not to.exists()
+        if new or to.read_bytes() != content:
             to.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, to)
-        elif to.read_bytes() != path.read_bytes():
-            shutil.copy(path, to)
+            write_whole(to, content)
+            shutil.copymode(path, to)
+        if new:
+            shutil.copystat(path, to)
     except OSError as error:
         raise LabError(f"cannot copy {path} to {to}: {error.strerror}") from None
 
@@ -119,9 +121,6 @@ def _write(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(text.encode(errors="surrogateescape"))
-        Path(file.name).chmod(0o644)
-        os.replace(file.name, path)
+        write_whole(path, text.encode(errors="surrogateescape"))
     except OSError as error:
         raise LabError(f"cannot write {path}: {error.strerror}") from None

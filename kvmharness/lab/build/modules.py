@@ -7,11 +7,9 @@ against its headers and configuration, and the CRCs of what it exports keep a wr
 
 import hashlib
 import logging
-import os
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +30,7 @@ _KVM = "arch/x86/kvm"
 MODULES = (f"M={_KVM}", "KCFLAGS=-g0", "CONFIG_DEBUG_INFO_BTF_MODULES=")
 # Folders that hold nothing but KVM.
 _KVMS = (_KVM, "virt/kvm", "virt/lib")
+# A tree in which nothing was built for so long goes.
 _UNUSED_S = 30 * 24 * 3600
 # Programs that come with a kernel's headers (some behind a wrapper), and what the dynamic loader says where
 # they are too new.
@@ -104,7 +103,7 @@ def build_sources(on: Ground, sources: Mapping[str, str], name: str) -> Built:
 def _built(on: Ground, contents: Mapping[str, str | None], applied: Sequence[str], name: str) -> Built:
     """Build in the ground's tree, which is locked, with files of these contents in place of its own."""
     spec, tree = on.spec, on.tree
-    _forget_others(tree.place)
+    cache.used(tree.place, unused_s=lambda other: _UNUSED_S)
     tree.become(contents)
     compiler, doubts = _compiler(tree.source)
     make.run(
@@ -162,17 +161,6 @@ def _check_runs(spec: str, source: Path) -> None:
                 f"{spec}: its build system's {program.name} does not run on this machine ({reason}): build "
                 "where the distribution is as new as the kernel's"
             )
-
-
-def _forget_others(place: Path) -> None:
-    """Take trees out of the cache in which nothing was built for long."""
-    try:
-        os.utime(place)
-        for other in place.parent.iterdir():
-            if other.is_dir() and time.time() - other.stat().st_mtime > _UNUSED_S:
-                cache.removed(other)
-    except OSError:
-        pass  # somebody else was first, or the cache is read-only
 
 
 def _patched(tree: Tree, patches: Sequence[Patch]) -> tuple[dict[str, str], list[str]]:

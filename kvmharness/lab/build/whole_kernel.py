@@ -6,7 +6,6 @@ make knows what a change concerns: of one to KVM alone nothing but its modules i
 
 import hashlib
 import logging
-import os
 import subprocess
 from pathlib import Path
 
@@ -46,7 +45,7 @@ def build(tree: Path) -> Path:
     """
     place = cache.root() / "trees" / f"whole-{hashlib.sha256(str(tree).encode()).hexdigest()[:16]}"
     with cache.locked(place):
-        os.utime(place)  # trees that nobody builds in are forgotten
+        cache.used(place)
         in_place = (tree / ".config").is_file()
         folder = tree if in_place else place / "built"
         folder.mkdir(exist_ok=True)

@@ -22,6 +22,7 @@ from pathlib import Path
 from debian.deb822 import Packages
 from debian.debian_support import Version
 
+from kvmharness.files import write_whole
 from kvmharness.lab import cache
 from kvmharness.lab.errors import LabError
 
@@ -191,7 +192,7 @@ class State:
                 trouble = error
             found = self._look_up()
             if trouble is None:
-                self._index.write_text(json.dumps([asdict(package) for package in found]))
+                write_whole(self._index, json.dumps([asdict(package) for package in found]).encode())
             elif not found:
                 raise trouble
         return found

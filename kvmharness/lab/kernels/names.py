@@ -15,7 +15,6 @@ import hashlib
 import os
 import re
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,7 +161,7 @@ def _find_built(spec: str, name: str) -> Kernel:
         near = difflib.get_close_matches(spec, names) or names
         there = f"there is {', '.join(near)}" if near else "`kvmharness lab build` has made none"
         raise LabError(f"unknown kernel {spec!r}: {there}")
-    _forget_unused(place, f"{_BUILT_PREFIX}*", lambda other: False)
+    cache.used(place, f"{_BUILT_PREFIX}*", lambda other: _UNUSED_S)
     return stored.load(spec, place)
 
 
@@ -281,20 +280,13 @@ def _found_locally(spec: str, path: Path, content: bytes, build: Callable[[Path]
     of_path = f"{_LOCAL}-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
     place = _kernels() / f"{of_path}-{content.hex()[:16]}"
     kernel = _published(spec, place, build)
-    _forget_unused(place, f"{_LOCAL}-*", lambda other: other.name.startswith(of_path) or _is_gone(other))
+
+    def unused_s(other: Path) -> float:
+        superseded = other.name.startswith(of_path) or _is_gone(other)
+        return _SUPERSEDED_S if superseded else _UNUSED_S
+
+    cache.used(place, f"{_LOCAL}-*", unused_s)
     return kernel
-
-
-def _forget_unused(place: Path, pattern: str, is_superseded: Callable[[Path], bool]) -> None:
-    """Take out of the cache what nobody will use, of such a name; not `place`, which is used now."""
-    try:
-        os.utime(place)
-        for other in place.parent.glob(pattern):
-            keep_s = _SUPERSEDED_S if is_superseded(other) else _UNUSED_S
-            if other != place and time.time() - other.stat().st_mtime > keep_s:
-                cache.removed(other)
-    except OSError:
-        pass  # somebody else was first, or the cache is read-only: either is no trouble of this kernel's
 
 
 def _is_gone(place: Path) -> bool:

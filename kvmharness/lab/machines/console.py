@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from kvmharness.lab.machines.protocol import PLAYING
 
-# The lines with which a kernel reports a fault of its own, each with what it is. After any of these no result
-# counts. They are read from their beginning, as the kernel prints them: a debugging line with "DEBUG: ", or one
-# about a user's program ("traps: x[9] general protection fault ip:...", "x[9]: segfault at ...") is none.
+# The lines with which a kernel reports a fault of its own, each with what it is. After any of these no
+# result counts. They are read from their beginning, as the kernel prints them: "DEBUG: ..." is none, nor is
+# what a kernel says of a user's program ("traps: x[9] general protection fault ip:...").
 _SUBSYSTEM = r"(?:[a-z][\w ]*: )?"
 _DEADLY = (
     (r"Kernel panic - not syncing", "the kernel panicked"),

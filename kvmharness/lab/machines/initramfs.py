@@ -17,16 +17,13 @@ import hashlib
 import importlib.util
 import json
 import marshal
-import os
 import shutil
 import struct
 import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from elftools.elf.dynamic import DynamicSegment
@@ -52,6 +49,7 @@ _INSIDE_FILES = (
 
 _SECTION_SIZE = 32  # where in an entry of the section table: sh_size of Elf64_Shdr
 
+# A piece that was not used for so long goes.
 _KEEP_S = 7 * 24 * 3600
 
 # Loads what the player loads, and lists it: Python modules, and the shared objects mapped for them.
@@ -135,26 +133,15 @@ def _untraced(module: bytes) -> bytes:
 def _kept(name: str, made_of: bytes, build: Callable[[Path], None]) -> bytes:
     key = hashlib.sha256(made_of).hexdigest()[:16]
     pieces = cache.root() / "images"
-    new = not (pieces / f"{name}-{key}").is_dir()
     folder = cache.published(pieces / f"{name}-{key}", build)
     try:
         piece = (folder / "piece.cpio").read_bytes()
     except OSError:
         piece = b""
-    with suppress(OSError):  # a cache that can only be read serves as well
-        os.utime(folder)
+    cache.used(folder, f"{name}-*", lambda other: _KEEP_S)
     if b"TRAILER!!!" not in piece[-512:]:
         raise LabError(f"{folder} was damaged: remove it and try again")
-    if new:
-        _forget_old(pieces, name)
     return piece
-
-
-def _forget_old(pieces: Path, name: str) -> None:
-    """Remove pieces of this name that were not used for a week."""
-    for folder in pieces.glob(f"{name}-*"):
-        if time.time() - folder.stat().st_mtime > _KEEP_S:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fingerprint() -> bytes:

@@ -7,7 +7,6 @@ end, and forgotten with the first run from it that did not: what was to come of 
 
 import hashlib
 import json
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,8 +51,7 @@ def load(kept: Path) -> Snapshot | None:
         snapshot = Snapshot(state, (kept / _CONSOLE).read_bytes())
     except (OSError, zstandard.ZstdError):
         return None
-    with suppress(OSError):  # a cache that can only be read serves as well
-        os.utime(kept)
+    cache.used(kept)
     return snapshot if state else None
 
 
@@ -71,10 +69,7 @@ def keep(kept: Path, snapshot: Snapshot) -> None:
     with suppress(LabError, OSError):
         if kept.is_dir() and load(kept) is None:
             cache.removed(kept)
-        cache.published(kept, write)
-        others = sorted(_folder().glob("[0-9a-f]" * _NAME), key=lambda each: each.stat().st_mtime)
-        for old in others[:-_KEEP]:
-            cache.removed(old)
+        cache.used(cache.published(kept, write), "[0-9a-f]" * _NAME, most=_KEEP)
 
 
 def forget(kept: Path) -> None:
