@@ -7,7 +7,7 @@ clock     the VM's clock goes on, and its kvmclock pages say so
 warp      vCPUs that run at once never see each other's TSC run backwards
 answer    how an operation ends, and what it answers
 promptly  what has to follow soon, or says nothing
-finding   what becomes of a claim; reading: what a step tells of a guest's TSC
+finding   what becomes of a claim
 """
 
 from collections.abc import Callable, Sequence
@@ -38,7 +38,6 @@ from kvmharness.contract.offset import Claim, implied_offset
 from kvmharness.contract.offset import check as check_offset
 from kvmharness.contract.promptly import TOGETHER_NS, Promptly, held_up
 from kvmharness.contract.rate import ForwardClaim, RateClaim, check_forward, check_rate
-from kvmharness.contract.reading import guest_tsc
 from kvmharness.contract.warp import NoWarpClaim, check_warps
 from kvmharness.trace import Trace
 
@@ -106,6 +105,5 @@ __all__ = [
     "TimeClaim",
     "check",
     "check_all",
-    "guest_tsc",
     "implied_offset",
 ]

@@ -10,20 +10,12 @@ from dataclasses import dataclass
 
 from kvmharness.contract.finding import Finding, State
 from kvmharness.contract.rate import TOLERANCE_PPM
-from kvmharness.contract.reading import guest_tsc
 from kvmharness.model.interval import Interval, signed
 from kvmharness.script import (
     PVCLOCK_GUEST_STOPPED,
     PVCLOCK_TSC_STABLE_BIT,
-    GetClock,
-    GuestWrite,
-    ReadKvmclock,
-    Run,
-    SetClock,
 )
 from kvmharness.trace import Bracket, Event, Trace
-
-_PAGE_VALUES, _CLOCK_VALUES = 6, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +69,8 @@ class HostTimeClaim:
 def check_page(claim: PageClaim, trace: Trace) -> Finding:
     """Whether the page says that."""
     for number, event in enumerate(trace.events, 1):
-        if event.operation.label == claim.seen and len(event.values) == _PAGE_VALUES:
-            version, flags = event.values[0], event.values[5]
+        version, flags = event.value("version"), event.value("flags")
+        if event.operation.label == claim.seen and version is not None and flags is not None:
             said = ""
             if version == 0 or version % 2:
                 said = f"version {version}: it is not there" if not version else f"version {version} is odd"
@@ -118,24 +110,31 @@ def check_realtime(claim: RealtimeClaim, trace: Trace) -> Finding:
     before, by, after = (events.get(label) for label in (claim.before, claim.by, claim.after))
     if not (before and by and after) or by.error:
         return Finding(claim, State.UNDECIDED, "a step was not reached, or failed")
-    if not len(before.values) == len(after.values) == _CLOCK_VALUES:
+    clock, realtime = (_passed(before, after, name) for name in ("clock", "realtime"))
+    if clock is None or realtime is None:
         return Finding(claim, State.UNDECIDED, "KVM_GET_CLOCK told no real time")
     passed = after.bracket.ns_after - before.bracket.ns_before
     slack = passed * TOLERANCE_PPM // 1_000_000 + by.bracket.ns_after - by.bracket.ns_before
-    clock, realtime = (signed(after.values[place] - before.values[place]) for place in (0, 2))
     if abs(clock - realtime) <= slack:
         return Finding(claim, State.KEPT)
     said = f"the VM's time went on by {clock / 1e6:.3f} ms, the host's by {realtime / 1e6:.3f} ms"
     return Finding(claim, State.BROKEN, said, steps[claim.after])
 
 
+def _passed(before: Event, after: Event, name: str) -> int | None:
+    """How much a value grew from one step to the other; None where one of them has none of that name."""
+    first, last = before.value(name), after.value(name)
+    return None if first is None or last is None else signed(last - first)
+
+
 def check_host_time(claim: HostTimeClaim, trace: Trace) -> Finding:
     """Whether it did."""
     for number, event in enumerate(trace.events, 1):
-        if event.operation.label == claim.seen and isinstance(event.operation, GetClock) and not event.error:
-            if len(event.values) == _CLOCK_VALUES:
+        flags = event.value("clock_flags")
+        if event.operation.label == claim.seen and flags is not None and not event.error:
+            if event.value("host_tsc") is not None:
                 return Finding(claim, State.KEPT)
-            return Finding(claim, State.BROKEN, f"{claim.seen}: flags {event.values[1]:#x}", number)
+            return Finding(claim, State.BROKEN, f"{claim.seen}: flags {flags:#x}", number)
     return Finding(claim, State.UNDECIDED, f"step {claim.seen!r} was not reached, or failed")
 
 
@@ -143,9 +142,10 @@ def _apart(trace: Trace, number: int) -> Interval | None:
     """How far, in ns, the VM's time is from the host's raw clock at step `number` (from 1), if that tells."""
     event = trace.events[number - 1]
     told: tuple[int, Bracket] | None = None
-    if isinstance(event.operation, GetClock | SetClock) and event.values and not event.error:
-        told = event.values[0], event.bracket
-    elif isinstance(event.operation, ReadKvmclock) and len(event.values) == _PAGE_VALUES:
+    clock = event.value("clock")
+    if clock is not None and not event.error:
+        told = clock, event.bracket
+    elif event.value("version") is not None:
         told = _guest_time(event, trace.events[: number - 1])
     if told is None:
         return None
@@ -156,11 +156,10 @@ def _apart(trace: Trace, number: int) -> Interval | None:
 
 def _guest_time(page: Event, earlier: tuple[Event, ...]) -> tuple[int, Bracket] | None:
     """The time (ns) that the guest makes of the TSC that it read last, and when it did."""
-    vcpu = page.operation.vcpu if isinstance(page.operation, ReadKvmclock) else -1
     for event in reversed(earlier):
-        if isinstance(event.operation, Run | GuestWrite) and event.operation.vcpu == vcpu:
-            tsc = guest_tsc(event)
-            if event.error or tsc is None or not page.values[0]:
+        if event.operation.enters_guest and event.operation.vcpu_numbers == page.operation.vcpu_numbers:
+            tsc = event.guest_tsc
+            if event.error or tsc is None or not page.value("version"):
                 return None
             return page_time(page.values, tsc), event.bracket
     return None

@@ -15,10 +15,8 @@ from dataclasses import dataclass
 
 from kvmharness.contract.finding import Finding, State
 from kvmharness.contract.promptly import TOGETHER_NS, Promptly, held_up
-from kvmharness.contract.reading import guest_tsc
 from kvmharness.model.arithmetic import duration
 from kvmharness.model.interval import Interval, signed
-from kvmharness.script import CreateVcpu, GetMsrs, GetTscOffset, Run, SetTscOffset
 from kvmharness.trace import Event, Trace
 
 
@@ -44,21 +42,20 @@ class Claim:
 
 def implied_offset(event: Event) -> Interval | None:
     """The TSC offset that a step's values and bracket imply, in cycles; None if they imply none."""
-    operation = event.operation
-    if isinstance(operation, SetTscOffset | GetTscOffset):
-        return Interval(*[signed(event.values[0])] * 2) if event.values else None
-    tsc = guest_tsc(event)
-    if tsc is None:
-        return None
-    return Interval(tsc - event.bracket.tsc_after, tsc - event.bracket.tsc_before)
+    offset, tsc = event.operation.tsc_offset(event.values), event.guest_tsc
+    if offset is not None:
+        return Interval(signed(offset), signed(offset))
+    if tsc is not None:
+        return Interval(tsc - event.bracket.tsc_after, tsc - event.bracket.tsc_before)
+    return None
 
 
 def shown_offset(event: Event) -> Interval | None:
     """The offset that the kernel showed behind a step that reads a TSC, also where it has no attribute."""
-    reads = isinstance(event.operation, GetMsrs | GetTscOffset) or (
-        isinstance(event.operation, Run) and event.values and not event.error
-    )
-    return Interval(*[signed(event.windows[0].offset)] * 2) if reads and event.windows else None
+    if not event.windows or not event.operation.only_reads_tsc(event.values, event.error):
+        return None
+    offset = signed(event.windows[0].offset)
+    return Interval(offset, offset)
 
 
 def read_offsets(event: Event) -> list[Interval]:
@@ -103,7 +100,7 @@ def _unread(claim: Claim, events: dict[str, Event], read: set[str]) -> str:
     for label in claim.seen:
         if label not in events:
             return f"step {label!r} was not reached"
-        if isinstance(events[label].operation, Run) and label not in read:
+        if events[label].operation.by_guest and label not in read:
             return f"the guest of step {label!r} read nothing {events[label].error}".rstrip()
         errors.add(events[label].error)
     why = "/".join(sorted(errors - {""}))
@@ -143,8 +140,8 @@ def _expected(claim: Claim, events: dict[str, Event]) -> Interval | str:
 
 def _broken(trace: Trace, event: Event, seen: Interval, gap: int) -> str:
     """What a step read, and how far that is from what was due (cycles, negative when behind)."""
-    label, tsc = event.operation.label, guest_tsc(event)
-    created = (each for each in trace.events if isinstance(each.operation, CreateVcpu))
+    label, tsc = event.operation.label, event.guest_tsc
+    created = (each for each in trace.events if each.operation.creates_vcpu)
     khz = next((each.values[0] for each in created if each.values), 0)
     distance = f"{abs(gap)} cycles ({duration(abs(gap), khz)}) {'ahead of' if gap > 0 else 'behind'}"
     if seen == shown_offset(event) != implied_offset(event):

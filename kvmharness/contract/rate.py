@@ -9,10 +9,8 @@ their brackets.
 from dataclasses import dataclass
 
 from kvmharness.contract.finding import Finding, State
-from kvmharness.contract.reading import guest_tsc
 from kvmharness.model.arithmetic import duration
 from kvmharness.model.interval import signed
-from kvmharness.script import GuestWrite, Run, RunTogether
 from kvmharness.trace import Event, Trace
 
 # How far off a rate may be, in millionths: a host knows that of its own TSC to 1 % at the worst, until it
@@ -58,7 +56,7 @@ def check_rate(claim: RateClaim, trace: Trace) -> Finding:
     first, last = events[claim.first], events[claim.last]
     shortest = last.bracket.ns_before - first.bracket.ns_after
     longest = last.bracket.ns_after - events[since].bracket.ns_before
-    begin, end = guest_tsc(first), guest_tsc(last)
+    begin, end = first.guest_tsc, last.guest_tsc
     if begin is None or end is None:
         return Finding(claim, State.UNDECIDED, f"{claim.first} or {claim.last} is no reading of a TSC")
     counted = signed(end - begin)
@@ -87,9 +85,8 @@ def _entry_ns(event: Event, last: Event) -> int:
     To catch up KVM reads the TSC and then the clock (kvm_guest_time_update): whatever time passes in between
     comes on top, and stays, because TSCs are not set back.
     """
-    runs = isinstance(event.operation, Run | GuestWrite | RunTogether)
     same = {*event.operation.vcpu_numbers} & {*last.operation.vcpu_numbers}
-    return event.bracket.ns_after - event.bracket.ns_before if runs and same else 0
+    return event.bracket.ns_after - event.bracket.ns_before if event.operation.enters_guest and same else 0
 
 
 def _due(shortest: int, longest: int, khz: int) -> tuple[int, int]:
@@ -108,10 +105,10 @@ def check_forward(claim: ForwardClaim, trace: Trace) -> Finding:
     last, where = None, ""
     for label in claim.seen:
         event = events[label]
-        tsc = guest_tsc(event)
+        tsc = event.guest_tsc
         if tsc is None:
             return Finding(claim, State.UNDECIDED, f"{label} is no reading of a TSC")
-        for value in event.values if isinstance(event.operation, Run) else (tsc,):
+        for value in event.values if event.operation.by_guest else (tsc,):
             if last is not None and signed(value - last) < 0:
                 said = f"{label} read a TSC of {value}, {last - value} cycles behind the {last} of {where}"
                 return Finding(claim, State.BROKEN, said, steps[label])

@@ -4,7 +4,6 @@
 from dataclasses import dataclass
 
 from kvmharness.contract.finding import Finding, State
-from kvmharness.script import RunTogether
 from kvmharness.trace import Trace
 
 
@@ -19,18 +18,17 @@ class NoWarpClaim:
 def check_warps(claim: NoWarpClaim, trace: Trace) -> Finding:
     """Whether none did. That they met at all is part of it: each has to have followed another once."""
     for number, event in enumerate(trace.events, 1):
-        operation = event.operation
-        if operation.label != claim.seen or not isinstance(operation, RunTogether) or event.error:
+        vcpus = event.operation.vcpu_numbers
+        handovers = {vcpu: event.value(f"handovers-{vcpu}") for vcpu in vcpus}
+        if event.operation.label != claim.seen or None in handovers.values() or event.error:
             continue
-        met = True
-        for place, vcpu in enumerate(operation.vcpus):
-            _, handovers, warps, largest = event.values[4 * place : 4 * place + 4]
-            if warps:
-                times = f"{warps} of {handovers} times, by up to {largest} cycles"
+        for vcpu in vcpus:
+            if warps := event.value(f"warps-{vcpu}"):
+                largest = event.value(f"largest_warp-{vcpu}")
+                times = f"{warps} of {handovers[vcpu]} times, by up to {largest} cycles"
                 said = f"vCPU {vcpu} read a TSC less than another vCPU's before it: {times}"
                 return Finding(claim, State.BROKEN, said, number)
-            met = met and handovers > 0
-        if met:
+        if all(handovers.values()):
             return Finding(claim, State.KEPT)
         return Finding(claim, State.UNDECIDED, f"the vCPUs of {claim.seen} did not run at the same time")
     return Finding(claim, State.UNDECIDED, f"step {claim.seen!r} was not reached, or failed")

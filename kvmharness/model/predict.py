@@ -7,35 +7,12 @@ from dataclasses import dataclass
 from kvmharness.model.interval import signed
 from kvmharness.model.policy import Policy
 from kvmharness.model.quantity import bounds
-from kvmharness.model.sentence import describe
 from kvmharness.model.simulate import HOST, Step, simulate
 from kvmharness.model.state import Host
-from kvmharness.script import (
-    PVCLOCK_GUEST_STOPPED,
-    PVCLOCK_TSC_STABLE_BIT,
-    TSC_STABLE,
-    CreateVcpu,
-    GetClock,
-    GuestWrite,
-    MoveThread,
-    Operation,
-    Read,
-    ReadKvmclock,
-    Script,
-    SetClock,
-    SetMsrs,
-    SetTscKhz,
-    SetTscOffset,
-    SetVmTscKhz,
-    Sleep,
-    Time,
-    Value,
-    WriteTogether,
-)
+from kvmharness.script import Script
 from kvmharness.trace import Trace
 
 _KHZ = HOST.khz or 0
-_SETS_TSC = (CreateVcpu, SetMsrs, SetTscOffset, GuestWrite)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +72,15 @@ def _effect(step: Step) -> tuple[str, str]:
     operation = event.operation
     if event.error:
         return event.error, ""
-    if isinstance(operation, GetClock | ReadKvmclock):
-        return _clock(operation, event.values), ""
-    vcpu = world.vcpus.get(getattr(operation, "vcpu", -1))
-    if vcpu is None or isinstance(operation, SetTscKhz):
+    if effect := operation.effect(event.values):
+        return effect, ""
+    vcpu = world.vcpus.get(operation.vcpu_numbers[0]) if len(operation.vcpu_numbers) == 1 else None
+    # A TSC at another rate than the host's is no time.
+    if vcpu is None or (operation.new_khz(event.values) is not None and not operation.creates_vcpu):
         return "", ""
     offset = bounds(vcpu.l1_tsc_offset, world.unknowns)
     if offset is None:
-        return "not KVM's", "writes do nothing" if isinstance(operation, _SETS_TSC) else ""
+        return "not KVM's", "writes do nothing" if operation.sets_tsc else ""
     if vcpu.ratio is not None:
         return "scaled", ""
     tsc = signed(offset.high + event.bracket.tsc_after)
@@ -110,44 +88,3 @@ def _effect(step: Step) -> tuple[str, str]:
     text = f"{ns / 1e6:.3f} ms" if abs(ns) < 10**9 else f"{ns / 1e9:.6f} s"
     reason = vcpu.story.text if vcpu.story.step == world.step else ""
     return text, reason
-
-
-def _clock(operation: GetClock | ReadKvmclock, values: tuple[int, ...]) -> str:
-    if isinstance(operation, GetClock):
-        return "stable" if values[1] & TSC_STABLE else "not stable"
-    if not values[0]:
-        return "empty"
-    stopped = ", stopped" if values[5] & PVCLOCK_GUEST_STOPPED else ""
-    return f"{'stable' if values[5] & PVCLOCK_TSC_STABLE_BIT else 'not stable'}{stopped}"
-
-
-def in_words(operation: Operation) -> str:
-    """An operation with the values it writes."""
-    text = describe(operation)
-    if isinstance(operation, SetMsrs):
-        values = ", ".join(f"{name} = {_value(value)}" for name, value in operation.msrs)
-        return f"write {values} to vCPU {operation.vcpu}"
-    if isinstance(operation, WriteTogether):
-        return f"{text}: {', '.join(map(_value, operation.values))}"
-    if isinstance(operation, SetTscOffset):
-        return f"{text} to {_value(operation.offset)}"
-    if isinstance(operation, GuestWrite):
-        text = f"{text} of {operation.msr} = {_value(operation.value)}"
-    if isinstance(operation, SetTscKhz | SetVmTscKhz):
-        khz = operation.khz
-        return f"{text} to {khz} kHz" if isinstance(khz, int) else f"{text}, {khz.ppm:+} ppm"
-    if isinstance(operation, SetClock):
-        since = "" if operation.realtime is None else f", of real time {_value(operation.realtime)}"
-        text = f"{text} to {_value(operation.clock)}{since}"
-    if isinstance(operation, MoveThread):
-        return f"{text} to CPU {operation.to}"
-    return f"{text} {operation.ns / 1e6:g} ms" if isinstance(operation, Sleep) else text
-
-
-def _value(value: Value) -> str:
-    if isinstance(value, Time):
-        return f"{value.ns / 1e9:g} s" if abs(value.ns) >= 10**9 else f"{value.ns / 1e6:g} ms"
-    if isinstance(value, Read):
-        plus = "" if value.plus == 0 else f" + {_value(value.plus)}"
-        return f"what {value.label} read{f' (value {value.place + 1})' if value.place else ''}{plus}"
-    return str(value)

@@ -9,29 +9,17 @@ from kvmharness.model.mismatch import Allowed, Mismatch
 from kvmharness.model.outcome import Answer, Clock, Flag, Outcome, Tsc, Version, Within
 from kvmharness.model.quantity import Quantity, bounds
 from kvmharness.model.state import Vcpu, World
-from kvmharness.script import (
-    PVCLOCK_GUEST_STOPPED,
-    PVCLOCK_TSC_STABLE_BIT,
-    TSC_STABLE,
-    GetClock,
-    GetMsrs,
-    GetTscOffset,
-    Operation,
-    ReadKvmclock,
-    Run,
-    RunTogether,
-    SetMsrs,
-    SetTscOffset,
-    WriteTogether,
-)
+from kvmharness.script import PVCLOCK_GUEST_STOPPED, PVCLOCK_TSC_STABLE_BIT, TSC_STABLE
 from kvmharness.trace import Event
 
-_PAGE_FIELDS = ("version", "tsc_timestamp", "system_time", "multiplier", "shift", "flags")
-_PAGE_FLAGS = {
-    PVCLOCK_TSC_STABLE_BIT: "PVCLOCK_TSC_STABLE_BIT",
-    PVCLOCK_GUEST_STOPPED: "PVCLOCK_GUEST_STOPPED",
+# What the bits of a value are called, by its name.
+_FLAGS = {
+    "flags": {
+        PVCLOCK_TSC_STABLE_BIT: "PVCLOCK_TSC_STABLE_BIT",
+        PVCLOCK_GUEST_STOPPED: "PVCLOCK_GUEST_STOPPED",
+    },
+    "clock_flags": {TSC_STABLE: "KVM_CLOCK_TSC_STABLE"},
 }
-_CLOCK_FLAGS = {TSC_STABLE: "KVM_CLOCK_TSC_STABLE"}
 
 
 def mismatch(failed: Sequence[Outcome], event: Event) -> Mismatch:
@@ -46,54 +34,19 @@ def mismatch(failed: Sequence[Outcome], event: Event) -> Mismatch:
             one = Allowed("a value in a range too wide to print")
         if one not in allowed:
             allowed.append(one)
-    return Mismatch(describe(event.operation), observed(event), tuple(allowed[:4]))
+    return Mismatch(event.operation.describe(), observed(event), tuple(allowed[:4]))
 
 
 def observed(event: Event) -> str:
     """What was read or written at a step, and what debugfs showed after it; or the error."""
     if event.error:
         return event.error
-    values = [_value_in_words(event, place) for place in range(len(event.values))]
-    said = ", ".join([*filter(None, values), *_shown(event)])
-    return said or "success"
+    return ", ".join([*event.operation.values_in_words(event.values), *_shown(event)]) or "success"
 
 
 def ends_so(outcome: Outcome, event: Event) -> bool:
     """Whether a step was to end with the error, or the success, that it ended with."""
     return event.error in outcome.errors if outcome.errors else bool(event.error)
-
-
-def describe(operation: Operation) -> str:
-    """An operation in words, in the imperative."""
-    vcpu = getattr(operation, "vcpu", None)
-    of_vcpu = "" if vcpu is None else f" of vCPU {vcpu}"
-    if isinstance(operation, SetMsrs):
-        return f"write {', '.join(name for name, _ in operation.msrs)}{of_vcpu}"
-    if isinstance(operation, RunTogether):
-        return f"run vCPUs {', '.join(map(str, operation.vcpus))} at once"
-    if isinstance(operation, WriteTogether):
-        return f"write TSC of vCPUs {', '.join(map(str, operation.vcpus))} at once"
-    if isinstance(operation, GetMsrs):
-        return f"read {', '.join(operation.indices)}{of_vcpu}"
-    return _WORDS.get(operation.name, operation.name) + of_vcpu
-
-
-_WORDS = {
-    "create_vcpu": "creation",
-    "set_tsc_offset": "set the TSC offset",
-    "get_tsc_offset": "read the TSC offset",
-    "run": "run the guest",
-    "get_clock": "KVM_GET_CLOCK",
-    "set_clock": "KVM_SET_CLOCK",
-    "kvmclock_ctrl": "KVM_KVMCLOCK_CTRL",
-    "read_kvmclock": "read the kvmclock page",
-    "sleep": "wait",
-    "set_tsc_khz": "KVM_SET_TSC_KHZ",
-    "get_tsc_khz": "KVM_GET_TSC_KHZ",
-    "set_vm_tsc_khz": "KVM_SET_TSC_KHZ of the VM",
-    "move_thread": "move the thread",
-    "guest_write": "let the guest execute WRMSR",
-}
 
 
 def _shown(event: Event) -> list[str]:
@@ -102,52 +55,21 @@ def _shown(event: Event) -> list[str]:
     return shown + [f"ratio {each.ratio} (debugfs)" for each in event.windows if each.ratio is not None]
 
 
-def _value_in_words(event: Event, place: int) -> str:
-    value, operation = event.values[place], event.operation
-    if isinstance(operation, GetClock):
-        return f"flags {value:#x}" if place == 1 else f"{value} ns" if place == 0 else ""
-    if isinstance(operation, ReadKvmclock):
-        return f"{_PAGE_FIELDS[place]} {value:#x}" if place in (0, 5) else f"{_PAGE_FIELDS[place]} {value}"
-    if isinstance(operation, Run) and place not in (0, len(event.values) - 1):
-        return ""
-    shown = signed(value) if isinstance(operation, GetTscOffset | SetTscOffset) else value
-    return _form(operation, place).format(shown)
-
-
-def _form(operation: Operation, place: int) -> str:
-    """How a value of a step is named, or its unit."""
-    return (
-        f"{operation.indices[place]} {{}}"
-        if isinstance(operation, GetMsrs)
-        else _VALUES.get(operation.name, "{}")
-    )
-
-
-_VALUES = {
-    "create_vcpu": "{} kHz",
-    "get_tsc_khz": "{} kHz",
-    "get_tsc_offset": "offset {}",
-    "run": "TSC {}",
-    "set_msrs": "wrote {}",
-    "set_tsc_offset": "offset {}",
-}
-
-
 def _prediction(outcome: Outcome, event: Event) -> Allowed:
-    world = outcome.world
-    vcpu = world.vcpus.get(getattr(event.operation, "vcpu", -1))
-    because = _because(vcpu)
     if not ends_so(outcome, event):
         return Allowed(" or ".join(sorted(each or "success" for each in outcome.errors)) or "an error")
+    world, operation = outcome.world, event.operation
+    vcpu = world.vcpus.get(operation.vcpu_numbers[0]) if len(operation.vcpu_numbers) == 1 else None
     khz = vcpu.virtual_tsc_khz if vcpu else 0
-    for place, (answer, value) in enumerate(zip(outcome.answers, event.values, strict=False)):
-        words = _of_the_clock(world, answer, value, event)
+    names = operation.value_names or ("",) * len(event.values)
+    for place, (name, answer, value) in enumerate(zip(names, outcome.answers, event.values, strict=False)):
+        words = _of_the_clock(world, name, answer, value, event)
         if words:
             return words
         predicted = _predicted(world, answer, event)
         if predicted is not None and predicted.gap(Interval(value, value)):
-            text = _form(event.operation, place).format(_range(predicted, event))
-            return Allowed(text, _difference(predicted, value, khz), because)
+            text = operation.form(place).format(_range(predicted, name))
+            return Allowed(text, _difference(predicted, value, khz), _because(vcpu))
     return _of_the_windows(world, event) or Allowed("other values: these do not fit together")
 
 
@@ -173,10 +95,10 @@ def _of_the_windows(world: World, event: Event) -> Allowed | None:
     return None
 
 
-def _of_the_clock(world: World, answer: Answer, value: int, event: Event) -> Allowed | None:
+def _of_the_clock(world: World, name: str, answer: Answer, value: int, event: Event) -> Allowed | None:
     """What was predicted of the clock or a kvmclock page, if that was something else."""
     if isinstance(answer, Flag) and value & answer.mask != answer.bits:
-        flags = _flags(answer, value, event)
+        flags = _flags(name, answer, value)
         return Allowed(flags, because=_matched(world) if "TSC_STABLE" in flags else "")
     if isinstance(answer, Version) and (value % 2 or value < answer.least):
         return Allowed(f"version {answer.least} or higher, and even")
@@ -187,10 +109,11 @@ def _of_the_clock(world: World, answer: Answer, value: int, event: Event) -> All
     return None
 
 
-def _flags(answer: Flag, value: int, event: Event) -> str:
-    names = _PAGE_FLAGS if isinstance(event.operation, ReadKvmclock) else _CLOCK_FLAGS
-    wrong = {bit: name for bit, name in names.items() if (value ^ answer.bits) & answer.mask & bit}
-    return " and ".join(f"{name} {'set' if answer.bits & bit else 'clear'}" for bit, name in wrong.items())
+def _flags(name: str, answer: Flag, value: int) -> str:
+    wrong = {bit: called for bit, called in _FLAGS[name].items() if (value ^ answer.bits) & answer.mask & bit}
+    return " and ".join(
+        f"{called} {'set' if answer.bits & bit else 'clear'}" for bit, called in wrong.items()
+    )
 
 
 def _matched(world: World) -> str:
@@ -220,8 +143,8 @@ def _predicted(world: World, answer: Answer, event: Event) -> Interval | None:
     return Interval(low + offset.low, high + offset.high)
 
 
-def _range(predicted: Interval, event: Event) -> str:
-    low = signed(predicted.low) if isinstance(event.operation, GetTscOffset) else predicted.low % 2**64
+def _range(predicted: Interval, name: str) -> str:
+    low = signed(predicted.low) if name == "offset" else predicted.low % 2**64
     return f"{low} to {low + predicted.width}" if predicted.width else str(low)
 
 

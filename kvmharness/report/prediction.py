@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
 from kvmharness.contract import State
-from kvmharness.model.predict import Course, in_words, parting_step
+from kvmharness.model.predict import Course, parting_step
 from kvmharness.scenarios import Scenario
 
 WIDTH = 100
@@ -25,7 +25,7 @@ def as_json(predictions: Sequence[tuple[Scenario, Sequence[Course]]]) -> str:
         {
             "scenario": scenario.name,
             "parting_step": parting_step(courses) or None,
-            "operations": [in_words(operation) for operation in scenario.script],
+            "operations": [operation.in_words() for operation in scenario.script],
             "courses": [
                 {
                     "policies": course.policies,
@@ -60,7 +60,7 @@ def _table(scenario: Scenario, courses: Sequence[Course], letters: Sequence[str]
     rows = [["", "", "", *letters]]
     effects = zip_longest(*(course.effects for course in courses), fillvalue="-")
     for number, (operation, row) in enumerate(zip(scenario.script, effects, strict=False), 1):
-        rows.append([str(number), operation.label, in_words(operation), *row])
+        rows.append([str(number), operation.label, operation.in_words(), *row])
     rows.append(["", "", "contract", *(_contract(scenario, course) for course in courses)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for line in rows:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A script in short words, with what is done to one vCPU after the other said once."""
 
-from kvmharness.model.predict import in_words
 from kvmharness.script import Operation, Read, Script
 
 _LONGEST_BLOCK = 4
@@ -51,7 +50,7 @@ def _is_next(script: Script, place: int, block: int, times: int) -> bool:
 
 def _plain(operation: Operation) -> str:
     """A step in words, whichever vCPU it is for."""
-    return _without_vcpu(in_words(operation), _vcpu(operation) or 0)
+    return _without_vcpu(operation.in_words(), _vcpu(operation) or 0)
 
 
 def _without_vcpu(words: str, vcpu: int) -> str:
@@ -64,11 +63,11 @@ def _without_vcpu(words: str, vcpu: int) -> str:
 def _words(operation: Operation, wanted: set[str]) -> str:
     """The step, with its label where a later one goes by what it read."""
     name = f" ({operation.label})" if operation.label in wanted else ""
-    return in_words(operation) + name
+    return operation.in_words() + name
 
 
 def _vcpu(operation: Operation) -> int | None:
-    return getattr(operation, "vcpu", None)
+    return operation.vcpu_numbers[0] if len(operation.vcpu_numbers) == 1 else None
 
 
 def _read_by(operation: Operation) -> list[str]:

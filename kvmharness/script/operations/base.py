@@ -50,6 +50,7 @@ class Operation:
 
     name          what JSON calls it
     phrase        what it does, in words
+    value_form    how a value of it is said, with its unit or its name
     creates_vcpu  whether its vCPU comes to be by it
     enters_guest  whether guests run in it
     by_guest      whether all that it records is what the guest read of its TSC
@@ -58,6 +59,7 @@ class Operation:
 
     name: ClassVar[str] = ""
     phrase: ClassVar[str] = ""
+    value_form: ClassVar[str] = "{}"
     creates_vcpu: ClassVar[bool] = False
     enters_guest: ClassVar[bool] = False
     by_guest: ClassVar[bool] = False
@@ -149,9 +151,13 @@ class Operation:
         """What it does, with the values it writes."""
         return self.describe()
 
+    def form(self, place: int) -> str:
+        """How its value at this place (from 0) is said, with its unit or its name: "{} kHz"."""
+        return self.value_form
+
     def values_in_words(self, values: tuple[int, ...]) -> list[str]:
         """What a step of it recorded, as far as that is worth a word."""
-        return [str(value) for value in values]
+        return [self.form(place).format(value) for place, value in enumerate(values)]
 
     def effect(self, values: tuple[int, ...]) -> str:
         """What its values say in a word; "" where what it did shows in its vCPU's TSC."""

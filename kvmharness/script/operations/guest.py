@@ -20,6 +20,7 @@ class Run(OfVcpu):
 
     name = "run"
     phrase = "run the guest"
+    value_form = "TSC {}"
     enters_guest = True
     by_guest = True
     ns: Duration = _RUN_NS
@@ -50,7 +51,7 @@ class Run(OfVcpu):
 
     def values_in_words(self, values: tuple[int, ...]) -> list[str]:
         """The first and the last."""
-        return [str(value) for value in (values if len(values) < 2 else (values[0], values[-1]))]
+        return super().values_in_words(values if len(values) < 2 else (values[0], values[-1]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,6 +55,7 @@ class GetTscKhz(OfVcpu):
     name = "get_tsc_khz"
     phrase = "KVM_GET_TSC_KHZ"
     value_names = ("khz",)
+    value_form = "{} kHz"
 
     def doubt(self, values: tuple[int, ...], error: str) -> str:
         """What it read has to be a rate."""

@@ -23,6 +23,7 @@ class SetMsrs(_Msrs):
     """Write MSRs of `vcpu`, in this order, with one KVM_SET_MSRS; records what it wrote, by their names."""
 
     name = "set_msrs"
+    value_form = "wrote {}"
     sets_tsc = True
     msrs: MsrsToWrite
 
@@ -113,6 +114,10 @@ class GetMsrs(_Msrs):
     def value_names(self) -> tuple[str, ...]:
         """The MSRs."""
         return self.indices
+
+    def form(self, place: int) -> str:
+        """With the MSR's name."""
+        return f"{self.indices[place]} {{}}"
 
     def only_reads_tsc(self, values: tuple[int, ...], error: str) -> bool:
         """As it says."""

@@ -18,6 +18,7 @@ class CreateVcpu(OfVcpu):
     name = "create_vcpu"
     phrase = "creation"
     value_names = ("khz",)
+    value_form = "{} kHz"
     creates_vcpu = True
     sets_tsc = True
     guest: Guest = "rdtsc-16"
@@ -37,10 +38,15 @@ class CreateVcpu(OfVcpu):
 
 class _Offset(OfVcpu):
     value_names = ("offset",)
+    value_form = "offset {}"
 
     def tsc_offset(self, values: tuple[int, ...]) -> int | None:
         """Its only value."""
         return values[0] if values else None
+
+    def values_in_words(self, values: tuple[int, ...]) -> list[str]:
+        """The offset as a signed number."""
+        return [self.value_form.format(value - 2**64 if value >= 2**63 else value) for value in values]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +85,3 @@ class GetTscOffset(_Offset):
     def only_reads_tsc(self, values: tuple[int, ...], error: str) -> bool:
         """As it says."""
         return True
-
-    def values_in_words(self, values: tuple[int, ...]) -> list[str]:
-        """The offset as a signed number."""
-        return [str(value - 2**64 if value >= 2**63 else value) for value in values]
