@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What apt's answers are read as: the kernels that it offers, and its complaints."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from debian.deb822 import Packages
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import apt
 from kvmharness.lab.kernels.apt import KernelPackage, State
+from tests.made_up_kernels import put
 
 INDEX = """\
 Package: linux-image-cloud-amd64
@@ -42,6 +44,19 @@ Package: linux-image-6.12.9+deb12-cloud-amd64
 Version: 6.12.9-1
 Depends: kmod
 """
+
+
+def test_apt_works_in_its_own_folder_and_not_in_the_users(
+    cache_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """apt-get names no file of a package that lies in its folder already."""
+    program = put(tmp_path / "bin/apt-get", "#!/bin/sh\npwd\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.chdir(put(tmp_path / "mine/linux-image_6.1_amd64.deb").parent)
+    assert Path(State().apt("apt-get", "download").strip()) == cache_root / "apt"
+    monkeypatch.setenv("XDG_CACHE_HOME", "of-mine")
+    assert Path(State().apt("apt-get", "download").strip()) == tmp_path / "mine/of-mine/kvmharness/apt"
 
 
 def test_a_kernel_is_offered_with_its_parts_and_not_without_one_of_them() -> None:

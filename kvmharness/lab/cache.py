@@ -29,7 +29,7 @@ def root() -> Path:
     """Where the cache is: $XDG_CACHE_HOME/kvmharness, or ~/.cache/kvmharness."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     try:
-        return Path(base).expanduser() / "kvmharness"
+        return Path(base).expanduser().absolute() / "kvmharness"
     except RuntimeError:
         raise LabError("there is no home directory for the cache: set XDG_CACHE_HOME") from None
 

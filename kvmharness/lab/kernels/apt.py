@@ -240,6 +240,8 @@ class State:
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "LC_ALL": "C.UTF-8"},
+            # A package that lies in the user's folder is one that apt-get does not name.
+            cwd=self.root,
             start_new_session=True,
         ) as process:
             try:

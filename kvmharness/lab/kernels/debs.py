@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from debian.deb822 import Deb822
+
 from kvmharness.lab.errors import LabError
 
 _MAGIC = b"!<arch>\n"
@@ -43,10 +45,7 @@ def package(deb: Path) -> Package:
     """What a .deb holds. LabError for a file that is no package, or one for other machines."""
     if not deb.is_file():
         raise LabError("no such file" if not deb.exists() else "not a file")
-    fields = {}
-    for line in _dpkg_deb("-f", deb, "Package", "Version", "Architecture").splitlines():
-        field, _, value = line.partition(":")
-        fields[field] = value.strip()
+    fields = Deb822(_dpkg_deb("-f", deb))
     if fields.get("Architecture", _ARCHITECTURE) not in (_ARCHITECTURE, "all"):
         raise LabError(f"a package for {fields['Architecture']}: the lab's machines are x86-64")
     name = fields.get("Package", "")

@@ -21,7 +21,6 @@ import shutil
 import struct
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -52,7 +51,8 @@ _SECTION_SIZE = 32  # where in an entry of the section table: sh_size of Elf64_S
 # A piece that was not used for so long goes.
 _KEEP_S = 7 * 24 * 3600
 
-# Loads what the player loads, and lists it: Python modules, and the shared objects mapped for them.
+# Loads what the player loads, and lists it: Python modules, the shared objects mapped for them, and where
+# the interpreter itself looks for its library (Modules/getpath.py): os.py, the folder of its shared objects.
 _LIST_FILES = """
 import sys
 sys.path[:0] = {path!r}
@@ -60,9 +60,11 @@ import kvmharness.lab.machines.guest
 modules = list(sys.modules.values())
 sources = [getattr(module, "__file__", None) for module in modules]
 with open("/proc/self/maps") as maps:
-    import json
     mapped = sorted({{line.split(maxsplit=5)[5].rstrip() for line in maps if "/" in line}})
-print(json.dumps({{"sources": sorted(set(filter(None, sources))), "mapped": mapped}}))
+import json, os
+dynload = [path for path in sys.path if os.path.basename(path) == "lib-dynload"]
+sources = sorted(set(filter(None, [*sources, os.__file__])))
+print(json.dumps({{"sources": sources, "mapped": mapped, "folders": dynload}}))
 """
 # Without the interpreter's own clearing up, which takes an emulated CPU longer than a scenario.
 _RUN_PLAYER = (
@@ -178,14 +180,13 @@ def _build_python(folder: Path) -> None:
         raise LabError(f"the player does not load: {(done.stderr.splitlines() or ['no reason given'])[-1]}")
     listed = json.loads(done.stdout)
     sources = {Path(name) for name in listed["sources"] if name.endswith(".py")}
-    # By this file the interpreter knows its library (Modules/getpath.py, STDLIB_LANDMARKS).
-    sources.add(Path(sysconfig.get_path("stdlib")) / "os.py")
     archive = Archive()
     player = [str(_interpreter()), "-I", "-S", "-B", "-c", _RUN_PLAYER.format(path=_import_path())]
     archive.add_file("/etc/command", "".join(f"{word}\n" for word in player).encode())
     for source in sorted(sources):
         archive.add_file(str(source.with_suffix(".pyc")), _compiled(source))
-    archive.add_folder(sysconfig.get_path("platstdlib") + "/lib-dynload")
+    for path in listed["folders"]:
+        archive.add_folder(path)
     loader = _program_loader(_interpreter())
     archive.add_file(loader, Path(loader).read_bytes(), 0o755)
     for path in sorted({*map(Path, listed["mapped"]), _interpreter()}):
