@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kvmharness.cli import lab
+from kvmharness.cli import lab, lab_build, lab_validate, options
 from kvmharness.judging.session import Session
 from kvmharness.lab import kernels, play, runs
 from kvmharness.lab.errors import LabError
@@ -46,12 +46,14 @@ def made_up_lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             raise LabError(f"{kernel.spec} has no module {machine.vendor_module}")
         if kernel.spec == "debian:4":
             raise OSError(28, "No space left on device")
+        if kernel.spec == "debian:3":
+            raise ZeroDivisionError("a fault of ours")
         other = {"debian:6.1": "mainline-before-6.7", "debian:0": "tsc-protected"}
         return session(scenarios, other.get(kernel.spec, "mainline-6.7"))
 
     monkeypatch.setattr(play, "play", play_there)
     monkeypatch.setattr(lab, "check_emulator", lambda machine: None)
-    monkeypatch.setattr(kernels, "find", lambda spec, *_: Kernel(spec, spec[7:], tmp_path, {}))
+    monkeypatch.setattr(kernels, "find", lambda spec, *_, **__: Kernel(spec, spec[7:], tmp_path, {}))
 
 
 @pytest.mark.usefixtures("made_up_lab")
@@ -94,12 +96,12 @@ def test_a_full_memory_does_not_cost_the_others_their_verdicts(capsys: Capture) 
     assert "No space left on device" in one_line(error)
 
 
-@pytest.mark.usefixtures("made_up_lab")
-def test_what_is_finished_is_reported_and_saved_when_the_rest_is_interrupted(
-    capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.fixture
+def interrupted_after_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C comes when the first kernel is finished."""
+
     def first_only(futures: Sequence[Future[Any]]) -> Iterator[Future[Any]]:
-        futures[0].result()
+        futures[0].exception()
         yield futures[0]
         raise KeyboardInterrupt
 
@@ -108,9 +110,71 @@ def test_what_is_finished_is_reported_and_saved_when_the_rest_is_interrupted(
 
     monkeypatch.setattr(runs, "as_completed", first_only)
     monkeypatch.setattr(os, "_exit", leave)
+
+
+@pytest.mark.usefixtures("made_up_lab", "interrupted_after_one")
+def test_what_is_finished_is_reported_and_saved_when_the_rest_is_interrupted(
+    capsys: Capture, tmp_path: Path
+) -> None:
     folder = tmp_path / "traces"
     assert status_of("lab", "run", "debian:6.1", "debian:6.12", "--save-traces", str(folder)) == 130
     out, error = capsys.readouterr()
     assert "debian:6.1 on amd" in out
     assert one_line(error) == "kvmharness: interrupted"
     assert {path.name.split(".amd.")[0] for path in folder.iterdir()} == {"debian:6.1"}
+
+
+@pytest.mark.usefixtures("made_up_lab", "interrupted_after_one")
+@pytest.mark.parametrize("spec", ["debian:5", "debian:4", "debian:3"])
+def test_an_interrupt_is_one_also_after_a_kernel_that_could_not_be_played(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, spec: str
+) -> None:
+    trouble = {"debian:5": "has no module", "debian:4": "No space left", "debian:3": "a fault of ours"}[spec]
+    assert status_of("lab", "run", spec, "debian:6.12", "--jobs", "1") == 130
+    first, last = capsys.readouterr().err.splitlines()
+    assert trouble in first
+    assert last == "kvmharness: interrupted"
+
+
+@pytest.mark.usefixtures("made_up_lab")
+@pytest.mark.parametrize("command", ["run", "validate"])
+def test_what_cannot_be_written_in_the_end_goes_to_stdout_and_is_no_success(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str
+) -> None:
+    asked = ["--scenario", "old-restore", "--output", str(tmp_path / "report")]
+    if command == "validate":
+        monkeypatch.setattr(lab_build, "build_kernel", lambda arguments: kernels.find("debian:6.12"))
+        monkeypatch.setattr(lab_validate, "check_emulator", lambda machine: None)
+        asked += ["--patch", "/dev/null"]
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "report").write_text("of an earlier run")
+    assert status_of("lab", command, "debian:6.12", *asked) == 0
+    whole = (tmp_path / "report").read_text()
+    monkeypatch.setattr(options, "write_whole", full)
+    assert status_of("lab", command, "debian:6.12", *asked) == 2
+    out, error = capsys.readouterr()
+    assert out == whole
+    assert one_line(error).startswith(f"kvmharness: cannot write to {tmp_path / 'report'}: No space left")
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+    # Nor are traces that are not kept.
+    traces = ("--save-traces", str(tmp_path / "traces"))
+    assert status_of("lab", "run", "debian:6.12", *asked[:2], *traces) == 2
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("no-such/report", "No such file or directory"),
+        ("", "Is a directory"),
+        ("file/report", "Not a directory"),
+    ],
+)
+def test_why_a_report_cannot_be_written_is_said_before_anything_is_played(
+    capsys: Capture, tmp_path: Path, place: str, reason: str
+) -> None:
+    (tmp_path / "file").touch()
+    assert status_of("lab", "run", "debian:6.1", "--output", str(tmp_path / place)) == 2
+    assert one_line(capsys.readouterr().err).endswith(f"cannot write to {tmp_path / place}: {reason}")

@@ -4,7 +4,6 @@
 import argparse
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from kvmharness.cli import lab_build, lab_validate, options
@@ -88,9 +87,11 @@ def run(arguments: argparse.Namespace) -> int:
                     options.save_sessions(each.played.sessions, title, arguments.save_traces)
                 _LOG.info("%s on %s is done, %d of %d", each.kernel.spec, each.machine.name, done, len(boots))
         except KeyboardInterrupt:
-            with suppress(OSError):  # who reads the output may have been interrupted too
-                if matrix.finished:
+            if matrix.finished:
+                try:
                     _report(arguments, expectation, matrix.finished)
+                except Exception as trouble:  # who reads the output may have been interrupted too
+                    options.complain(f"kvmharness: {trouble}")
             raise
         return _report(arguments, expectation, matrix.finished)
 

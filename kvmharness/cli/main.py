@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(words: Sequence[str]) -> int:
     _open_standard_files()
+    options.unwritten.clear()
     try:
         parsed = _parser().parse_args(words)
         with progress.shown(getattr(parsed, "verbosity", 0), options.complain):
@@ -59,16 +60,18 @@ def _run(words: Sequence[str]) -> int:
     except OSError as error:
         return _give_up(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
     except KeyboardInterrupt:
-        with suppress(OSError):
-            print("kvmharness: interrupted", file=sys.stderr, flush=True)
-        # Not by way of the threads that wait for emulators: those die with this process.
-        os._exit(INTERRUPTED)
+        try:
+            with suppress(OSError):
+                print("kvmharness: interrupted", file=sys.stderr, flush=True)
+        finally:
+            # Not by way of the threads that wait for emulators: those die with this process.
+            os._exit(INTERRUPTED)
     except Exception as error:
         if os.environ.get("KVMHARNESS_DEBUG"):
             raise
         kind = type(error).__name__
         return _give_up(f"fault in kvmharness itself: {kind}: {error} (KVMHARNESS_DEBUG=1 shows where)")
-    return status
+    return BAD_INPUT if status == NOTHING_FAILED and options.unwritten else status
 
 
 def _give_up(reason: str) -> int:

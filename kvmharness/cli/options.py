@@ -3,8 +3,10 @@
 
 import argparse
 import difflib
+import errno
 import os
 import sys
+import tempfile
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any, NoReturn, TypeVar
 
 from kvmharness import trace
 from kvmharness.cli.errors import BAD_INPUT, UsageError
+from kvmharness.files import write_whole
 from kvmharness.judging.session import Session
 from kvmharness.judging.verdict import Expectation
 from kvmharness.model.policies import EXPECTED, POLICIES
@@ -21,6 +24,9 @@ from kvmharness.report import FORMATS, KernelReport
 from kvmharness.scenarios import SCENARIOS, Scenario
 
 T = TypeVar("T")
+
+# What a command was to write and could not, though it was told that it can. Its exit status is not 0 then.
+unwritten: list[Path] = []
 
 
 class Parser(argparse.ArgumentParser):
@@ -148,16 +154,32 @@ def pick_scenarios(names: Sequence[str]) -> list[Scenario]:
 def check_places(output: Path | None, save_traces: Path | None) -> None:
     """UsageError unless report and traces can be written, before anything is measured."""
     if output is not None:
-        place = output if output.exists() else output.parent
-        if output.is_dir() or not place.exists() or not os.access(place, os.W_OK):
-            raise UsageError(f"cannot write to {output}")
+        _check_place(output)
     if save_traces is not None:
         try:
             save_traces.mkdir(parents=True, exist_ok=True)
+            _try_to_write(save_traces)
         except OSError as error:
             raise UsageError(f"cannot write to {save_traces}: {error.strerror}") from None
-        if not os.access(save_traces, os.W_OK):
-            raise UsageError(f"cannot write to {save_traces}")
+
+
+def _check_place(output: Path) -> None:
+    """UsageError, saying why, where this is no file that can be written."""
+    try:
+        if output.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not output.exists():
+            _try_to_write(output.parent)
+        elif not os.access(output, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise UsageError(f"cannot write to {output}: {error.strerror}") from None
+
+
+def _try_to_write(folder: Path) -> None:
+    """OSError where no file can be written in a folder, for want of room too."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"x")
 
 
 def write_report(reports: Sequence[KernelReport], form: str, output: Path | None) -> None:
@@ -169,9 +191,11 @@ def write_text(text: str, output: Path | None) -> None:
     """Write a text there, or to stdout (see write_report())."""
     if output is not None:
         try:
-            output.write_text(text)
+            # A link stays one, and what an earlier run left there stays until this is there as a whole.
+            write_whole(output.resolve(), text.encode())
             return
         except OSError as error:
+            unwritten.append(output)
             complain(f"kvmharness: cannot write to {output}: {error.strerror}; here it is")
     sys.stdout.write(text)
     sys.stdout.flush()
@@ -185,8 +209,9 @@ def save_sessions(sessions: Mapping[str, Session], prefix: str, folder: Path | N
         lines = [*trace.to_lines(session.probe), *trace.to_lines(session.traces[name])]
         path = folder / f"{prefix.replace('/', '_')}.{name}.jsonl"
         try:
-            path.write_text("".join(f"{line}\n" for line in lines))
+            write_whole(path, "".join(f"{line}\n" for line in lines).encode())
         except OSError as error:
+            unwritten.append(path)
             complain(f"kvmharness: cannot write to {path}: {error.strerror}")
 
 
