@@ -99,7 +99,7 @@ def test_a_report_that_cannot_be_written_is_printed_instead(
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(options, "write_whole", full)
     options.write_report(REPORTS, "ktap", tmp_path / "report")
     out, error = capsys.readouterr()
     assert out == FORMATS["ktap"](REPORTS)
