@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from kvmharness.cli import lab_build, lab_validate, options
+from kvmharness.cli import lab_build, lab_diff, lab_validate, options
 from kvmharness.cli.errors import BAD_INPUT, FAILED, UsageError
 from kvmharness.judging.verdict import Expectation, exit_status
 from kvmharness.lab import kernels, runs
@@ -59,6 +59,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.set_defaults(run=run)
     lab_build.add_parser(lab_commands)
     lab_validate.add_parser(lab_commands)
+    lab_diff.add_parser(lab_commands)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""kvmharness lab diff: two kernels held against each other, without any policy."""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from kvmharness.cli import options
+from kvmharness.cli.errors import FAILED, MACHINE_LOST, NOTHING_FAILED, NOTHING_JUDGED
+from kvmharness.judging.difference import compare_sessions
+from kvmharness.judging.session import Session
+from kvmharness.judging.verdict import Expectation, Verdict
+from kvmharness.lab import kernels
+from kvmharness.lab.machines.catalogue import MACHINES
+from kvmharness.lab.machines.machine import check_emulator
+from kvmharness.lab.runs import Finished, Matrix
+from kvmharness.report.difference import DifferenceReport, render
+
+_LOG = logging.getLogger(__name__)
+_STATUSES = """\
+exit status:
+  0  no scenario differs, and some were compared
+  1  a scenario differs
+  2  wrong usage or bad input, with one line on stderr
+  3  a machine was lost
+  4  nothing could be compared
+"""
+
+
+def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = lab_commands.add_parser(
+        "diff",
+        help="what two kernels do differently, scenario by scenario, without any policy",
+        epilog=_STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("kernel", nargs=2, metavar="KERNEL", help="as for `kvmharness lab run`")
+    parser.add_argument(
+        "--machine",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="see `kvmharness list machines` (default: amd; can be repeated)",
+    )
+    parser.add_argument(
+        "--scenario", action="append", default=[], metavar="NAME", help="only this one (can be repeated)"
+    )
+    parser.add_argument("--offline", action="store_true", help="take Debian's kernels from the cache alone")
+    options.add_jobs(parser)
+    options.add_save_traces(parser)
+    parser.add_argument("--output", metavar="FILE", type=Path, help="write the text there, not to stdout")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Play on both kernels, compare, report."""
+    scenarios = options.pick_scenarios(arguments.scenario)
+    machines = options.pick(arguments.machine or ["amd"], MACHINES, "machine")
+    options.check_places(arguments.output, arguments.save_traces)
+    for machine in machines:
+        check_emulator(machine)
+    both = [kernels.find(spec, offline=arguments.offline) for spec in arguments.kernel]
+    boots = [(kernel, machine) for machine in machines for kernel in both]
+    with Matrix(boots, scenarios, Expectation(policy=None), arguments.jobs) as matrix:
+        for done, each in enumerate(matrix, 1):
+            if each.trouble:
+                raise each.trouble
+            if each.played:
+                title = f"{each.kernel.spec}.{each.machine.name}"
+                options.save_sessions(each.played.sessions, title, arguments.save_traces)
+            _LOG.info("%s on %s is done, %d of %d", each.kernel.spec, each.machine.name, done, len(boots))
+        finished = matrix.finished
+    reports = [_report(*pair) for pair in zip(finished[::2], finished[1::2], strict=True)]
+    options.write_text(render(reports), arguments.output)
+    return _status(reports)
+
+
+def _status(reports: Sequence[DifferenceReport]) -> int:
+    if any(report.comparison.differences for report in reports):
+        return FAILED
+    if any(report.troubles for report in reports):
+        return MACHINE_LOST
+    return NOTHING_FAILED if all(report.comparison.compared for report in reports) else NOTHING_JUDGED
+
+
+def _report(first: Finished, second: Finished) -> DifferenceReport:
+    return DifferenceReport(
+        (first.kernel.spec, second.kernel.spec),
+        (first.kernel.release, second.kernel.release),
+        first.machine.name,
+        compare_sessions(_sessions(first), _sessions(second)),
+        tuple(trouble for each in (first, second) for trouble in _troubles(each)),
+    )
+
+
+def _sessions(of: Finished) -> dict[str, Session]:
+    return of.played.sessions if of.played else {}
+
+
+def _troubles(of: Finished) -> list[str]:
+    """Why a kernel was not played on, a line each."""
+    results = of.played.results if of.played else ()
+    lost = dict.fromkeys(result.reason for result in results if result.verdict is Verdict.LOST)
+    return [f"{of.kernel.spec}: the machine was lost: {reason}" for reason in lost]

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Two kernels held against each other, without any policy: the first step at which they do something else.
+
+The two ran at different moments, so no number of one can be compared with a number of the other. What can be
+compared is how each number is related to others of the same trace: a vCPU's TSC offset is the one that was
+written, or the one the vCPU had before, or another vCPU's; a clock is stable or not; a kvmclock page is the
+same function of the TSC as the page before it, or another. Two kernels differ where no relation that holds in
+one holds in the other, and what separates them is larger than what their brackets leave open. So a slow or
+noisy machine makes no difference.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kvmharness.contract import State
+from kvmharness.judging import capabilities
+from kvmharness.judging.relations import Reading, Relations
+from kvmharness.judging.session import Session
+from kvmharness.model.interval import TooWideError
+from kvmharness.model.judge import ENVIRONMENT
+from kvmharness.scenarios import SCENARIOS, Scenario
+from kvmharness.trace import Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Where two kernels first differ in a scenario.
+
+    At `step` (from 1), which does `operation`, the first kernel does `first` and the second `second`, each in
+    words; `distance` is how far one is from the other, in cycles and as a duration ("" where unknown).
+    """
+
+    scenario: str
+    step: int
+    operation: str
+    first: str
+    second: str
+    distance: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All that differs between two kernels that played the same scenarios.
+
+    `kept_by_first` and `kept_by_second` name the scenarios whose contract that kernel alone keeps, the other
+    breaking it; `compared` counts the scenarios that both played.
+    """
+
+    compared: int
+    differences: tuple[Difference, ...]
+    kept_by_first: tuple[str, ...] = ()
+    kept_by_second: tuple[str, ...] = ()
+
+
+def compare_sessions(first: Mapping[str, Session], second: Mapping[str, Session]) -> Comparison:
+    """Compare what was played on two kernels, the sessions by scenario."""
+    probes = {id(each): each.probe for each in (*first.values(), *second.values())}
+    return compare(
+        {name: session.traces[name] for name, session in first.items()},
+        {name: session.traces[name] for name, session in second.items()},
+        SCENARIOS,
+        stable=all(capabilities.host_facts(probe).stable for probe in probes.values()),
+    )
+
+
+def compare(
+    first: Mapping[str, Trace],
+    second: Mapping[str, Trace],
+    scenarios: Mapping[str, Scenario],
+    *,
+    stable: bool,
+) -> Comparison:
+    """Compare two kernels' traces by scenario. With `stable` both hosts' TSCs are: offsets mean something."""
+    both = [name for name in first if name in second and name in scenarios]
+    found = [first_difference(first[name], second[name], stable=stable) for name in both]
+    states = [
+        (name, _contract(scenarios[name], first[name]), _contract(scenarios[name], second[name]))
+        for name in both
+    ]
+    return Comparison(
+        len(both),
+        tuple(each for each in found if each),
+        tuple(name for name, one, other in states if (one, other) == (State.KEPT, State.BROKEN)),
+        tuple(name for name, one, other in states if (one, other) == (State.BROKEN, State.KEPT)),
+    )
+
+
+def _contract(scenario: Scenario, trace: Trace) -> State:
+    """Broken if any claim is, else undecided if any claim is."""
+    states = {finding.state for finding in scenario.findings(trace)}
+    return next((each for each in (State.BROKEN, State.UNDECIDED) if each in states), State.KEPT)
+
+
+def first_difference(first: Trace, second: Trace, *, stable: bool = True) -> Difference | None:
+    """The first step of a script at which two kernels differ; None if they do not, or it is not known."""
+    one, other = Reading(stable), Reading(stable)
+    for number, (mine, others) in enumerate(zip(first.events, second.events, strict=False), 1):
+        if mine.operation != others.operation or {mine.error, others.error} & ENVIRONMENT:
+            return None
+        if mine.error != others.error:
+            words = [f"fails with {each.error}" if each.error else "succeeds" for each in (mine, others)]
+            return Difference(first.scenario, number, mine.operation.describe(), *words)
+        try:
+            found = _differs(one.relations(mine), other.relations(others))
+        except TooWideError:
+            return None
+        if found:
+            return Difference(first.scenario, number, mine.operation.describe(), *found)
+    return None
+
+
+def _differs(first: Relations, second: Relations) -> tuple[str, str, str] | None:
+    """What the two do otherwise, in words; None if nothing that was observed contradicts."""
+    for what in (each for each in first if each in second):
+        one, other = first[what], second[what]
+        if one.contradicts(other):
+            return one.text, other.text, one.distance(other) or other.distance(one)
+    return None

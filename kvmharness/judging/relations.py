@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How what a step shows is related to what was seen before it in the same trace, in words.
+
+Numbers of two kernels cannot be compared, since the two ran at different moments; these relations can.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from kvmharness.contract.clock import page_time
+from kvmharness.contract.offset import implied_offset, read_offsets
+from kvmharness.model.arithmetic import duration, tolerated
+from kvmharness.model.interval import Interval, signed
+from kvmharness.script import HOST_TSC, PVCLOCK_GUEST_STOPPED, PVCLOCK_TSC_STABLE_BIT, REALTIME, TSC_STABLE
+from kvmharness.trace import Event
+
+_CLOCK_FLAGS = {
+    TSC_STABLE: "stable",
+    REALTIME: "read with the real time",
+    HOST_TSC: "read with the host's TSC",
+}
+_PAGE_FLAGS = {PVCLOCK_TSC_STABLE_BIT: "stable", PVCLOCK_GUEST_STOPPED: "marked as stopped"}
+# Two pages of one clock differ by the rounding of each. What lies between these says nothing.
+_LINE_NS, _MOVED_NS = 2, 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """How one thing that a step shows, `subject`, is related to others of its trace.
+
+    `names` are the relations that hold, in words. `gaps` say of each relation that was looked at how far it
+    is from holding, in cycles (0: it holds), `widths` how far it could be without showing. Without gaps it
+    is known exactly which relations hold. `khz` turns cycles into a duration.
+    """
+
+    subject: str
+    names: frozenset[str]
+    gaps: Mapping[str, int] = field(default_factory=dict)
+    widths: Mapping[str, int] = field(default_factory=dict)
+    khz: int = 0
+
+    def contradicts(self, other: "Relation") -> bool:
+        """Whether nothing that holds here holds there, and is further from it than brackets leave open."""
+        if self.names & other.names or not self.names | other.names:
+            return False
+        if not self.gaps and not other.gaps:
+            return True
+        return _clear(self, other) or _clear(other, self)
+
+    @property
+    def text(self) -> str:
+        """What it is related to, the plainest relation first."""
+        return f"{self.subject} {min(self.names, key=_plainness) if self.names else _OTHER}"
+
+    def distance(self, other: "Relation") -> str:
+        """How far it is from what holds in the other trace, in cycles and as a duration; "" where unknown."""
+        missed = next((name for name in sorted(other.names, key=_plainness) if self.gaps.get(name)), "")
+        gap = abs(self.gaps.get(missed, 0))
+        return f"{gap} cycles, {duration(gap, self.khz)}" if gap else ""
+
+
+def _clear(one: Relation, other: Relation) -> bool:
+    """Whether `one` is clearly away from what `other` agrees with."""
+    return any(abs(one.gaps.get(name, 0)) > other.widths.get(name, 0) for name in other.names)
+
+
+_KEEPS, _HONOURS = "keeps the offset that it had", "honours what was written"
+_OTHER = "gets an offset that is neither what was written nor any that a vCPU had"
+_PLAIN = (_HONOURS, _KEEPS)
+
+
+def _plainness(name: str) -> tuple[int, str]:
+    return (_PLAIN.index(name) if name in _PLAIN else len(_PLAIN)), name
+
+
+Relations = dict[tuple[str, object], Relation]
+
+
+class Reading:
+    """One trace, read from its beginning: what is known of each vCPU and of the clock so far."""
+
+    def __init__(self, stable: bool) -> None:
+        self._stable = stable
+        self._offsets: dict[int, Interval] = {}  # what each vCPU's offset was known to be last
+        self._before: dict[int, Interval] = {}  # and before it was last written
+        self._written: dict[int, Interval] = {}  # what the last write asked for
+        self._khz_created: dict[int, int] = {}
+        self._khz_set: dict[int, int] = {}
+        self._khz_of_vm: int | None = None
+        self._other_rate: set[int] = set()
+        self._ratios: dict[int, int] = {}
+        self._adjusted: dict[int, int] = {}
+        self._pages: dict[int, tuple[int, ...]] = {}
+
+    def relations(self, event: Event) -> Relations:
+        """Take a step: each thing that it shows, and how that is related to what was seen before."""
+        found: Relations = {}
+        sources = [self._of_rates(event), self._of_msrs(event), self._of_clock(event), self._of_pages(event)]
+        if self._stable:
+            sources.insert(0, self._of_offsets(event))
+        for source in sources:
+            for aspect, relation in source:
+                found[relation.subject, aspect] = relation
+        return found
+
+    def _of_offsets(self, event: Event) -> Iterator[tuple[str, Relation]]:
+        """Each vCPU's TSC offset, where it is known at all.
+
+        One that has another rate than the host is left out: its TSC implies no offset, and where KVM catches
+        up in software the offset depends on when it did.
+        """
+        operation = event.operation
+        writes = operation.sets_tsc and not event.error
+        for place, number in enumerate(operation.vcpu_numbers):
+            asked = implied_offset(event) if writes else None
+            if writes:
+                self._written.pop(number, None)
+                if number in self._offsets:
+                    self._before[number] = self._offsets[number]
+            if asked:
+                self._written[number] = asked
+            seen = self._seen(event, place, number)
+            if seen is not None and number not in self._other_rate:
+                yield "offset", self._related(number, seen, writes)
+            if seen is not None:
+                self._offsets[number] = seen
+            elif writes:
+                self._offsets.pop(number, None)
+
+    def _seen(self, event: Event, place: int, number: int) -> Interval | None:
+        """The offset that a vCPU has after a step: what debugfs shows, else what a TSC implies."""
+        if len(event.windows) > place:
+            return Interval(*[signed(event.windows[place].offset)] * 2)
+        if number in self._other_rate or event.operation.sets_tsc:
+            return None
+        readings = read_offsets(event)
+        return readings[-1] if readings else None
+
+    def _related(self, number: int, seen: Interval, writes: bool) -> Relation:
+        had = None if writes else self._offsets.get(number)
+        known = {_KEEPS: had or self._before.get(number), _HONOURS: self._written.get(number)}
+        known |= {
+            f"has the offset of vCPU {other}": offset
+            for other, offset in self._offsets.items()
+            if other != number
+        }
+        gaps = {name: offset.gap(seen) for name, offset in known.items() if offset}
+        widths = {name: offset.width + seen.width for name, offset in known.items() if offset}
+        names = frozenset(name for name, gap in gaps.items() if gap == 0)
+        return Relation(f"vCPU {number}", names, gaps, widths, self._khz_created.get(number, 0))
+
+    def _of_rates(self, event: Event) -> Iterator[tuple[str, Relation]]:
+        """A vCPU's kHz and its scaling ratio."""
+        operation, khz = event.operation, event.value("khz")
+        number = next(iter(operation.vcpu_numbers), None)
+        subject = f"the rate of vCPU {number}"
+        if khz is None:
+            pass
+        elif number is None:
+            self._khz_of_vm = khz
+        elif operation.creates_vcpu and not event.error:
+            self._khz_created[number] = khz
+            first = next(iter(self._khz_created.values()))
+            if khz in (0, self._khz_of_vm) or not tolerated(khz, first):
+                self._other_rate.add(number)
+            known = {"is that of the first vCPU": first, "is what was set for the VM": self._khz_of_vm}
+            yield "khz", _same(subject, known, khz)
+        elif operation.new_khz(event.values) is not None:
+            self._khz_set[number] = khz
+            near = khz == 0 or tolerated(khz, self._khz_created.get(number, 0))
+            (self._other_rate.discard if near else self._other_rate.add)(number)
+        elif not event.error:
+            known = {
+                "is what it was created with": self._khz_created.get(number),
+                "is what it was set to": self._khz_set.get(number),
+            }
+            yield "khz", _same(subject, known, khz)
+        for number, shown in zip(operation.vcpu_numbers, event.windows, strict=False):
+            if shown.ratio is not None:
+                before = self._ratios.setdefault(number, shown.ratio)
+                self._ratios[number] = shown.ratio
+                yield (
+                    "ratio",
+                    _same(f"the scaling ratio of vCPU {number}", {"stays as it was": before}, shown.ratio),
+                )
+
+    def _of_msrs(self, event: Event) -> Iterator[tuple[str, Relation]]:
+        """What TSC_ADJUST reads."""
+        value = event.value("TSC_ADJUST")
+        if value is None or event.error:
+            return
+        (number,) = event.operation.vcpu_numbers
+        if event.operation.sets_tsc:
+            self._adjusted[number] = value
+        else:
+            known = {"is 0": 0, "is what was written": self._adjusted.get(number)}
+            yield "adjust", _same(f"TSC_ADJUST of vCPU {number}", known, value)
+
+    def _of_clock(self, event: Event) -> Iterator[tuple[str, Relation]]:
+        """The flags of the VM's clock, and whether a guest reads anything."""
+        flags = event.value("clock_flags")
+        if flags is not None:
+            for bit, name in _CLOCK_FLAGS.items():
+                yield name, _flag("the VM's clock", name, bool(flags & bit))
+        if event.operation.by_guest and not event.error:
+            (number,) = event.operation.vcpu_numbers
+            yield "reads", _flag(f"the guest of vCPU {number}", "able to read its TSC", bool(event.values))
+
+    def _of_pages(self, event: Event) -> Iterator[tuple[str, Relation]]:
+        """A vCPU's kvmclock page: its flags, and whether it is the function of the TSC that the last one was.
+
+        Both are evaluated at the moment of the later page, so no bracket is needed.
+        """
+        version, flags = event.value("version"), event.value("flags")
+        if version is None or flags is None:
+            return
+        (number,) = event.operation.vcpu_numbers
+        subject = f"the kvmclock page of vCPU {number}"
+        yield "written", _flag(subject, "written", bool(version))
+        if not version:
+            return
+        for bit, name in _PAGE_FLAGS.items():
+            yield name, _flag(subject, name, bool(flags & bit))
+        before, page = self._pages.get(number), event.values
+        self._pages[number] = page
+        if before:
+            moved = abs(signed(page_time(page, page[1]) - page_time(before, page[1])))
+            names = {"goes on"} if moved <= _LINE_NS else {"is moved"} if moved > _MOVED_NS else set()
+            yield "line", Relation(subject, frozenset(names or {"goes on", "is moved"}))
+
+
+def _same(subject: str, known: Mapping[str, int | None], value: int) -> Relation:
+    """Which of the known values this is."""
+    names = frozenset(name for name, each in known.items() if each == value)
+    return Relation(subject, names or frozenset({"is another"}))
+
+
+def _flag(subject: str, name: str, is_set: bool) -> Relation:
+    return Relation(subject, frozenset({f"is {name}" if is_set else f"is not {name}"}))

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Two kernels held against each other, as a text."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from kvmharness.judging.difference import Comparison, Difference
+from kvmharness.printable import printable
+from kvmharness.scenarios import SCENARIOS
+
+WIDTH = 78
+# How many scenarios are named that differ in the same way.
+_NAMED = 6
+
+
+@dataclass(frozen=True, slots=True)
+class DifferenceReport:
+    """Two kernels, as the user named them, with their releases, on one machine, and what differs.
+
+    `troubles` say what could not be compared, a line each.
+    """
+
+    kernels: tuple[str, str]
+    releases: tuple[str, str]
+    machine: str
+    comparison: Comparison
+    troubles: tuple[str, ...] = ()
+
+
+def render(reports: Sequence[DifferenceReport]) -> str:
+    """The whole text, its lines at most 78 columns wide where words allow."""
+    blocks = ["\n".join(_one(report)) for report in reports]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _one(report: DifferenceReport) -> Iterator[str]:
+    found = report.comparison
+    yield _summary(report)
+    for letter, kernel, release in zip("AB", report.kernels, report.releases, strict=True):
+        yield f"  {letter}  {printable(kernel)} ({printable(release)})"
+    for trouble in report.troubles:
+        yield from _wrap(printable(trouble), "  ", "    ")
+    yield from _contracts("A", "B", found.kept_by_first)
+    yield from _contracts("B", "A", found.kept_by_second)
+    for alike in _grouped(found.differences):
+        yield ""
+        yield from _alike(alike)
+
+
+def _summary(report: DifferenceReport) -> str:
+    found = report.comparison
+    if not found.compared:
+        return f"Nothing could be compared on {report.machine}"
+    if not found.differences:
+        return f"No difference in {found.compared} scenarios on {report.machine}"
+    return f"{len(found.differences)} of {found.compared} scenarios differ on {report.machine}"
+
+
+def _grouped(differences: Sequence[Difference]) -> list[list[Difference]]:
+    """Differences that read alike, together, in the order of the first of each."""
+    groups: dict[tuple[str, str, str], list[Difference]] = {}
+    for each in differences:
+        groups.setdefault((each.operation, each.first, each.second), []).append(each)
+    return list(groups.values())
+
+
+def _alike(differences: Sequence[Difference]) -> Iterator[str]:
+    first, *others = differences
+    apart = f" ({first.distance} apart)" if first.distance else ""
+    yield from _wrap(f"{first.scenario}, step {first.step}: {first.operation}{apart}", "", "  ")
+    yield from _wrap(f"A: {first.first}", "  ", "     ")
+    yield from _wrap(f"B: {first.second}", "  ", "     ")
+    if others:
+        names = [f"{each.scenario} (step {each.step})" for each in others[:_NAMED]]
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        yield from _wrap(f"likewise: {', '.join(names)}{more}", "  ", "     ")
+
+
+def _contracts(keeps: str, breaks: str, names: Sequence[str]) -> Iterator[str]:
+    """The contracts that one kernel alone keeps, and what it means that the other breaks them."""
+    if not names:
+        return
+    yield ""
+    yield from _wrap(f"{keeps} keeps, {breaks} breaks: {', '.join(names)}", "", "  ")
+    for consequence in dict.fromkeys(SCENARIOS[name].consequence for name in names if name in SCENARIOS):
+        yield from _wrap(f"with {breaks}: {consequence}", "  ", "    ")
+
+
+def _wrap(text: str, first: str, rest: str) -> list[str]:
+    wrapper = textwrap.TextWrapper(WIDTH, first, rest, break_long_words=False, break_on_hyphens=False)
+    return wrapper.wrap(text)

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Two kernels held against each other without any policy."""
+
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvmharness.judging.difference import compare, first_difference
+from kvmharness.model.identify import parts
+from kvmharness.model.policies import POLICIES
+from kvmharness.model.policy import Policy
+from kvmharness.model.simulate import Pace, simulate
+from kvmharness.scenarios import SCENARIOS, Scenario
+from kvmharness.trace import Event, Trace
+
+STABLE = {name: each for name, each in SCENARIOS.items() if "stable-tsc" not in each.lacks}
+RULES = [policy for policy in POLICIES.values() if policy.honours_writes]
+
+
+def played(scenario: Scenario, policy: str, *, shown: bool = True) -> Trace:
+    return simulate(scenario.name, scenario.script, POLICIES[policy], scenario.host, windows=shown)
+
+
+def test_a_restore_that_one_kernel_honours_and_the_other_drops_is_the_first_difference() -> None:
+    scenario = SCENARIOS["young-restore"]
+    found = first_difference(played(scenario, "mainline-before-6.7"), played(scenario, "mainline-6.7"))
+    assert found is not None
+    assert (found.step, found.operation) == (4, "write TSC of vCPU 0")
+    assert found.first == "vCPU 0 keeps the offset that it had"
+    assert found.second == "vCPU 0 honours what was written"
+    assert found.distance.endswith("850.0 ms")
+
+
+def test_without_debugfs_the_difference_shows_at_the_next_reading() -> None:
+    scenario = SCENARIOS["young-restore"]
+    traces = [played(scenario, each, shown=False) for each in ("mainline-before-6.7", "mainline-6.7")]
+    found = first_difference(*traces)
+    assert found is not None
+    assert found.step == 5
+    assert (found.first, found.second) == (
+        "vCPU 0 keeps the offset that it had",
+        "vCPU 0 honours what was written",
+    )
+
+
+def test_two_vcpus_that_count_together_on_one_kernel_alone_are_a_difference() -> None:
+    scenario = SCENARIOS["qemu-pair-old"]
+    found = first_difference(played(scenario, "sean-christopherson"), played(scenario, "mainline-6.7"))
+    assert found is not None
+    assert (found.first, found.second) == (
+        "vCPU 1 honours what was written",
+        "vCPU 1 has the offset of vCPU 0",
+    )
+
+
+@pytest.mark.parametrize("name", STABLE)
+def test_two_policies_differ_in_a_scenario_just_where_the_judge_tells_them_apart(name: str) -> None:
+    scenario = SCENARIOS[name]
+    traces = {policy: played(scenario, policy.name) for policy in RULES}
+    for one, other in combinations(RULES, 2):
+        found = first_difference(traces[one], traces[other])
+        assert (found is not None) == parts(scenario.script, one, other, scenario.host, windows=True)
+
+
+@given(st.sampled_from(sorted(STABLE)), st.sampled_from(RULES), st.integers(1, 40), st.integers(1, 40))
+def test_two_kernels_with_one_policy_show_no_difference_whatever_their_pace(
+    name: str, policy: Policy, slow: int, slower: int
+) -> None:
+    scenario = SCENARIOS[name]
+
+    def at(times: int) -> Trace:
+        pace = Pace(*(times * each for each in Pace()))
+        return simulate(
+            name, scenario.script, policy, scenario.host, pace=lambda operation: pace, windows=True
+        )
+
+    assert first_difference(at(slow), at(slower)) is None
+
+
+def test_a_step_that_fails_on_one_kernel_alone_is_a_difference_unless_the_machine_was_short() -> None:
+    trace = played(SCENARIOS["young-restore"], "mainline-6.7")
+
+    def failing(error: str) -> Trace:
+        last = trace.events[-1]
+        events = (*trace.events[:-1], Event(last.operation, last.bracket, error=error))
+        return Trace(trace.scenario, trace.release, events)
+
+    found = first_difference(trace, failing("ENXIO"))
+    assert found is not None
+    assert (found.first, found.second) == ("succeeds", "fails with ENXIO")
+    assert first_difference(trace, failing("EINTR")) is None
+
+
+def test_the_contracts_that_one_kernel_alone_keeps_are_named() -> None:
+    names = ("young-restore", "old-restore", "qemu-pair-old")
+    first, second = (
+        {name: played(SCENARIOS[name], policy) for name in names}
+        for policy in ("mainline-before-6.7", "sean-christopherson")
+    )
+    found = compare(first, second, SCENARIOS, stable=True)
+    assert found.compared == 3
+    assert (found.kept_by_first, found.kept_by_second) == (("qemu-pair-old",), ("young-restore",))
+
+
+def test_a_clock_that_is_stable_on_one_kernel_alone_is_a_difference() -> None:
+    scenario = next(each for each in STABLE.values() if any(step.name == "get_clock" for step in each.script))
+    trace = played(scenario, "mainline-6.7")
+    place = next(n for n, each in enumerate(trace.events) if each.value("clock_flags"))
+    event = trace.events[place]
+    values = (event.values[0], event.values[1] ^ 2, *event.values[2:])
+    events = (*trace.events[:place], replace(event, values=values), *trace.events[place + 1 :])
+    found = first_difference(trace, Trace(trace.scenario, trace.release, events))
+    assert found is not None
+    assert (found.step, found.first, found.second) == (
+        place + 1,
+        "the VM's clock is stable",
+        "the VM's clock is not stable",
+    )
