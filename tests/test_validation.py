@@ -2,7 +2,9 @@
 """What a patch changes, as it is told in a mail."""
 
 import shlex
+from dataclasses import replace
 
+from kvmharness.judging.difference import Comparison, Difference
 from kvmharness.judging.identity import Identity
 from kvmharness.judging.verdict import Result, Verdict
 from kvmharness.report import KernelReport
@@ -83,6 +85,33 @@ def test_a_patch_that_changes_nothing_is_told_as_such() -> None:
     assert "contracts fixed by the patch: none\n" in text
     assert "contracts broken by the patch: none\n" in text
     assert " yes" not in text
+
+
+def test_what_the_patch_changes_comes_before_everything_else() -> None:
+    changed = Difference("pair", 4, "write TSC of vCPU 1", "it snaps", "it does not", "9 cycles, 9 ns")
+    likewise = replace(changed, scenario="one-by-one")
+    text = render(
+        [Validation(BEFORE, AFTER, Comparison(5, (changed, likewise)))], ["a.patch"], COMMAND
+    ).splitlines()
+    assert text[3:7] == [
+        "the patch changes 2 of 5 scenarios",
+        "contracts fixed by the patch: young-restore",
+        "contracts broken by the patch: pair",
+        "contracts that stay open, before or after: 1 of 5",
+    ]
+    place = text.index("pair, step 4: write TSC of vCPU 1 (9 cycles, 9 ns apart)")
+    assert text[place + 1 : place + 4] == [
+        "  before: it snaps",
+        "  after: it does not",
+        "  likewise: one-by-one (step 4)",
+    ]
+
+
+def test_those_that_fail_for_one_reason_are_named_together() -> None:
+    wrong = [result(each.scenario, Verdict.FAIL, True, False) for each in AFTER.results[:3]]
+    text = told(BEFORE, report(*wrong, *AFTER.results[3:]))
+    assert " ".join(text.split()).count("the offset is not what it had to be") == 1
+    assert "young-restore, old-restore, pair, step 3: the offset" in text
 
 
 def test_a_machine_that_was_lost_breaks_and_fixes_nothing() -> None:

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from kvmharness.cli import lab_build, options
+from kvmharness.judging.difference import compare_sessions
 from kvmharness.judging.verdict import exit_status
 from kvmharness.lab import kernels, runs
 from kvmharness.lab.machines.catalogue import MACHINES
@@ -52,12 +53,15 @@ def run(arguments: argparse.Namespace) -> int:
             if each.trouble:
                 raise each.trouble
             _LOG.info("%s on %s is done, %d of %d", each.kernel.spec, each.machine.name, done, len(boots))
-        reports = [
-            runs.report(each.kernel, each.machine, each.played, expectation)
+        played = [
+            (runs.report(each.kernel, each.machine, each.played, expectation), each.played.sessions)
             for each in matrix.finished
             if each.played
         ]
-    validations = [Validation(*pair) for pair in zip(reports[::2], reports[1::2], strict=True)]
+    validations = [
+        Validation(before, after, compare_sessions(without, patched))
+        for (before, without), (after, patched) in zip(played[::2], played[1::2], strict=True)
+    ]
     text = render(validations, lab_build.called(arguments), _command(arguments))
     options.write_text(text, arguments.output)
     return exit_status(result for each in validations for result in each.after.results)

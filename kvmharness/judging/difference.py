@@ -55,12 +55,24 @@ class Comparison:
 def compare_sessions(first: Mapping[str, Session], second: Mapping[str, Session]) -> Comparison:
     """Compare what was played on two kernels, the sessions by scenario."""
     probes = {id(each): each.probe for each in (*first.values(), *second.values())}
+    can_be_told = {
+        name: scenario
+        for name, scenario in SCENARIOS.items()
+        if all(_applies(scenario, of[name]) for of in (first, second) if name in of)
+    }
     return compare(
         {name: session.traces[name] for name, session in first.items()},
         {name: session.traces[name] for name, session in second.items()},
-        SCENARIOS,
+        can_be_told,
         stable=all(capabilities.host_facts(probe).stable for probe in probes.values()),
     )
+
+
+def _applies(scenario: Scenario, session: Session) -> bool:
+    """Whether the scenario's contract can be told on this KVM."""
+    needs = capabilities.implied(scenario.needs)
+    state, _ = capabilities.unmet(session.probe, needs, scenario.lacks)
+    return state is State.KEPT
 
 
 def compare(
@@ -70,12 +82,16 @@ def compare(
     *,
     stable: bool,
 ) -> Comparison:
-    """Compare two kernels' traces by scenario. With `stable` both hosts' TSCs are: offsets mean something."""
-    both = [name for name in first if name in second and name in scenarios]
+    """Compare two kernels' traces by scenario, and the contracts of `scenarios`.
+
+    With `stable` both hosts' TSCs are stable, so that offsets mean something.
+    """
+    both = [name for name in first if name in second]
     found = [first_difference(first[name], second[name], stable=stable) for name in both]
     states = [
         (name, _contract(scenarios[name], first[name]), _contract(scenarios[name], second[name]))
         for name in both
+        if name in scenarios
     ]
     return Comparison(
         len(both),

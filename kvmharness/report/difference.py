@@ -43,9 +43,7 @@ def _one(report: DifferenceReport) -> Iterator[str]:
         yield from _wrap(printable(trouble), "  ", "    ")
     yield from _contracts("A", "B", found.kept_by_first)
     yield from _contracts("B", "A", found.kept_by_second)
-    for alike in _grouped(found.differences):
-        yield ""
-        yield from _alike(alike)
+    yield from differences(found.differences, ("A", "B"), WIDTH)
 
 
 def _summary(report: DifferenceReport) -> str:
@@ -57,24 +55,29 @@ def _summary(report: DifferenceReport) -> str:
     return f"{len(found.differences)} of {found.compared} scenarios differ on {report.machine}"
 
 
-def _grouped(differences: Sequence[Difference]) -> list[list[Difference]]:
-    """Differences that read alike, together, in the order of the first of each."""
+def differences(found: Sequence[Difference], called: tuple[str, str], width: int) -> Iterator[str]:
+    """The differences, those that read alike together, each behind an empty line.
+
+    `called` are the two kernels' names; lines are at most `width` columns wide where words allow.
+    """
     groups: dict[tuple[str, str, str], list[Difference]] = {}
-    for each in differences:
+    for each in found:
         groups.setdefault((each.operation, each.first, each.second), []).append(each)
-    return list(groups.values())
+    for alike in groups.values():
+        yield ""
+        yield from _alike(alike, called, width)
 
 
-def _alike(differences: Sequence[Difference]) -> Iterator[str]:
-    first, *others = differences
+def _alike(alike: Sequence[Difference], called: tuple[str, str], width: int) -> Iterator[str]:
+    first, *others = alike
     apart = f" ({first.distance} apart)" if first.distance else ""
-    yield from _wrap(f"{first.scenario}, step {first.step}: {first.operation}{apart}", "", "  ")
-    yield from _wrap(f"A: {first.first}", "  ", "     ")
-    yield from _wrap(f"B: {first.second}", "  ", "     ")
+    yield from _wrap(f"{first.scenario}, step {first.step}: {first.operation}{apart}", "", "  ", width)
+    for name, does in zip(called, (first.first, first.second), strict=True):
+        yield from _wrap(f"{name}: {does}", "  ", "    ", width)
     if others:
         names = [f"{each.scenario} (step {each.step})" for each in others[:_NAMED]]
         more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
-        yield from _wrap(f"likewise: {', '.join(names)}{more}", "  ", "     ")
+        yield from _wrap(f"likewise: {', '.join(names)}{more}", "  ", "    ", width)
 
 
 def _contracts(keeps: str, breaks: str, names: Sequence[str]) -> Iterator[str]:
@@ -87,6 +90,6 @@ def _contracts(keeps: str, breaks: str, names: Sequence[str]) -> Iterator[str]:
         yield from _wrap(f"with {breaks}: {consequence}", "  ", "    ")
 
 
-def _wrap(text: str, first: str, rest: str) -> list[str]:
-    wrapper = textwrap.TextWrapper(WIDTH, first, rest, break_long_words=False, break_on_hyphens=False)
+def _wrap(text: str, first: str, rest: str, width: int = WIDTH) -> list[str]:
+    wrapper = textwrap.TextWrapper(width, first, rest, break_long_words=False, break_on_hyphens=False)
     return wrapper.wrap(text)

@@ -4,21 +4,29 @@
 import shlex
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from kvmharness.judging.difference import Comparison
 from kvmharness.judging.verdict import Result, Verdict
 from kvmharness.printable import printable
+from kvmharness.report.difference import differences
 from kvmharness.report.kernel import KernelReport
+from kvmharness.scenarios import SCENARIOS
 
 WIDTH = 72
 
 
+_NOT_COMPARED = Comparison(0, ())
+
+
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """The same scenarios on one machine, without the patch and with it."""
+    """The same scenarios on one machine, without the patch and with it, and what the two kernels do
+    differently."""
 
     before: KernelReport
     after: KernelReport
+    comparison: Comparison = _NOT_COMPARED
 
     def pairs(self) -> list[tuple[Result, Result]]:
         """Each scenario's results, before and after."""
@@ -44,7 +52,8 @@ def render(validations: Sequence[Validation], patches: Sequence[str], command: S
     """
     lines = [f"Tested with kvmharness: {printable(patch)}" for patch in patches]
     for validation in validations:
-        lines += ["", *_one(Validation(validation.before.printable, validation.after.printable))]
+        printed = replace(validation, before=validation.before.printable, after=validation.after.printable)
+        lines += ["", *_one(printed)]
     lines += ["", "To reproduce:", *map(printable, _for_a_shell(command)), "", "Tested-by:"]
     return "\n".join(lines) + "\n"
 
@@ -63,24 +72,47 @@ def _for_a_shell(words: Sequence[str]) -> list[str]:
 def _one(validation: Validation) -> Iterator[str]:
     before, after = validation.before, validation.after
     yield from _wrap(f"{before.kernel} ({before.release}), emulated machine {before.machine}", "", "  ")
-    yield ""
-    yield from _table(validation, f"as {after.expect}")
+    yield from _changes(validation)
     yield ""
     for when, report in (("before", before), ("after", after)):
         said = report.identity.text if report.identity else "nothing is known of what it behaves as"
         yield from _wrap(f"{when}: {said}", "", "  ")
     yield from _wrap(_follows(after), "", "  ")
-    yield from _wrap(f"contracts fixed by the patch: {', '.join(validation.fixed) or 'none'}", "", "  ")
-    yield from _wrap(f"contracts broken by the patch: {', '.join(validation.broken) or 'none'}", "", "  ")
-    for result in after.results:
-        if result.verdict is Verdict.FAIL:
-            yield ""
-            yield from _wrap(f"{result.scenario}, step {result.step}: {result.reason}", "", "  ")
+    yield from differences(validation.comparison.differences, ("before", "after"), WIDTH)
+    yield ""
+    yield from _table(validation, f"as {after.expect}")
+    yield from _failures(after)
     for when, report in (("before", before), ("after", after)):
         lost = dict.fromkeys(result.reason for result in report.results if result.verdict is Verdict.LOST)
         for reason in lost:
             yield from _wrap(f"{when}: the machine was lost: {reason}", "", "  ")
         yield from (f"  | {note}" for note in report.notes)
+
+
+def _changes(validation: Validation) -> Iterator[str]:
+    """What a reviewer wants to know first: what the patch changes, what it repairs, what it breaks."""
+    found = validation.comparison
+    if found.compared:
+        yield f"the patch changes {len(found.differences)} of {found.compared} scenarios"
+    open_ones = [after.scenario for before, after in validation.pairs() if None in (before.kept, after.kept)]
+    yield from _wrap(f"contracts fixed by the patch: {', '.join(validation.fixed) or 'none'}", "", "  ")
+    yield from _wrap(f"contracts broken by the patch: {', '.join(validation.broken) or 'none'}", "", "  ")
+    if open_ones:
+        yield f"contracts that stay open, before or after: {len(open_ones)} of {len(validation.pairs())}"
+    hurt = (SCENARIOS[name].consequence for name in validation.broken if name in SCENARIOS)
+    for consequence in dict.fromkeys(hurt):
+        yield from _wrap(f"with the patch: {consequence}", "  ", "    ")
+
+
+def _failures(after: KernelReport) -> Iterator[str]:
+    """What does not follow the rule, those with one reason together."""
+    groups: dict[tuple[str, int], list[str]] = {}
+    for result in after.results:
+        if result.verdict is Verdict.FAIL:
+            groups.setdefault((result.reason, result.step), []).append(result.scenario)
+    for (reason, step), names in groups.items():
+        yield ""
+        yield from _wrap(f"{', '.join(names)}, step {step}: {reason}", "", "  ")
 
 
 def _table(validation: Validation, rule: str) -> Iterator[str]:
