@@ -27,7 +27,9 @@ def test_an_unstable_machine_is_the_stable_one_but_for_the_kernels_trust_in_its_
 def test_every_machine_is_listed_under_its_own_name() -> None:
     assert {name: each.name for name, each in MACHINES.items()} == {
         name: name
-        for name in ("amd", "amd-smp", "intel", "amd-unstable", "amd-smp-unstable", "intel-unstable")
+        for name in (
+            *("amd", "amd-smp", "intel", "amd-early", "amd-unstable", "amd-smp-unstable", "intel-unstable"),
+        )
     }
 
 

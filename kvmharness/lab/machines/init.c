@@ -16,6 +16,7 @@
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/io.h>
 #include <sys/ioctl.h>
@@ -24,6 +25,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <termios.h>
+#include <time.h>
 #include <unistd.h>
 
 /* What the machine's status says (lab/machine.py knows the same numbers). */
@@ -49,6 +51,14 @@ enum { FINISHED = 0x20, NO_MODULE = 0x21, NOT_STARTED = 0x22, FAILED = 0x23 };
 #define FILE_DIRECTORY 0x0019
 #define JOB_FILE "opt/kvmharness/job"
 #define JOB "/job"
+
+/* A word of the kernel's command line: how many seconds after its boot the machine begins to play. */
+#define PLAYS_AT "kvmharness.plays_at="
+/* And one that has KVM loaded before that, and not after. */
+#define KVM_FIRST "kvmharness.kvm_first"
+#define CLOCKSOURCES "/sys/devices/system/clocksource/clocksource0/available_clocksource"
+/* The kernel measures again what something disturbed, which takes a second. No machine waits for longer. */
+#define CALIBRATED_BY_S 60
 
 static int may_use_ports;
 
@@ -122,6 +132,45 @@ static void load_modules(char **paths)
 		}
 		close(module);
 	}
+}
+
+static const char *text_of(const char *path)
+{
+	static char text[4096];
+	int file = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t size = file < 0 ? 0 : read(file, text, sizeof(text) - 1);
+
+	close(file);
+	text[size < 0 ? 0 : size] = '\0';
+	return text;
+}
+
+/*
+ * Until this clocksource goes, the kernel may correct the rate of its TSC (tsc_refine_calibration_work, a second
+ * or more after the boot). A KVM that is loaded before that goes on with the rate of then.
+ */
+static int is_calibrated(void)
+{
+	return !strstr(text_of(CLOCKSOURCES), "tsc-early");
+}
+
+static void wait_until(long seconds)
+{
+	struct timespec at = { .tv_sec = seconds };
+
+	while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, NULL) == EINTR)
+		;
+}
+
+static void wait_to_play(void)
+{
+	const char *at = strstr(text_of("/proc/cmdline"), PLAYS_AT);
+	struct timespec now;
+
+	if (at)
+		wait_until(atol(at + strlen(PLAYS_AT)));
+	while (!is_calibrated() && !clock_gettime(CLOCK_MONOTONIC, &now) && now.tv_sec < CALIBRATED_BY_S)
+		usleep(10000);
 }
 
 /*
@@ -240,7 +289,7 @@ static pid_t start(char **command, int *go_on)
 int main(void)
 {
 	char **command = lines_of("/etc/command");
-	int status = 0, go_on = -1;
+	int status = 0, go_on = -1, kvm_first;
 	pid_t child;
 
 	signal(SIGPIPE, SIG_IGN);
@@ -252,7 +301,12 @@ int main(void)
 	if (!*command)
 		leave(FINISHED);
 	seed_random();
+	kvm_first = !!strstr(text_of("/proc/cmdline"), KVM_FIRST);
+	if (!kvm_first)
+		wait_to_play();
 	load_modules(lines_of("/etc/modules"));
+	if (kvm_first)
+		wait_to_play();
 	make_results_raw();
 	child = start(command, &go_on);
 	if (may_use_ports)
