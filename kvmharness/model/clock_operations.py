@@ -3,10 +3,10 @@
 
 from kvmharness.model.interval import Interval
 from kvmharness.model.masterclock import scale
-from kvmharness.model.outcome import REFUSED, Answer, Clock, Deed, Flag, Outcome, Version, Within
+from kvmharness.model.outcome import REFUSED, Answer, Clock, Deed, Flag, Guess, Outcome, Version, Within
 from kvmharness.model.rules import Rules
 from kvmharness.model.state import Page, World
-from kvmharness.script import PVCLOCK_GUEST_STOPPED, PVCLOCK_TSC_STABLE_BIT, TSC_STABLE
+from kvmharness.script import HOST_TSC, PVCLOCK_GUEST_STOPPED, PVCLOCK_TSC_STABLE_BIT, REALTIME, TSC_STABLE
 
 _ZERO = Within(Interval(0, 0))
 
@@ -14,7 +14,7 @@ _ZERO = Within(Interval(0, 0))
 def get_clock(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
     """KVM_GET_CLOCK. Its flags are those of the last time the masterclock was looked at."""
     if not rules.policy.honours_writes:
-        return [Outcome(world, (None,) * 4)]
+        return [Outcome(world, (None,) * (4 if deed.realtime is None else 2))]
     outcomes = []
     if world.use_master_clock and world.tsc_clocksource is None:
         other = world.fork()
@@ -28,6 +28,13 @@ def _clock_of(rules: Rules, world: World, deed: Deed) -> Outcome:
     stable = world.use_master_clock and world.tsc_clocksource is not False
     clock = Clock(world.kvmclock_offset, rules.drift(world, deed.moment))
     flags = Flag(TSC_STABLE, TSC_STABLE if stable else 0)
+    if deed.realtime is not None:
+        with_realtime = (
+            Guess(TSC_STABLE | REALTIME | HOST_TSC),
+            Guess(deed.realtime),
+            Within(deed.moment.tsc),
+        )
+        return Outcome(world, (clock, *(with_realtime if stable and world.knows_realtime else (flags,))))
     return Outcome(world, (clock, flags, None, Within(deed.moment.tsc)))
 
 

@@ -22,21 +22,6 @@ from kvmharness.model.quantity import Quantity, narrow
 from kvmharness.model.rates import UnknownRateError
 from kvmharness.model.rules import Rules
 from kvmharness.model.state import DoubtError, Host, Moment, World, distinct
-from kvmharness.script import (
-    CreateVcpu,
-    GetClock,
-    GetTscKhz,
-    GuestWrite,
-    MoveThread,
-    Run,
-    RunTogether,
-    SetClock,
-    SetMsrs,
-    SetTscKhz,
-    SetTscOffset,
-    SetVmTscKhz,
-    WriteTogether,
-)
 from kvmharness.trace import Bracket, Event, Trace
 
 # What a machine that is short of something, or a signal, makes of any operation.
@@ -123,7 +108,7 @@ class Replay:
         self._clocks.check(event.bracket, self.worlds[0].host_khz)
         self._previous = event.bracket
         check(event)
-        if not isinstance(event.operation, CreateVcpu):
+        if not event.operation.creates_vcpu:
             for vcpu in event.operation.vcpu_numbers:
                 if vcpu not in self.worlds[0].vcpus:
                     raise DoubtError(f"vCPU {vcpu} was never created")
@@ -165,22 +150,10 @@ class Replay:
 
 def check(event: Event) -> None:
     """DoubtError where nothing can be said of what comes behind a step."""
-    operation, error = event.operation, event.error
-    doubt = ""
-    if error in ENVIRONMENT:
-        doubt = f"it failed with {error}, which says nothing about the rule"
-    elif (
-        error and isinstance(operation, Run | GetClock | CreateVcpu | WriteTogether) and error != "EEXIST"
-    ) or (error not in ("", "EINVAL") and isinstance(operation, RunTogether)):
-        doubt = f"it failed with {error}"
-    elif error and isinstance(operation, GuestWrite) and event.values:
-        doubt = f"it failed with {error}, and how far the guest got is not known"
-    elif isinstance(operation, SetMsrs | SetTscOffset | SetTscKhz | SetClock) and not event.values:
-        doubt = f"it failed with {error} before it was known what was to be written"
-    elif isinstance(operation, CreateVcpu | GetTscKhz | SetTscKhz | SetVmTscKhz) and event.values:
-        least = 0 if isinstance(operation, SetTscKhz | SetVmTscKhz) else 1
-        if not least <= event.values[0] < 2**32:
-            doubt = f"{event.values[0]} kHz is no rate of a TSC"
+    if event.error in ENVIRONMENT:
+        doubt = f"it failed with {event.error}, which says nothing about the rule"
+    else:
+        doubt = event.operation.doubt(event.values, event.error)
     if doubt:
         raise DoubtError(doubt)
 
@@ -191,14 +164,9 @@ def deed_of(event: Event) -> Deed:
     moment = Moment(
         Interval(bracket.tsc_before, bracket.tsc_after), Interval(bracket.ns_before, bracket.ns_after)
     )
-    written, samples = event.values, 0
-    if isinstance(event.operation, Run):
-        written, samples = (), len(event.values)
-    elif isinstance(event.operation, GuestWrite):
-        written, samples = event.values[:1], max(0, len(event.values) - 1)
-    elif isinstance(event.operation, MoveThread) and event.error:
-        written = ()
-    return Deed(event.operation, moment, written, samples, bool(event.error))
+    operation, values = event.operation, event.values
+    written, samples = operation.written(values, event.error), len(operation.samples(values))
+    return Deed(operation, moment, written, samples, bool(event.error))
 
 
 def _agrees(outcome: Outcome, event: Event, moment: Moment) -> bool:

@@ -180,7 +180,7 @@ def _get_tsc_khz(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
 
 def _set_vm_tsc_khz(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
     """KVM_SET_TSC_KHZ of the VM: older kernels do not know it, newer ones refuse it behind the first vCPU."""
-    refused = Outcome(world.fork(), (None,), UNKNOWN | REFUSED)
+    refused = Outcome(world.fork(), (None,), UNKNOWN | REFUSED, elsewhere=True)
     if not deed.written or (world.vcpus and world.refuses_vm_khz):
         return [refused]
     too_fast = rules.too_fast(world, deed.written[0])
@@ -285,7 +285,7 @@ def _after_guest_write(rules: Rules, world: World, vcpu: Vcpu, deed: Deed) -> tu
 
 
 def _move_thread(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
-    refused = Outcome(world.fork(), (), REFUSED)
+    refused = Outcome(world.fork(), (), REFUSED, elsewhere=True)
     if deed.written:
         before, world.cpu = deed.written[0], deed.written[1]
         for vcpu in world.vcpus.values():

@@ -62,12 +62,14 @@ Answer = Quantity | Tsc | Within | Flag | Clock | Version | Guess | None
 class Outcome(NamedTuple):
     """A world after an operation, the answers it predicts value by value, and what errno ("" for none).
 
-    No `errors` at all stand for any error.
+    No `errors` at all stand for any error. `elsewhere` is what another machine or kernel does: the judge has
+    to allow for it, a simulated one does not do it.
     """
 
     world: World
     answers: tuple[Answer, ...] = ()
     errors: frozenset[str] = OK
+    elsewhere: bool = False
 
 
 class Deed(NamedTuple):

@@ -7,9 +7,8 @@ falls one way.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from kvmharness import script
 from kvmharness.guests.rdtsc import PROGRAMS
 from kvmharness.model.interval import Interval
 from kvmharness.model.operations import perform
@@ -19,26 +18,7 @@ from kvmharness.model.quantity import Quantity, bounds, narrow
 from kvmharness.model.rules import Rules
 from kvmharness.model.state import Host, Moment, World
 from kvmharness.player.values import NothingReadError, resolve
-from kvmharness.script import (
-    HOST_TSC,
-    REALTIME,
-    CreateVcpu,
-    GetClock,
-    GuestWrite,
-    MoveThread,
-    Operation,
-    Ppm,
-    Run,
-    RunTogether,
-    Script,
-    SetClock,
-    SetMsrs,
-    SetTscKhz,
-    SetTscOffset,
-    SetVmTscKhz,
-    Sleep,
-    WriteTogether,
-)
+from kvmharness.script import Khz, Operation, Ppm, Script, Value, value_to_json
 from kvmharness.trace import Bracket, Event, Trace, Window
 
 # A machine as many are: 2 GHz, an offset attribute, no TSC scaling, two CPUs.
@@ -56,10 +36,6 @@ CPUS = 2
 _RELEASE = "the model"
 _BOOTED_NS = 3_600 * 10**9  # the simulated machine has been up for an hour
 _REALTIME_NS = 1_700_000_000 * 10**9  # its CLOCK_REALTIME when it was booted
-
-
-# What these step's values are is known before.
-_SAYS_WHAT_IT_DID = MoveThread | SetTscOffset | SetMsrs | WriteTogether | SetTscKhz | SetVmTscKhz | SetClock
 
 
 class Pace(NamedTuple):
@@ -124,35 +100,27 @@ class Simulation:
         self.tsc = _BOOTED_NS * self.host_khz // 1_000_000
         # The VM's clock counts from its creation.
         self.world.kvmclock_offset = Quantity(-self._ns(self.tsc))
-        self.cpu = 0
+        self.here = 0
         self.read: dict[str, tuple[int, ...]] = {}
         self.khz: dict[int, int] = {}
         self.created_khz: dict[int, int] = {}
-        self.guests: dict[int, str] = {}
         self.step = 0
 
     def play(self, operation: Operation, pace: Pace) -> Event | None:
         """The event, or None where the script cannot go on."""
-        if not isinstance(operation, CreateVcpu) and not set(operation.vcpu_numbers) <= self.khz.keys():
+        if not operation.creates_vcpu and not set(operation.vcpu_numbers) <= self.khz.keys():
             return None
         try:
-            written = self._written(operation)
+            written = operation.to_write(self)
         except NothingReadError:
             return None
         self.step += 1
         begin, event_tsc = self.tsc, self.tsc + pace.before
         clock = event_tsc + pace.between
-        end = clock + pace.after
-        if isinstance(operation, Sleep):
-            end += operation.ns * self.host_khz // 1_000_000
+        end = clock + pace.after + operation.waits_ns * self.host_khz // 1_000_000
         self.tsc = end + pace.pause
         bracket = Bracket(begin, self._ns(begin), self._ns(end), end)
-        if isinstance(operation, GuestWrite) and self.guests[operation.vcpu] != "wrmsr-16":
-            return Event(operation, bracket, (), "EINVAL")
-        few = isinstance(operation, RunTogether) and (
-            len(operation.vcpus) > CPUS or any(self.guests[each] != "warp-64" for each in operation.vcpus)
-        )
-        if few or (isinstance(operation, MoveThread) and operation.to >= CPUS):
+        if operation.refused({number: vcpu.guest for number, vcpu in self.world.vcpus.items()}, CPUS):
             return Event(operation, bracket, (), "EINVAL")
         ns = self._ns(clock)
         moment = Moment(Interval(event_tsc, event_tsc), Interval(ns, ns))
@@ -173,83 +141,51 @@ class Simulation:
     def _finish(self, operation: Operation, bracket: Bracket, deed: Deed) -> Event:
         self.world.begin(self.step)
         possible = perform(self.rules, self.world, deed)
-        outcomes = [each for each in possible if self._is_ours(operation, each)] or possible
+        outcomes = [each for each in possible if each.errors and not each.elsewhere] or possible
         outcome = outcomes[self.choose(len(outcomes))] if len(outcomes) > 1 else outcomes[0]
         self.world = outcome.world
         error = "" if "" in outcome.errors else min(outcome.errors)
-        values = self._values(operation, outcome, deed) if not error else deed.written
+        values = self._values(outcome, deed) if not error else deed.written
+        event = Event(operation, bracket, values, error)
         if not error:
-            self._remember(operation, values)
-        return Event(operation, bracket, values, error)
-
-    def _is_ours(self, operation: Operation, outcome: Outcome) -> bool:
-        """Whether an outcome is one of this machine, and not of another that the judge has to allow for."""
-        if isinstance(operation, SetVmTscKhz):
-            # Those since KVM_CAP_VM_TSC_CONTROL, before the refusal of a VM with vCPUs.
-            return "" in outcome.errors
-        if isinstance(operation, MoveThread):
-            return "" in outcome.errors
-        return bool(outcome.errors)
+            self._remember(event)
+        return event
 
     def _ns(self, tsc: int) -> int:
         return tsc * 1_000_000 // self.host_khz
 
+    # What values stand for (script.Resolver)
+
+    def cpu(self, number: int) -> int:
+        """The number of a CPU that a script counts."""
+        return number % CPUS
+
+    def cycles(self, vcpu: int, value: Value) -> int:
+        """The cycles that a value stands for."""
+        return resolve(value_to_json(value), self.khz[vcpu], self.read)
+
+    def ns(self, value: Value) -> int:
+        """The ns that a value stands for; they are counted like cycles of 1 GHz."""
+        return resolve(value_to_json(value), 1_000_000, self.read)
+
+    def vcpu_khz(self, vcpu: int, khz: Khz) -> int:
+        """The kHz that a frequency stands for, of a vCPU."""
+        return _khz(khz, self.created_khz[vcpu])
+
+    def vm_khz(self, khz: Khz) -> int:
+        """The kHz that a frequency stands for, of the VM."""
+        return _khz(khz, self.world.default_tsc_khz or self.host_khz)
+
     def _samples(self, operation: Operation) -> int:
         """How many TSCs a guest reads; an endless one leaves one here."""
-        if not isinstance(operation, Run | GuestWrite):
+        if not operation.enters_guest:
             return 1
-        return PROGRAMS[self.guests[operation.vcpu]].takes or 1
+        return PROGRAMS[self.world.vcpus[operation.vcpu_numbers[0]].guest].takes or 1
 
-    def _written(self, operation: Operation) -> tuple[int, ...]:
-        """The values an operation writes, as the player works them out."""
-        if isinstance(operation, SetMsrs | SetTscOffset | GuestWrite):
-            data: dict[str, Any] = script.to_json(operation)
-            values = [value for _, value in data.get("msrs", [])] or [data.get("offset", data.get("value"))]
-            return tuple(resolve(value, self.khz[operation.vcpu], self.read) for value in values)
-        if isinstance(operation, WriteTogether):
-            return self._written_together(operation)
-        if isinstance(operation, SetClock):
-            data = script.to_json(operation)
-            given = [each for each in (data["clock"], data["realtime"]) if each is not None]
-            return tuple(resolve(each, 1_000_000, self.read) for each in given)
-        if isinstance(operation, SetTscKhz):
-            return (_khz(operation.khz, self.created_khz[operation.vcpu]),)
-        if isinstance(operation, SetVmTscKhz):
-            return (_khz(operation.khz, self.world.default_tsc_khz or self.host_khz),)
-        return self._moves(operation)
-
-    def _written_together(self, operation: WriteTogether) -> tuple[int, ...]:
-        values = script.to_json(operation)["values"]
-        return tuple(
-            each
-            for place, (vcpu, value) in enumerate(zip(operation.vcpus, values, strict=True))
-            for each in (place % CPUS, resolve(value, self.khz[vcpu], self.read))
-        )
-
-    def _moves(self, operation: Operation) -> tuple[int, ...]:
-        """Where an operation is carried out, for those that say so."""
-        if isinstance(operation, MoveThread):
-            before, self.cpu = self.cpu, operation.to if operation.to < CPUS else self.cpu
-            return (before, self.cpu)
-        if isinstance(operation, RunTogether):
-            return tuple(value for cpu, _ in enumerate(operation.vcpus) for value in (cpu, 1, 0, 0))
-        return ()
-
-    def _values(self, operation: Operation, outcome: Outcome, deed: Deed) -> tuple[int, ...]:
-        if isinstance(operation, _SAYS_WHAT_IT_DID):
-            return deed.written
-        if isinstance(operation, RunTogether):
-            told = [self._value(outcome.world, answer, deed.moment) for answer in outcome.answers]
-            return tuple(value if place % 4 > 1 else deed.written[place] for place, value in enumerate(told))
-        values = [self._value(outcome.world, answer, deed.moment) % 2**64 for answer in outcome.answers]
-        if isinstance(operation, GuestWrite):
-            values[0] = deed.written[0]
-        if isinstance(operation, GetClock):
-            if not values[1] or not self.world.knows_realtime:
-                return tuple(values[:2])
-            values[1] |= REALTIME | HOST_TSC
-            values[2] = deed.realtime or 0
-        return tuple(values)
+    def _values(self, outcome: Outcome, deed: Deed) -> tuple[int, ...]:
+        read = [self._value(outcome.world, answer, deed.moment) % 2**64 for answer in outcome.answers]
+        operation: Operation = deed.operation
+        return operation.recorded(deed.written, read)
 
     def _value(self, world: World, answer: Answer, moment: Moment) -> int:
         """A value as predicted; where that is an interval, one of it, which then is the one it had."""
@@ -274,14 +210,17 @@ class Simulation:
     def _pick(self, interval: Interval) -> int:
         return interval.high - self.choose(interval.width + 1)
 
-    def _remember(self, operation: Operation, values: tuple[int, ...]) -> None:
+    def _remember(self, event: Event) -> None:
+        operation, values = event.operation, event.values
         if values:
             self.read[operation.label] = values
-        if isinstance(operation, CreateVcpu):
-            self.khz[operation.vcpu] = self.created_khz[operation.vcpu] = values[0]
-            self.guests[operation.vcpu] = operation.guest
-        if isinstance(operation, SetTscKhz):
-            self.khz[operation.vcpu] = values[0] or self.host_khz
+        if (khz := operation.new_khz(values)) is not None:
+            (number,) = operation.vcpu_numbers
+            self.khz[number] = khz or self.host_khz
+            if operation.creates_vcpu:
+                self.created_khz[number] = khz
+        if (cpu := event.value("cpu_after")) is not None:
+            self.here = cpu
 
 
 def _khz(khz: int | Ppm, base: int) -> int:
