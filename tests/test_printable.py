@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kvmharness.judging.verdict import Result, Verdict
 from kvmharness.printable import printable, printable_lines
-from kvmharness.report import FORMATS, KernelReport
+from kvmharness.report import FORMATS, KernelReport, Report, render
 from kvmharness.report.validation import Validation
 from kvmharness.report.validation import render as render_validation
 from tests.command_line import Capture, one_line, status_of
@@ -63,7 +63,7 @@ def hostile_report() -> KernelReport:
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_reports_spell_out_what_a_machine_said(form: str) -> None:
-    text = FORMATS[form]([hostile_report()])
+    text = render(Report((hostile_report(),), cut_short=HOSTILE), form)
     assert all(line.isprintable() for line in text.split("\n"))
     assert (json.dumps(SPELLED_OUT)[1:-1] if form == "json" else SPELLED_OUT) in text
 

@@ -1,82 +1,233 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the reports say, in each format."""
 
+import argparse
 import json
+import re
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from kvmharness.cli import options
+from kvmharness.cli import main, options
+from kvmharness.judging.identity import Identity
 from kvmharness.judging.verdict import Result, Verdict
-from kvmharness.report import FORMATS, KernelReport
+from kvmharness.model.mismatch import Allowed, Mismatch
+from kvmharness.report import FORMATS, KernelReport, Report, render
 from tests.command_line import Capture, one_line, status_of
 
-REPORTS = [
-    KernelReport(
-        "debian:6.1",
-        "amd",
-        "6.1.0",
-        (
-            Result("young-restore", Verdict.FAIL, "It goes on.", "it did not", 5, kept=False, conforms=False),
-            Result("old-restore", Verdict.PASS, "It goes on."),
-        ),
-    ),
-    KernelReport(
-        "debian:6.12",
-        "amd",
-        "6.12.9",
-        (
-            Result("young-restore", Verdict.LOST, "It goes on.", "the machine hung"),
-            Result("old-restore", Verdict.SKIP, "It goes on.", "no TSC"),
-        ),
-        notes=("last words",),
-    ),
-]
+MISMATCH = Mismatch(
+    "write TSC of vCPU 0",
+    "wrote 900000000, offset -1050 (debugfs)",
+    (Allowed("offset -150 to -140", "900 cycles (900 ns) higher than observed", "the write is honoured", 4),),
+)
 
 
-def test_the_text_report_is_a_table_with_reasons_and_plain_words() -> None:
-    text = FORMATS["text"](REPORTS)
-    assert text.splitlines()[:4] == [
-        "               debian:6.1 on amd  debian:6.12 on amd",
-        "               6.1.0              6.12.9",
-        "young-restore  FAIL               LOST",
-        "old-restore    PASS               SKIP",
+def failed(name: str, *, kept: bool = False, step: int = 4, mismatch: Mismatch | None = MISMATCH) -> Result:
+    reason = "write TSC of vCPU 0: observed wrote 900000000; expected something else"
+    finding = "" if kept else "offset read an offset of -1050 (required: it goes on)"
+    return Result(
+        *(name, Verdict.FAIL, "It goes on.", reason, step, kept, False, finding),
+        explained_by=("mainline-before-6.7", "like-xu-v1"),
+        mismatch=mismatch,
+    )
+
+
+BAD = KernelReport(
+    "debian:6.1",
+    "amd",
+    "6.1.0",
+    (
+        failed("young-restore"),
+        Result("old-restore", Verdict.PASS, "It goes on."),
+        failed("qemu-pair-young", kept=True, step=7),
+    ),
+    identity=Identity(("mainline-before-6.7", "like-xu-v1"), "offset-moved would tell them apart"),
+)
+LOST = KernelReport(
+    "debian:6.12",
+    "amd",
+    "6.12.9",
+    (
+        Result("young-restore", Verdict.LOST, "It goes on.", "BUG: Oops: 0000 [#1]"),
+        Result("old-restore", Verdict.SKIP, "It goes on.", "no TSC"),
+        Result("qemu-pair-young", Verdict.LOST, "It goes on.", "BUG: Oops: 0000 [#1]"),
+    ),
+    notes=("last words",),
+)
+REPORT = Report((BAD, LOST))
+
+
+def test_the_text_report_begins_with_the_verdict_on_each_kernel() -> None:
+    lines = render(REPORT).splitlines()
+    assert lines[:6] == [
+        "FAIL  debian:6.1 on amd (6.1.0) does not conform to mainline-6.7: 1 PASS,",
+        "      2 FAIL. It behaves as mainline-before-6.7 or like-xu-v1.",
+        "      (offset-moved would tell them apart)",
+        "LOST  debian:6.12 on amd (6.12.9) was lost, so nothing is known about the",
+        "      kernel: 1 SKIP, 2 LOST.",
+        "",
     ]
-    assert "FAIL young-restore, debian:6.1 on amd, step 5" in text
-    assert "  | last words" in text
-    assert "kernel bug 217423" in text.replace("\n", " ").replace("    ", "")
-    assert max(map(len, text.splitlines())) <= 78
+    assert max(map(len, lines)) <= 78
+
+
+def test_a_fail_is_labelled_lines_and_names_what_fails_for_the_same_cause() -> None:
+    text = render(REPORT)
+    _, _, after = text.partition("\n\nFAIL ")
+    assert after.splitlines()[:13] == [
+        "young-restore, debian:6.1 on amd, step 4: write TSC of vCPU 0",
+        "  contract broken: offset read an offset of -1050 (required: it goes on)",
+        "  observed:        wrote 900000000, offset -1050 (debugfs)",
+        "  expected (mainline-6.7): offset -150 to -140, 900 cycles (900 ns) higher",
+        "                   than observed",
+        "  because:         at step 4 the write is honoured",
+        "  consistent with: mainline-before-6.7, like-xu-v1",
+        *after.splitlines()[7:11],
+        "  Same cause, 1 more FAIL: qemu-pair-young (contract kept) (-v shows each)",
+        "",
+    ]
+    assert "  consequence:     " in after.splitlines()[7]
+    assert "kernel bug 217423" in " ".join(after.split())
+
+
+def test_a_verbose_report_shows_each_fail_in_full_and_every_scenario_in_its_table() -> None:
+    text = render(REPORT, verbose=True)
+    assert text.count("  observed: ") == 2
+    assert "  contract kept:   It goes on.\n" in text
+    assert "-v shows" not in text
+    assert text.count("old-restore      PASS               SKIP\n") == 1
+
+
+def test_fails_that_other_policies_explain_have_another_cause() -> None:
+    other = replace(failed("write-one"), explained_by=())
+    by_other_rule = failed(
+        "pair", mismatch=MISMATCH._replace(allowed=(Allowed("offset 5", "", "it joins the generation", 4),))
+    )
+    text = render(Report((replace(BAD, results=(*BAD.results, other, by_other_rule)),)))
+    assert text.count("\nFAIL ") == 3
+    assert "  consistent with: no known policy\n" in text
+
+
+def test_the_table_shows_what_differs_and_lists_what_passes_everywhere() -> None:
+    good = replace(BAD, kernel="debian:6.12", results=tuple(map(passed, ("young-restore", "old-restore"))))
+    text = render(Report((BAD, good)))
+    assert "                 debian:6.1 on amd  debian:6.12 on amd\n" in text
+    assert "young-restore    FAIL               PASS\n" in text
+    assert "qemu-pair-young  FAIL               -\n" in text
+    assert "PASS on all 2, 1: old-restore\n" in text
+
+
+def passed(name: str) -> Result:
+    return Result(name, Verdict.PASS, "It goes on.")
+
+
+def test_many_kernels_are_called_by_letters_and_the_first_lines_say_which_is_which() -> None:
+    kernels = [replace(BAD, kernel=f"debian:6.{number}", identity=None) for number in range(28)]
+    text = render(Report((*kernels[:27], replace(kernels[27], results=(passed("young-restore"),)))))
+    assert text.startswith("A FAIL  debian:6.0 on amd (6.1.0) does not")
+    assert "\nAA FAIL  debian:6.26 on amd" in text
+    assert "\nAB PASS  debian:6.27 on amd" in text
+    assert "\nFAIL young-restore, A, step 4: write TSC of vCPU 0\n" in text
+    row = next(line for line in text.splitlines() if line.startswith("young-restore  "))
+    assert row.split() == ["young-restore", *["FAIL"] * 27, "PASS"]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_report_that_was_cut_short_says_so_in_every_format(form: str) -> None:
+    missing = "debian:6.12 on amd was interrupted"
+    whole, cut = render(Report((BAD,)), form), render(Report((BAD,), missing, 1), form)
+    assert missing not in whole
+    assert cut.count(missing) == 1
+    if form == "ktap":
+        assert cut.splitlines()[:3] == ["KTAP version 1", "1..2", f"# CUT SHORT: {missing}"]
+    if form == "text":
+        assert cut.startswith(f"CUT SHORT: {missing}.\n\n")
+    if form == "json":
+        assert (json.loads(cut)["cut_short"], json.loads(whole)["cut_short"]) == (missing, None)
+
+
+def test_a_kvm_that_ignores_writes_is_said_first_with_what_to_do() -> None:
+    text = render(Report((replace(BAD, ignores_writes="this KVM ignores writes of MSR_IA32_TSC"),)))
+    first = " ".join(text.partition("\n\n")[0].split())
+    assert first.startswith("debian:6.1 on amd: this KVM ignores writes of MSR_IA32_TSC. ")
+    assert "kvmharness lab run KERNEL" in first
+
+
+def test_a_terminal_gets_colours_unless_it_does_not_want_them(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plain = render(REPORT)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+
+    def written(*more: str) -> str:
+        options.write_report(REPORT, arguments_of("run", *more))
+        return capsys.readouterr().out
+
+    assert written() == plain
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    coloured = written()
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain
+    assert coloured.startswith("\x1b[31;1mFAIL\x1b[0m  debian:6.1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert written() == plain
+    monkeypatch.delenv("NO_COLOR")
+    assert written("--output", str(tmp_path / "report")) == ""
+    assert (tmp_path / "report").read_text() == plain
+    # What programs read is never coloured.
+    assert "\x1b" not in written("--format", "ktap")
+    assert "\x1b" not in written("--format", "json")
+
+
+def arguments_of(*words: str) -> argparse.Namespace:
+    return main.parser().parse_args(words)
 
 
 def test_the_ktap_report_is_ktap() -> None:
-    assert FORMATS["ktap"](REPORTS).splitlines() == [
+    assert render(REPORT, "ktap").splitlines() == [
         "KTAP version 1",
         "1..2",
         "  KTAP version 1",
         "  # Subtest: debian:6.1 on amd",
         "  # release 6.1.0",
         "  # expected mainline-6.7",
-        "  1..2",
-        "  # step 5: it did not",
+        "  # behaves as mainline-before-6.7 or like-xu-v1 (offset-moved would tell them apart)",
+        "  1..3",
+        "  # young-restore, step 4: write TSC of vCPU 0",
+        "  #   contract broken: offset read an offset of -1050 (required: it goes on)",
+        "  #   observed: wrote 900000000, offset -1050 (debugfs)",
+        "  #   expected (mainline-6.7): offset -150 to -140, 900 cycles (900 ns) higher than observed",
+        "  #   because: at step 4 the write is honoured",
+        "  #   consistent with: mainline-before-6.7, like-xu-v1",
         "  not ok 1 young-restore",
         "  ok 2 old-restore",
+        "  # qemu-pair-young, step 7: write TSC of vCPU 0",
+        "  #   contract kept: It goes on.",
+        "  #   observed: wrote 900000000, offset -1050 (debugfs)",
+        "  #   expected (mainline-6.7): offset -150 to -140, 900 cycles (900 ns) higher than observed",
+        "  #   because: at step 4 the write is honoured",
+        "  #   consistent with: mainline-before-6.7, like-xu-v1",
+        "  not ok 3 qemu-pair-young",
         "not ok 1 debian:6.1 on amd",
         "  KTAP version 1",
         "  # Subtest: debian:6.12 on amd",
         "  # release 6.12.9",
         "  # expected mainline-6.7",
-        "  1..2",
-        "  not ok 1 young-restore # ERROR the machine hung",
+        "  1..3",
+        # A parser takes what comes after a # for a directive.
+        "  not ok 1 young-restore # ERROR BUG: Oops: 0000 [1]",
         "  ok 2 old-restore # SKIP no TSC",
+        "  not ok 3 qemu-pair-young # ERROR BUG: Oops: 0000 [1]",
         "  # last words",
         "not ok 2 debian:6.12 on amd",
     ]
 
 
 def test_the_json_report_has_the_keys_users_rely_on() -> None:
-    data = json.loads(FORMATS["json"](REPORTS))
-    assert set(data) == {"schema", "tool", "kernels", "summary"}
+    data = json.loads(render(REPORT, "json"))
+    assert set(data) == {"schema", "tool", "kernels", "cut_short", "summary"}
     kernel = data["kernels"][0]
     assert {"kernel", "machine", "release", "behaves_as", "expect", "results"} <= set(kernel)
     assert kernel["results"][0] == {
@@ -84,11 +235,20 @@ def test_the_json_report_has_the_keys_users_rely_on() -> None:
         "verdict": "FAIL",
         "contract": "broken",
         "conforms": False,
-        "reason": "it did not",
-        "finding": "",
-        "explained_by": [],
-        "foretold": True,
-        "step": 5,
+        "reason": "write TSC of vCPU 0: observed wrote 900000000; expected something else",
+        "finding": "offset read an offset of -1050 (required: it goes on)",
+        "step": 4,
+        "operation": "write TSC of vCPU 0",
+        "observed": "wrote 900000000, offset -1050 (debugfs)",
+        "allowed": [
+            {
+                "expected": "offset -150 to -140",
+                "difference": "900 cycles (900 ns) higher than observed",
+                "because": "at step 4 the write is honoured",
+            }
+        ],
+        "consistent_with": ["mainline-before-6.7", "like-xu-v1"],
+        "predicted": True,
     }
     assert data["summary"]["exit_status"] == 1
 
@@ -100,9 +260,10 @@ def test_a_report_that_cannot_be_written_is_printed_instead(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(options, "write_whole", full)
-    options.write_report(REPORTS, "ktap", tmp_path / "report")
+    arguments = arguments_of("run", "--format", "ktap", "--output", str(tmp_path / "report"))
+    options.write_report(REPORT, arguments)
     out, error = capsys.readouterr()
-    assert out == FORMATS["ktap"](REPORTS)
+    assert out == render(REPORT, "ktap")
     assert "No space left on device; here it is" in one_line(error)
 
 
@@ -124,21 +285,28 @@ def test_every_report_says_what_the_kernel_behaves_as(
 
 
 def test_of_many_scenarios_with_one_reason_the_text_names_some() -> None:
-    def skipped(count: int) -> str:
+    def skipped(count: int, *, verbose: bool = False) -> str:
         results = tuple(Result(f"s{number}", Verdict.SKIP, "It does.", "no TSC") for number in range(count))
-        return FORMATS["text"]([KernelReport("k", "amd", "6", results)])
+        return render(Report((KernelReport("k", "amd", "6", results),)), verbose=verbose)
 
-    assert "\nSKIP s0, s1, s2, s3, s4, s5, k on amd\n" in skipped(6)
-    assert "\nSKIP s0, s1, s2, s3, s4, and 2 more, k on amd\n" in skipped(7)
-    assert "\ns6  SKIP\n" in skipped(7)
+    assert "\nSKIP\n  no TSC\n    6: s0, s1, s2, s3, s4, s5\n" in skipped(6)
+    assert "\n    7: s0, s1, s2, s3, s4 and 2 more\n" in skipped(7)
+    assert "\n    7: s0, s1, s2, s3, s4, s5, s6\n" in skipped(7, verbose=True)
+    assert "\ns6  SKIP\n" in skipped(7, verbose=True)
 
 
-def test_a_broken_contract_that_the_policy_is_not_known_to_break_is_told_apart() -> None:
+def test_an_xfail_is_one_line_unless_the_policy_does_not_predict_it() -> None:
+    contract = "It does, and goes on doing so for much longer than fits into a single line of a report."
     results = (
-        Result("known", Verdict.XFAIL, "It does.", "it does not", 3),
+        Result("known", Verdict.XFAIL, contract, "it does not", 3),
         Result("odd", Verdict.XFAIL, "It goes on.", "it went back", 4, foretold=False),
     )
-    text = FORMATS["text"]([KernelReport("k", "amd", "6", results)])
-    odd, known = text.index("  odd: It goes on.\n    it went back\n"), text.index("  known: It does.\n")
-    assert text.index("which mainline-6.7 leaves room for") < odd < text.index("on every kernel") < known
-    assert "look into that." in text.replace("\n    ", " ")
+    report = Report((KernelReport("k", "amd", "6", results),))
+    text = render(report)
+    assert "\n  odd: It goes on.\n    it went back\n" in text
+    assert "mainline-6.7 allows this but does not predict it" in " ".join(text.split())
+    (known,) = [line for line in text.splitlines() if line.startswith("  known: ")]
+    assert known.endswith(" ...")
+    assert text.index("  odd: ") < text.index("  known: ")
+    assert "it does not" not in text
+    assert f"{contract} it does not" in " ".join(render(report, verbose=True).split())

@@ -76,7 +76,8 @@ def test_a_patch_that_does_not_do_what_its_policy_says_is_told_with_the_step() -
     text = told(BEFORE, wrong)
     assert ["young-restore", "broken", "kept", "NO"] in [line.split() for line in text.splitlines()]
     assert "does not follow oliver-upton: young-restore\n" in text
-    assert "young-restore, step 3: the offset is not what it had to be\n" in text
+    assert "FAIL young-restore, step 3\n" in text
+    assert "  reason:          the offset is not what it had to be\n" in text
     assert "after: nothing is known of what it behaves as\n" in text
 
 
@@ -111,7 +112,8 @@ def test_those_that_fail_for_one_reason_are_named_together() -> None:
     wrong = [result(each.scenario, Verdict.FAIL, True, False) for each in AFTER.results[:3]]
     text = told(BEFORE, report(*wrong, *AFTER.results[3:]))
     assert " ".join(text.split()).count("the offset is not what it had to be") == 1
-    assert "young-restore, old-restore, pair, step 3: the offset" in text
+    assert "FAIL young-restore, step 3\n" in text
+    assert "2 more FAIL: old-restore (contract kept), pair (contract kept)" in " ".join(text.split())
 
 
 def test_a_machine_that_was_lost_breaks_and_fixes_nothing() -> None:

@@ -10,7 +10,7 @@ from kvmharness.cli.errors import UsageError
 from kvmharness.judging.identity import identify
 from kvmharness.judging.session import PROBE_NAME
 from kvmharness.judging.verdict import Result, exit_status, judge
-from kvmharness.report import KernelReport
+from kvmharness.report import KernelReport, Report
 from kvmharness.scenarios import SCENARIOS
 from kvmharness.trace import Trace, TraceError
 
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         title = str(folder / name) if several else name
         identity = identify(played[folder, name, release], expectation.policies.values())
         reports.append(KernelReport(title, "saved traces", release, tuple(found), expectation.name, identity))
-    options.write_report(reports, arguments.format, arguments.output)
+    options.write_report(Report(tuple(reports)), arguments)
     return exit_status(result for found in columns.values() for result in found)
 
 

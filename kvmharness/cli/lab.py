@@ -3,7 +3,6 @@
 
 import argparse
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 from kvmharness.cli import lab_build, lab_diff, lab_validate, options
@@ -13,7 +12,8 @@ from kvmharness.lab import kernels, runs
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.machines.catalogue import MACHINES
 from kvmharness.lab.machines.machine import Machine, check_emulator
-from kvmharness.lab.runs import Finished, Matrix
+from kvmharness.lab.runs import Matrix
+from kvmharness.report import Report
 
 _LOG = logging.getLogger(__name__)
 
@@ -90,11 +90,11 @@ def run(arguments: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             if matrix.finished:
                 try:
-                    _report(arguments, expectation, matrix.finished)
+                    _report(arguments, expectation, matrix)
                 except Exception as trouble:  # who reads the output may have been interrupted too
                     options.complain(f"kvmharness: {trouble}")
             raise
-        return _report(arguments, expectation, matrix.finished)
+        return _report(arguments, expectation, matrix)
 
 
 def _machines(arguments: argparse.Namespace) -> list[Machine]:
@@ -110,15 +110,22 @@ def _machines(arguments: argparse.Namespace) -> list[Machine]:
     return [machine.without_snapshots for machine in machines] if arguments.boot else list(machines)
 
 
-def _report(arguments: argparse.Namespace, expectation: Expectation, finished: Sequence[Finished]) -> int:
+def _report(arguments: argparse.Namespace, expectation: Expectation, matrix: Matrix) -> int:
     """Report what is finished; the exit status. A kernel that cannot be played is a line on stderr."""
+    finished, unfinished = matrix.finished, matrix.unfinished
     reports = [
         runs.report(each.kernel, each.machine, each.played, expectation) for each in finished if each.played
     ]
     troubles = [each.trouble for each in finished if each.trouble]
     if not reports and troubles:
         raise troubles[0]
-    options.write_report(reports, arguments.format, arguments.output)
+    missing = [
+        f"{each.kernel.spec} on {each.machine.name} could not be played ({each.trouble})"
+        for each in finished
+        if each.trouble
+    ]
+    missing += [f"{kernel.spec} on {machine.name} was interrupted" for kernel, machine in unfinished]
+    options.write_report(Report(tuple(reports), "; ".join(missing), len(missing)), arguments)
     for trouble in troubles:
         if not isinstance(trouble, LabError | OSError):
             raise trouble  # a fault of our own, for the command line to tell; the others are reported

@@ -46,7 +46,7 @@ def _run(words: Sequence[str]) -> int:
     _open_standard_files()
     options.unwritten.clear()
     try:
-        parsed = _parser().parse_args(words)
+        parsed = parser().parse_args(words)
         with progress.shown(getattr(parsed, "verbosity", 0), options.complain):
             status: int = parsed.run(parsed)
         sys.stdout.flush()
@@ -100,18 +100,19 @@ def _open_standard_files() -> None:
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
-def _parser() -> Parser:
-    parser = Parser(
+def parser() -> Parser:
+    """The command line's."""
+    whole = Parser(
         prog="kvmharness",
         description="Does a Linux kernel's KVM synchronize guest TSCs as it should?",
         epilog=_STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"kvmharness {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    whole.add_argument("--version", action="version", version=f"kvmharness {__version__}")
+    commands = whole.add_subparsers(metavar="COMMAND", required=True)
     for command in (probe, run, lab, bisect_step, judge, predict, list):
         command.add_parser(commands)
-    return parser
+    return whole
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from kvmharness.judging.verdict import Expectation
 from kvmharness.model.policies import EXPECTED, POLICIES
 from kvmharness.model.policy import Policy, from_tables
 from kvmharness.printable import printable
-from kvmharness.report import FORMATS, KernelReport
+from kvmharness.report import FORMATS, Report, colour, render
 from kvmharness.scenarios import SCENARIOS, Scenario
 
 T = TypeVar("T")
@@ -182,13 +182,18 @@ def _try_to_write(folder: Path) -> None:
         file.write(b"x")
 
 
-def write_report(reports: Sequence[KernelReport], form: str, output: Path | None) -> None:
-    """Write the report; where --output has become unwritable, to stdout instead, so that nothing is lost."""
-    write_text(FORMATS[form](reports), output)
+def write_report(report: Report, arguments: argparse.Namespace) -> None:
+    """Write the report as --format, --output and -v say (see write_text())."""
+    verbose = getattr(arguments, "verbosity", 0) > 0
+    text = render(report, arguments.format, verbose=verbose)
+    write_text(text, arguments.output, for_people=arguments.format == "text")
 
 
-def write_text(text: str, output: Path | None) -> None:
-    """Write a text there, or to stdout (see write_report())."""
+def write_text(text: str, output: Path | None, *, for_people: bool = True) -> None:
+    """Write a text there, or to stdout: also where `output` has become unwritable, so that nothing is lost.
+
+    On a terminal the verdicts of what is `for_people` are coloured.
+    """
     if output is not None:
         try:
             # A link stays one, and what an earlier run left there stays until this is there as a whole.
@@ -197,7 +202,7 @@ def write_text(text: str, output: Path | None) -> None:
         except OSError as error:
             unwritten.append(output)
             complain(f"kvmharness: cannot write to {output}: {error.strerror}; here it is")
-    sys.stdout.write(text)
+    sys.stdout.write(colour.verdicts(text) if for_people and colour.is_wanted() else text)
     sys.stdout.flush()
 
 

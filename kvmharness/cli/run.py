@@ -6,9 +6,10 @@ import os
 
 from kvmharness import host
 from kvmharness.cli import options
+from kvmharness.judging.bisection import ignored_writes
 from kvmharness.judging.session import settle
 from kvmharness.judging.verdict import exit_status
-from kvmharness.report import KernelReport
+from kvmharness.report import KernelReport, Report
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -28,8 +29,10 @@ def run(arguments: argparse.Namespace) -> int:
     expectation = options.expectation(arguments)
     outcome = settle(scenarios, host.play, expectation, confirm=True)
     options.save_sessions(outcome.sessions, "host", arguments.save_traces)
+    probes = [session.probe for session in outcome.sessions.values()]
     report = KernelReport(
-        "host", "/dev/kvm", os.uname().release, outcome.results, expectation.name, outcome.identity
+        *("host", "/dev/kvm", os.uname().release, outcome.results, expectation.name, outcome.identity),
+        ignores_writes=next(filter(None, (ignored_writes(each, expectation) for each in probes)), ""),
     )
-    options.write_report([report], arguments.format, arguments.output)
+    options.write_report(Report((report,)), arguments)
     return exit_status(outcome.results)

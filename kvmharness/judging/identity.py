@@ -22,13 +22,14 @@ class Identity:
     parted_by: str = ""
 
     @property
+    def in_short(self) -> str:
+        """The finding in a sentence, without what would tell two of them apart."""
+        return f"behaves as {' or '.join(self.behaves_as) or 'no known policy'}"
+
+    @property
     def text(self) -> str:
         """The finding in a sentence."""
-        if not self.behaves_as:
-            return "behaves as no known policy"
-        return f"behaves as {' or '.join(self.behaves_as)}" + (
-            f" ({self.parted_by})" if self.parted_by else ""
-        )
+        return self.in_short + (f" ({self.parted_by})" if self.parted_by else "")
 
 
 def identify(played: Iterable[tuple[Trace, Trace]], policies: Iterable[Policy]) -> Identity | None:

@@ -59,6 +59,7 @@ class Expectation:
 
 
 MAINLINE = Expectation()
+BY_CONTRACTS = Expectation(None)
 
 
 @dataclass(frozen=True, slots=True)

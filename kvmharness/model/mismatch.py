@@ -8,18 +8,24 @@ class Allowed(NamedTuple):
     """One result that a policy allows at a step, in words.
 
     `difference` says how far it is from what was observed, with units ("" where the two cannot be
-    subtracted). `because` names the rule that leads to it and the step where it applied ("" where there
-    is none to name).
+    subtracted). `rule` is the rule that leads to it ("" where there is none to name), `step` (from 1) where
+    that rule applied (0: at this step).
     """
 
     result: str
     difference: str = ""
-    because: str = ""
+    rule: str = ""
+    step: int = 0
 
     @property
     def text(self) -> str:
         """The result, with the difference."""
         return f"{self.result}, {self.difference}" if self.difference else self.result
+
+    @property
+    def because(self) -> str:
+        """The rule, with the step where it applied."""
+        return f"at step {self.step} {self.rule}" if self.step else self.rule
 
 
 class Mismatch(NamedTuple):
@@ -41,3 +47,8 @@ class Mismatch(NamedTuple):
     def because(self) -> str:
         """The rules that lead there, in one line; "" where there is none to name."""
         return "; or ".join(dict.fromkeys(each.because for each in self.allowed if each.because))
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """The rules alone: mismatches with the same have one cause."""
+        return tuple(dict.fromkeys(each.rule for each in self.allowed if each.rule))

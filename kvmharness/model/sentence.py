@@ -69,13 +69,13 @@ def _prediction(outcome: Outcome, event: Event) -> Allowed:
         predicted = _predicted(world, answer, event)
         if predicted is not None and predicted.gap(Interval(value, value)):
             text = operation.form(place).format(_range(predicted, name))
-            return Allowed(text, _difference(predicted, value, khz), _because(vcpu))
+            return Allowed(text, _difference(predicted, value, khz), *_story(vcpu))
     return _of_the_windows(world, event) or Allowed("other values: these do not fit together")
 
 
-def _because(vcpu: Vcpu | None) -> str:
-    """The rule by which a vCPU has the offset that it has."""
-    return f"at step {vcpu.story.step} {vcpu.story.text}" if vcpu and vcpu.story.step else ""
+def _story(vcpu: Vcpu | None) -> tuple[str, int]:
+    """The rule by which a vCPU has the offset that it has, and the step where it applied."""
+    return (vcpu.story.text, vcpu.story.step) if vcpu else ("", 0)
 
 
 def _of_the_windows(world: World, event: Event) -> Allowed | None:
@@ -89,7 +89,7 @@ def _of_the_windows(world: World, event: Event) -> Allowed | None:
             low = signed(offset.low)
             known = f"{low} to {low + offset.width}" if offset.width else f"{low}"
             difference = _difference(offset, window.offset, vcpu.virtual_tsc_khz)
-            return Allowed(f"offset {known}{of_vcpu}", difference, _because(vcpu))
+            return Allowed(f"offset {known}{of_vcpu}", difference, *_story(vcpu))
         if window.ratio is not None and vcpu.ratio and window.ratio != vcpu.ratio:
             return Allowed(f"ratio {vcpu.ratio} (+- {vcpu.ratio_slack}){of_vcpu}")
     return None
@@ -99,7 +99,7 @@ def _of_the_clock(world: World, name: str, answer: Answer, value: int, event: Ev
     """What was predicted of the clock or a kvmclock page, if that was something else."""
     if isinstance(answer, Flag) and value & answer.mask != answer.bits:
         flags = _flags(name, answer, value)
-        return Allowed(flags, because=_matched(world) if "TSC_STABLE" in flags else "")
+        return Allowed(flags, rule=_matched(world) if "TSC_STABLE" in flags else "")
     if isinstance(answer, Version) and (value % 2 or value < answer.least):
         return Allowed(f"version {answer.least} or higher, and even")
     if isinstance(answer, Clock):

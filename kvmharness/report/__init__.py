@@ -1,22 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Reports, by format."""
 
-from collections.abc import Callable, Sequence
-
 from kvmharness.report import json, ktap, text
-from kvmharness.report.kernel import KernelReport
+from kvmharness.report.kernel import KernelReport, Report
 
-Render = Callable[[Sequence[KernelReport]], str]
-
-
-def _of_printable(render: Render) -> Render:
-    return lambda reports: render([report.printable for report in reports])
+FORMATS = ("text", "ktap", "json")
 
 
-FORMATS: dict[str, Render] = {
-    "text": _of_printable(text.render),
-    "ktap": _of_printable(ktap.render),
-    "json": _of_printable(json.render),
-}
+def render(report: Report, form: str = "text", *, verbose: bool = False) -> str:
+    """The report in one of FORMATS. `verbose` leaves nothing out of the text; the others never do."""
+    report = report.printable
+    if form == "json":
+        return json.render(report)
+    return ktap.render(report) if form == "ktap" else text.render(report, verbose=verbose)
 
-__all__ = ["FORMATS", "KernelReport"]
+
+__all__ = ["FORMATS", "KernelReport", "Report", "render"]

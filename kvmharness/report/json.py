@@ -3,25 +3,25 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 from kvmharness import __version__
 from kvmharness.judging.verdict import Result, Verdict, exit_status
-from kvmharness.report.kernel import KernelReport
+from kvmharness.report.kernel import KernelReport, Report
 
-SCHEMA = 1
+SCHEMA = 2
 _CONTRACT = {True: "kept", False: "broken", None: None}
 
 
-def render(reports: Sequence[KernelReport]) -> str:
+def render(report: Report) -> str:
     """The report as one JSON object."""
-    results = [result for report in reports for result in report.results]
+    results = [result for kernel in report.kernels for result in kernel.results]
     counter = Counter(result.verdict.value for result in results)
     data = {
         "schema": SCHEMA,
         "tool": f"kvmharness {__version__}",
-        "kernels": [_kernel(report) for report in reports],
+        "kernels": [_kernel(kernel) for kernel in report.kernels],
+        "cut_short": report.cut_short or None,
         "summary": {
             **{verdict.value: counter[verdict.value] for verdict in Verdict},
             "exit_status": exit_status(results),
@@ -44,6 +44,7 @@ def _kernel(report: KernelReport) -> dict[str, Any]:
 
 
 def _result(result: Result) -> dict[str, Any]:
+    mismatch = result.mismatch
     return {
         "scenario": result.scenario,
         "verdict": result.verdict.value,
@@ -51,7 +52,13 @@ def _result(result: Result) -> dict[str, Any]:
         "conforms": result.conforms,
         "reason": result.reason,
         "finding": result.finding,
-        "explained_by": list(result.explained_by),
-        "foretold": result.foretold,
         "step": result.step or None,
+        "operation": mismatch.done if mismatch else None,
+        "observed": mismatch.observed if mismatch else None,
+        "allowed": [
+            {"expected": each.result, "difference": each.difference, "because": each.because}
+            for each in (mismatch.allowed if mismatch else ())
+        ],
+        "consistent_with": list(result.explained_by),
+        "predicted": result.foretold,
     }

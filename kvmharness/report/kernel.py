@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from kvmharness.judging.identity import Identity
-from kvmharness.judging.verdict import MAINLINE, Result, Verdict
+from kvmharness.judging.verdict import BY_CONTRACTS, MAINLINE, Result, Verdict
 from kvmharness.printable import printable
 
 
@@ -14,7 +14,8 @@ class KernelReport:
     """A kernel as the user named it, the machine it ran on, its release ("" if it never came up).
 
     `expect` is what it was judged by, `identity` what it behaves as (None where that is not known).
-    `notes` are lines worth showing under the table: a lost machine's last words, for one.
+    `notes` are lines worth showing: a lost machine's last words, for one. `ignores_writes` says that its
+    KVM ignores writes of the TSC, where it does and a policy that honours them was expected.
     """
 
     kernel: str
@@ -24,6 +25,12 @@ class KernelReport:
     expect: str = MAINLINE.name
     identity: Identity | None = None
     notes: tuple[str, ...] = ()
+    ignores_writes: str = ""
+
+    @property
+    def by_contracts(self) -> bool:
+        """Whether the contracts alone decide between PASS and FAIL."""
+        return self.expect == BY_CONTRACTS.name
 
     @property
     def title(self) -> str:
@@ -49,3 +56,21 @@ class KernelReport:
         """How many scenarios came to each verdict, in the order of Verdict; those that occur."""
         counter = Counter(result.verdict for result in self.results)
         return {verdict.value: counter[verdict] for verdict in Verdict if counter[verdict]}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A run: what became of each kernel.
+
+    `cut_short` says in words what is missing and why ("" where nothing is), `missing` how many kernels are.
+    """
+
+    kernels: tuple[KernelReport, ...]
+    cut_short: str = ""
+    missing: int = 0
+
+    @property
+    def printable(self) -> "Report":
+        """The same with what a machine, a console or a file may have called things made printable."""
+        kernels = tuple(each.printable for each in self.kernels)
+        return replace(self, kernels=kernels, cut_short=printable(self.cut_short))

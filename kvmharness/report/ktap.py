@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """KTAP, the kernel's own test format (Documentation/dev-tools/ktap.rst): a subtest per kernel."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from kvmharness.judging.verdict import Result, Verdict, exit_status
-from kvmharness.report.kernel import KernelReport
+from kvmharness.report import failures
+from kvmharness.report.kernel import Report
 
 _DIRECTIVES = {
     Verdict.XFAIL: "XFAIL",
@@ -14,33 +15,47 @@ _DIRECTIVES = {
 }
 
 
-def render(reports: Sequence[KernelReport]) -> str:
-    """The report; a kernel is ok when nothing failed on it and it was not lost."""
-    return "\n".join(_lines(reports)) + "\n"
+def render(report: Report) -> str:
+    """The report; a kernel is ok when nothing failed on it and it was not lost.
+
+    The plan counts the kernels that a run that was cut short did not come to: a parser misses them.
+    """
+    return "\n".join(_lines(report)) + "\n"
 
 
-def _lines(reports: Sequence[KernelReport]) -> Iterator[str]:
+def _lines(report: Report) -> Iterator[str]:
     yield "KTAP version 1"
-    yield f"1..{len(reports)}"
-    for number, report in enumerate(reports, 1):
+    yield f"1..{len(report.kernels) + report.missing}"
+    if report.cut_short:
+        yield f"# CUT SHORT: {report.cut_short}"
+    for number, kernel in enumerate(report.kernels, 1):
         yield "  KTAP version 1"
-        yield f"  # Subtest: {report.title}"
-        yield f"  # release {report.release}"
-        yield f"  # expected {report.expect}"
-        if report.identity:
-            yield f"  # {report.identity.text}"
-        yield f"  1..{len(report.results)}"
-        for place, result in enumerate(report.results, 1):
-            yield from _result_lines(place, result)
-        yield from (f"  # {note}" for note in report.notes)
-        status = exit_status(report.results)
+        yield f"  # Subtest: {kernel.title}"
+        yield f"  # release {kernel.release}"
+        yield f"  # expected {kernel.expect}"
+        if kernel.ignores_writes:
+            yield f"  # {kernel.ignores_writes}"
+        if kernel.identity:
+            yield f"  # {kernel.identity.text}"
+        yield f"  1..{len(kernel.results)}"
+        for place, result in enumerate(kernel.results, 1):
+            yield from _result_lines(place, result, kernel.expect)
+        yield from (f"  # {note}" for note in kernel.notes)
+        status = exit_status(kernel.results)
         skip = " # SKIP nothing could be judged" if status == 4 else ""
-        yield f"{'ok' if status in (0, 4) else 'not ok'} {number} {report.title}{skip}"
+        yield f"{'ok' if status in (0, 4) else 'not ok'} {number} {_description(kernel.title)}{skip}"
 
 
-def _result_lines(place: int, result: Result) -> Iterator[str]:
+def _result_lines(place: int, result: Result, expect: str) -> Iterator[str]:
     if result.verdict is Verdict.FAIL:
-        yield f"  # step {result.step}: {result.reason}"
+        yield f"  # {failures.heading(result)}"
+        yield from (f"  #   {label}: {text}" for label, text in failures.pieces(result, expect) if text)
     ok = "not ok" if result.verdict in (Verdict.FAIL, Verdict.LOST) else "ok"
     directive = _DIRECTIVES.get(result.verdict)
-    yield f"  {ok} {place} {result.scenario}" + (f" # {directive} {result.reason}" if directive else "")
+    because = f" # {directive} {_description(result.reason)}" if directive else ""
+    yield f"  {ok} {place} {result.scenario}{because}"
+
+
+def _description(text: str) -> str:
+    """A text without the sign by which parsers find a directive."""
+    return text.replace("#", "")

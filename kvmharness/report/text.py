@@ -1,119 +1,148 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The report people read: a table, what is behind each verdict that is not PASS, what it means."""
+"""The report people read: the verdict on each kernel first, then what failed, then everything else."""
 
-import textwrap
 from collections.abc import Iterator, Sequence
 
-from kvmharness.judging.verdict import JUDGED, Result, Verdict
-from kvmharness.report.kernel import KernelReport
-from kvmharness.scenarios import SCENARIOS
+from kvmharness.judging.verdict import Result, Verdict
+from kvmharness.report import failures, summary
+from kvmharness.report.kernel import KernelReport, Report
+from kvmharness.report.lines import WIDTH, some, wrap
 
-WIDTH = 78
-
-# How many scenarios are named that have one reason in common; the table has them all.
+# How many scenarios are named that have one reason in common.
 _NAMED = 5
+# How many kernels a table names in full, and how wide those names may be together.
+_MOST_TITLES, _WIDEST_TITLES = 2, 46
 
 
-def render(reports: Sequence[KernelReport]) -> str:
-    """The whole report, its lines at most 78 columns wide where words allow."""
-    return "\n".join([*_table(reports), *_details(reports), *_meaning(reports)]) + "\n"
+def render(report: Report, *, verbose: bool = False) -> str:
+    """The whole report, its lines at most 78 columns wide where words allow.
 
-
-def _table(reports: Sequence[KernelReport]) -> Iterator[str]:
-    names = list(dict.fromkeys(result.scenario for report in reports for result in report.results))
-    columns = [[""] * 2 + names]
-    for report in reports:
-        verdicts = {result.scenario: result.verdict.value for result in report.results}
-        columns.append([report.title, report.release] + [verdicts.get(name, "-") for name in names])
-    widths = [max(map(len, column)) for column in columns]
-    for row in zip(*columns, strict=True):
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-
-
-def _details(reports: Sequence[KernelReport]) -> Iterator[str]:
-    for report in reports:
-        told: set[str] = set()
-        for result in report.results:
-            if result.verdict in (Verdict.PASS, Verdict.XFAIL) or result.reason in told:
-                continue
-            told.add(result.reason)
-            yield ""
-            step = f", step {result.step}" if result.step else ""
-            same = [
-                each.scenario
-                for each in report.results
-                if (each.verdict, each.reason) == (result.verdict, result.reason)
-            ]
-            names = same if len(same) <= _NAMED + 1 else [*same[:_NAMED], f"and {len(same) - _NAMED} more"]
-            yield from _wrap(f"{result.verdict.value} {', '.join(names)}, {report.title}{step}", "", "  ")
-            if result.verdict is Verdict.FAIL:
-                yield from _wrap(f"contract: {result.contract}", "  ", "    ")
-                if result.finding and result.finding != result.reason:
-                    yield from _wrap(
-                        f"{'open' if result.kept is None else 'broken'}: {result.finding}", "  ", "    "
-                    )
-            yield from _wrap(result.reason, "  ", "  ")
-        yield from _known(report)
-        for note in report.notes:
-            yield f"  | {note}"
-
-
-def _known(report: KernelReport) -> Iterator[str]:
-    """The contracts that the expected policy itself breaks; nobody has to look into those.
-
-    And before them those that it is not known to break, but does not rule out.
+    `verbose` leaves nothing out: every FAIL and XFAIL in full, every scenario in the table.
     """
-    for foretold, why in (
-        (False, f"broken, which {report.expect} leaves room for but does not make known"),
-        (True, f"broken on every kernel with {report.expect}"),
-    ):
-        known = [
-            each for each in report.results if each.verdict is Verdict.XFAIL and each.foretold is foretold
-        ]
-        if known:
-            yield ""
-            yield from _wrap(f"XFAIL, {report.title}: {why}", "", "  ")
-        for result in known:
-            yield from _wrap(f"{result.scenario}: {result.contract}", "  ", "    ")
-            if not foretold:
-                yield from _wrap(result.reason, "    ", "    ")
+    titles = _titles(report.kernels)
+    blocks = [summary.lines(report, titles)]
+    for kernel, title in zip(report.kernels, titles, strict=True):
+        blocks += failures.blocks(kernel, title, verbose=verbose)
+    blocks += _unjudged(report.kernels, titles, (Verdict.LOST, Verdict.INCONCLUSIVE), verbose=verbose)
+    blocks += _notes(report.kernels, titles)
+    blocks += [_table(report.kernels, titles, verbose=verbose), _alike(report.kernels, verbose=verbose)]
+    blocks += _unpredicted(report.kernels, titles)
+    blocks.append(_known(report.kernels, verbose=verbose))
+    blocks += _unjudged(report.kernels, titles, (Verdict.SKIP,), verbose=verbose)
+    return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
-def _meaning(reports: Sequence[KernelReport]) -> Iterator[str]:
-    yield ""
-    yield "In plain words"
-    for report in reports:
-        counts = ", ".join(f"{count} {verdict}" for verdict, count in report.counts().items())
-        yield from _wrap(f"{report.title}: {counts}, judged by {report.expect}.", "  ", "    ")
-        if report.identity:
-            yield from _wrap(f"It {report.identity.text}.", "    ", "    ")
-        yield from _wrap(_words(report.results), "    ", "    ")
+def _titles(kernels: Sequence[KernelReport]) -> list[str]:
+    """What each kernel is called: its title, or a letter where there are too many for a table."""
+    titles = [each.title for each in kernels]
+    if len(titles) <= _MOST_TITLES and sum(map(len, titles)) <= _WIDEST_TITLES:
+        return titles
+    return [_letter(place) for place in range(len(kernels))]
 
 
-def _words(results: Sequence[Result]) -> str:
-    verdicts = {result.verdict for result in results}
-    failed = [result for result in results if result.verdict is Verdict.FAIL]
-    if failed:
-        told = dict.fromkeys(
-            SCENARIOS[each.scenario].consequence
-            for each in failed
-            if each.scenario in SCENARIOS and each.kept is False
-        )
-        what = "This kernel does not do what was expected of it."
-        return " ".join([what, *told])
-    if Verdict.LOST in verdicts:
-        return "The machine was lost, so nothing is known about this kernel."
-    if not verdicts & JUDGED:
-        return "Nothing could be judged here: this says nothing about the kernel, good or bad."
-    said = "It does what was expected of it"
-    said += ", as far as that could be judged." if verdicts - JUDGED else "."
-    if any(each.verdict is Verdict.XFAIL and each.foretold for each in results):
-        said += " XFAIL: userspace does not get what it is entitled to, as on every kernel with this rule."
-    if not all(each.foretold for each in results):
-        said += " But it breaks a contract that the rule is not known to break: look into that."
-    return said
+def _letter(place: int) -> str:
+    """A to Z, then AA and so on."""
+    more, last = divmod(place, 26)
+    return (_letter(more - 1) if more else "") + chr(ord("A") + last)
 
 
-def _wrap(text: str, first: str, rest: str) -> list[str]:
-    wrapper = textwrap.TextWrapper(WIDTH, first, rest, break_long_words=False, break_on_hyphens=False)
-    return wrapper.wrap(text)
+def _rows(kernels: Sequence[KernelReport]) -> dict[str, list[str]]:
+    """Each scenario's verdicts, a kernel after the other; "-" where it was not played."""
+    names = dict.fromkeys(result.scenario for kernel in kernels for result in kernel.results)
+    found = [{result.scenario: result.verdict.value for result in kernel.results} for kernel in kernels]
+    return {name: [verdicts.get(name, "-") for verdicts in found] for name in names}
+
+
+def _is_alike(verdicts: Sequence[str]) -> bool:
+    """Whether a row says the same of every kernel, and nothing that its cause does not say better."""
+    return len(set(verdicts)) == 1 and (verdicts[0] != "FAIL" or len(verdicts) == 1)
+
+
+def _table(kernels: Sequence[KernelReport], titles: Sequence[str], *, verbose: bool) -> list[str]:
+    """The scenarios that differ from kernel to kernel, or fail; all of them where `verbose`."""
+    shown = {name: row for name, row in _rows(kernels).items() if verbose or not _is_alike(row)}
+    if not shown:
+        return []
+    rows = [["", *titles], *([name, *row] for name, row in shown.items())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+def _alike(kernels: Sequence[KernelReport], *, verbose: bool) -> list[str]:
+    """The scenarios that neither the table nor another part of the report names."""
+    rows = {} if verbose else _rows(kernels)
+    lines = []
+    for verdict in ("PASS", "INCONCLUSIVE"):
+        names = [name for name, row in rows.items() if _is_alike(row) and row[0] == verdict]
+        if names:
+            everywhere = f" on all {len(kernels)}" if len(kernels) > 1 else ""
+            lines += wrap(f"{verdict}{everywhere}, {len(names)}: {', '.join(names)}", "", "  ")
+    return lines
+
+
+def _unjudged(
+    kernels: Sequence[KernelReport], titles: Sequence[str], verdicts: Sequence[Verdict], *, verbose: bool
+) -> Iterator[list[str]]:
+    """What says nothing of a kernel, by reason, each with the kernels and scenarios it holds for."""
+    for verdict in verdicts:
+        found: dict[str, dict[str, list[str]]] = {}
+        for kernel, title in zip(kernels, titles, strict=True):
+            for result in kernel.results:
+                if result.verdict is verdict:
+                    found.setdefault(result.reason, {}).setdefault(title, []).append(result.scenario)
+        lines = [verdict.value] if found else []
+        for reason, by_kernel in found.items():
+            lines += wrap(reason, "  ", "    ")
+            same: dict[tuple[str, ...], list[str]] = {}
+            for title, names in by_kernel.items():
+                same.setdefault(tuple(names), []).append(title)
+            for names_of_them, on in same.items():
+                named = ", ".join(names_of_them) if verbose else some(names_of_them, _NAMED)
+                on_them = f"{', '.join(on)}, " if len(kernels) > 1 else ""
+                lines += wrap(f"{on_them}{len(names_of_them)}: {named}", "    ", "      ")
+        yield lines
+
+
+def _notes(kernels: Sequence[KernelReport], titles: Sequence[str]) -> Iterator[list[str]]:
+    """What a kernel said on its console, or a lost machine last of all."""
+    for kernel, title in zip(kernels, titles, strict=True):
+        if kernel.notes:
+            yield [f"Console of {title}", *(f"  | {note}" for note in kernel.notes)]
+
+
+def _unpredicted(kernels: Sequence[KernelReport], titles: Sequence[str]) -> Iterator[list[str]]:
+    """The contracts that are broken though the expected policy does not predict it: look into those."""
+    for kernel, title in zip(kernels, titles, strict=True):
+        found = [each for each in _xfailed(kernel) if not each.foretold]
+        if found:
+            why = f"contract broken; {kernel.expect} allows this but does not predict it"
+            lines = wrap(f"XFAIL to look into, {title}: {why}", "", "  ")
+            for result in found:
+                lines += wrap(f"{result.scenario}: {result.contract}", "  ", "    ")
+                lines += wrap(result.reason, "    ", "    ")
+            yield lines
+
+
+def _known(kernels: Sequence[KernelReport], *, verbose: bool) -> list[str]:
+    """The contracts that the expected policy itself breaks; nobody has to look into those."""
+    found = {each.scenario: each for kernel in kernels for each in _xfailed(kernel) if each.foretold}
+    if not found:
+        return []
+    expect = kernels[0].expect
+    more = "" if verbose else " (-v shows the readings)"
+    lines = wrap(f"XFAIL: every kernel with {expect} breaks these contracts{more}", "", "  ")
+    for name, result in found.items():
+        text = f"{name}: {result.contract}"
+        if verbose:
+            lines += [*wrap(text, "  ", "    "), *wrap(result.reason, "    ", "    ")]
+        else:
+            lines.append(
+                f"  {text if len(text) <= WIDTH - 2 else f'{text[: WIDTH - 5].rsplit(None, 1)[0]} ...'}"
+            )
+    return lines
+
+
+def _xfailed(kernel: KernelReport) -> list[Result]:
+    return [each for each in kernel.results if each.verdict is Verdict.XFAIL]

@@ -2,15 +2,16 @@
 """A patch's effect, before and after it side by side, as a text fit for a mail."""
 
 import shlex
-import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from kvmharness.judging.difference import Comparison
 from kvmharness.judging.verdict import Result, Verdict
 from kvmharness.printable import printable
+from kvmharness.report import failures
 from kvmharness.report.difference import differences
 from kvmharness.report.kernel import KernelReport
+from kvmharness.report.lines import wrap
 from kvmharness.scenarios import SCENARIOS
 
 WIDTH = 72
@@ -105,14 +106,10 @@ def _changes(validation: Validation) -> Iterator[str]:
 
 
 def _failures(after: KernelReport) -> Iterator[str]:
-    """What does not follow the rule, those with one reason together."""
-    groups: dict[tuple[str, int], list[str]] = {}
-    for result in after.results:
-        if result.verdict is Verdict.FAIL:
-            groups.setdefault((result.reason, result.step), []).append(result.scenario)
-    for (reason, step), names in groups.items():
+    """What does not follow the rule, by cause."""
+    for group in failures.by_cause([each for each in after.results if each.verdict is Verdict.FAIL]):
         yield ""
-        yield from _wrap(f"{', '.join(names)}, step {step}: {reason}", "", "  ")
+        yield from failures.in_a_mail(group, after.expect, WIDTH)
 
 
 def _table(validation: Validation, rule: str) -> Iterator[str]:
@@ -155,5 +152,4 @@ def _follows(after: KernelReport) -> str:
 
 
 def _wrap(text: str, first: str, rest: str) -> list[str]:
-    wrapper = textwrap.TextWrapper(WIDTH, first, rest, break_long_words=False, break_on_hyphens=False)
-    return wrapper.wrap(text)
+    return wrap(text, first, rest, WIDTH)
