@@ -7,4 +7,4 @@ The parts, in the order data flows through them: `script` (what to do), `player`
 `lab` boots other kernels and plays inside them, `cli` is the command line.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

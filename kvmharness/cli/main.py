@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 
-from kvmharness import __version__
+from kvmharness import version
 from kvmharness.cli import bisect_step, judge, lab, list, options, predict, probe, progress, run
 from kvmharness.cli.errors import BAD_INPUT, INTERRUPTED, NOTHING_FAILED, UsageError
 from kvmharness.cli.options import Parser
@@ -100,6 +100,14 @@ def _open_standard_files() -> None:
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
+class _ShowVersion(argparse.Action):
+    """Asks git for the revision only when somebody asks for it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"kvmharness {version.described()}")
+        parser.exit()
+
+
 def parser() -> Parser:
     """The command line's."""
     whole = Parser(
@@ -108,7 +116,7 @@ def parser() -> Parser:
         epilog=_STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    whole.add_argument("--version", action="version", version=f"kvmharness {__version__}")
+    whole.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     commands = whole.add_subparsers(metavar="COMMAND", required=True)
     for command in (probe, run, lab, bisect_step, judge, predict, list):
         command.add_parser(commands)
