@@ -129,7 +129,7 @@ def test_a_kernel_without_the_machines_module_is_skipped(
         (["--tree", "/no/such"], "/no/such has no source of KVM"),
         (["--judge", "luck"], "invalid choice: 'luck'"),
         (["--no-such"], "unrecognized arguments: --no-such"),
-        (["--host"], "--host judges the kernel that runs here: it goes without --kernel"),
+        (["--host"], "--host judges the running kernel and cannot be combined with --kernel"),
     ],
 )
 def test_git_gives_up_where_every_step_would_meet_it(
@@ -145,7 +145,7 @@ def test_git_gives_up_without_an_emulator_or_a_kernel_to_build_for(
     repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     assert status_of("bisect-step") == GIVE_UP
-    assert "holds KVM alone: name the kernel to build it for" in one_line(capsys.readouterr().err)
+    assert "holds only KVM: name the kernel to build it for" in one_line(capsys.readouterr().err)
 
     def lacks(machine: Machine) -> None:
         raise LabError("machine amd needs qemu-system-x86_64")

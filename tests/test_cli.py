@@ -32,7 +32,7 @@ from tests.command_line import Capture, one_line, status_of
         (["run", "--policy-file", "/no/such/file"], "kvmharness: cannot read /no/such/file: No such file"),
         (["predict", "yung-restore"], "kvmharness: unknown scenario 'yung-restore': did you mean young-rest"),
         (["judge", "/no/such/trace"], "kvmharness: cannot read /no/such/trace: No such file"),
-        (["judge", "/dev/null"], "kvmharness: /dev/null: a saved trace begins with the probe"),
+        (["judge", "/dev/null"], "kvmharness: /dev/null: not a saved trace: it does not begin with a probe"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(arguments: list[str], line: str, capsys: Capture) -> None:
@@ -194,9 +194,11 @@ def test_predict_works_for_every_scenario(capsys: Capture) -> None:
 
 def test_lists_name_what_other_commands_take(capsys: Capture) -> None:
     assert status_of("list", "scenarios") == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines if line.startswith("  ")] == list(SCENARIOS)
-    assert all(len(line) <= 120 for line in lines)
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if line in SCENARIOS] == list(SCENARIOS)
+    assert all(len(line) <= 80 for line in out.splitlines())
+    # Whole sentences.
+    assert all(scenario.contract in " ".join(out.split()) for scenario in SCENARIOS.values())
     assert status_of("list", "policies") == 0
     out = capsys.readouterr().out
     assert all(name in out.splitlines() for name in POLICIES)

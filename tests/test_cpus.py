@@ -96,4 +96,4 @@ def test_as_many_machines_run_at_a_time_as_there_are_cpus_to_use_or_jobs_asked_f
 @pytest.mark.parametrize("words", ["0", "-1", "many", "1e3", "9999999"])
 def test_a_number_of_jobs_that_is_none_is_one_line(capsys: Capture, words: str) -> None:
     assert status_of("lab", "run", "debian:6.1", f"--jobs={words}") == 2
-    assert "is no number from 1 to 999" in one_line(capsys.readouterr().err)
+    assert "is not a number from 1 to 999" in one_line(capsys.readouterr().err)

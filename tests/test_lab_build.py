@@ -206,7 +206,7 @@ def test_another_compiler_than_the_kernels_is_told(
     put(tree.source / ".config", 'CONFIG_CC_VERSION_TEXT="gcc-77 (Some) 77.1.0"\nCONFIG_GCC_VERSION=770100\n')
     assert lab_build("--patch", patch_file(tmp_path)) == 0
     assert re.search(
-        r"mind: the kernel was built by gcc 77\.1\.0, the modules by \d+", capsys.readouterr().err
+        r"warning: the kernel was built by gcc 77\.1\.0, the modules by \d+", capsys.readouterr().err
     )
 
 

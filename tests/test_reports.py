@@ -264,7 +264,7 @@ def test_a_report_that_cannot_be_written_is_printed_instead(
     options.write_report(REPORT, arguments)
     out, error = capsys.readouterr()
     assert out == render(REPORT, "ktap")
-    assert "No space left on device; here it is" in one_line(error)
+    assert "No space left on device; the report follows on stdout" in one_line(error)
 
 
 def test_every_report_says_what_the_kernel_behaves_as(

@@ -31,8 +31,8 @@ _STATUSES = """\
 exit status:
   0    good: nothing failed, and everything was judged
   1    bad: a scenario failed
-  125  skip: it does not build or boot, or could not be judged
-  128  git bisect gives up: wrong usage, or nothing could be built or played at any step
+  125  skip: the tree does not build or boot, or could not be judged
+  128  abort the bisect: wrong usage, or no step could be built or played
 """
 _OF_LAB = ("tree", "kernel", "machine", "offline")
 
@@ -41,30 +41,36 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add the command."""
     parser = commands.add_parser(
         NAME,
-        help="build, boot and judge a tree, for `git bisect run`",
+        help="one step of `git bisect run`: build, boot and judge a kernel tree",
         epilog=_STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--tree", metavar="DIR", type=Path, help="the tree to judge (default: the folder this is run in)"
+        "--tree", metavar="DIR", type=Path, help="the tree to judge (default: the current folder)"
     )
     parser.add_argument(
         "--kernel",
         metavar="KERNEL",
-        help="build only KVM's modules, from the tree's sources of KVM, for this kernel: debian:VERSION or a "
-        "built tree (default: build the whole kernel that the tree holds)",
+        help="build only KVM's modules from the tree, for this kernel: debian:VERSION or a built tree "
+        "(default: build the whole kernel)",
     )
-    parser.add_argument("--host", action="store_true", help="judge the kernel that runs here; build nothing")
-    parser.add_argument("--machine", metavar="NAME", help="see `kvmharness list machines` (default: amd)")
+    parser.add_argument("--host", action="store_true", help="judge the running kernel; build nothing")
+    parser.add_argument(
+        "--machine",
+        metavar="NAME",
+        help="the emulated machine (default: amd; see `kvmharness list machines`)",
+    )
     parser.add_argument(
         "--scenario",
         action="append",
         default=[],
         metavar="NAME",
-        help="only this one (can be repeated; default: all)",
+        help="play only this scenario (can be repeated; default: all)",
     )
     options.add_judging(parser)
-    parser.add_argument("--offline", action="store_true", help="take everything from the cache")
+    parser.add_argument(
+        "--offline", action="store_true", help="use only what is in the cache; download nothing"
+    )
     parser.set_defaults(run=run)
 
 
@@ -75,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.host:
         given = [name for name in _OF_LAB if getattr(arguments, name)]
         if given:
-            raise UsageError(f"--host judges the kernel that runs here: it goes without --{given[0]}")
+            raise UsageError(f"--host judges the running kernel and cannot be combined with --{given[0]}")
         found = _of_host(scenarios, expectation, bool(arguments.scenario))
     else:
         found = _of_tree(arguments, scenarios, expectation)
@@ -132,7 +138,7 @@ def _prepared(tree: Path, arguments: argparse.Namespace) -> Callable[[], Kernel]
         return lambda: build.build_sources(on, sources, _name(tree)).kernel
     if not user_tree.is_whole(tree):
         raise UsageError(
-            f"{tree} holds KVM alone: name the kernel to build it for, as in --kernel debian:6.1"
+            f"{tree} holds only KVM: name the kernel to build it for, such as --kernel debian:6.1"
         )
     whole_kernel.check(tree)
     return lambda: kernels.find(str(whole_kernel.build(tree)))

@@ -17,8 +17,8 @@ from kvmharness.trace import Trace, TraceError
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    parser = commands.add_parser("judge", help="judge traces saved with --save-traces")
-    parser.add_argument("trace", nargs="+", type=Path, help="files of --save-traces")
+    parser = commands.add_parser("judge", help="judge saved traces again (see --save-traces)")
+    parser.add_argument("trace", nargs="+", type=Path, help="a file saved by --save-traces")
     options.add_judging(parser)
     options.add_report_options(parser)
     parser.set_defaults(run=run)
@@ -57,11 +57,11 @@ def _read(path: Path) -> list[Trace]:
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise UsageError(f"{path}: not a trace: it holds bytes that are not ASCII") from None
+        raise UsageError(f"{path}: not a trace: it has bytes that are not ASCII") from None
     except TraceError as error:
         raise UsageError(f"{path}: {error}") from None
     if not traces or traces[0].scenario != PROBE_NAME:
-        raise UsageError(f"{path}: a saved trace begins with the probe of the KVM it was played on")
+        raise UsageError(f"{path}: not a saved trace: it does not begin with a probe")
     for each in traces[1:]:
         options.pick([each.scenario], SCENARIOS, f"scenario in {path}:")
     return traces

@@ -20,37 +20,48 @@ _LOG = logging.getLogger(__name__)
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the commands of the lab."""
-    lab = commands.add_parser("lab", help="real kernels in emulated machines")
+    lab = commands.add_parser(
+        "lab", help="play on real kernels in emulated machines; no root and no /dev/kvm needed"
+    )
     lab_commands = lab.add_subparsers(metavar="COMMAND", required=True)
-    parser = lab_commands.add_parser("run", help="boot each kernel, play scenarios inside, judge them")
+    parser = lab_commands.add_parser("run", help="boot each kernel, play scenarios in it, judge them")
     parser.add_argument(
         "kernel",
         nargs="+",
         metavar="KERNEL",
-        help="debian:VERSION, as in debian:6.1, or host, or built:NAME (see `lab build`), or the path of an "
-        "image, a built tree or a .deb",
+        help="debian:VERSION (such as debian:6.1), host (this machine's kernel), built:NAME (see `lab "
+        "build`), or the path of a kernel image, a built tree or a .deb",
     )
     parser.add_argument(
-        "--modules", metavar="DIR", type=Path, help="where the modules of an image's or tree's kernel are"
+        "--modules",
+        metavar="DIR",
+        type=Path,
+        help="the folder with the modules of a kernel given as an image or a tree",
     )
     parser.add_argument(
         "--accel",
         choices=("kvm",),
-        help="the machines on this host's own KVM instead of emulated, where it nests: amd-smp, intel",
+        help="run the machines on this host's KVM instead of emulating them, if it can nest: amd-smp, intel",
     )
     parser.add_argument(
-        "--boot", action="store_true", help="boot every time, and go on from no snapshot of an earlier run"
+        "--boot", action="store_true", help="always boot from scratch instead of resuming a cached snapshot"
     )
-    parser.add_argument("--offline", action="store_true", help="take Debian's kernels from the cache alone")
+    parser.add_argument(
+        "--offline", action="store_true", help="use only the kernels in the cache; download nothing"
+    )
     parser.add_argument(
         "--machine",
         action="append",
         default=[],
         metavar="NAME",
-        help="see `kvmharness list machines` (default: amd; can be repeated)",
+        help="the emulated machine (default: amd; can be repeated; see `kvmharness list machines`)",
     )
     parser.add_argument(
-        "--scenario", action="append", default=[], metavar="NAME", help="only this one (can be repeated)"
+        "--scenario",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="play only this scenario (can be repeated; default: all)",
     )
     options.add_jobs(parser)
     options.add_report_options(parser)
@@ -104,7 +115,8 @@ def _machines(arguments: argparse.Namespace) -> list[Machine]:
             if machine.nested is None:
                 usable = ", ".join(each.name for each in MACHINES.values() if each.nested)
                 raise UsageError(
-                    f"{machine.name} counts instructions; --accel {arguments.accel} is for {usable}"
+                    f"{machine.name} counts instructions, so it cannot run on KVM: "
+                    f"--accel {arguments.accel} works with {usable}"
                 )
         machines = [machine.nested for machine in machines if machine.nested]
     return [machine.without_snapshots for machine in machines] if arguments.boot else list(machines)

@@ -33,28 +33,32 @@ class _Picks(argparse.Action):
     ) -> None:
         """Note it beside the number of that --patch."""
         if not namespace.patch:
-            parser.error("--pick N comes behind the --patch FILE it is for")
+            parser.error("--pick N must follow the --patch FILE it picks from")
         namespace.pick = [*namespace.pick, (len(namespace.patch) - 1, values)]
 
 
 def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    parser = lab_commands.add_parser("build", help="build only KVM's modules of a kernel, with a patch")
+    parser = lab_commands.add_parser(
+        "build", help="build KVM's modules of a kernel with a patch; the result is a kernel for `lab run`"
+    )
     add_kernel_and_patches(parser)
-    parser.add_argument("--list", action="store_true", help="only list the patches that the files hold")
+    parser.add_argument("--list", action="store_true", help="list the patches in the files; build nothing")
     parser.set_defaults(run=run)
 
 
 def add_kernel_and_patches(parser: argparse.ArgumentParser) -> None:
     """KERNEL and the options that say what is built."""
-    parser.add_argument("kernel", metavar="KERNEL", help="debian:VERSION, as in debian:6.1, or a built tree")
+    parser.add_argument(
+        "kernel", metavar="KERNEL", help="debian:VERSION (such as debian:6.1), or a built tree"
+    )
     parser.add_argument(
         "--patch",
         action="append",
         default=[],
         metavar="FILE",
         required=True,
-        help="a diff, a mail or a mailbox; - for stdin (can be repeated: one is applied on top of the other)",
+        help="a diff, a mail or a mailbox; - is stdin (can be repeated: applied in this order)",
     )
     parser.add_argument(
         "--pick",
@@ -62,10 +66,14 @@ def add_kernel_and_patches(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=[],
         metavar="N",
-        help="of several patches in the file before it, take this one (can be repeated)",
+        help="apply patch N of the --patch FILE before it (can be repeated)",
     )
-    parser.add_argument("--name", metavar="NAME", help="call it built:NAME (default: by the files' names)")
-    parser.add_argument("--offline", action="store_true", help="take everything from the cache")
+    parser.add_argument(
+        "--name", metavar="NAME", help="call the kernel built:NAME (default: a name made of the files' names)"
+    )
+    parser.add_argument(
+        "--offline", action="store_true", help="use only what is in the cache; download nothing"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -92,9 +100,9 @@ def build_kernel(arguments: argparse.Namespace) -> Kernel:
         _tell(error.details)
         raise LabError(str(error)) from None
     for path in (path for patch in chosen for path in patch.passed_over):
-        options.complain(f"kvmharness: passed over: {path}, of which the modules are not made")
+        options.complain(f"kvmharness: ignored: {path}, which is no source of KVM's modules")
     for doubt in built.doubts:
-        options.complain(f"kvmharness: mind: {doubt}")
+        options.complain(f"kvmharness: warning: {doubt}")
     _tell(built.applied)
     return built.kernel
 
@@ -111,7 +119,7 @@ def called(arguments: argparse.Namespace) -> list[str]:
 def _read_patches(arguments: argparse.Namespace) -> list[tuple[str, list[Patch]]]:
     """Each file that --patch names, and the patches in it. UsageError for one that cannot be read."""
     if arguments.patch.count(_STDIN) > 1:
-        raise UsageError("stdin can be read once: give --patch - once")
+        raise UsageError("--patch - can be given only once: stdin can be read only once")
     return [(file, patches.read(_read(file))) for file in arguments.patch]
 
 

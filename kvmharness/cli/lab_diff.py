@@ -22,7 +22,7 @@ _STATUSES = """\
 exit status:
   0  no scenario differs, and some were compared
   1  a scenario differs
-  2  wrong usage or bad input, with one line on stderr
+  2  wrong usage or bad input; one line on stderr says what
   3  a machine was lost
   4  nothing could be compared
 """
@@ -32,25 +32,35 @@ def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser
     """Add the command."""
     parser = lab_commands.add_parser(
         "diff",
-        help="what two kernels do differently, scenario by scenario, without any policy",
+        help="show where two kernels first differ in each scenario, without any policy",
         epilog=_STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("kernel", nargs=2, metavar="KERNEL", help="as for `kvmharness lab run`")
+    parser.add_argument(
+        "kernel", nargs=2, metavar="KERNEL", help="a kernel, named as for `kvmharness lab run`"
+    )
     parser.add_argument(
         "--machine",
         action="append",
         default=[],
         metavar="NAME",
-        help="see `kvmharness list machines` (default: amd; can be repeated)",
+        help="the emulated machine (default: amd; can be repeated; see `kvmharness list machines`)",
     )
     parser.add_argument(
-        "--scenario", action="append", default=[], metavar="NAME", help="only this one (can be repeated)"
+        "--scenario",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="play only this scenario (can be repeated; default: all)",
     )
-    parser.add_argument("--offline", action="store_true", help="take Debian's kernels from the cache alone")
+    parser.add_argument(
+        "--offline", action="store_true", help="use only the kernels in the cache; download nothing"
+    )
     options.add_jobs(parser)
     options.add_save_traces(parser)
-    parser.add_argument("--output", metavar="FILE", type=Path, help="write the text there, not to stdout")
+    parser.add_argument(
+        "--output", metavar="FILE", type=Path, help="write the text to FILE instead of stdout"
+    )
     parser.set_defaults(run=run)
 
 

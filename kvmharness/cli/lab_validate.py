@@ -19,21 +19,29 @@ _LOG = logging.getLogger(__name__)
 
 def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    parser = lab_commands.add_parser("validate", help="what a patch changes: before and after, side by side")
+    parser = lab_commands.add_parser(
+        "validate", help="show what a patch changes, before and after it, as a text for a mail"
+    )
     lab_build.add_kernel_and_patches(parser)
     parser.add_argument(
         "--machine",
         action="append",
         default=[],
         metavar="NAME",
-        help="see `kvmharness list machines` (default: amd-smp; can be repeated)",
+        help="the emulated machine (default: amd-smp; can be repeated; see `kvmharness list machines`)",
     )
     parser.add_argument(
-        "--scenario", action="append", default=[], metavar="NAME", help="only this one (can be repeated)"
+        "--scenario",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="play only this scenario (can be repeated; default: all)",
     )
     options.add_jobs(parser)
     options.add_judging(parser)
-    parser.add_argument("--output", metavar="FILE", type=Path, help="write the text there, not to stdout")
+    parser.add_argument(
+        "--output", metavar="FILE", type=Path, help="write the text to FILE instead of stdout"
+    )
     parser.set_defaults(run=run)
 
 

@@ -19,12 +19,12 @@ from kvmharness.scenarios import SCENARIOS, SUBJECTS
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    parser = commands.add_parser("list", help="the names of scenarios, policies, machines and kernels")
+    parser = commands.add_parser("list", help="list scenarios, policies, machines or kernels")
     parser.add_argument("what", choices=(*_LISTS, "scenarios", "kernels"))
-    parser.add_argument("name", nargs="*", help="scenarios: all that is to be said of these")
-    parser.add_argument("--offline", action="store_true", help="kernels: those in the cache alone")
+    parser.add_argument("name", nargs="*", help="with scenarios: show everything about these")
+    parser.add_argument("--offline", action="store_true", help="with kernels: only those in the cache")
     parser.add_argument(
-        "--all-suites", action="store_true", help="kernels: ask Debian's other suites, all of them"
+        "--all-suites", action="store_true", help="with kernels: ask all of Debian's other suites"
     )
     parser.set_defaults(run=run)
 
@@ -32,28 +32,26 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(arguments: argparse.Namespace) -> int:
     """Print what was asked for. UsageError for what makes no sense there."""
     if arguments.name and arguments.what != "scenarios":
-        raise UsageError("names are for `list scenarios`")
+        raise UsageError("only `list scenarios` takes names")
     if arguments.what == "kernels":
         return _list_kernels(arguments.offline, arguments.all_suites)
     if arguments.offline or arguments.all_suites:
-        raise UsageError("--offline and --all-suites are for `list kernels`")
+        raise UsageError("only `list kernels` takes --offline and --all-suites")
     return _list_scenarios(arguments.name) if arguments.what == "scenarios" else _LISTS[arguments.what]()
 
 
 def _list_scenarios(names: list[str]) -> int:
-    """A line for each, under its subject; of those that are named, everything."""
+    """Each with its contract, by subject; those that are named with everything there is to say."""
     if names:
         for scenario in options.pick(names, SCENARIOS, "scenario"):
             facts = catalogue.facts(scenario)
             _entry(scenario.name, scenario.contract, *(f"{what}: {text}" for what, text in facts))
         return NOTHING_FAILED
-    width = max(map(len, SCENARIOS))
     for subject in SUBJECTS:
-        print(f"\n{catalogue.heading(subject)[0]}")
+        print(f"\n{catalogue.heading(subject)[0]}\n")
         for scenario in subject.SCENARIOS:
-            contract = textwrap.shorten(scenario.contract, 76, placeholder=" ...")
-            print(f"  {scenario.name:{width}}  {contract}")
-    print("\n`kvmharness list scenarios NAME...` says all of one, docs/scenarios.md all of all.")
+            _entry(scenario.name, scenario.contract)
+    print("\n`kvmharness list scenarios NAME...` shows everything about a scenario.")
     return NOTHING_FAILED
 
 
@@ -72,7 +70,7 @@ def _list_machines() -> int:
 def _list_kernels(offline: bool, all_suites: bool) -> int:
     """A line for each kernel: its name, its release, and where it is to be had."""
     if offline and all_suites:
-        raise UsageError("--offline asks nobody, so not all suites either")
+        raise UsageError("--offline and --all-suites contradict each other")
     releases, places = {}, defaultdict[str, list[str]](list)
     kept = kernels.cached()
     trouble = None

@@ -21,7 +21,7 @@ _STATUSES = """\
 exit status:
   0  nothing failed, and something was judged
   1  a scenario failed
-  2  wrong usage or bad input, with one line on stderr
+  2  wrong usage or bad input; one line on stderr says what
   3  a machine was lost
   4  nothing could be judged
 """
@@ -54,7 +54,7 @@ def _run(words: Sequence[str]) -> int:
         return _give_up(str(error))
     except BrokenPipeError:
         # A reader that has seen enough (`| head`) ends us like any other filter. Not by the signal, which
-        # would also come of an emulator that dies while it is being told something.
+        # would also come of an emulator that dies while it is being sent something.
         _drop_output()
         os._exit(128 + signal.SIGPIPE)  # for the same reason as below
     except OSError as error:
@@ -76,7 +76,7 @@ def _run(words: Sequence[str]) -> int:
 
 def _give_up(reason: str) -> int:
     options.complain(f"kvmharness: {' '.join(reason.split())}")
-    # What could not be written must not fail again when the interpreter closes it.
+    # What could not be written must not fail a second time when the interpreter closes it.
     try:
         sys.stdout.flush()
     except OSError:
@@ -109,10 +109,10 @@ class _ShowVersion(argparse.Action):
 
 
 def parser() -> Parser:
-    """The command line's."""
+    """The parser of the command line."""
     whole = Parser(
         prog="kvmharness",
-        description="Does a Linux kernel's KVM synchronize guest TSCs as it should?",
+        description="Tells you whether a Linux kernel's KVM synchronizes guest TSCs as a patch intends.",
         epilog=_STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
             dest="verbosity",
             action="count",
             default=argparse.SUPPRESS,  # of the command's parser must not undo the main one's
-            help="show what is going on; -vv in detail",
+            help="show progress, and leave nothing out of the report; -vv shows more progress",
         )
 
     def error(self, message: str) -> NoReturn:
@@ -50,14 +50,21 @@ class Parser(argparse.ArgumentParser):
 
 def add_report_options(parser: argparse.ArgumentParser) -> None:
     """--format and --output."""
-    parser.add_argument("--format", choices=FORMATS, default="text", help="how to report (default: text)")
-    parser.add_argument("--output", metavar="FILE", type=Path, help="write the report there, not to stdout")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="text", help="the report's format (default: text)"
+    )
+    parser.add_argument(
+        "--output", metavar="FILE", type=Path, help="write the report to FILE instead of stdout"
+    )
 
 
 def add_save_traces(parser: argparse.ArgumentParser) -> None:
     """--save-traces."""
     parser.add_argument(
-        "--save-traces", metavar="DIR", type=Path, help="keep what was played, for `kvmharness judge`"
+        "--save-traces",
+        metavar="DIR",
+        type=Path,
+        help="save the traces in DIR; `kvmharness judge` judges them again",
     )
 
 
@@ -67,13 +74,13 @@ def add_judging(parser: argparse.ArgumentParser) -> None:
         "--expect",
         default=EXPECTED,
         metavar="POLICY",
-        help=f"judge by this policy (default: {EXPECTED}; see `kvmharness list policies`)",
+        help=f"the policy the kernel should follow (default: {EXPECTED}; see `kvmharness list policies`)",
     )
     parser.add_argument(
         "--judge",
         choices=("policy", "contract"),
         default="policy",
-        help="by the policy and the contracts (default), or by the contracts alone",
+        help="judge by the policy and the contracts (default), or by the contracts alone",
     )
     add_policy_file(parser)
 
@@ -84,7 +91,7 @@ def add_policy_file(parser: argparse.ArgumentParser) -> None:
         "--policy-file",
         metavar="FILE",
         type=Path,
-        help="further policies, stated in TOML (see docs/policies.md)",
+        help="read more policies from a TOML file (see docs/policies.md)",
     )
 
 
@@ -94,13 +101,13 @@ def add_jobs(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=_count,
         metavar="N",
-        help="run N machines at a time (default: as many as this process may use CPUs)",
+        help="run N machines at a time (default: one for each CPU this process may use)",
     )
 
 
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 0 < int(text) < _MOST_JOBS):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {_MOST_JOBS - 1}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {_MOST_JOBS - 1}")
     return int(text)
 
 
@@ -114,7 +121,7 @@ def policies(policy_file: Path | None) -> dict[str, Policy]:
     except OSError as error:
         raise UsageError(f"cannot read {policy_file}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise UsageError(f"{policy_file}: not a text in UTF-8") from None
+        raise UsageError(f"{policy_file}: not a UTF-8 text") from None
     except RecursionError:
         raise UsageError(f"{policy_file}: nested too deeply") from None
     except ValueError as error:  # not TOML, a number too long to be one, or no policy (PolicyError)
@@ -140,7 +147,7 @@ def pick(names: Iterable[str], available: Mapping[str, T], what: str) -> list[T]
         if name not in available:
             near = difflib.get_close_matches(name, available) or list(available)
             if len(near) > _MOST_NAMES:
-                raise UsageError(f"unknown {what} {name!r}: `kvmharness list` has all names")
+                raise UsageError(f"unknown {what} {name!r}: `kvmharness list` shows all names")
             raise UsageError(f"unknown {what} {name!r}: did you mean {' or '.join(near)}?")
         picked.append(available[name])
     return picked
@@ -201,7 +208,7 @@ def write_text(text: str, output: Path | None, *, for_people: bool = True) -> No
             return
         except OSError as error:
             unwritten.append(output)
-            complain(f"kvmharness: cannot write to {output}: {error.strerror}; here it is")
+            complain(f"kvmharness: cannot write to {output}: {error.strerror}; the report follows on stdout")
     sys.stdout.write(colour.verdicts(text) if for_people and colour.is_wanted() else text)
     sys.stdout.flush()
 

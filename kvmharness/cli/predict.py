@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""kvmharness predict: what each policy would do of a scenario, on a simulated clock. Needs no KVM."""
+"""kvmharness predict: what each policy does in a scenario, on a simulated clock. Needs no KVM."""
 
 import argparse
 import sys
@@ -12,25 +12,27 @@ from kvmharness.report import prediction
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    parser = commands.add_parser("predict", help="what each policy would do of a scenario; no KVM needed")
-    parser.add_argument("scenario", nargs="*", help="by name (default: all)")
+    parser = commands.add_parser("predict", help="show what each policy does in a scenario; no KVM needed")
+    parser.add_argument("scenario", nargs="*", help="the name of a scenario (default: all)")
     parser.add_argument(
         "--policy",
         action="append",
         default=[],
         metavar="NAME",
-        help="this one (can be repeated; default: all that honour writes)",
+        help="only this policy (can be repeated; default: all that honour writes)",
     )
     options.add_policy_file(parser)
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
+    parser.add_argument(
+        "--format", choices=("text", "json"), default="text", help="the output's format (default: text)"
+    )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Play each scenario under each policy, and show where they part."""
+    """Play each scenario under each policy, and show where the policies first differ."""
     scenarios = options.pick_scenarios(arguments.scenario)
     known = options.policies(arguments.policy_file)
-    # A TSC that ignores writes parts from all others at once, and would hide where those part.
+    # A policy that ignores writes differs from all others at once, which would hide where those differ.
     usual = [name for name, policy in known.items() if policy.honours_writes]
     policies = options.pick(arguments.policy or usual, known, "policy")
     found = [(each, predict(each.name, each.script, policies, each.host)) for each in scenarios]

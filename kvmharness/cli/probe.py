@@ -17,21 +17,21 @@ _WORDS = {State.KEPT: "yes", State.BROKEN: "no", State.UNDECIDED: "?"}
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    parser = commands.add_parser("probe", help="what this host's KVM can do, found by effect")
+    parser = commands.add_parser("probe", help="show what this host's KVM can do, found by its effects")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Play the probe and say what it shows."""
     probe = host.play([]).probe
-    print(f"/dev/kvm of {os.uname().release}, found by effect:")
+    print(f"/dev/kvm of {os.uname().release}, found by its effects:")
     found = capabilities.findings(probe)
     width = max(map(len, found))
     for name, finding in found.items():
         capability = capabilities.CAPABILITIES[name]
         print(f"  {name:{width}}  {_WORDS[finding.state]:3}  {capability.claim.text}")
         if finding.state is not State.KEPT:
-            words = capability.missing if finding.state is State.BROKEN else "it could not be told"
+            words = capability.missing if finding.state is State.BROKEN else "not known"
             print(f"  {'':{width}}       {words}: {finding.reason}")
     for line in _facts(probe):
         print(f"  {line}")

@@ -14,8 +14,8 @@ from kvmharness.report import KernelReport, Report
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    parser = commands.add_parser("run", help="play scenarios on this host's /dev/kvm and judge them")
-    parser.add_argument("scenario", nargs="*", help="by name (default: all)")
+    parser = commands.add_parser("run", help="play scenarios on this host's /dev/kvm, judge them")
+    parser.add_argument("scenario", nargs="*", help="the name of a scenario (default: all)")
     options.add_report_options(parser)
     options.add_judging(parser)
     options.add_save_traces(parser)
