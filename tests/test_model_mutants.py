@@ -51,17 +51,10 @@ def mutate(mutant: Mutant, patch: pytest.MonkeyPatch) -> None:
     for name, kind in vars(importlib.import_module(changed.__name__)).items():
         if isinstance(kind, type) and issubclass(kind, Exception):
             setattr(changed, name, kind)
-    if mutant.module == "operations":
-        # What it hands out has to be of the classes that the judge knows.
-        changed.__dict__.update(
-            {name: kind for name, kind in vars(operations).items() if isinstance(kind, type)}
-        )
-        patch.setattr(judge_module, "perform", changed.perform)
-    elif mutant.module in ("clock_operations", "together"):
-        for handled, handler in list(operations._HANDLERS.items()):
-            name = handler.__name__
+    if mutant.module in ("vcpu_operations", "clock_operations", "together"):
+        for name, handler in list(operations.HANDLERS.items()):
             if handler.__module__ == changed.__name__:
-                patch.setitem(operations._HANDLERS, handled, getattr(changed, name))
+                patch.setitem(operations.HANDLERS, name, getattr(changed, name))
     elif mutant.module == "debugfs":
         patch.setattr(judge_module, "shows", changed.shows)
     elif mutant.module == "arithmetic":

@@ -92,11 +92,3 @@ def test_a_guest_has_as_long_for_a_write_as_for_a_run() -> None:
 def test_json_that_makes_no_sense_is_refused_with_the_reason(data: Any, complaint: str) -> None:
     with pytest.raises(ScriptError, match=complaint):
         from_json(data)
-
-
-def test_every_operation_has_a_player() -> None:
-    from kvmharness.player.stage import Stage  # noqa: PLC0415
-
-    assert {name for name in dir(Stage) if name.startswith("_do_")} == {
-        f"_do_{name}" for name in script.OPERATIONS
-    }

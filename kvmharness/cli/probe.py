@@ -9,7 +9,6 @@ from kvmharness.cli.errors import NOTHING_FAILED
 from kvmharness.contract import State
 from kvmharness.judging import capabilities
 from kvmharness.kvm import lib
-from kvmharness.script import CreateVcpu, GetClock
 from kvmharness.trace import Trace
 
 _WORDS = {State.KEPT: "yes", State.BROKEN: "no", State.UNDECIDED: "?"}
@@ -41,11 +40,12 @@ def run(arguments: argparse.Namespace) -> int:
 def _facts(probe: Trace) -> list[str]:
     facts = []
     for event in probe.events:
-        if isinstance(event.operation, CreateVcpu) and event.operation.vcpu == 0 and event.values:
-            facts.append(f"tsc khz     {event.values[0]}")
-        if isinstance(event.operation, GetClock) and len(event.values) == 2:
-            stable = "in use" if event.values[1] & lib.KVM_CLOCK_TSC_STABLE else "not in use"
-            facts.append(f"masterclock {stable} (KVM_GET_CLOCK flags {event.values[1]:#x})")
+        khz, flags = event.value("khz"), event.value("clock_flags")
+        if event.operation.creates_vcpu and event.operation.vcpu_numbers == (0,) and khz is not None:
+            facts.append(f"tsc khz     {khz}")
+        if flags is not None:
+            stable = "in use" if flags & lib.KVM_CLOCK_TSC_STABLE else "not in use"
+            facts.append(f"masterclock {stable} (KVM_GET_CLOCK flags {flags:#x})")
     shown = any(event.windows for event in probe.events)
     facts.append(f"debugfs     {'shows' if shown else 'does not show'} the offsets of vCPUs")
     return facts

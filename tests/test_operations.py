@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""An operation is one class, one method of the player and one rule of the model, and nobody else knows it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import kvmharness
+from kvmharness.model.operations import HANDLERS
+from kvmharness.player.stage import Stage
+from kvmharness.script import OPERATIONS
+
+ROOT = Path(kvmharness.__file__).parent
+# The catalogue and the probe are scripts: they are made of operations.
+SCRIPTS = ("scenarios/", "judging/capabilities.py", "explore/")
+TREES = {
+    name: ast.parse(path.read_text())
+    for path in sorted(ROOT.rglob("*.py"))
+    if not (name := path.relative_to(ROOT).as_posix()).startswith(SCRIPTS)
+}
+CLASSES = {kind.__name__ for kind in OPERATIONS.values()}
+
+
+def names(tree: ast.AST) -> set[str]:
+    """Every name that a file uses, defines or imports."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.alias | ast.ClassDef | ast.FunctionDef):
+            found.add(node.name)
+    return found
+
+
+def texts(tree: ast.AST) -> set[str]:
+    """Every text that a file has among its code."""
+    constants = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return {value for value in constants if isinstance(value, str)}
+
+
+KNOWN = {name: (names(tree), texts(tree)) for name, tree in TREES.items()}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_an_operation_is_known_in_three_files(operation: str) -> None:
+    kind = OPERATIONS[operation]
+    # A short word, "run" or "sleep", is a command's and a function's name as well.
+    asked = {operation} if "_" in operation else set()
+    where = {
+        name
+        for name, (used, said) in KNOWN.items()
+        if {kind.__name__, f"_do_{operation}"} & used or asked & said
+    }
+    rule = HANDLERS[operation].__module__.removeprefix("kvmharness.").replace(".", "/") + ".py"
+    own = kind.__module__.removeprefix("kvmharness.").replace(".", "/") + ".py"
+    assert where | {rule} == {own, "player/stage.py", rule}
+
+
+def test_every_operation_has_a_player_and_a_rule() -> None:
+    assert {name for name in dir(Stage) if name.startswith("_do_")} == {f"_do_{name}" for name in OPERATIONS}
+    assert set(HANDLERS) == set(OPERATIONS)
+
+
+def test_nobody_asks_an_operation_for_its_class() -> None:
+    asking = [
+        f"{name}, line {node.lineno}"
+        for name, tree in TREES.items()
+        if KNOWN[name][0] & CLASSES and not name.startswith("script/")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call | ast.Compare | ast.MatchClass) and names(node) & CLASSES
+    ]
+    assert not asking
