@@ -3,7 +3,7 @@
 
 import dataclasses
 
-from kvmharness.contract import State
+from kvmharness.contract import Status
 from kvmharness.judging import capabilities
 from kvmharness.judging.session import Outcome
 from kvmharness.judging.verdict import Verdict
@@ -15,7 +15,7 @@ from kvmharness.scenarios import SCENARIOS, Scenario
 from kvmharness.scenarios.outlook import outlook
 from kvmharness.trace import Trace
 
-_VERDICTS = {State.KEPT: Verdict.PASS, State.BROKEN: Verdict.XFAIL, State.UNDECIDED: Verdict.INCONCLUSIVE}
+_VERDICTS = {Status.KEPT: Verdict.PASS, Status.BROKEN: Verdict.XFAIL, Status.UNDECIDED: Verdict.INCONCLUSIVE}
 
 
 def foretold(probe: Trace, policy: str, judged_by: str = "") -> dict[str, set[Verdict]]:
@@ -44,19 +44,19 @@ def oddly_skipped(outcome: Outcome, place: str) -> set[str]:
 
 
 def _verdicts(scenario: Scenario, probe: Trace, host: Host, policy: str, judged_by: str) -> set[Verdict]:
-    if capabilities.unmet(probe, scenario.needs, scenario.lacks)[0] is not State.KEPT:
+    if capabilities.unmet(probe, scenario.needs, scenario.lacks)[0] is not Status.KEPT:
         return {Verdict.SKIP}
     windows = any(event.windows for event in probe.events)
     played_by, judging = POLICIES[policy], POLICIES[judged_by or policy]
     if parts(scenario.script, played_by, judging, scenario.host, windows=windows):
         return {Verdict.FAIL}
-    return {_VERDICTS[state] for state in outlook(scenario, POLICIES[policy], host)}
+    return {_VERDICTS[status] for status in outlook(scenario, POLICIES[policy], host)}
 
 
 def _machine(probe: Trace) -> Host:
     """What the probe says of the machine, and a guess where it leaves something open."""
     host = capabilities.host_facts(probe)
-    scaling = capabilities.findings(probe)["tsc-scaling"].state is State.KEPT
+    scaling = capabilities.findings(probe)["tsc-scaling"].status is Status.KEPT
     return dataclasses.replace(
         host,
         khz_exact=True,

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from kvmharness import script
-from kvmharness.contract import NoWarpClaim, State, check
+from kvmharness.contract import NoWarpClaim, Status, check
 from kvmharness.kvm import System
 from kvmharness.player import player, threads
 from kvmharness.script import CreateVcpu, GetClock, Operation, Run, RunTogether
@@ -89,20 +89,20 @@ def test_too_few_cpus_or_another_guest_are_refused() -> None:
 # The claim
 
 
-def state(event: Event) -> tuple[State, str]:
+def status(event: Event) -> tuple[Status, str]:
     finding = check(CLAIM, Trace("test", "test", (event,)))
-    return finding.state, finding.reason
+    return finding.status, finding.reason
 
 
 def test_a_warp_breaks_the_claim_and_not_having_met_says_nothing() -> None:
-    assert state(meet(MS, *NO_WARP)) == (State.KEPT, "")
-    assert state(meet(MS, *A_WARP)) == (
-        State.BROKEN,
+    assert status(meet(MS, *NO_WARP)) == (Status.KEPT, "")
+    assert status(meet(MS, *A_WARP)) == (
+        Status.BROKEN,
         "vCPU 1 read a TSC less than another vCPU's before it: 3 of 50 times, by up to 700 cycles",
     )
-    assert state(meet(MS, 0, 50, 0, 0, 1, 0, 0, 0))[0] is State.UNDECIDED
-    assert state(meet(MS, error="EINVAL"))[0] is State.UNDECIDED
-    assert state(step(Run(vcpu=0, label="meet"), MS, 5))[0] is State.UNDECIDED
+    assert status(meet(MS, 0, 50, 0, 0, 1, 0, 0, 0))[0] is Status.UNDECIDED
+    assert status(meet(MS, error="EINVAL"))[0] is Status.UNDECIDED
+    assert status(step(Run(vcpu=0, label="meet"), MS, 5))[0] is Status.UNDECIDED
 
 
 # The player

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from kvmharness.contract import Claim, Finding, Promptly, State, check, check_all
+from kvmharness.contract import Claim, Finding, Promptly, Status, check, check_all
 from kvmharness.script import CreateVcpu, GetMsrs, GetTscOffset, Operation, Run, SetMsrs, SetTscOffset
 from kvmharness.trace import Bracket, Event, Trace
 
@@ -56,14 +56,14 @@ def outcome(*after: Event) -> Finding:
 
 def test_a_reading_that_goes_on_from_the_write_keeps_the_contract() -> None:
     # Read 10 ms after the write: 900 ms + 10 ms.
-    assert outcome(read("after", 1060 * MS, 910 * MS)).state is State.KEPT
+    assert outcome(read("after", 1060 * MS, 910 * MS)).status is Status.KEPT
 
 
 def test_a_reading_that_goes_on_from_the_creation_breaks_it_and_says_how_far() -> None:
     # Read 60 ms after the creation: TSC 60 ms instead of 910 ms. At best the kernel made the write at
     # the end of its bracket and the reading at its beginning: 850 ms less the 1000 cycles of the write.
     finding = outcome(read("after", 1060 * MS, 60 * MS))
-    assert finding.state is State.BROKEN
+    assert finding.status is Status.BROKEN
     assert finding.step == 4
     assert finding.reason == (
         "after read a TSC of 60000000 (60.0 ms), 849999000 cycles (850.0 ms) behind what was due: "
@@ -71,63 +71,63 @@ def test_a_reading_that_goes_on_from_the_creation_breaks_it_and_says_how_far() -
     )
 
 
-@pytest.mark.parametrize(("off", "state"), [(1000, State.KEPT), (1001, State.BROKEN)])
-def test_the_brackets_are_the_only_tolerance(off: int, state: State) -> None:
+@pytest.mark.parametrize(("off", "status"), [(1000, Status.KEPT), (1001, Status.BROKEN)])
+def test_the_brackets_are_the_only_tolerance(off: int, status: Status) -> None:
     # The write lies within [1050 ms, +1000], the reading at exactly 1060 ms (a bracket of no width):
     # offsets from 900 ms - 1050 ms - 1000 to 900 ms - 1050 ms are possible, one cycle less is not.
-    assert outcome(read("after", 1060 * MS, 910 * MS - off, width=0)).state is state
+    assert outcome(read("after", 1060 * MS, 910 * MS - off, width=0)).status is status
 
 
 def test_brackets_too_wide_to_tell_leave_it_undecided() -> None:
     # A reading that took a second may have been made before or after the write for all we know.
     finding = outcome(read("after", 1060 * MS, 950 * MS, width=1000 * MS))
-    assert finding.state is State.UNDECIDED
+    assert finding.status is Status.UNDECIDED
     assert "too wide to tell" in finding.reason
 
 
 def test_an_offset_is_exact() -> None:
     kept = event(GetTscOffset(vcpu=0, label="offset"), 1060 * MS, (900 * MS - 1050 * MS) % 2**64)
     broken = event(GetTscOffset(vcpu=0, label="offset"), 1060 * MS, (900 * MS - 1050 * MS + 1) % 2**64)
-    assert outcome(kept).state is State.KEPT
+    assert outcome(kept).status is Status.KEPT
     finding = outcome(broken)
-    assert finding.state is State.BROKEN
+    assert finding.status is Status.BROKEN
     assert finding.reason == "offset read an offset of -149999999, 1 cycles (1 ns) ahead of what was due"
 
 
 def test_a_guests_newest_sample_counts() -> None:
     run = event(Run(vcpu=0, label="guest"), 1060 * MS, 5, 910 * MS)
-    assert outcome(run).state is State.KEPT
+    assert outcome(run).status is Status.KEPT
 
 
 def test_one_broken_reading_among_good_ones_breaks_the_contract() -> None:
     run = event(Run(vcpu=0, label="guest"), 1070 * MS, 70 * MS)
     finding = outcome(read("after", 1060 * MS, 910 * MS), run)
-    assert (finding.state, finding.step) == (State.BROKEN, 5)
+    assert (finding.status, finding.step) == (Status.BROKEN, 5)
 
 
 def test_a_failed_reading_is_no_reading() -> None:
     failed = event(GetTscOffset(vcpu=0, label="offset"), 1055 * MS, error="ENXIO")
-    assert outcome(failed, read("after", 1060 * MS, 910 * MS)).state is State.KEPT
+    assert outcome(failed, read("after", 1060 * MS, 910 * MS)).status is Status.KEPT
     finding = outcome(failed)
-    assert finding.state is State.UNDECIDED
+    assert finding.status is Status.UNDECIDED
     assert finding.reason == "none of offset read anything ENXIO"
 
 
 def test_a_guest_that_read_nothing_leaves_it_undecided() -> None:
     silent = event(Run(vcpu=0, label="guest"), 1070 * MS)
     finding = outcome(read("after", 1060 * MS, 910 * MS), silent)
-    assert (finding.state, finding.reason) == (State.UNDECIDED, "the guest of step 'guest' read nothing")
+    assert (finding.status, finding.reason) == (Status.UNDECIDED, "the guest of step 'guest' read nothing")
 
 
 def test_a_silent_guest_does_not_hide_what_another_reading_proves() -> None:
     silent = event(Run(vcpu=0, label="guest"), 1070 * MS)
-    assert outcome(silent, read("after", 1080 * MS, 80 * MS)).state is State.BROKEN
+    assert outcome(silent, read("after", 1080 * MS, 80 * MS)).status is Status.BROKEN
 
 
 def test_a_step_that_was_not_reached_leaves_it_undecided() -> None:
     claim = replace(GOES_ON, seen=("after", "guest"))
     finding = check(claim, restored(read("after", 1060 * MS, 910 * MS)))
-    assert (finding.state, finding.reason) == (State.UNDECIDED, "step 'guest' was not reached")
+    assert (finding.status, finding.reason) == (Status.UNDECIDED, "step 'guest' was not reached")
 
 
 def test_a_failed_write_leaves_it_undecided() -> None:
@@ -135,7 +135,7 @@ def test_a_failed_write_leaves_it_undecided() -> None:
     write = event(trace.events[2].operation, 1050 * MS, RESTORED, error="EINVAL")
     trace = Trace("test", "test", (*trace.events[:2], write, *trace.events[3:]))
     finding = check(GOES_ON, trace)
-    assert finding.state is State.UNDECIDED
+    assert finding.status is Status.UNDECIDED
     assert finding.reason == "write failed with EINVAL"
 
 
@@ -172,20 +172,20 @@ TOGETHER = Claim(
 
 def test_vcpus_that_share_an_offset_count_together() -> None:
     # 1101 - 1100 = 1 ms between the readings, and 1 ms between what they read.
-    assert check(TOGETHER, pair(100_050 * MS, 100_051 * MS)).state is State.KEPT
+    assert check(TOGETHER, pair(100_050 * MS, 100_051 * MS)).status is Status.KEPT
 
 
 def test_vcpus_that_each_kept_their_own_value_do_not() -> None:
     # vCPU 1 was written 100.002 s at 1055 ms: 46 ms later it reads 100.048 s, 3 ms behind vCPU 0.
     finding = check(TOGETHER, pair(100_050 * MS, 100_048 * MS))
-    assert finding.state is State.BROKEN
+    assert finding.status is Status.BROKEN
     assert finding.reason.endswith("behind what was due: each its own")
 
 
 def test_writes_too_far_apart_are_no_pair() -> None:
     # A player held up for half a second between the writes proves nothing about the kernel.
     finding = check(TOGETHER, pair(100_050 * MS, 100_048 * MS, second_write=1600 * MS))
-    assert finding.state is State.UNDECIDED
+    assert finding.status is Status.UNDECIDED
     assert "550 ms apart" in finding.reason
 
 
@@ -193,10 +193,10 @@ def test_all_claims_of_a_script_that_was_not_prompt_are_undecided() -> None:
     promptly = Promptly("write-0", "write-1", 300 * MS)
     claims = (replace(TOGETHER, together=()),) * 2
     apart = pair(100_050 * MS, 100_048 * MS, second_write=1060 * MS)
-    assert [each.state for each in check_all(claims, apart, promptly)] == [State.BROKEN] * 2
+    assert [each.status for each in check_all(claims, apart, promptly)] == [Status.BROKEN] * 2
     later = pair(100_050 * MS, 100_048 * MS, second_write=1360 * MS)
     found = check_all(claims, later, promptly)
-    assert [each.state for each in found] == [State.UNDECIDED] * 2
+    assert [each.status for each in found] == [Status.UNDECIDED] * 2
     assert "310 ms apart" in found[0].reason
 
 
@@ -204,7 +204,7 @@ def test_a_failed_write_among_a_pair_proves_nothing() -> None:
     trace = pair(100_050 * MS, 100_048 * MS)
     failed = replace(trace.events[3], error="ENOMEM")
     finding = check(TOGETHER, replace(trace, events=(*trace.events[:3], failed, *trace.events[4:])))
-    assert (finding.state, finding.reason) == (State.UNDECIDED, "write-1 failed with ENOMEM")
+    assert (finding.status, finding.reason) == (Status.UNDECIDED, "write-1 failed with ENOMEM")
 
 
 def test_offsets_that_wrapped_around_are_the_same_offset() -> None:
@@ -219,4 +219,4 @@ def test_offsets_that_wrapped_around_are_the_same_offset() -> None:
     )
     claim = Claim("kept", seen=("after",), expected=("write",))
     # A TSC of 0 read at host TSC 3 to 7 means an offset of -7 to -3, and -5 is among them.
-    assert check(claim, trace).state is State.KEPT
+    assert check(claim, trace).status is Status.KEPT

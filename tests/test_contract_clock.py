@@ -3,7 +3,7 @@
 
 import pytest
 
-from kvmharness.contract import AnyClaim, HostTimeClaim, PageClaim, RealtimeClaim, State, TimeClaim, check
+from kvmharness.contract import AnyClaim, HostTimeClaim, PageClaim, RealtimeClaim, Status, TimeClaim, check
 from kvmharness.contract.clock import page_time
 from kvmharness.script import CreateVcpu, GetClock, GetTscKhz, ReadKvmclock, Run, SetClock
 from kvmharness.trace import Bracket, Event, Trace
@@ -19,8 +19,8 @@ def event(operation: object, host: int, *values: int, width: int = 1000, error: 
     return Event(operation, Bracket(host, host, host + width, host + width), values, error)  # type: ignore[arg-type]
 
 
-def state(claim: AnyClaim, *events: Event) -> State:
-    return check(claim, Trace("test", "test", events)).state
+def status(claim: AnyClaim, *events: Event) -> Status:
+    return check(claim, Trace("test", "test", events)).status
 
 
 def reason(claim: AnyClaim, *events: Event) -> str:
@@ -51,8 +51,8 @@ GUEST = event(Run(vcpu=0, label="guest"), 1010 * MS, 10 * MS)
 def test_a_page_is_to_be_there_and_to_say_what_it_ought_to(values: tuple[int, ...], complaint: str) -> None:
     claim = PageClaim("it is", "page", stable=True, stopped=False)
     assert reason(claim, CREATE, page(1020 * MS, *values)) == complaint
-    assert state(claim, CREATE) is State.UNDECIDED
-    assert state(PageClaim("it is there", "page"), CREATE, page(1020 * MS, 2, 0, 0, *GHZ, 3)) is State.KEPT
+    assert status(claim, CREATE) is Status.UNDECIDED
+    assert status(PageClaim("it is there", "page"), CREATE, page(1020 * MS, 2, 0, 0, *GHZ, 3)) is Status.KEPT
 
 
 def test_a_pages_time_is_its_own_and_the_cycles_since_at_its_rate() -> None:
@@ -74,39 +74,39 @@ def test_a_clock_goes_on_with_the_hosts_and_no_faster() -> None:
     # Created at 1000 ms; at 1010 ms and 1030 ms readings may be 1 % of the time since off, and 1000 ns.
     claim = TimeClaim("it goes on", ("later",), "first")
     first = clock("first", 1010 * MS, 500 * MS, 0)
-    assert state(claim, CREATE, first, clock("later", 1030 * MS, 520 * MS, 0)) is State.KEPT
-    assert state(claim, CREATE, first, clock("later", 1030 * MS, 520 * MS + 400_000, 0)) is State.KEPT
+    assert status(claim, CREATE, first, clock("later", 1030 * MS, 520 * MS, 0)) is Status.KEPT
+    assert status(claim, CREATE, first, clock("later", 1030 * MS, 520 * MS + 400_000, 0)) is Status.KEPT
     late = (CREATE, first, clock("later", 1030 * MS, 521 * MS, 0))
     assert reason(claim, *late).startswith("later told a time 0.5")
     assert reason(claim, *late).endswith("ms ahead of first")
-    assert state(claim, CREATE, first) is State.UNDECIDED
+    assert status(claim, CREATE, first) is Status.UNDECIDED
 
 
 def test_what_was_set_is_a_time_like_one_that_was_read_unless_it_was_refused() -> None:
     claim = TimeClaim("it goes on", ("later",), "set")
     later = clock("later", 1030 * MS, 5_010 * MS, 0)
     was_set = event(SetClock(clock=5_000 * MS, label="set"), 1020 * MS, 5_000 * MS)
-    assert state(claim, CREATE, was_set, later) is State.KEPT
+    assert status(claim, CREATE, was_set, later) is Status.KEPT
     refused = event(SetClock(clock=5_000 * MS, label="set"), 1020 * MS, 5_000 * MS, error="EINVAL")
-    assert state(claim, CREATE, refused, later) is State.UNDECIDED
+    assert status(claim, CREATE, refused, later) is Status.UNDECIDED
 
 
 def test_a_guests_time_is_what_its_page_makes_of_the_tsc_that_it_read_last() -> None:
     # The guest read 10 ms at 1010 ms; its page was written at a TSC of 9 ms and a time of 509 ms: 510 ms.
     claim = TimeClaim("it is the clock's", ("page",), "clock")
     its = clock("clock", 1020 * MS, 520 * MS, 0)
-    assert state(claim, CREATE, GUEST, page(1015 * MS, 2, 9 * MS, 509 * MS, *GHZ, 1), its) is State.KEPT
+    assert status(claim, CREATE, GUEST, page(1015 * MS, 2, 9 * MS, 509 * MS, *GHZ, 1), its) is Status.KEPT
     ahead = (CREATE, GUEST, page(1015 * MS, 2, 9 * MS, 511 * MS, *GHZ, 1), its)
-    assert state(claim, *ahead) is State.BROKEN
+    assert status(claim, *ahead) is Status.BROKEN
     # Without a guest, or without a page, there is no time.
-    assert state(claim, CREATE, page(1015 * MS, 2, 9 * MS, 509 * MS, *GHZ, 1), its) is State.UNDECIDED
-    assert state(claim, CREATE, GUEST, page(1015 * MS, 0, 0, 0, 0, 0, 0), its) is State.UNDECIDED
+    assert status(claim, CREATE, page(1015 * MS, 2, 9 * MS, 509 * MS, *GHZ, 1), its) is Status.UNDECIDED
+    assert status(claim, CREATE, GUEST, page(1015 * MS, 0, 0, 0, 0, 0, 0), its) is Status.UNDECIDED
 
 
-def restored(after: int, real_after: int, *, width: int = 1000, error: str = "") -> State:
+def restored(after: int, real_after: int, *, width: int = 1000, error: str = "") -> Status:
     """A clock of 500 ms saved at 1010 ms, set at 1060 ms, and read at 1070 ms."""
     claim = RealtimeClaim("it goes on", "saved", "set", "after")
-    return state(
+    return status(
         claim,
         CREATE,
         clock("saved", 1010 * MS, 500 * MS, 14, 7_000 * MS, 1010 * MS),
@@ -116,14 +116,14 @@ def restored(after: int, real_after: int, *, width: int = 1000, error: str = "")
 
 
 def test_a_clock_that_is_set_with_the_real_time_goes_on_as_that_did() -> None:
-    assert restored(560 * MS, 7_060 * MS) is State.KEPT
+    assert restored(560 * MS, 7_060 * MS) is Status.KEPT
     # 50 ms lost.
-    assert restored(510 * MS, 7_060 * MS) is State.BROKEN
+    assert restored(510 * MS, 7_060 * MS) is Status.BROKEN
     # The host's own clock was set by an hour meanwhile: the VM's has to follow, whatever the raw one did.
-    assert restored(560 * MS + 3_600_000 * MS, 7_060 * MS + 3_600_000 * MS) is State.KEPT
+    assert restored(560 * MS + 3_600_000 * MS, 7_060 * MS + 3_600_000 * MS) is Status.KEPT
     # A setting that took 60 ms says nothing of 50, and one that was refused nothing at all.
-    assert restored(510 * MS, 7_060 * MS, width=60 * MS) is State.KEPT
-    assert restored(560 * MS, 7_060 * MS, error="EINVAL") is State.UNDECIDED
+    assert restored(510 * MS, 7_060 * MS, width=60 * MS) is Status.KEPT
+    assert restored(560 * MS, 7_060 * MS, error="EINVAL") is Status.UNDECIDED
 
 
 def test_a_kernel_that_tells_no_real_time_leaves_it_undecided() -> None:
@@ -133,16 +133,16 @@ def test_a_kernel_that_tells_no_real_time_leaves_it_undecided() -> None:
         event(SetClock(clock=0, label="set"), 1060 * MS, 0),
         clock("after", 1070 * MS, 0, 2),
     )
-    assert state(claim, CREATE, *bare) is State.UNDECIDED
+    assert status(claim, CREATE, *bare) is Status.UNDECIDED
     tells = HostTimeClaim("it tells", "saved")
     assert reason(tells, CREATE, *bare) == "saved: flags 0x2"
-    assert state(tells, CREATE, clock("saved", 1010 * MS, 500 * MS, 14, 7, 1010 * MS)) is State.KEPT
-    assert state(tells, CREATE) is State.UNDECIDED
+    assert status(tells, CREATE, clock("saved", 1010 * MS, 500 * MS, 14, 7, 1010 * MS)) is Status.KEPT
+    assert status(tells, CREATE) is Status.UNDECIDED
 
 
 def test_a_label_of_another_operation_tells_no_time() -> None:
     # A file may say anything.
     strange = event(GetTscKhz(vcpu=0, label="page"), 1020 * MS, KHZ)
-    assert state(PageClaim("it is", "page"), CREATE, strange) is State.UNDECIDED
-    assert state(TimeClaim("it is", ("page",), "page"), CREATE, strange) is State.UNDECIDED
-    assert state(HostTimeClaim("it is", "page"), CREATE, strange) is State.UNDECIDED
+    assert status(PageClaim("it is", "page"), CREATE, strange) is Status.UNDECIDED
+    assert status(TimeClaim("it is", ("page",), "page"), CREATE, strange) is Status.UNDECIDED
+    assert status(HostTimeClaim("it is", "page"), CREATE, strange) is Status.UNDECIDED

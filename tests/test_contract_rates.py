@@ -3,7 +3,7 @@
 
 from dataclasses import replace
 
-from kvmharness.contract import EndClaim, Finding, ForwardClaim, RateClaim, SameClaim, State, check
+from kvmharness.contract import EndClaim, Finding, ForwardClaim, RateClaim, SameClaim, Status, check
 from kvmharness.script import CreateVcpu, GetMsrs, GetTscKhz, Operation, Run, SetMsrs, SetTscKhz
 from kvmharness.trace import Bracket, Event, Trace
 
@@ -35,13 +35,13 @@ AT_HALF = RateClaim("it counts half as fast", first="write", last="guest", khz="
 
 
 def test_a_guest_at_half_the_rate_counts_half_the_time_that_passed() -> None:
-    assert check(AT_HALF, half_as_fast(50 * MS)) == Finding(AT_HALF, State.KEPT)
+    assert check(AT_HALF, half_as_fast(50 * MS)) == Finding(AT_HALF, Status.KEPT)
 
 
 def test_a_guest_that_counts_at_the_hosts_rate_instead_breaks_the_claim() -> None:
     # At most 100.001 ms passed, which make 50,000,500 cycles; with 1 % more and one, 50,500,506.
     finding = check(AT_HALF, half_as_fast(100 * MS))
-    assert (finding.state, finding.step) == (State.BROKEN, 4)
+    assert (finding.status, finding.step) == (Status.BROKEN, 4)
     assert finding.reason == (
         "guest is 100000000 cycles on from write, 49499494 cycles (99.0 ms) ahead of what 500000 kHz come to"
     )
@@ -54,8 +54,8 @@ def test_a_guest_that_stood_still_is_behind() -> None:
 def test_brackets_wider_than_the_difference_leave_the_rate_undecided() -> None:
     # The reading took as long as lay between: 100 to 200 ms make 50 to 100 ms at half the rate, too.
     finding = check(AT_HALF, half_as_fast(100 * MS, width=100 * MS))
-    assert (finding.state, finding.reason) == (
-        State.UNDECIDED,
+    assert (finding.status, finding.reason) == (
+        Status.UNDECIDED,
         "too little time passed to tell the rates apart",
     )
 
@@ -69,22 +69,22 @@ def test_a_tsc_that_stood_still_before_it_was_read_may_count_from_where_it_stopp
         event(Run(vcpu=0, label="guest"), 1100 * MS, 5 + 100 * MS),
     )
     claim = RateClaim("it goes on", first="read", last="guest", khz="create")
-    assert check(claim, stood).state is State.BROKEN
-    assert check(replace(claim, stands_since="set"), stood).state is State.KEPT
+    assert check(claim, stood).status is Status.BROKEN
+    assert check(replace(claim, stands_since="set"), stood).status is Status.KEPT
 
 
 def test_a_guest_that_is_ahead_by_less_than_its_entry_took_is_undecided() -> None:
     # Entered and left in 10 ms: held up for as long between its two clocks, KVM brings the TSC so far ahead.
     at_most = (110 * MS * 101 // 100 + 10 * MS) // 2
-    assert check(AT_HALF, half_as_fast(at_most, width=10 * MS)).state is State.UNDECIDED
-    assert check(AT_HALF, half_as_fast(at_most + 2, width=10 * MS)).state is State.BROKEN
+    assert check(AT_HALF, half_as_fast(at_most, width=10 * MS)).status is Status.UNDECIDED
+    assert check(AT_HALF, half_as_fast(at_most + 2, width=10 * MS)).status is Status.BROKEN
 
 
 def test_a_rate_that_was_refused_proves_nothing() -> None:
     played = half_as_fast(50 * MS)
     refused = event(SetTscKhz(vcpu=0, khz=500_000, label="khz"), 950 * MS, 500_000, error="EINVAL")
     finding = check(AT_HALF, trace(played.events[0], refused, *played.events[2:]))
-    assert (finding.state, finding.reason) == (State.UNDECIDED, "khz failed with EINVAL")
+    assert (finding.status, finding.reason) == (Status.UNDECIDED, "khz failed with EINVAL")
 
 
 def readings(*values: tuple[int, ...]) -> Trace:
@@ -101,21 +101,21 @@ FORWARD = ForwardClaim("its TSC never runs backwards", seen=("guest-0", "guest-1
 
 
 def test_readings_that_stand_still_or_go_on_do_not_run_backwards() -> None:
-    assert check(FORWARD, readings((1, 2), (2, 3))).state is State.KEPT
+    assert check(FORWARD, readings((1, 2), (2, 3))).status is Status.KEPT
     # Around the end of 64 bits it goes on as well.
-    assert check(FORWARD, readings((2**64 - 2,), (1,))).state is State.KEPT
+    assert check(FORWARD, readings((2**64 - 2,), (1,))).status is Status.KEPT
 
 
 def test_one_cycle_backwards_breaks_it_between_runs_and_within_one() -> None:
     between = check(FORWARD, readings((1, 5), (4, 6)))
-    assert (between.state, between.step) == (State.BROKEN, 3)
+    assert (between.status, between.step) == (Status.BROKEN, 3)
     assert between.reason == "guest-1 read a TSC of 4, 1 cycles behind the 5 of guest-0"
-    assert check(FORWARD, readings((1,), (5, 4))).state is State.BROKEN
+    assert check(FORWARD, readings((1,), (5, 4))).status is Status.BROKEN
 
 
 def test_a_guest_that_read_nothing_leaves_it_open() -> None:
     finding = check(FORWARD, readings((1,), ()))
-    assert (finding.state, finding.reason) == (State.UNDECIDED, "guest-1 read nothing")
+    assert (finding.status, finding.reason) == (Status.UNDECIDED, "guest-1 read nothing")
 
 
 def answers(before: int, after: int, error: str = "") -> Trace:
@@ -127,16 +127,16 @@ def answers(before: int, after: int, error: str = "") -> Trace:
 
 def test_an_answer_that_stays_is_kept_and_one_that_changed_is_broken() -> None:
     same = SameClaim("it stays", seen="after", expected="before")
-    assert check(same, answers(5, 5)).state is State.KEPT
+    assert check(same, answers(5, 5)).status is Status.KEPT
     finding = check(same, answers(5, 6))
-    assert (finding.state, finding.step) == (State.BROKEN, 2)
+    assert (finding.status, finding.step) == (Status.BROKEN, 2)
     assert finding.reason == "after answered 6, not the 5 of before"
     assert check(same, answers(5, 5, "EINVAL")).reason == "after read nothing EINVAL"
 
 
 def test_an_end_that_was_not_reached_is_open() -> None:
     claim = EndClaim("it is refused", seen="last", errors=("EINVAL",))
-    assert check(claim, answers(5, 5)).state is State.UNDECIDED
+    assert check(claim, answers(5, 5)).status is Status.UNDECIDED
     refused = answers(5, 5, "EINVAL")
-    assert check(EndClaim("it is refused", "after", ("EINVAL",)), refused).state is State.KEPT
+    assert check(EndClaim("it is refused", "after", ("EINVAL",)), refused).status is Status.KEPT
     assert check(EndClaim("it is accepted", "after"), refused).reason == "after failed with EINVAL"

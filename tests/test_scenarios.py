@@ -3,7 +3,7 @@
 
 import pytest
 
-from kvmharness.contract import AnyClaim, Claim, RateClaim, RealtimeClaim, State
+from kvmharness.contract import AnyClaim, Claim, RateClaim, RealtimeClaim, Status
 from kvmharness.judging.capabilities import CAPABILITIES
 from kvmharness.model.policies import POLICIES
 from kvmharness.scenarios import SCENARIOS, SUBJECTS
@@ -63,7 +63,7 @@ def test_a_scenario_takes_little_time_and_few_steps(scenario: Scenario) -> None:
 def test_the_contract_can_be_decided_under_every_policy_that_honours_writes(scenario: Scenario) -> None:
     for policy in POLICIES.values():
         if policy.honours_writes:
-            assert State.UNDECIDED not in outlook(scenario, policy), policy.name
+            assert Status.UNDECIDED not in outlook(scenario, policy), policy.name
 
 
 def test_the_rules_leave_open_only_what_rests_on_catching_up_and_how_fast_is_too_fast() -> None:

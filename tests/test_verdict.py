@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 
-from kvmharness.contract import State, check
+from kvmharness.contract import Status, check
 from kvmharness.judging import capabilities
 from kvmharness.judging.identity import Identity, identify
 from kvmharness.judging.verdict import Expectation, Result, Verdict, exit_status, judge
@@ -25,12 +25,12 @@ def verdict(name: str, policy: str | Policy, expect: str | None = "mainline-6.7"
     return judge(scenario, play(name, scenario.script, policy), probe(policy), expectation)
 
 
-def states(trace: Trace) -> dict[str, State]:
-    return {name: finding.state for name, finding in capabilities.findings(trace).items()}
+def states(trace: Trace) -> dict[str, Status]:
+    return {name: finding.status for name, finding in capabilities.findings(trace).items()}
 
 
 def missing(trace: Trace) -> list[str]:
-    return [name for name, state in states(trace).items() if state is not State.KEPT]
+    return [name for name, status in states(trace).items() if status is not Status.KEPT]
 
 
 def test_a_kvm_that_honours_writes_has_every_capability_but_scaling() -> None:
@@ -45,7 +45,7 @@ def test_a_kvm_that_ignores_writes_is_found_out_by_effect() -> None:
 
 
 def test_an_unstable_tsc_is_found_out_by_effect() -> None:
-    assert states(probe(stable=False))["stable-tsc"] is State.BROKEN
+    assert states(probe(stable=False))["stable-tsc"] is Status.BROKEN
 
 
 @pytest.mark.parametrize("errno", ["EINVAL", "ENXIO"])
@@ -215,7 +215,7 @@ def test_a_player_that_was_held_up_proves_nothing(name: str, label: str) -> None
     scenario = SCENARIOS[name]
     trace = play(name, scenario.script, "mainline-before-6.7", held_up=(label, 2 * 10**9))
     finding = check(scenario.claims[0], trace)
-    assert finding.state is State.UNDECIDED
+    assert finding.status is Status.UNDECIDED
     assert "too far for this to say anything" in finding.reason
     assert judge(scenario, trace, probe("mainline-before-6.7")).verdict is Verdict.INCONCLUSIVE
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kvmharness import script
-from kvmharness.contract import Claim, State, check
+from kvmharness.contract import Claim, Status, check
 from kvmharness.kvm import System
 from kvmharness.model.state import Host
 from kvmharness.player import player, stage
@@ -187,8 +187,8 @@ def test_with_an_unstable_tsc_nothing_is_asked_of_what_is_shown() -> None:
 CLAIM = Claim("the vCPU goes on", seen=("offset", "tsc"), expected=("write",), instead="create")
 
 
-def found(*events: Event) -> State:
-    return check(CLAIM, Trace("test", "release", events)).state
+def found(*events: Event) -> Status:
+    return check(CLAIM, Trace("test", "release", events)).status
 
 
 def labelled(event: Event, label: str) -> Event:
@@ -201,7 +201,7 @@ def test_what_is_shown_decides_a_claim_that_the_brackets_leave_open() -> None:
     begin = (labelled(create(1000 * MS), "create"), labelled(write(1025 * MS, 30 * MS), "write"))
     lacking = step(GetTscOffset(vcpu=0, label="offset"), 1028 * MS, error="EINVAL")
     read = step(GetMsrs(vcpu=0, indices=("TSC",), label="tsc"), 1030 * MS, 45 * MS, width=20 * MS)
-    assert found(*begin, lacking, read) is State.UNDECIDED
-    assert found(*begin, shown(lacking, at(-995 * MS - 7)), shown(read, at(-995 * MS - 7))) is State.KEPT
-    assert found(*begin, shown(lacking, at(-1000 * MS - 7)), read) is State.BROKEN
-    assert found(*begin, lacking, shown(read, at(-1000 * MS - 7))) is State.BROKEN
+    assert found(*begin, lacking, read) is Status.UNDECIDED
+    assert found(*begin, shown(lacking, at(-995 * MS - 7)), shown(read, at(-995 * MS - 7))) is Status.KEPT
+    assert found(*begin, shown(lacking, at(-1000 * MS - 7)), read) is Status.BROKEN
+    assert found(*begin, lacking, shown(read, at(-1000 * MS - 7))) is Status.BROKEN

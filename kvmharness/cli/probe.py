@@ -6,12 +6,12 @@ import os
 
 from kvmharness import host
 from kvmharness.cli.errors import NOTHING_FAILED
-from kvmharness.contract import State
+from kvmharness.contract import Status
 from kvmharness.judging import capabilities
 from kvmharness.kvm import lib
 from kvmharness.trace import Trace
 
-_WORDS = {State.KEPT: "yes", State.BROKEN: "no", State.UNDECIDED: "?"}
+_WORDS = {Status.KEPT: "yes", Status.BROKEN: "no", Status.UNDECIDED: "?"}
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -28,9 +28,9 @@ def run(arguments: argparse.Namespace) -> int:
     width = max(map(len, found))
     for name, finding in found.items():
         capability = capabilities.CAPABILITIES[name]
-        print(f"  {name:{width}}  {_WORDS[finding.state]:3}  {capability.claim.text}")
-        if finding.state is not State.KEPT:
-            words = capability.missing if finding.state is State.BROKEN else "not known"
+        print(f"  {name:{width}}  {_WORDS[finding.status]:3}  {capability.claim.text}")
+        if finding.status is not Status.KEPT:
+            words = capability.missing if finding.status is Status.BROKEN else "not known"
             print(f"  {'':{width}}       {words}: {finding.reason}")
     for line in _facts(probe):
         print(f"  {line}")

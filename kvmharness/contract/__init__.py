@@ -33,7 +33,7 @@ from kvmharness.contract.clock import (
     check_realtime,
     check_time,
 )
-from kvmharness.contract.finding import Finding, State
+from kvmharness.contract.finding import Finding, Status
 from kvmharness.contract.offset import Claim, implied_offset
 from kvmharness.contract.offset import check as check_offset
 from kvmharness.contract.promptly import TOGETHER_NS, Promptly, held_up
@@ -81,7 +81,7 @@ def check_all(claims: Sequence[AnyClaim], trace: Trace, promptly: Promptly | Non
     """Whether each claim holds; all are undecided where the trace was not as prompt as it has to be."""
     events = {event.operation.label: event for event in trace.events}
     if promptly and (reason := held_up(promptly, events)):
-        return [Finding(claim, State.UNDECIDED, reason) for claim in claims]
+        return [Finding(claim, Status.UNDECIDED, reason) for claim in claims]
     return [check(claim, trace) for claim in claims]
 
 
@@ -101,7 +101,7 @@ __all__ = [
     "ReadsClaim",
     "RealtimeClaim",
     "SameClaim",
-    "State",
+    "Status",
     "TimeClaim",
     "check",
     "check_all",

@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 
-from kvmharness.contract.finding import Finding, State
+from kvmharness.contract.finding import Finding, Status
 from kvmharness.script import TSC_STABLE
 from kvmharness.trace import Event, Trace
 
@@ -48,9 +48,9 @@ def check_reads(claim: ReadsClaim, trace: Trace) -> Finding:
     for number, event in enumerate(trace.events, 1):
         if event.operation.label == claim.seen and not event.error:
             if event.values:
-                return Finding(claim, State.KEPT)
-            return Finding(claim, State.BROKEN, f"the guest of step {claim.seen!r} read nothing", number)
-    return Finding(claim, State.UNDECIDED, f"step {claim.seen!r} was not reached, or failed")
+                return Finding(claim, Status.KEPT)
+            return Finding(claim, Status.BROKEN, f"the guest of step {claim.seen!r} read nothing", number)
+    return Finding(claim, Status.UNDECIDED, f"step {claim.seen!r} was not reached, or failed")
 
 
 def check_end(claim: EndClaim, trace: Trace) -> Finding:
@@ -58,10 +58,10 @@ def check_end(claim: EndClaim, trace: Trace) -> Finding:
     for number, event in enumerate(trace.events, 1):
         if event.operation.label == claim.seen:
             if event.error in claim.errors:
-                return Finding(claim, State.KEPT)
+                return Finding(claim, Status.KEPT)
             ended = f"failed with {event.error}" if event.error else "succeeded"
-            return Finding(claim, State.BROKEN, f"{claim.seen} {ended}", number)
-    return Finding(claim, State.UNDECIDED, f"step {claim.seen!r} was not reached")
+            return Finding(claim, Status.BROKEN, f"{claim.seen} {ended}", number)
+    return Finding(claim, Status.UNDECIDED, f"step {claim.seen!r} was not reached")
 
 
 def check_clock(claim: ClockClaim, trace: Trace) -> Finding:
@@ -71,11 +71,11 @@ def check_clock(claim: ClockClaim, trace: Trace) -> Finding:
         flags = event.value("clock_flags")
         if event.operation.label == claim.seen and flags is not None and not event.error:
             if bool(flags & TSC_STABLE) is claim.stable:
-                return Finding(claim, State.KEPT)
+                return Finding(claim, Status.KEPT)
             said = f"{claim.seen}: KVM_GET_CLOCK answered flags {flags:#x}, "
             said += "without KVM_CLOCK_TSC_STABLE" if claim.stable else "with KVM_CLOCK_TSC_STABLE"
-            return Finding(claim, State.BROKEN, said, number)
-    return Finding(claim, State.UNDECIDED, f"step {claim.seen!r} was not reached, or failed")
+            return Finding(claim, Status.BROKEN, said, number)
+    return Finding(claim, Status.UNDECIDED, f"step {claim.seen!r} was not reached, or failed")
 
 
 def check_same(claim: SameClaim, trace: Trace) -> Finding:
@@ -85,15 +85,15 @@ def check_same(claim: SameClaim, trace: Trace) -> Finding:
     }
     for label in (claim.seen, claim.expected):
         if label not in steps:
-            return Finding(claim, State.UNDECIDED, f"step {label!r} was not reached")
+            return Finding(claim, Status.UNDECIDED, f"step {label!r} was not reached")
     number, seen = steps[claim.seen]
     expected = steps[claim.expected][1]
     if seen.error or not seen.values:
-        return Finding(claim, State.UNDECIDED, f"{claim.seen} read nothing {seen.error}".rstrip(), number)
+        return Finding(claim, Status.UNDECIDED, f"{claim.seen} read nothing {seen.error}".rstrip(), number)
     # What was to be written is known of a step that failed, too.
     if not expected.values:
-        return Finding(claim, State.UNDECIDED, f"{claim.expected} read nothing {expected.error}".rstrip())
+        return Finding(claim, Status.UNDECIDED, f"{claim.expected} read nothing {expected.error}".rstrip())
     if seen.values[0] == expected.values[0]:
-        return Finding(claim, State.KEPT)
+        return Finding(claim, Status.KEPT)
     said = f"{claim.seen} answered {seen.values[0]}, not the {expected.values[0]} of {claim.expected}"
-    return Finding(claim, State.BROKEN, said, number)
+    return Finding(claim, Status.BROKEN, said, number)

@@ -8,7 +8,7 @@ counts cycles, at a rate that it knows to 1 % at the worst.
 
 from dataclasses import dataclass
 
-from kvmharness.contract.finding import Finding, State
+from kvmharness.contract.finding import Finding, Status
 from kvmharness.contract.rate import TOLERANCE_PPM
 from kvmharness.model.interval import Interval, signed
 from kvmharness.script import (
@@ -81,9 +81,9 @@ def check_page(claim: PageClaim, trace: Trace) -> Finding:
                 if wanted is not None and bool(flags & bit) is not wanted:
                     said = said or f"flags {flags:#x}, {'without' if wanted else 'with'} {name}"
             if said:
-                return Finding(claim, State.BROKEN, f"{claim.seen} read {said}", number)
-            return Finding(claim, State.KEPT)
-    return Finding(claim, State.UNDECIDED, f"step {claim.seen!r} was not reached")
+                return Finding(claim, Status.BROKEN, f"{claim.seen} read {said}", number)
+            return Finding(claim, Status.KEPT)
+    return Finding(claim, Status.UNDECIDED, f"step {claim.seen!r} was not reached")
 
 
 def check_time(claim: TimeClaim, trace: Trace) -> Finding:
@@ -93,14 +93,14 @@ def check_time(claim: TimeClaim, trace: Trace) -> Finding:
     for label in (claim.expected, *claim.seen):
         found = _apart(trace, steps[label]) if label in steps else None
         if found is None:
-            return Finding(claim, State.UNDECIDED, f"step {label!r} told no time")
+            return Finding(claim, Status.UNDECIDED, f"step {label!r} told no time")
         apart[label] = found
     for label in claim.seen:
         gap = apart[claim.expected].gap(apart[label])
         if gap:
             late = f"{abs(gap) / 1e6:.3f} ms {'ahead of' if gap > 0 else 'behind'} {claim.expected}"
-            return Finding(claim, State.BROKEN, f"{label} told a time {late}", steps[label])
-    return Finding(claim, State.KEPT)
+            return Finding(claim, Status.BROKEN, f"{label} told a time {late}", steps[label])
+    return Finding(claim, Status.KEPT)
 
 
 def check_realtime(claim: RealtimeClaim, trace: Trace) -> Finding:
@@ -109,16 +109,16 @@ def check_realtime(claim: RealtimeClaim, trace: Trace) -> Finding:
     steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
     before, by, after = (events.get(label) for label in (claim.before, claim.by, claim.after))
     if not (before and by and after) or by.error:
-        return Finding(claim, State.UNDECIDED, "a step was not reached, or failed")
+        return Finding(claim, Status.UNDECIDED, "a step was not reached, or failed")
     clock, realtime = (_passed(before, after, name) for name in ("clock", "realtime"))
     if clock is None or realtime is None:
-        return Finding(claim, State.UNDECIDED, "KVM_GET_CLOCK told no real time")
+        return Finding(claim, Status.UNDECIDED, "KVM_GET_CLOCK told no real time")
     passed = after.bracket.ns_after - before.bracket.ns_before
     slack = passed * TOLERANCE_PPM // 1_000_000 + by.bracket.ns_after - by.bracket.ns_before
     if abs(clock - realtime) <= slack:
-        return Finding(claim, State.KEPT)
+        return Finding(claim, Status.KEPT)
     said = f"the VM's time went on by {clock / 1e6:.3f} ms, the host's by {realtime / 1e6:.3f} ms"
-    return Finding(claim, State.BROKEN, said, steps[claim.after])
+    return Finding(claim, Status.BROKEN, said, steps[claim.after])
 
 
 def _passed(before: Event, after: Event, name: str) -> int | None:
@@ -133,9 +133,9 @@ def check_host_time(claim: HostTimeClaim, trace: Trace) -> Finding:
         flags = event.value("clock_flags")
         if event.operation.label == claim.seen and flags is not None and not event.error:
             if event.value("host_tsc") is not None:
-                return Finding(claim, State.KEPT)
-            return Finding(claim, State.BROKEN, f"{claim.seen}: flags {flags:#x}", number)
-    return Finding(claim, State.UNDECIDED, f"step {claim.seen!r} was not reached, or failed")
+                return Finding(claim, Status.KEPT)
+            return Finding(claim, Status.BROKEN, f"{claim.seen}: flags {flags:#x}", number)
+    return Finding(claim, Status.UNDECIDED, f"step {claim.seen!r} was not reached, or failed")
 
 
 def _apart(trace: Trace, number: int) -> Interval | None:

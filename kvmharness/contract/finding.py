@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Protocol
 
 
-class State(Enum):
+class Status(Enum):
     """What became of a claim."""
 
     KEPT = "kept"
@@ -24,9 +24,9 @@ class AClaim(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A claim's state, why (a sentence, "" where kept), and at which step (counted from 1; 0 for none)."""
+    """A claim's status, why (a sentence, "" where kept), and at which step (counted from 1; 0 for none)."""
 
     claim: AClaim
-    state: State
+    status: Status
     reason: str = ""
     step: int = 0

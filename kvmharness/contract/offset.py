@@ -13,7 +13,7 @@ explain it if the claim were broken (`instead`). So a claim is
 
 from dataclasses import dataclass
 
-from kvmharness.contract.finding import Finding, State
+from kvmharness.contract.finding import Finding, Status
 from kvmharness.contract.promptly import TOGETHER_NS, Promptly, held_up
 from kvmharness.model.arithmetic import duration
 from kvmharness.model.interval import Interval, signed
@@ -70,7 +70,7 @@ def check(claim: Claim, trace: Trace) -> Finding:
     events = {event.operation.label: event for event in trace.events}
     expected = _unmet_condition(claim, events) or _expected(claim, events)
     if isinstance(expected, str):
-        return Finding(claim, State.UNDECIDED, expected)
+        return Finding(claim, Status.UNDECIDED, expected)
     instead = implied_offset(events[claim.instead]) if claim.instead else None
     readings = {
         label: offsets for label in claim.seen if label in events and (offsets := read_offsets(events[label]))
@@ -81,14 +81,14 @@ def check(claim: Claim, trace: Trace) -> Finding:
                 reason = _broken(trace, events[label], seen, expected.gap(seen))
                 if instead is not None and claim.otherwise and seen.intersection(instead) is not None:
                     reason += f": {claim.otherwise}"
-                return Finding(claim, State.BROKEN, reason, steps[label])
+                return Finding(claim, Status.BROKEN, reason, steps[label])
     for label, offsets in readings.items():
         if instead is not None and offsets[-1].intersection(instead) is not None:
             width = events[label].bracket.width
             reason = f"the brackets are too wide to tell: {label} is known to {width} cycles only"
-            return Finding(claim, State.UNDECIDED, reason, steps[label])
+            return Finding(claim, Status.UNDECIDED, reason, steps[label])
     unread = _unread(claim, events, set(readings))
-    return Finding(claim, State.UNDECIDED, unread) if unread else Finding(claim, State.KEPT)
+    return Finding(claim, Status.UNDECIDED, unread) if unread else Finding(claim, Status.KEPT)
 
 
 def _unread(claim: Claim, events: dict[str, Event], read: set[str]) -> str:

@@ -8,7 +8,7 @@ their brackets.
 
 from dataclasses import dataclass
 
-from kvmharness.contract.finding import Finding, State
+from kvmharness.contract.finding import Finding, Status
 from kvmharness.model.arithmetic import duration
 from kvmharness.model.interval import signed
 from kvmharness.trace import Event, Trace
@@ -52,13 +52,13 @@ def check_rate(claim: RateClaim, trace: Trace) -> Finding:
     wanted = (claim.first, claim.last, claim.khz, claim.instead, since)
     missing = _missing(events, tuple(filter(None, wanted)))
     if missing:
-        return Finding(claim, State.UNDECIDED, missing)
+        return Finding(claim, Status.UNDECIDED, missing)
     first, last = events[claim.first], events[claim.last]
     shortest = last.bracket.ns_before - first.bracket.ns_after
     longest = last.bracket.ns_after - events[since].bracket.ns_before
     begin, end = first.guest_tsc, last.guest_tsc
     if begin is None or end is None:
-        return Finding(claim, State.UNDECIDED, f"{claim.first} or {claim.last} is no reading of a TSC")
+        return Finding(claim, Status.UNDECIDED, f"{claim.first} or {claim.last} is no reading of a TSC")
     counted = signed(end - begin)
     khz = events[claim.khz].values[0]
     least, most = _due(shortest, longest, khz)
@@ -66,17 +66,17 @@ def check_rate(claim: RateClaim, trace: Trace) -> Finding:
     held_up_ns = sum(_entry_ns(event, last) for event in entries)
     if most < counted <= most + held_up_ns * khz // 1_000_000:
         said = f"KVM may have been held up when it caught the TSC of {claim.last} up with the time"
-        return Finding(claim, State.UNDECIDED, said, steps[claim.last])
+        return Finding(claim, Status.UNDECIDED, said, steps[claim.last])
     if not least <= counted <= most:
         gap = counted - most if counted > most else least - counted
         said = f"{claim.last} is {counted} cycles on from {claim.first}, {gap} cycles ({duration(gap, khz)}) "
         said += f"{'ahead of' if counted > most else 'behind'} what {khz} kHz come to"
-        return Finding(claim, State.BROKEN, said, steps[claim.last])
+        return Finding(claim, Status.BROKEN, said, steps[claim.last])
     if claim.instead:
         least, most = _due(shortest, longest, events[claim.instead].values[0])
         if least <= counted <= most:
-            return Finding(claim, State.UNDECIDED, "too little time passed to tell the rates apart")
-    return Finding(claim, State.KEPT)
+            return Finding(claim, Status.UNDECIDED, "too little time passed to tell the rates apart")
+    return Finding(claim, Status.KEPT)
 
 
 def _entry_ns(event: Event, last: Event) -> int:
@@ -101,19 +101,19 @@ def check_forward(claim: ForwardClaim, trace: Trace) -> Finding:
     events = {event.operation.label: event for event in trace.events}
     missing = _missing(events, claim.seen)
     if missing:
-        return Finding(claim, State.UNDECIDED, missing)
+        return Finding(claim, Status.UNDECIDED, missing)
     last, where = None, ""
     for label in claim.seen:
         event = events[label]
         tsc = event.guest_tsc
         if tsc is None:
-            return Finding(claim, State.UNDECIDED, f"{label} is no reading of a TSC")
+            return Finding(claim, Status.UNDECIDED, f"{label} is no reading of a TSC")
         for value in event.values if event.operation.by_guest else (tsc,):
             if last is not None and signed(value - last) < 0:
                 said = f"{label} read a TSC of {value}, {last - value} cycles behind the {last} of {where}"
-                return Finding(claim, State.BROKEN, said, steps[label])
+                return Finding(claim, Status.BROKEN, said, steps[label])
             last, where = value, label
-    return Finding(claim, State.KEPT)
+    return Finding(claim, Status.KEPT)
 
 
 def _missing(events: dict[str, Event], labels: tuple[str, ...]) -> str:

@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 
-from kvmharness.contract.finding import Finding, State
+from kvmharness.contract.finding import Finding, Status
 from kvmharness.trace import Trace
 
 
@@ -27,8 +27,8 @@ def check_warps(claim: NoWarpClaim, trace: Trace) -> Finding:
                 largest = event.value(f"largest_warp-{vcpu}")
                 times = f"{warps} of {handovers[vcpu]} times, by up to {largest} cycles"
                 said = f"vCPU {vcpu} read a TSC less than another vCPU's before it: {times}"
-                return Finding(claim, State.BROKEN, said, number)
+                return Finding(claim, Status.BROKEN, said, number)
         if all(handovers.values()):
-            return Finding(claim, State.KEPT)
-        return Finding(claim, State.UNDECIDED, f"the vCPUs of {claim.seen} did not run at the same time")
-    return Finding(claim, State.UNDECIDED, f"step {claim.seen!r} was not reached, or failed")
+            return Finding(claim, Status.KEPT)
+        return Finding(claim, Status.UNDECIDED, f"the vCPUs of {claim.seen} did not run at the same time")
+    return Finding(claim, Status.UNDECIDED, f"step {claim.seen!r} was not reached, or failed")

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kvmharness.contract import State
+from kvmharness.contract import Status
 from kvmharness.judging import capabilities
 from kvmharness.judging.verdict import JUDGED, Expectation, Result, Verdict
 from kvmharness.trace import Trace
@@ -66,8 +66,8 @@ def ignored_writes(probe: Trace, expectation: Expectation) -> str:
     """That a KVM ignores writes of the TSC though the rule does not, in words; "" where it is not so."""
     if expectation.policy is not None and not expectation.policy.honours_writes:
         return ""
-    state, reason = capabilities.unmet(probe, ["tsc-write"])
-    return reason if state is State.BROKEN else ""
+    status, reason = capabilities.unmet(probe, ["tsc-write"])
+    return reason if status is Status.BROKEN else ""
 
 
 def _and_more(names: Sequence[str]) -> str:

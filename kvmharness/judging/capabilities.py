@@ -17,7 +17,7 @@ from kvmharness.contract import (
     HostTimeClaim,
     RateClaim,
     ReadsClaim,
-    State,
+    Status,
     check,
 )
 from kvmharness.model.state import Host
@@ -242,7 +242,7 @@ def host_facts(probe: Trace) -> Host:
         # What vCPUs are created with may be older than the end of the TSC's calibration.
         khz=rate or khz,
         khz_exact=khz is not None and khz == rate and up_ns >= _CALIBRATED_NS,
-        stable=found["stable-tsc"].state is not State.BROKEN,
+        stable=found["stable-tsc"].status is not Status.BROKEN,
         tsc_clocksource=True if stable_clock else None,
         has_attribute=knows,
         # What cannot be made slower has no scaling at all (set_tsc_khz).
@@ -264,9 +264,9 @@ def findings(probe: Trace) -> dict[str, Finding]:
     found = {}
     for name, capability in CAPABILITIES.items():
         finding = check(capability.claim, probe)
-        if finding.state is State.UNDECIDED and errors.get(capability.asks) in _UNKNOWN:
+        if finding.status is Status.UNDECIDED and errors.get(capability.asks) in _UNKNOWN:
             reason = f"{capability.asks} failed with {errors[capability.asks]}"
-            finding = Finding(capability.claim, State.BROKEN, reason)
+            finding = Finding(capability.claim, Status.BROKEN, reason)
         found[name] = finding
     return found
 
@@ -277,19 +277,19 @@ def implied(needs: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def unmet(probe: Trace, needs: Iterable[str], lacks: Iterable[str] = ()) -> tuple[State, str]:
+def unmet(probe: Trace, needs: Iterable[str], lacks: Iterable[str] = ()) -> tuple[Status, str]:
     """Whether something that needs these capabilities, and that those be missing, can be told here.
 
     KEPT if it can; BROKEN with what is missing, or is there; UNDECIDED with why the probe could not tell.
     """
     if any(step.label in _BY_LABEL and step != _BY_LABEL[step.label] for step in probe.script):
-        return State.UNDECIDED, "the probe is not the one of this version"
+        return Status.UNDECIDED, "the probe is not the one of this version"
     found = findings(probe)
-    wanted = [(name, State.KEPT) for name in implied(needs)] + [(name, State.BROKEN) for name in lacks]
-    for name, state in wanted:
-        if found[name].state is State.UNDECIDED:
-            return State.UNDECIDED, f"the probe could not tell {name}: {found[name].reason}"
-        if found[name].state is not state:
+    wanted = [(name, Status.KEPT) for name in implied(needs)] + [(name, Status.BROKEN) for name in lacks]
+    for name, status in wanted:
+        if found[name].status is Status.UNDECIDED:
+            return Status.UNDECIDED, f"the probe could not tell {name}: {found[name].reason}"
+        if found[name].status is not status:
             capability = CAPABILITIES[name]
-            return State.BROKEN, capability.missing if state is State.KEPT else capability.there
-    return State.KEPT, ""
+            return Status.BROKEN, capability.missing if status is Status.KEPT else capability.there
+    return Status.KEPT, ""

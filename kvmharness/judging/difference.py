@@ -12,7 +12,7 @@ noisy machine makes no difference.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kvmharness.contract import State
+from kvmharness.contract import Status
 from kvmharness.judging import capabilities
 from kvmharness.judging.relations import Reading, Relations
 from kvmharness.judging.session import Session
@@ -71,8 +71,8 @@ def compare_sessions(first: Mapping[str, Session], second: Mapping[str, Session]
 def _applies(scenario: Scenario, session: Session) -> bool:
     """Whether the scenario's contract can be told on this KVM."""
     needs = capabilities.implied(scenario.needs)
-    state, _ = capabilities.unmet(session.probe, needs, scenario.lacks)
-    return state is State.KEPT
+    status, _ = capabilities.unmet(session.probe, needs, scenario.lacks)
+    return status is Status.KEPT
 
 
 def compare(
@@ -96,15 +96,15 @@ def compare(
     return Comparison(
         len(both),
         tuple(each for each in found if each),
-        tuple(name for name, one, other in states if (one, other) == (State.KEPT, State.BROKEN)),
-        tuple(name for name, one, other in states if (one, other) == (State.BROKEN, State.KEPT)),
+        tuple(name for name, one, other in states if (one, other) == (Status.KEPT, Status.BROKEN)),
+        tuple(name for name, one, other in states if (one, other) == (Status.BROKEN, Status.KEPT)),
     )
 
 
-def _contract(scenario: Scenario, trace: Trace) -> State:
+def _contract(scenario: Scenario, trace: Trace) -> Status:
     """Broken if any claim is, else undecided if any claim is."""
-    states = {finding.state for finding in scenario.findings(trace)}
-    return next((each for each in (State.BROKEN, State.UNDECIDED) if each in states), State.KEPT)
+    states = {finding.status for finding in scenario.findings(trace)}
+    return next((each for each in (Status.BROKEN, Status.UNDECIDED) if each in states), Status.KEPT)
 
 
 def first_difference(first: Trace, second: Trace, *, stable: bool = True) -> Difference | None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 
-from kvmharness.contract import State
+from kvmharness.contract import Status
 from kvmharness.judging import capabilities
 from kvmharness.model.identify import is_told, parting, standing
 from kvmharness.model.policy import Policy
@@ -38,7 +38,7 @@ def identify(played: Iterable[tuple[Trace, Trace]], policies: Iterable[Policy]) 
     names: set[str] = set()
     probes: list[Trace] = []
     for probe, trace in played:
-        if capabilities.findings(probe)["stable-tsc"].state is State.UNDECIDED:
+        if capabilities.findings(probe)["stable-tsc"].status is Status.UNDECIDED:
             continue
         host = capabilities.host_facts(probe)
         pairs += [(trace, host)] if probe in probes[-1:] else [(probe, host), (trace, host)]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from kvmharness.contract import Finding, State
+from kvmharness.contract import Finding, Status
 from kvmharness.judging import capabilities
 from kvmharness.model.host_clocks import clocks_disagree
 from kvmharness.model.identify import standing
@@ -104,8 +104,8 @@ def judge(scenario: Scenario, trace: Trace, probe: Trace, expectation: Expectati
     if policy is not None and not policy.honours_writes:
         # What a policy without writes lacks is what it is.
         needs = [name for name in needs if name not in _OF_WRITES]
-    state, lacking = capabilities.unmet(probe, needs, scenario.lacks)
-    if policy is not None and state is not State.UNDECIDED:
+    status, lacking = capabilities.unmet(probe, needs, scenario.lacks)
+    if policy is not None and status is not Status.UNDECIDED:
         here = _rule_here(probe, policy, expectation)
         if not isinstance(here, Policy):
             explained = _explained([probe], expectation)
@@ -118,9 +118,9 @@ def judge(scenario: Scenario, trace: Trace, probe: Trace, expectation: Expectati
             )
         policy = here
     if lacking:
-        return unjudged(Verdict.SKIP if state is State.BROKEN else Verdict.INCONCLUSIVE, lacking)
+        return unjudged(Verdict.SKIP if status is Status.BROKEN else Verdict.INCONCLUSIVE, lacking)
     finding = _contract(scenario, trace)
-    kept = {State.KEPT: True, State.BROKEN: False}.get(finding.state) if finding else True
+    kept = {Status.KEPT: True, Status.BROKEN: False}.get(finding.status) if finding else True
     host = capabilities.host_facts(probe)
     if policy is None:
         doubt = clocks_disagree(trace, host.khz)
@@ -142,7 +142,7 @@ def judge(scenario: Scenario, trace: Trace, probe: Trace, expectation: Expectati
         reason, step = words, finding.step
     else:
         verdict, reason, step = Verdict.PASS, "", 0
-    foretold = verdict is not Verdict.XFAIL or State.BROKEN in outlook(scenario, policy)
+    foretold = verdict is not Verdict.XFAIL or Status.BROKEN in outlook(scenario, policy)
     return Result(
         *(scenario.name, verdict, scenario.contract, reason, step, kept, conforms, words),
         *(explained, foretold, judgement.mismatch),
@@ -170,9 +170,9 @@ def _rule_here(probe: Trace, policy: Policy, expectation: Expectation) -> Policy
 def _contract(scenario: Scenario, trace: Trace) -> Finding | None:
     """The finding that keeps the contract from being kept, a broken one first; None when it is kept."""
     found = scenario.findings(trace)
-    for state in (State.BROKEN, State.UNDECIDED):
+    for status in (Status.BROKEN, Status.UNDECIDED):
         for finding in found:
-            if finding.state is state:
+            if finding.status is status:
                 return finding
     return None
 

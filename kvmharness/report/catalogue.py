@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import combinations
 from types import ModuleType
 
-from kvmharness.contract import State
+from kvmharness.contract import Status
 from kvmharness.judging import capabilities
 from kvmharness.model.identify import parts
 from kvmharness.model.policies import POLICIES
@@ -167,7 +167,7 @@ def fate(scenario: Scenario) -> dict[str, str]:
     return dict(sorted(zip(found, texts, strict=True), reverse=True))
 
 
-_FATES = {State.KEPT: "Kept by", State.BROKEN: "Broken by"}
+_FATES = {Status.KEPT: "Kept by", Status.BROKEN: "Broken by"}
 
 
 def _with_others(groups: list[list[str]]) -> list[str]:

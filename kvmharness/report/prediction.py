@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
-from kvmharness.contract import State
+from kvmharness.contract import Status
 from kvmharness.model.predict import Course, parting_step
 from kvmharness.scenarios import Scenario
 
@@ -83,8 +83,10 @@ def _reasons(courses: Sequence[Course], letters: Sequence[str], parting: int) ->
 
 def _contract(scenario: Scenario, course: Course) -> str:
     """What becomes of the scenario's contract."""
-    states = {finding.state for finding in scenario.findings(course.trace)}
-    return next((state for state in (State.BROKEN, State.UNDECIDED) if state in states), State.KEPT).value
+    states = {finding.status for finding in scenario.findings(course.trace)}
+    return next(
+        (status for status in (Status.BROKEN, Status.UNDECIDED) if status in states), Status.KEPT
+    ).value
 
 
 def _wrap(text: str, first: str, rest: str) -> list[str]:

@@ -4,7 +4,7 @@
 from collections.abc import Callable
 from functools import lru_cache
 
-from kvmharness.contract import State
+from kvmharness.contract import Status
 from kvmharness.model.policy import Policy
 from kvmharness.model.simulate import simulate
 from kvmharness.model.state import Host
@@ -15,14 +15,14 @@ from kvmharness.trace import Trace
 _CHOICES: tuple[Callable[[int], int], ...] = (lambda count: 0, lambda count: count - 1)
 
 
-def contract_state(scenario: Scenario, trace: Trace) -> State:
+def contract_status(scenario: Scenario, trace: Trace) -> Status:
     """BROKEN if one of the claims is, else UNDECIDED if one of them is, else KEPT."""
-    states = {finding.state for finding in scenario.findings(trace)}
-    return next((state for state in (State.BROKEN, State.UNDECIDED) if state in states), State.KEPT)
+    states = {finding.status for finding in scenario.findings(trace)}
+    return next((status for status in (Status.BROKEN, Status.UNDECIDED) if status in states), Status.KEPT)
 
 
 @lru_cache(maxsize=4096)
-def outlook(scenario: Scenario, policy: Policy, host: Host | None = None) -> frozenset[State]:
+def outlook(scenario: Scenario, policy: Policy, host: Host | None = None) -> frozenset[Status]:
     """What may become of the contract; two states where the rules leave it open.
 
     On `host`, all of which has to be known, or on a machine that has what the scenario needs.
@@ -30,5 +30,5 @@ def outlook(scenario: Scenario, policy: Policy, host: Host | None = None) -> fro
     found = set()
     for choose in _CHOICES:
         trace = simulate(scenario.name, scenario.script, policy, host or scenario.host, choose=choose)
-        found.add(contract_state(scenario, trace))
+        found.add(contract_status(scenario, trace))
     return frozenset(found)
