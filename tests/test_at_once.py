@@ -98,7 +98,8 @@ def test_a_warp_breaks_the_claim_and_not_having_met_says_nothing() -> None:
     assert status(meet(MS, *NO_WARP)) == (Status.KEPT, "")
     assert status(meet(MS, *A_WARP)) == (
         Status.BROKEN,
-        "vCPU 1 read a TSC less than another vCPU's before it: 3 of 50 times, by up to 700 cycles",
+        "vCPU 1 read a TSC less than one that another vCPU had read before: 3 of 50 times, by up to 700 "
+        "cycles",
     )
     assert status(meet(MS, 0, 50, 0, 0, 1, 0, 0, 0))[0] is Status.UNDECIDED
     assert status(meet(MS, error="EINVAL"))[0] is Status.UNDECIDED

@@ -66,7 +66,7 @@ def test_a_reading_that_goes_on_from_the_creation_breaks_it_and_says_how_far() -
     assert finding.status is Status.BROKEN
     assert finding.step == 4
     assert finding.reason == (
-        "after read a TSC of 60000000 (60.0 ms), 849999000 cycles (850.0 ms) behind what was due: "
+        "step 'after' read TSC 60000000 (60.0 ms), 849999000 cycles (850.0 ms) lower than required: "
         "it was overridden"
     )
 
@@ -82,7 +82,7 @@ def test_brackets_too_wide_to_tell_leave_it_undecided() -> None:
     # A reading that took a second may have been made before or after the write for all we know.
     finding = outcome(read("after", 1060 * MS, 950 * MS, width=1000 * MS))
     assert finding.status is Status.UNDECIDED
-    assert "too wide to tell" in finding.reason
+    assert "the brackets are too wide" in finding.reason
 
 
 def test_an_offset_is_exact() -> None:
@@ -91,7 +91,7 @@ def test_an_offset_is_exact() -> None:
     assert outcome(kept).status is Status.KEPT
     finding = outcome(broken)
     assert finding.status is Status.BROKEN
-    assert finding.reason == "offset read an offset of -149999999, 1 cycles (1 ns) ahead of what was due"
+    assert finding.reason == "step 'offset' read offset -149999999, 1 cycle (1 ns) higher than required"
 
 
 def test_a_guests_newest_sample_counts() -> None:
@@ -110,7 +110,7 @@ def test_a_failed_reading_is_no_reading() -> None:
     assert outcome(failed, read("after", 1060 * MS, 910 * MS)).status is Status.KEPT
     finding = outcome(failed)
     assert finding.status is Status.UNDECIDED
-    assert finding.reason == "none of offset read anything ENXIO"
+    assert finding.reason == "none of the steps offset read anything ENXIO"
 
 
 def test_a_guest_that_read_nothing_leaves_it_undecided() -> None:
@@ -136,7 +136,7 @@ def test_a_failed_write_leaves_it_undecided() -> None:
     trace = Trace("test", "test", (*trace.events[:2], write, *trace.events[3:]))
     finding = check(GOES_ON, trace)
     assert finding.status is Status.UNDECIDED
-    assert finding.reason == "write failed with EINVAL"
+    assert finding.reason == "step 'write' failed with EINVAL"
 
 
 def test_a_trace_that_ended_early_leaves_it_undecided() -> None:
@@ -179,7 +179,7 @@ def test_vcpus_that_each_kept_their_own_value_do_not() -> None:
     # vCPU 1 was written 100.002 s at 1055 ms: 46 ms later it reads 100.048 s, 3 ms behind vCPU 0.
     finding = check(TOGETHER, pair(100_050 * MS, 100_048 * MS))
     assert finding.status is Status.BROKEN
-    assert finding.reason.endswith("behind what was due: each its own")
+    assert finding.reason.endswith("lower than required: each its own")
 
 
 def test_writes_too_far_apart_are_no_pair() -> None:
@@ -204,7 +204,7 @@ def test_a_failed_write_among_a_pair_proves_nothing() -> None:
     trace = pair(100_050 * MS, 100_048 * MS)
     failed = replace(trace.events[3], error="ENOMEM")
     finding = check(TOGETHER, replace(trace, events=(*trace.events[:3], failed, *trace.events[4:])))
-    assert (finding.status, finding.reason) == (Status.UNDECIDED, "write-1 failed with ENOMEM")
+    assert (finding.status, finding.reason) == (Status.UNDECIDED, "step 'write-1' failed with ENOMEM")
 
 
 def test_offsets_that_wrapped_around_are_the_same_offset() -> None:

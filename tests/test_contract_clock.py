@@ -42,10 +42,10 @@ GUEST = event(Run(vcpu=0, label="guest"), 1010 * MS, 10 * MS)
     ("values", "complaint"),
     [
         ((2, 0, 0, *GHZ, 1), ""),
-        ((0, 0, 0, 0, 0, 0), "page read version 0: it is not there"),
-        ((3, 0, 0, *GHZ, 1), "page read version 3 is odd"),
-        ((2, 0, 0, *GHZ, 0), "page read flags 0x0, without PVCLOCK_TSC_STABLE_BIT"),
-        ((2, 0, 0, *GHZ, 3), "page read flags 0x3, with PVCLOCK_GUEST_STOPPED"),
+        ((0, 0, 0, 0, 0, 0), "step 'page' read version 0: KVM never wrote the page"),
+        ((3, 0, 0, *GHZ, 1), "step 'page' read version 3, which is odd"),
+        ((2, 0, 0, *GHZ, 0), "step 'page' read flags 0x0, without PVCLOCK_TSC_STABLE_BIT"),
+        ((2, 0, 0, *GHZ, 3), "step 'page' read flags 0x3, with PVCLOCK_GUEST_STOPPED"),
     ],
 )
 def test_a_page_is_to_be_there_and_to_say_what_it_ought_to(values: tuple[int, ...], complaint: str) -> None:
@@ -77,8 +77,8 @@ def test_a_clock_goes_on_with_the_hosts_and_no_faster() -> None:
     assert status(claim, CREATE, first, clock("later", 1030 * MS, 520 * MS, 0)) is Status.KEPT
     assert status(claim, CREATE, first, clock("later", 1030 * MS, 520 * MS + 400_000, 0)) is Status.KEPT
     late = (CREATE, first, clock("later", 1030 * MS, 521 * MS, 0))
-    assert reason(claim, *late).startswith("later told a time 0.5")
-    assert reason(claim, *late).endswith("ms ahead of first")
+    assert reason(claim, *late).startswith("step 'later' reported a time 0.5")
+    assert reason(claim, *late).endswith("ms ahead of step 'first'")
     assert status(claim, CREATE, first) is Status.UNDECIDED
 
 
@@ -135,7 +135,7 @@ def test_a_kernel_that_tells_no_real_time_leaves_it_undecided() -> None:
     )
     assert status(claim, CREATE, *bare) is Status.UNDECIDED
     tells = HostTimeClaim("it tells", "saved")
-    assert reason(tells, CREATE, *bare) == "saved: flags 0x2"
+    assert reason(tells, CREATE, *bare) == "step 'saved': KVM_GET_CLOCK returned flags 0x2"
     assert status(tells, CREATE, clock("saved", 1010 * MS, 500 * MS, 14, 7, 1010 * MS)) is Status.KEPT
     assert status(tells, CREATE) is Status.UNDECIDED
 

@@ -216,7 +216,7 @@ def test_a_player_that_was_held_up_proves_nothing(name: str, label: str) -> None
     trace = play(name, scenario.script, "mainline-before-6.7", held_up=(label, 2 * 10**9))
     finding = check(scenario.claims[0], trace)
     assert finding.status is Status.UNDECIDED
-    assert "too far for this to say anything" in finding.reason
+    assert "too far to say anything about the kernel" in finding.reason
     assert judge(scenario, trace, probe("mainline-before-6.7")).verdict is Verdict.INCONCLUSIVE
 
 
@@ -230,7 +230,7 @@ def test_a_probe_that_could_not_tell_is_no_missing_capability() -> None:
     unsure = dataclasses.replace(unsure, events=tuple(failed))
     result = judge(scenario, play(scenario.name, scenario.script), unsure)
     assert result.verdict is Verdict.INCONCLUSIVE
-    assert result.reason == "the probe could not tell tsc-write: write failed with ENOMEM"
+    assert result.reason == "the probe could not tell tsc-write: step 'write' failed with ENOMEM"
 
 
 def test_a_trace_of_another_script_is_not_judged() -> None:

@@ -48,7 +48,7 @@ def _list_scenarios(names: list[str]) -> int:
             _entry(scenario.name, scenario.contract, *(f"{what}: {text}" for what, text in facts))
         return NOTHING_FAILED
     for subject in SUBJECTS:
-        print(f"\n{catalogue.heading(subject)[0]}\n")
+        print(f"\n{textwrap.fill(catalogue.heading(subject)[0], 78)}\n")
         for scenario in subject.SCENARIOS:
             _entry(scenario.name, scenario.contract)
     print("\n`kvmharness list scenarios NAME...` shows everything about a scenario.")

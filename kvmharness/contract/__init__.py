@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Contracts: what userspace is entitled to, checked on a trace with its brackets as the only tolerance.
 
-offset    a vCPU goes on from some TSC, or counts together with another: TSC offsets agree
-rate      a TSC counts at a rate, and never backwards; at other rates than the host's too
-clock     the VM's clock goes on, and its kvmclock pages say so
-warp      vCPUs that run at once never see each other's TSC run backwards
-answer    how an operation ends, and what it answers
-promptly  what has to follow soon, or says nothing
-finding   what becomes of a claim
+offset    a vCPU continues from a TSC, or counts together with another vCPU: TSC offsets agree
+rate      a TSC counts at a rate, and never backwards; also at other rates than the host's
+clock     the VM's clock continues, and its kvmclock pages agree with it
+warp      vCPUs that run at the same time never see each other's TSC run backwards
+answer    how an operation ends, and what it returns
+promptly  steps that must follow each other soon; if they do not, the claim is undecided
+finding   the result of checking a claim
 """
 
 from collections.abc import Callable, Sequence
@@ -73,12 +73,12 @@ _CHECKS: dict[type[Any], Callable[[Any, Trace], Finding]] = {
 
 
 def check(claim: AnyClaim, trace: Trace) -> Finding:
-    """Whether the claim holds in this trace."""
+    """Check one claim on a trace."""
     return _CHECKS[type(claim)](claim, trace)
 
 
 def check_all(claims: Sequence[AnyClaim], trace: Trace, promptly: Promptly | None = None) -> list[Finding]:
-    """Whether each claim holds; all are undecided where the trace was not as prompt as it has to be."""
+    """Check each claim on a trace; all are undecided if the trace does not meet `promptly`."""
     events = {event.operation.label: event for event in trace.events}
     if promptly and (reason := held_up(promptly, events)):
         return [Finding(claim, Status.UNDECIDED, reason) for claim in claims]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Claims on how an operation ends and what it answers, whatever the time."""
+"""Claims on how an operation ends and what it returns, independent of time."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from kvmharness.trace import Event, Trace
 
 @dataclass(frozen=True, slots=True)
 class ClockClaim:
-    """What KVM_GET_CLOCK is to say: whether the clock of the step labelled `seen` is stable."""
+    """The KVM_GET_CLOCK labelled `seen` reports a stable clock, or one that is not, as `stable` says."""
 
     text: str
     seen: str
@@ -19,7 +19,7 @@ class ClockClaim:
 
 @dataclass(frozen=True, slots=True)
 class EndClaim:
-    """How the step labelled `seen` is to end: with one of these errors, "" for success."""
+    """The step labelled `seen` ends with one of these errors; "" is success."""
 
     text: str
     seen: str
@@ -28,7 +28,7 @@ class EndClaim:
 
 @dataclass(frozen=True, slots=True)
 class SameClaim:
-    """The first value of the step labelled `seen` is to be that of the one labelled `expected`."""
+    """The first value of the step labelled `seen` equals that of the step labelled `expected`."""
 
     text: str
     seen: str
@@ -44,7 +44,7 @@ class ReadsClaim:
 
 
 def check_reads(claim: ReadsClaim, trace: Trace) -> Finding:
-    """Whether it did."""
+    """Check that the guest read something."""
     for number, event in enumerate(trace.events, 1):
         if event.operation.label == claim.seen and not event.error:
             if event.values:
@@ -54,32 +54,32 @@ def check_reads(claim: ReadsClaim, trace: Trace) -> Finding:
 
 
 def check_end(claim: EndClaim, trace: Trace) -> Finding:
-    """Whether the step ended so."""
+    """Check how the step ended."""
     for number, event in enumerate(trace.events, 1):
         if event.operation.label == claim.seen:
             if event.error in claim.errors:
                 return Finding(claim, Status.KEPT)
             ended = f"failed with {event.error}" if event.error else "succeeded"
-            return Finding(claim, Status.BROKEN, f"{claim.seen} {ended}", number)
+            return Finding(claim, Status.BROKEN, f"step {claim.seen!r} {ended}", number)
     return Finding(claim, Status.UNDECIDED, f"step {claim.seen!r} was not reached")
 
 
 def check_clock(claim: ClockClaim, trace: Trace) -> Finding:
-    """Whether the clock was called that."""
+    """Check what KVM_GET_CLOCK reported."""
     for number, event in enumerate(trace.events, 1):
-        # A file may say anything: the label may be another operation's, with other values.
+        # A file may hold anything: the label may belong to another operation, with other values.
         flags = event.value("clock_flags")
         if event.operation.label == claim.seen and flags is not None and not event.error:
             if bool(flags & TSC_STABLE) is claim.stable:
                 return Finding(claim, Status.KEPT)
-            said = f"{claim.seen}: KVM_GET_CLOCK answered flags {flags:#x}, "
+            said = f"step {claim.seen!r}: KVM_GET_CLOCK returned flags {flags:#x}, "
             said += "without KVM_CLOCK_TSC_STABLE" if claim.stable else "with KVM_CLOCK_TSC_STABLE"
             return Finding(claim, Status.BROKEN, said, number)
     return Finding(claim, Status.UNDECIDED, f"step {claim.seen!r} was not reached, or failed")
 
 
 def check_same(claim: SameClaim, trace: Trace) -> Finding:
-    """Whether the two are equal."""
+    """Check that the two values are equal."""
     steps: dict[str, tuple[int, Event]] = {
         event.operation.label: (number, event) for number, event in enumerate(trace.events, 1)
     }
@@ -89,11 +89,15 @@ def check_same(claim: SameClaim, trace: Trace) -> Finding:
     number, seen = steps[claim.seen]
     expected = steps[claim.expected][1]
     if seen.error or not seen.values:
-        return Finding(claim, Status.UNDECIDED, f"{claim.seen} read nothing {seen.error}".rstrip(), number)
-    # What was to be written is known of a step that failed, too.
+        return Finding(
+            claim, Status.UNDECIDED, f"step {claim.seen!r} read nothing {seen.error}".rstrip(), number
+        )
+    # A step that failed still has the value that it should have written.
     if not expected.values:
-        return Finding(claim, Status.UNDECIDED, f"{claim.expected} read nothing {expected.error}".rstrip())
+        return Finding(
+            claim, Status.UNDECIDED, f"step {claim.expected!r} read nothing {expected.error}".rstrip()
+        )
     if seen.values[0] == expected.values[0]:
         return Finding(claim, Status.KEPT)
-    said = f"{claim.seen} answered {seen.values[0]}, not the {expected.values[0]} of {claim.expected}"
+    said = f"step {claim.seen!r} returned {seen.values[0]}, step {claim.expected!r} {expected.values[0]}"
     return Finding(claim, Status.BROKEN, said, number)

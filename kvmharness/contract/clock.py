@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Claims on the VM's clock: what its kvmclock pages say, and that its time goes on.
+"""Claims on the VM's clock: what its kvmclock pages say, and that its time continues.
 
-The VM's time is compared with the host's raw clock, on which it runs: a time of t, read or set while that
-went from b to a, means that the two are between t - a and t - b apart. Between two looks at that clock KVM
-counts cycles, at a rate that it knows to 1 % at the worst.
+The VM's time is compared with the host's raw clock, on which it runs. A time of t, read or set while the raw
+clock went from b to a, means that the two are between t - a and t - b apart. Between two readings of the raw
+clock KVM counts cycles, at a rate that it knows to 1 % at the worst.
 """
 
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ from kvmharness.trace import Bracket, Event, Trace
 
 @dataclass(frozen=True, slots=True)
 class PageClaim:
-    """What the kvmclock page that the step labelled `seen` reads is to say. None: either will do.
+    """The kvmclock page that the step labelled `seen` reads has these flags.
 
-    It is to be there: to have a version, and an even one. `stable` is PVCLOCK_TSC_STABLE_BIT, `stopped`
-    PVCLOCK_GUEST_STOPPED.
+    `stable` is PVCLOCK_TSC_STABLE_BIT, `stopped` PVCLOCK_GUEST_STOPPED; None allows either. The page must
+    have been written: its version is even and not 0.
     """
 
     text: str
@@ -34,9 +34,9 @@ class PageClaim:
 
 @dataclass(frozen=True, slots=True)
 class TimeClaim:
-    """The VM's time, as the steps labelled `seen` tell it, is that of the one labelled `expected`, gone on.
+    """The VM's time continues from the step labelled `expected` to the steps labelled `seen`.
 
-    A step that reads a kvmclock page tells what the guest makes of the TSC that it read last.
+    For a step that reads a kvmclock page, the time is what the guest computes from it and its last TSC.
     """
 
     text: str
@@ -46,10 +46,9 @@ class TimeClaim:
 
 @dataclass(frozen=True, slots=True)
 class RealtimeClaim:
-    """Between two KVM_GET_CLOCK the VM's time went on as the host's real time did.
+    """Between two KVM_GET_CLOCK the VM's time advanced as much as the host's real time.
 
-    `before`, `by` and `after` are the labels of the first of them, of the KVM_SET_CLOCK between, and of the
-    second.
+    `before` and `after` are the labels of the two, `by` is that of the KVM_SET_CLOCK between them.
     """
 
     text: str
@@ -60,20 +59,24 @@ class RealtimeClaim:
 
 @dataclass(frozen=True, slots=True)
 class HostTimeClaim:
-    """The KVM_GET_CLOCK labelled `seen` tells the host's real time and TSC as well."""
+    """The KVM_GET_CLOCK labelled `seen` also reports the host's real time and TSC."""
 
     text: str
     seen: str
 
 
 def check_page(claim: PageClaim, trace: Trace) -> Finding:
-    """Whether the page says that."""
+    """Check what the page says."""
     for number, event in enumerate(trace.events, 1):
         version, flags = event.value("version"), event.value("flags")
         if event.operation.label == claim.seen and version is not None and flags is not None:
             said = ""
             if version == 0 or version % 2:
-                said = f"version {version}: it is not there" if not version else f"version {version} is odd"
+                said = (
+                    "version 0: KVM never wrote the page"
+                    if not version
+                    else f"version {version}, which is odd"
+                )
             for wanted, bit, name in (
                 (claim.stable, PVCLOCK_TSC_STABLE_BIT, "PVCLOCK_TSC_STABLE_BIT"),
                 (claim.stopped, PVCLOCK_GUEST_STOPPED, "PVCLOCK_GUEST_STOPPED"),
@@ -81,30 +84,30 @@ def check_page(claim: PageClaim, trace: Trace) -> Finding:
                 if wanted is not None and bool(flags & bit) is not wanted:
                     said = said or f"flags {flags:#x}, {'without' if wanted else 'with'} {name}"
             if said:
-                return Finding(claim, Status.BROKEN, f"{claim.seen} read {said}", number)
+                return Finding(claim, Status.BROKEN, f"step {claim.seen!r} read {said}", number)
             return Finding(claim, Status.KEPT)
     return Finding(claim, Status.UNDECIDED, f"step {claim.seen!r} was not reached")
 
 
 def check_time(claim: TimeClaim, trace: Trace) -> Finding:
-    """Whether the times agree."""
+    """Check that the times agree."""
     steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
     apart = {}
     for label in (claim.expected, *claim.seen):
         found = _apart(trace, steps[label]) if label in steps else None
         if found is None:
-            return Finding(claim, Status.UNDECIDED, f"step {label!r} told no time")
+            return Finding(claim, Status.UNDECIDED, f"step {label!r} reported no time")
         apart[label] = found
     for label in claim.seen:
         gap = apart[claim.expected].gap(apart[label])
         if gap:
-            late = f"{abs(gap) / 1e6:.3f} ms {'ahead of' if gap > 0 else 'behind'} {claim.expected}"
-            return Finding(claim, Status.BROKEN, f"{label} told a time {late}", steps[label])
+            late = f"{abs(gap) / 1e6:.3f} ms {'ahead of' if gap > 0 else 'behind'} step {claim.expected!r}"
+            return Finding(claim, Status.BROKEN, f"step {label!r} reported a time {late}", steps[label])
     return Finding(claim, Status.KEPT)
 
 
 def check_realtime(claim: RealtimeClaim, trace: Trace) -> Finding:
-    """Whether the VM's time went on with the host's, save for how long the KVM_SET_CLOCK took."""
+    """Check that the VM's time advanced with the host's, save for the duration of the KVM_SET_CLOCK."""
     events = {event.operation.label: event for event in trace.events}
     steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
     before, by, after = (events.get(label) for label in (claim.before, claim.by, claim.after))
@@ -112,50 +115,52 @@ def check_realtime(claim: RealtimeClaim, trace: Trace) -> Finding:
         return Finding(claim, Status.UNDECIDED, "a step was not reached, or failed")
     clock, realtime = (_passed(before, after, name) for name in ("clock", "realtime"))
     if clock is None or realtime is None:
-        return Finding(claim, Status.UNDECIDED, "KVM_GET_CLOCK told no real time")
+        return Finding(claim, Status.UNDECIDED, "KVM_GET_CLOCK reported no real time")
     passed = after.bracket.ns_after - before.bracket.ns_before
     slack = passed * TOLERANCE_PPM // 1_000_000 + by.bracket.ns_after - by.bracket.ns_before
     if abs(clock - realtime) <= slack:
         return Finding(claim, Status.KEPT)
-    said = f"the VM's time went on by {clock / 1e6:.3f} ms, the host's by {realtime / 1e6:.3f} ms"
+    said = f"the VM's time advanced by {clock / 1e6:.3f} ms, the host's by {realtime / 1e6:.3f} ms"
     return Finding(claim, Status.BROKEN, said, steps[claim.after])
 
 
 def _passed(before: Event, after: Event, name: str) -> int | None:
-    """How much a value grew from one step to the other; None where one of them has none of that name."""
+    """How much a value grew from one step to the other; None if one of them has no value of that name."""
     first, last = before.value(name), after.value(name)
     return None if first is None or last is None else signed(last - first)
 
 
 def check_host_time(claim: HostTimeClaim, trace: Trace) -> Finding:
-    """Whether it did."""
+    """Check that the host's time was reported."""
     for number, event in enumerate(trace.events, 1):
         flags = event.value("clock_flags")
         if event.operation.label == claim.seen and flags is not None and not event.error:
             if event.value("host_tsc") is not None:
                 return Finding(claim, Status.KEPT)
-            return Finding(claim, Status.BROKEN, f"{claim.seen}: flags {flags:#x}", number)
+            return Finding(
+                claim, Status.BROKEN, f"step {claim.seen!r}: KVM_GET_CLOCK returned flags {flags:#x}", number
+            )
     return Finding(claim, Status.UNDECIDED, f"step {claim.seen!r} was not reached, or failed")
 
 
 def _apart(trace: Trace, number: int) -> Interval | None:
-    """How far, in ns, the VM's time is from the host's raw clock at step `number` (from 1), if that tells."""
+    """How far, in ns, the VM's time is from the host's raw clock at step `number` (from 1), if known."""
     event = trace.events[number - 1]
-    told: tuple[int, Bracket] | None = None
+    known: tuple[int, Bracket] | None = None
     clock = event.value("clock")
     if clock is not None and not event.error:
-        told = clock, event.bracket
+        known = clock, event.bracket
     elif event.value("version") is not None:
-        told = _guest_time(event, trace.events[: number - 1])
-    if told is None:
+        known = _guest_time(event, trace.events[: number - 1])
+    if known is None:
         return None
-    time, bracket = told
+    time, bracket = known
     slack = (bracket.ns_after - trace.events[0].bracket.ns_before) * TOLERANCE_PPM // 1_000_000
     return Interval(time - bracket.ns_after - slack, time - bracket.ns_before + slack)
 
 
 def _guest_time(page: Event, earlier: tuple[Event, ...]) -> tuple[int, Bracket] | None:
-    """The time (ns) that the guest makes of the TSC that it read last, and when it did."""
+    """The time (ns) that the guest computes from the TSC it read last, and the bracket of that reading."""
     for event in reversed(earlier):
         if event.operation.enters_guest and event.operation.vcpu_numbers == page.operation.vcpu_numbers:
             tsc = event.guest_tsc
@@ -166,10 +171,10 @@ def _guest_time(page: Event, earlier: tuple[Event, ...]) -> tuple[int, Bracket] 
 
 
 def page_time(page: tuple[int, ...], tsc: int) -> int:
-    """The time in ns that a kvmclock page makes of a TSC: __pvclock_read_cycles() (asm/pvclock.h).
+    """The time in ns for a TSC by a kvmclock page: __pvclock_read_cycles() (asm/pvclock.h).
 
-    A page may have been written once more behind the guest's reading of its TSC, which then is less. A guest
-    notices that by the version, and reads again; here the time is reckoned backwards.
+    KVM may have written the page again after the guest read its TSC, which then is the smaller one. A guest
+    notices this by the version and reads again; here the time is computed backwards.
     """
     _, tsc_timestamp, system_time, multiplier, shift, _ = page
     delta = signed(tsc - tsc_timestamp)

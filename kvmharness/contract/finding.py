@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What became of a claim."""
+"""The result of checking a claim."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Status(Enum):
-    """What became of a claim."""
+    """The result of checking a claim."""
 
     KEPT = "kept"
     BROKEN = "broken"
@@ -24,7 +24,7 @@ class AClaim(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A claim's status, why (a sentence, "" where kept), and at which step (counted from 1; 0 for none)."""
+    """A claim's status, the reason in words ("" if kept), and the step that shows it (from 1; 0: none)."""
 
     claim: AClaim
     status: Status

@@ -3,12 +3,12 @@
 
 A guest's TSC is the host's TSC plus an offset. Every step that writes or reads a TSC says something
 about that offset: a TSC of v, written or read while the host's TSC went from b to a, means an offset
-between v - a and v - b; the offset attribute says it exactly, and so does what debugfs showed behind a
-reading. A claim names the steps whose offset must agree (`seen` with `expected`), and the step that would
-explain it if the claim were broken (`instead`). So a claim is
-    kept       if what was seen agrees with what was expected, and not with what would be instead
-    broken     if it does not agree with what was expected
-    undecided  if the brackets are too wide to tell the two apart, or a step failed
+between v - a and v - b. The offset attribute gives it exactly, and so does debugfs after a reading. A claim
+names the steps whose offsets must agree (`seen` with `expected`), and the step that would explain a broken
+claim (`instead`). A claim is
+    kept       if the offsets seen agree with those expected, and not with that of `instead`
+    broken     if the offsets seen do not agree with those expected
+    undecided  if the brackets are too wide to distinguish the two, or a step failed
 """
 
 from dataclasses import dataclass
@@ -25,10 +25,10 @@ class Claim:
     """One thing userspace is entitled to.
 
     `text` says it in words. `seen` and `expected` are labels of steps whose offsets must agree; of
-    several in `expected`, those that did not fail are taken together. `instead` is the label of the
-    step whose offset the vCPU would have if the claim were broken ("" if there is none), and
-    `otherwise` says in words what KVM did in that case. `together` names two steps that have to
-    follow each other within `within_ns` ns, or nothing is claimed.
+    several in `expected`, those that did not fail are combined. `instead` is the label of the step whose
+    offset the vCPU would have if the claim were broken ("" if there is none), and `otherwise` says in words
+    what KVM did in that case. `together` names two steps that must follow each other within `within_ns` ns;
+    if they do not, the claim is undecided.
     """
 
     text: str
@@ -51,7 +51,7 @@ def implied_offset(event: Event) -> Interval | None:
 
 
 def shown_offset(event: Event) -> Interval | None:
-    """The offset that the kernel showed behind a step that reads a TSC, also where it has no attribute."""
+    """The offset that debugfs showed after a step that reads a TSC; needs no offset attribute."""
     if not event.windows or not event.operation.only_reads_tsc(event.values, event.error):
         return None
     offset = signed(event.windows[0].offset)
@@ -59,13 +59,13 @@ def shown_offset(event: Event) -> Interval | None:
 
 
 def read_offsets(event: Event) -> list[Interval]:
-    """The offsets that a step read, or that were read behind it; the one known best comes last."""
+    """The offsets that a step read, and that debugfs showed after it; the most exact one is last."""
     found = (None if event.error else implied_offset(event), shown_offset(event))
     return [each for each in found if each]
 
 
 def check(claim: Claim, trace: Trace) -> Finding:
-    """Whether the offsets agree."""
+    """Check that the offsets agree."""
     steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
     events = {event.operation.label: event for event in trace.events}
     expected = _unmet_condition(claim, events) or _expected(claim, events)
@@ -85,16 +85,18 @@ def check(claim: Claim, trace: Trace) -> Finding:
     for label, offsets in readings.items():
         if instead is not None and offsets[-1].intersection(instead) is not None:
             width = events[label].bracket.width
-            reason = f"the brackets are too wide to tell: {label} is known to {width} cycles only"
+            reason = (
+                f"the brackets are too wide: the offset of step {label!r} is known only to {width} cycles"
+            )
             return Finding(claim, Status.UNDECIDED, reason, steps[label])
     unread = _unread(claim, events, set(readings))
     return Finding(claim, Status.UNDECIDED, unread) if unread else Finding(claim, Status.KEPT)
 
 
 def _unread(claim: Claim, events: dict[str, Event], read: set[str]) -> str:
-    """What is missing among the readings, or "".
+    """Why readings are missing, or "".
 
-    A kernel may lack the offset attribute, but a guest has to run, and something has to be read.
+    A kernel may lack the offset attribute. But a guest must run, and one step must read something.
     """
     errors = set()
     for label in claim.seen:
@@ -104,15 +106,15 @@ def _unread(claim: Claim, events: dict[str, Event], read: set[str]) -> str:
             return f"the guest of step {label!r} read nothing {events[label].error}".rstrip()
         errors.add(events[label].error)
     why = "/".join(sorted(errors - {""}))
-    return "" if read else f"none of {', '.join(claim.seen)} read anything {why}".rstrip()
+    return "" if read else f"none of the steps {', '.join(claim.seen)} read anything {why}".rstrip()
 
 
 def _unmet_condition(claim: Claim, events: dict[str, Event]) -> str:
-    """Why nothing can be claimed here, or ""."""
+    """Why the claim does not apply, or ""."""
     if claim.instead and claim.instead not in events:
         return f"step {claim.instead!r} was not reached"
     if claim.instead and events[claim.instead].error:
-        return f"{claim.instead} failed with {events[claim.instead].error}"
+        return f"step {claim.instead!r} failed with {events[claim.instead].error}"
     if claim.together:
         first, last = claim.together
         return held_up(Promptly(first, last, claim.within_ns), events)
@@ -120,7 +122,7 @@ def _unmet_condition(claim: Claim, events: dict[str, Event]) -> str:
 
 
 def _expected(claim: Claim, events: dict[str, Event]) -> Interval | str:
-    """The offset the claim expects, or why it cannot be known."""
+    """The offset that the claim expects, or why it is not known."""
     expected: Interval | None = None
     errors = []
     for label in claim.expected:
@@ -129,23 +131,24 @@ def _expected(claim: Claim, events: dict[str, Event]) -> Interval | str:
         offsets = read_offsets(events[label])
         if not offsets:
             error = events[label].error
-            errors.append(f"{label} failed with {error}" if error else f"{label} read nothing")
+            errors.append(f"step {label!r} failed with {error}" if error else f"step {label!r} read nothing")
         for offset in offsets:
             both = offset if expected is None else expected.intersection(offset)
             if both is None:
-                return f"{' and '.join(claim.expected)} disagree with each other"
+                return f"the steps {' and '.join(claim.expected)} disagree with each other"
             expected = both
     return "; ".join(errors) if expected is None else expected
 
 
 def _broken(trace: Trace, event: Event, seen: Interval, gap: int) -> str:
-    """What a step read, and how far that is from what was due (cycles, negative when behind)."""
+    """What a step read, and how far that is from what was required (`gap`, cycles, negative if too low)."""
     label, tsc = event.operation.label, event.guest_tsc
     created = (each for each in trace.events if each.operation.creates_vcpu)
     khz = next((each.values[0] for each in created if each.values), 0)
-    distance = f"{abs(gap)} cycles ({duration(abs(gap), khz)}) {'ahead of' if gap > 0 else 'behind'}"
+    cycles = f"{abs(gap)} cycle{'s' if abs(gap) != 1 else ''}"
+    distance = f"{cycles} ({duration(abs(gap), khz)}) {'higher' if gap > 0 else 'lower'} than required"
     if seen == shown_offset(event) != implied_offset(event):
-        return f"behind {label} debugfs showed an offset of {seen.low}, {distance} what was due"
+        return f"after step {label!r} debugfs showed offset {seen.low}, {distance}"
     if tsc is None:
-        return f"{label} read an offset of {seen.low}, {distance} what was due"
-    return f"{label} read a TSC of {tsc} ({duration(tsc, khz)}), {distance} what was due"
+        return f"step {label!r} read offset {seen.low}, {distance}"
+    return f"step {label!r} read TSC {tsc} ({duration(tsc, khz)}), {distance}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Steps that have to follow each other soon, or what comes of them says nothing.
+"""Steps that must follow each other soon; otherwise their results say nothing.
 
 A player that was held up between two writes proves nothing about a kernel that asks how far apart they are.
 """
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from kvmharness.trace import Event
 
-# Half of the second within which KVM takes a write for an attempt to synchronize (kvm_synchronize_tsc).
+# Half of the second within which KVM treats a write as a request to synchronize (kvm_synchronize_tsc).
 TOGETHER_NS = 500_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Promptly:
-    """From the beginning of the step labelled `first` to the end of `last` less than `within_ns` ns pass."""
+    """Less than `within_ns` ns pass from the start of the step labelled `first` to the end of `last`."""
 
     first: str
     last: str
@@ -23,14 +23,14 @@ class Promptly:
 
 
 def held_up(condition: Promptly, events: Mapping[str, Event]) -> str:
-    """Why the condition is not met, with the events by label, or ""."""
+    """Why the condition is not met, or ""; `events` are by label."""
     for label in (condition.first, condition.last):
         if label not in events:
             return f"step {label!r} was not reached"
         if events[label].error:
-            return f"{label} failed with {events[label].error}"
+            return f"step {label!r} failed with {events[label].error}"
     elapsed = events[condition.last].bracket.ns_after - events[condition.first].bracket.ns_before
     if elapsed < condition.within_ns:
         return ""
-    apart = f"{condition.first} and {condition.last} were {elapsed / 1e6:.0f} ms apart"
-    return f"{apart}, too far for this to say anything"
+    apart = f"steps {condition.first!r} and {condition.last!r} were {elapsed / 1e6:.0f} ms apart"
+    return f"{apart}, too far to say anything about the kernel"

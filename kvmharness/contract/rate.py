@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Claims on how a guest's TSC counts: at which rate, and that it never runs backwards.
 
-They hold for vCPUs at any rate and on any host, and know nothing of offsets. What a TSC counted from
-one step to another is compared with the time that passed between them, which lies between the ends of
-their brackets.
+They hold for vCPUs at any rate and on any host, and do not use offsets. The cycles that a TSC advanced from
+one step to another are compared with the time that passed between them, which is known to the width of their
+brackets.
 """
 
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ TOLERANCE_PPM = 10_000
 
 @dataclass(frozen=True, slots=True)
 class RateClaim:
-    """A TSC counts on, at a rate, from the step labelled `first` to the one labelled `last`.
+    """A TSC counts at a rate from the step labelled `first` to the step labelled `last`.
 
-    Both write or read a TSC, of one vCPU or of two that are to count together. `khz` is the label of the
-    step whose first value is the rate in kHz, `instead` of the one whose rate it would have if the claim
-    were broken ("" if there is none). What `first` read may have stood still since the step `stands_since`:
-    KVM then makes up for the time from there.
+    Both write or read a TSC, of one vCPU or of two that should count together. `khz` is the label of the
+    step whose first value is the rate in kHz. `instead` is the label of the step whose rate the TSC would
+    have if the claim were broken ("" if there is none). The TSC that `first` read may have stood still
+    since the step `stands_since`; KVM then makes up for the time since that step.
     """
 
     text: str
@@ -38,14 +38,14 @@ class RateClaim:
 
 @dataclass(frozen=True, slots=True)
 class ForwardClaim:
-    """The TSC that the steps labelled `seen` read, one after the other, never runs backwards."""
+    """The TSC never runs backwards from one of the steps labelled `seen` to the next."""
 
     text: str
     seen: tuple[str, ...]
 
 
 def check_rate(claim: RateClaim, trace: Trace) -> Finding:
-    """Whether what was counted is what the rate makes of the time that passed."""
+    """Check that the TSC advanced as its rate and the time that passed require."""
     steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
     events = {event.operation.label: event for event in trace.events}
     since = claim.stands_since or claim.first
@@ -58,19 +58,20 @@ def check_rate(claim: RateClaim, trace: Trace) -> Finding:
     longest = last.bracket.ns_after - events[since].bracket.ns_before
     begin, end = first.guest_tsc, last.guest_tsc
     if begin is None or end is None:
-        return Finding(claim, Status.UNDECIDED, f"{claim.first} or {claim.last} is no reading of a TSC")
+        return Finding(claim, Status.UNDECIDED, f"step {claim.first!r} or {claim.last!r} read no TSC")
     counted = signed(end - begin)
     khz = events[claim.khz].values[0]
     least, most = _due(shortest, longest, khz)
     entries = trace.events[steps[claim.first] - 1 : steps[claim.last]]
     held_up_ns = sum(_entry_ns(event, last) for event in entries)
     if most < counted <= most + held_up_ns * khz // 1_000_000:
-        said = f"KVM may have been held up when it caught the TSC of {claim.last} up with the time"
+        said = f"KVM may have been interrupted while it advanced the TSC of step {claim.last!r} to catch up"
         return Finding(claim, Status.UNDECIDED, said, steps[claim.last])
     if not least <= counted <= most:
         gap = counted - most if counted > most else least - counted
-        said = f"{claim.last} is {counted} cycles on from {claim.first}, {gap} cycles ({duration(gap, khz)}) "
-        said += f"{'ahead of' if counted > most else 'behind'} what {khz} kHz come to"
+        more = "more" if counted > most else "less"
+        said = f"the TSC advanced {counted} cycles from step {claim.first!r} to {claim.last!r}, "
+        said += f"{gap} cycles ({duration(gap, khz)}) {more} than at {khz} kHz"
         return Finding(claim, Status.BROKEN, said, steps[claim.last])
     if claim.instead:
         least, most = _due(shortest, longest, events[claim.instead].values[0])
@@ -80,23 +81,23 @@ def check_rate(claim: RateClaim, trace: Trace) -> Finding:
 
 
 def _entry_ns(event: Event, last: Event) -> int:
-    """How far ahead a step may bring the TSC that the one called `last` read, in ns.
+    """How many ns a step may put the TSC that `last` reads ahead.
 
-    To catch up KVM reads the TSC and then the clock (kvm_guest_time_update): whatever time passes in between
-    comes on top, and stays, because TSCs are not set back.
+    To catch up, KVM reads the TSC and then the clock (kvm_guest_time_update). The time that passes between
+    the two is added to the guest's TSC, and stays there, because KVM does not set a TSC back.
     """
     same = {*event.operation.vcpu_numbers} & {*last.operation.vcpu_numbers}
     return event.bracket.ns_after - event.bracket.ns_before if event.operation.enters_guest and same else 0
 
 
 def _due(shortest: int, longest: int, khz: int) -> tuple[int, int]:
-    """The least and the most that a TSC of `khz` kHz counts, in cycles, in so many ns."""
+    """The least and the most cycles that a TSC of `khz` kHz counts in `shortest` to `longest` ns."""
     least = shortest * khz * (1_000_000 - TOLERANCE_PPM) // 10**12
     return least - 1, longest * khz * (1_000_000 + TOLERANCE_PPM) // 10**12 + 1
 
 
 def check_forward(claim: ForwardClaim, trace: Trace) -> Finding:
-    """Whether no reading is behind the one before it. There is nothing to tolerate in that."""
+    """Check that no reading is less than the one before it. There is no tolerance."""
     steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
     events = {event.operation.label: event for event in trace.events}
     missing = _missing(events, claim.seen)
@@ -107,22 +108,22 @@ def check_forward(claim: ForwardClaim, trace: Trace) -> Finding:
         event = events[label]
         tsc = event.guest_tsc
         if tsc is None:
-            return Finding(claim, Status.UNDECIDED, f"{label} is no reading of a TSC")
+            return Finding(claim, Status.UNDECIDED, f"step {label!r} read no TSC")
         for value in event.values if event.operation.by_guest else (tsc,):
             if last is not None and signed(value - last) < 0:
-                said = f"{label} read a TSC of {value}, {last - value} cycles behind the {last} of {where}"
-                return Finding(claim, Status.BROKEN, said, steps[label])
+                by = f"{last - value} cycles behind the {last} of step {where!r}"
+                return Finding(claim, Status.BROKEN, f"step {label!r} read TSC {value}, {by}", steps[label])
             last, where = value, label
     return Finding(claim, Status.KEPT)
 
 
 def _missing(events: dict[str, Event], labels: tuple[str, ...]) -> str:
-    """Which of the steps there is nothing to be had from, or ""."""
+    """Why one of the steps has no values, or ""."""
     for label in labels:
         if label not in events:
             return f"step {label!r} was not reached"
         if events[label].error:
-            return f"{label} failed with {events[label].error}"
+            return f"step {label!r} failed with {events[label].error}"
         if not events[label].values:
-            return f"{label} read nothing"
+            return f"step {label!r} read nothing"
     return ""
