@@ -5,11 +5,10 @@ Mail archives take tabs and leading blanks away, so white space says nothing abo
 else has to be there, and only once: a line number never decides, and nothing is near enough.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from kvmharness.lab.patches import indentation
 from kvmharness.lab.patches.diffs import FileDiff, Hunk
 
 # How many places a refusal names.
@@ -35,9 +34,8 @@ class RefusedError(Exception):
 def apply(diff: FileDiff, text: str | None) -> Applied:
     """The file that a diff makes of `text`, which is None where there is no such file yet.
 
-    Kept lines stay as the file has them. Added lines are taken as they are, where the hunk agrees with the
-    file to the last blank; otherwise they are indented as their neighbours are. RefusedError names every
-    hunk that does not apply.
+    Kept lines stay as the file has them, added ones are taken as they are: what an archive did to their white
+    space a compiler does not see. RefusedError names every hunk that does not apply.
     """
     if text is None or diff.is_new:
         return _made(diff, text)
@@ -57,13 +55,8 @@ def apply(diff: FileDiff, text: str | None) -> Applied:
         troubles.append(f"the hunks of {diff.path} fit, but not in their order")
     if troubles:
         raise RefusedError(troubles[0].partition(":")[0], troubles)
-    learnt = indentation.learnt(
-        (mailed, lines[place + at])
-        for place, hunk in zip(places, diff.hunks, strict=True)
-        for at, mailed in enumerate(hunk.before)
-    )
     for place, hunk in reversed(list(zip(places, diff.hunks, strict=True))):
-        lines[place : place + len(hunk.before)] = _changed(hunk, lines, place, learnt)
+        lines[place : place + len(hunk.before)] = _changed(hunk, lines[place : place + len(hunk.before)])
     return Applied("".join(lines), tuple(place + 1 for place in places))
 
 
@@ -75,25 +68,14 @@ def _made(diff: FileDiff, text: str | None) -> Applied:
     return Applied("".join(line for hunk in diff.hunks for line in hunk.after), (1,) * len(diff.hunks))
 
 
-def _changed(hunk: Hunk, lines: Sequence[str], place: int, learnt: Mapping[str, frozenset[str]]) -> list[str]:
-    """What the hunk makes of the lines from `place` on."""
-    there = lines[place : place + len(hunk.before)]
-    exact = hunk.before == there and not hunk.damaged
-    result: list[str] = []
-    above = list(lines[max(0, place - indentation.REACH) : place])
-    removed: list[str] = []
-    at = 0
+def _changed(hunk: Hunk, there: Sequence[str]) -> list[str]:
+    """What the hunk makes of these lines, which are what it wants to be there but for white space."""
+    kept = iter(there)
+    result = []
     for kind, text in hunk.lines:
-        if kind == "+":
-            line = text if exact else indentation.restored(text, [*above, *result], removed, learnt)
+        line = text if kind == "+" else next(kept)
+        if kind != "-":
             result.append(line)
-            continue
-        if kind == " ":
-            result.append(there[at])
-            removed = []
-        else:
-            removed.append(there[at])
-        at += 1
     return result
 
 
