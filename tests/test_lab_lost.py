@@ -50,11 +50,11 @@ def test_a_kernel_that_panics_is_lost_and_its_last_words_are_kept(
 def test_a_machine_that_hangs_is_given_up(
     kernel: Find, broken_image: Callable[[bytes], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "HUNG_AFTER_S", 1.0)
     monkeypatch.setattr(play, "ATTEMPTS", 1)
     broken_image(with_init_that("for (;;) pause();", tmp_path))
+    impatient = dataclasses.replace(AMD, hang_after_s=1.0)
     with pytest.raises(play.LostMachineError, match="the machine hung"):
-        play.play(kernel("debian:6.1"), AMD, [SCENARIOS["young-restore"]])
+        play.play(kernel("debian:6.1"), impatient, [SCENARIOS["young-restore"]])
 
 
 def test_a_result_written_by_a_machine_that_then_dies_does_not_count(

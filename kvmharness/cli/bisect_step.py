@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from kvmharness import host
@@ -67,6 +68,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="NAME",
         help="play only this scenario (can be repeated; default: all)",
     )
+    options.add_hang_after(parser)
     options.add_judging(parser)
     parser.add_argument(
         "--offline", action="store_true", help="use only what is in the cache; download nothing"
@@ -104,6 +106,7 @@ def _of_tree(
     arguments: argparse.Namespace, scenarios: Sequence[Scenario], expectation: Expectation
 ) -> Answer:
     (machine,) = options.pick([arguments.machine or "amd"], MACHINES, "machine")
+    machine = replace(machine, hang_after_s=arguments.hang_after)
     check_emulator(machine)
     tree = (arguments.tree or Path()).resolve()
     build_it = _prepared(tree, arguments)

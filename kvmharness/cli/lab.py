@@ -3,6 +3,7 @@
 
 import argparse
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from kvmharness.cli import lab_build, lab_diff, lab_validate, options
@@ -64,6 +65,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="play only this scenario (can be repeated; default: all)",
     )
     options.add_jobs(parser)
+    options.add_hang_after(parser)
     options.add_report_options(parser)
     options.add_judging(parser)
     options.add_save_traces(parser)
@@ -119,7 +121,8 @@ def _machines(arguments: argparse.Namespace) -> list[Machine]:
                     f"--accel {arguments.accel} works with {usable}"
                 )
         machines = [machine.nested for machine in machines if machine.nested]
-    return [machine.without_snapshots for machine in machines] if arguments.boot else list(machines)
+    machines = [replace(machine, hang_after_s=arguments.hang_after) for machine in machines]
+    return [machine.without_snapshots for machine in machines] if arguments.boot else machines
 
 
 def _report(arguments: argparse.Namespace, expectation: Expectation, matrix: Matrix) -> int:

@@ -3,6 +3,7 @@
 
 import argparse
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from kvmharness.cli import lab_build, options
@@ -38,6 +39,7 @@ def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser
         help="play only this scenario (can be repeated; default: all)",
     )
     options.add_jobs(parser)
+    options.add_hang_after(parser)
     options.add_judging(parser)
     parser.add_argument(
         "--output", metavar="FILE", type=Path, help="write the text to FILE instead of stdout"
@@ -49,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Build, play on both kernels, say what changed; the exit status is that of the patched one."""
     scenarios = options.pick_scenarios(arguments.scenario)
     machines = options.pick(arguments.machine or ["amd-smp"], MACHINES, "machine")
+    machines = [replace(machine, hang_after_s=arguments.hang_after) for machine in machines]
     options.check_places(arguments.output, None)
     expectation = options.expectation(arguments)
     for machine in machines:

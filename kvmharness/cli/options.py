@@ -4,6 +4,7 @@
 import argparse
 import difflib
 import errno
+import math
 import os
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from kvmharness.cli.errors import BAD_INPUT, UsageError
 from kvmharness.files import write_whole
 from kvmharness.judging.session import Session
 from kvmharness.judging.verdict import Expectation
+from kvmharness.lab.machines.machine import HANG_AFTER_S
 from kvmharness.model.policies import EXPECTED, POLICIES
 from kvmharness.model.policy import Policy, from_tables
 from kvmharness.printable import printable
@@ -95,6 +97,28 @@ def add_policy_file(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_hang_after(parser: argparse.ArgumentParser) -> None:
+    """--hang-after."""
+    parser.add_argument(
+        "--hang-after",
+        type=_seconds,
+        default=HANG_AFTER_S,
+        metavar="SECONDS",
+        help="give up a machine that makes no progress in so many seconds that the host gives it "
+        f"(default: {HANG_AFTER_S:g})",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= _MOST_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0 to {_MOST_SECONDS}")
+    return seconds
+
+
 def add_jobs(parser: argparse.ArgumentParser) -> None:
     """--jobs."""
     parser.add_argument(
@@ -136,6 +160,7 @@ def expectation(arguments: argparse.Namespace) -> Expectation:
 
 
 _MOST_JOBS = 1000
+_MOST_SECONDS = 1_000_000
 # How many names a message may suggest.
 _MOST_NAMES = 12
 

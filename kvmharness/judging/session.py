@@ -67,8 +67,9 @@ def settle(
 
     With `confirm`, for what runs in real time and no two runs are the same, a FAIL that no known policy
     explains is one only if it comes a second time. Else it is INCONCLUSIVE, and its trace is the one kept.
-    LostError, or an OSError of the KVM, passes through the first time: nothing was judged then. Later
-    it leaves the verdicts that there are.
+    What a session lacks is played again too, and has no result if no session has it. LostError, or an
+    OSError of the KVM, passes through the first time: nothing was judged then. Later it leaves the verdicts
+    that there are.
     """
     results: dict[str, Result] = {}
     sessions: dict[str, Session] = {}
@@ -84,6 +85,9 @@ def settle(
         again: list[Scenario] = []
         for scenario in open_ones:
             name = scenario.name
+            if name not in session.traces:
+                again.append(replace(scenario, alone=True))
+                continue
             result = judge(scenario, session.traces[name], session.probe, expectation)
             if result.verdict is Verdict.INCONCLUSIVE:
                 again.append(replace(scenario, alone=True))
@@ -101,7 +105,12 @@ def settle(
     played = [(session.probe, session.traces[name]) for name, session in sessions.items() if name not in once]
     identity = identify(played, expectation.policies.values())
     notes = dict.fromkeys(note for session in sessions.values() for note in session.notes)
-    return Outcome(tuple(results[scenario.name] for scenario in scenarios), sessions, identity, tuple(notes))
+    return Outcome(
+        tuple(results[each.name] for each in scenarios if each.name in results),
+        sessions,
+        identity,
+        tuple(notes),
+    )
 
 
 def _not_confirmed(result: Result) -> Result:

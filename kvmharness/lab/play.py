@@ -2,9 +2,10 @@
 """Plays inside a lab machine; a machine that is lost is booted again, and given up the third time."""
 
 import hashlib
+import logging
 import marshal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kvmharness import trace
 from kvmharness.judging.session import PROBE_NAME, LostError, Session, rounds
@@ -13,6 +14,8 @@ from kvmharness.lab.machines import console, initramfs, machine, protocol, snaps
 from kvmharness.lab.machines.machine import Boot, Machine
 from kvmharness.scenarios import Scenario
 from kvmharness.trace import Trace, TraceError
+
+_LOG = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 
@@ -24,6 +27,18 @@ class LostMachineError(LostError):
         super().__init__(complaint)
         self.complaint = complaint
         self.console = console
+
+
+class CrashError(LostMachineError):
+    """A boot lost the machine while `scenario` was played. `fault` is what the kernel reported of itself
+    (None: nothing)."""
+
+    def __init__(
+        self, complaint: str, console: list[str], scenario: str, fault: console.Remark | None
+    ) -> None:
+        super().__init__(complaint, console)
+        self.scenario = scenario
+        self.fault = fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +70,17 @@ def play(kernel: Kernel, on: Machine, scenarios: Sequence[Scenario]) -> Session:
     """Boot the kernel, play the probe and the scenarios inside, bring the traces back.
 
     Where the machine can, it goes on from a snapshot of an earlier boot. LostMachineError when no attempt
-    came to its end; LabError when the kernel lacks what the machine needs.
+    came to its end: CrashError already of the first boot that was lost while a scenario was played, unless
+    the emulator was killed by others. LabError when the kernel lacks what the machine needs.
     """
     job = job_for(scenarios)
     whole_image = image_for(kernel, on)
     place = on.snapshot_place(kernel.vmlinux, whole_image)
     kept = snapshot.load(place) if place else None
+    _LOG.debug("%s on %s: %s", kernel.spec, on.name, "goes on from a snapshot" if kept else "boots")
+    # A machine whose time is the host's sleeps in earnest, and says nothing meanwhile.
+    longest_ns = max((sum(step.waits_ns for step in each.script) for each in scenarios), default=0)
+    on = replace(on, hang_after_s=on.hang_after_s + longest_ns / 1e9)
     for attempt in range(1, ATTEMPTS + 1):
         boot = machine.boot(on, kernel.vmlinux, whole_image, job.content, kept)
         try:
@@ -69,13 +89,16 @@ def play(kernel: Kernel, on: Machine, scenarios: Sequence[Scenario]) -> Session:
                 snapshot.keep(place, boot.snapshot)
             break
         except protocol.BrokenResultError as error:
+            _LOG.debug("%s on %s: attempt %d was lost: %s", kernel.spec, on.name, attempt, error)
+            words, during = console.last_words(boot.console), _played_last(job, scenarios, boot)
             if place:
                 # Whatever it was, it cannot be a snapshot a second time.
                 snapshot.forget(place)
                 on, place, kept = on.without_snapshots, None, None
+            elif during:
+                raise CrashError(str(error), words, during, console.worst(boot.console)) from None
             if attempt == ATTEMPTS:
-                complaint, words = f"{error}, {ATTEMPTS} times", console.last_words(boot.console)
-                raise LostMachineError(complaint, words) from None
+                raise LostMachineError(f"{error}, {ATTEMPTS} times", words) from None
     found = {each.scenario: each for each in traces[1:]}
     return Session(traces[0], found, console.warnings(boot.console))
 
@@ -95,6 +118,21 @@ def _read(job: Job, boot: Boot) -> list[Trace]:
     if missing:
         raise protocol.BrokenResultError(f"the result lacks {', '.join(sorted(missing))}")
     return traces
+
+
+def _played_last(job: Job, scenarios: Sequence[Scenario], boot: Boot) -> str:
+    """The scenario that was played when a boot was lost; "" where it was lost before any or after all, was
+    only misunderstood, or was ended by somebody else."""
+    script = console.playing(boot.console)
+    lost = boot.complaint or console.worst(boot.console)
+    killed = boot.status is not None and boot.status < 0
+    if not lost or killed or script not in [each.name for each in scenarios]:
+        return ""
+    try:
+        protocol.decode(job.number, boot.results)
+    except protocol.BrokenResultError:
+        return script
+    return ""
 
 
 def _trace(job: Job, name: str, release: str, steps: list[dict[str, object]]) -> Trace:

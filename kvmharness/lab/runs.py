@@ -2,6 +2,7 @@
 """Kernels played on in machines and judged: one of each, or a matrix of them."""
 
 import logging
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -9,11 +10,14 @@ from itertools import chain, repeat
 from types import TracebackType
 
 from kvmharness.judging.identity import Identity
-from kvmharness.judging.session import Session, settle
-from kvmharness.judging.verdict import Expectation, Result, Verdict
-from kvmharness.lab import cpus, play
+from kvmharness.judging.session import LostError, Outcome, Session, settle
+from kvmharness.judging.verdict import JUDGED, Expectation, Result, Verdict
+from kvmharness.lab import cpus
+from kvmharness.lab.crashes import Crashes
+from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.machine import Machine
+from kvmharness.lab.play import LostMachineError
 from kvmharness.report import KernelReport
 from kvmharness.scenarios import Scenario
 
@@ -33,23 +37,55 @@ class Played:
 def play_on(
     kernel: Kernel, machine: Machine, scenarios: Sequence[Scenario], expectation: Expectation
 ) -> Played:
-    """Play on a kernel; where the machine was lost, all scenarios are, and the console's last lines told."""
+    """Play on a kernel, and judge.
+
+    A scenario that crashes the kernel costs the others nothing (see `crashes`). Where the machine was lost,
+    so are all scenarios, and the console's last lines are among the notes. What had a verdict before keeps
+    it. LabError when the kernel cannot be played on at all.
+    """
     _LOG.info("%s: %s boots on %s", kernel.spec, kernel.release, machine.name)
     expectation = replace(expectation, may_be_protected=machine.may_protect_tscs)
     # What a snapshot left inconclusive (a rate that was measured while the host was busy) a boot may not.
     again = machine if machine.counts_instructions else machine.without_snapshots
     machines = chain([machine], repeat(again))
+    crashes = Crashes(kernel)
+    began = False
+    lost, notes = "", list[str]()
+
+    def play_there(each: Sequence[Scenario]) -> Session:
+        nonlocal began
+        first, began = not began, True
+        try:
+            return crashes.play(next(machines), each)
+        except LabError as error:
+            if first:
+                raise
+            notes.append(f"what was open could not be played again: {error}")
+            raise LostError(str(error)) from None
+
     try:
-        outcome = settle(
-            scenarios,
-            lambda each: play.play(kernel, next(machines), each),
-            expectation,
-            confirm=not machine.counts_instructions,
-        )
-    except play.LostMachineError as lost:
-        results = [Result(each.name, Verdict.LOST, each.contract, lost.complaint) for each in scenarios]
-        return Played(tuple(results), {}, notes=tuple(lost.console))
-    return Played(outcome.results, outcome.sessions, outcome.identity, outcome.notes)
+        outcome = settle(scenarios, play_there, expectation, confirm=not machine.counts_instructions)
+    except LostError as error:
+        outcome, lost = Outcome((), {}), str(error)
+        notes += error.console if isinstance(error, LostMachineError) else []
+    results = _merged(scenarios, outcome.results, crashes, machine, lost)
+    notes = [*outcome.notes, *crashes.notes, *notes]
+    return Played(results, outcome.sessions, outcome.identity, tuple(dict.fromkeys(notes)))
+
+
+def _merged(
+    scenarios: Sequence[Scenario], judged: Sequence[Result], crashes: Crashes, machine: Machine, lost: str
+) -> tuple[Result, ...]:
+    """The verdicts, in the order of the scenarios: also of those that crashed the kernel, or were `lost`."""
+    names = {each.name for each in scenarios}
+    verdicts = {each.scenario: each for each in judged}
+    results = [each for each in judged if each.scenario not in names]
+    for scenario in scenarios:
+        verdict, crash = verdicts.get(scenario.name), crashes.result(scenario, machine)
+        if verdict is None or (verdict.verdict not in JUDGED and crash and crash.verdict is Verdict.FAIL):
+            verdict = crash or Result(scenario.name, Verdict.LOST, scenario.contract, lost)
+        results.append(verdict)
+    return tuple(results)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +103,8 @@ class Finished:
 class Matrix:
     """Kernels on machines, as many at a time as `jobs` says (None: as this process may use CPUs).
 
-    Iterate over it for each as it is finished. At the end of a `with` block nothing is waited for: what has
-    not begun never will.
+    Iterate over it for each as it is finished. At the end of a `with` block machines that still run are
+    ended, and what has not begun never will.
     """
 
     def __init__(
@@ -79,8 +115,12 @@ class Matrix:
         jobs: int | None = None,
     ) -> None:
         self._boots = tuple(boots)
+        self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(max_workers=jobs or cpus.usable())
-        self._futures = [self._pool.submit(play_on, *boot, scenarios, expectation) for boot in boots]
+        self._futures = [
+            self._pool.submit(play_on, kernel, replace(machine, stop=self._stop), scenarios, expectation)
+            for kernel, machine in boots
+        ]
 
     def __enter__(self) -> "Matrix":
         return self
@@ -88,6 +128,7 @@ class Matrix:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._stop.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def __iter__(self) -> Iterator[Finished]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from kvmharness.guests.program import Instruction, code_of
 from kvmharness.lab.machines import initramfs, pvh
-from kvmharness.lab.machines.emulator import ENDED_BY_KERNEL, RESULTS, MemoryFiles, Start, status_of
+from kvmharness.lab.machines.emulator import CONSOLE, ENDED_BY_KERNEL, RESULTS, MemoryFiles, Start, status_of
 
 _ROM_SIZE = 0x10000
 # The ROM ends where the addresses of 32 bits do, and so does the first instruction that a CPU executes.
@@ -156,7 +156,7 @@ class Bochs:
             "plugin_ctrl: biosdev=0, gameport=0, parallel=0, speaker=0",
             "ata0: enabled=0",
             "ata1: enabled=0",
-            f"com1: enabled=1, mode=file, dev={files.add('console')}",
+            f"com1: enabled=1, mode=file, dev={files.add(CONSOLE)}",
             f"com2: enabled=1, mode=file, dev={files.add(RESULTS)}",
             "port_e9_hack: enabled=1",
             "panic: action=fatal",
@@ -177,7 +177,7 @@ class Bochs:
 
     def result(self, files: MemoryFiles, status: int | None, output: bytes) -> tuple[int | None, bytes]:
         """What init reported counts if Bochs then ended as init asked it to."""
-        console = files.read("console")
+        console = files.read(CONSOLE)
         report = _REPORT.search(output)
         if status != _ENDS_WITH:
             return status, console + b"\n" + output

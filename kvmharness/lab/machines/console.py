@@ -10,15 +10,14 @@ from kvmharness.lab.machines.protocol import PLAYING
 # result counts. They are read from their beginning, as the kernel prints them: "DEBUG: ..." is none, nor is
 # what a kernel says of a user's program ("traps: x[9] general protection fault ip:...").
 _SUBSYSTEM = r"(?:[a-z][\w ]*: )?"
+_LOCKED, _STALLED = "a CPU was locked up", "a CPU was stalled"
+_LOCKUPS = (_LOCKED, _STALLED)
 _DEADLY = (
     (r"Kernel panic - not syncing", "the kernel panicked"),
-    (_SUBSYSTEM + r"BUG: (soft lockup|workqueue lockup)", "a CPU was locked up"),
-    (r"(NMI )?" + _SUBSYSTEM + r"(CPU\d+: )?Watchdog detected hard LOCKUP", "a CPU was locked up"),
+    (_SUBSYSTEM + r"BUG: (soft lockup|workqueue lockup)", _LOCKED),
+    (r"(NMI )?" + _SUBSYSTEM + r"(CPU\d+: )?Watchdog detected hard LOCKUP", _LOCKED),
     # rcu_cpu_stall_suppress keeps these away where time is the host's.
-    (
-        _SUBSYSTEM + r"INFO: rcu_(sched|preempt|bh) (self-)?detected (expedited )?stalls? on",
-        "a CPU was stalled",
-    ),
+    (_SUBSYSTEM + r"INFO: rcu_(sched|preempt|bh) (self-)?detected (expedited )?stalls? on", _STALLED),
     (_SUBSYSTEM + r"BUG: ", "the kernel hit a bug of its own"),
     (_SUBSYSTEM + r"kernel BUG at ", "the kernel hit a bug of its own"),
     (r"(traps: )?PANIC: ", "the kernel panicked"),
@@ -42,6 +41,11 @@ class Remark:
     line: str
     kind: str
     playing: str
+
+    @property
+    def is_lockup(self) -> bool:
+        """Whether the kernel reports that a CPU did not come back in time."""
+        return self.kind in _LOCKUPS
 
     @property
     def text(self) -> str:

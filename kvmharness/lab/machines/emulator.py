@@ -23,6 +23,8 @@ def status_of(reported: int) -> int:
 
 ENDED_BY_KERNEL = 0
 
+_PIECE = 1 << 20
+
 
 class MemoryFiles:
     """Files without a place on the disk, for one boot: they are gone with the processes that have them open.
@@ -67,13 +69,19 @@ class MemoryFiles:
             file.seek(0)
             file.write(content)
 
-    def read(self, name: str) -> bytes:
-        """All that the file called `name` holds now; nothing if there is none."""
+    def read(self, name: str, begin: int = 0) -> bytes:
+        """All that the file called `name` holds now, from a place on; nothing if there is none."""
         if name not in self._fds:
             return b""
-        with os.fdopen(os.dup(self._fds[name]), "rb") as file:
-            file.seek(0)
-            return file.read()
+        content = bytearray()
+        while piece := os.pread(self._fds[name], _PIECE, begin + len(content)):
+            content += piece
+        return bytes(content)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How much each file holds now, in bytes."""
+        return tuple(os.fstat(fd).st_size for fd in self._fds.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +98,8 @@ class Start:
 
 
 class Emulator(Protocol):
-    """A program that emulates a PC, configured. What init writes to the machine's second serial port has to
-    arrive in the memory file RESULTS."""
+    """A program that emulates a PC, configured. What comes out of the machine's first serial port has to
+    arrive in the memory file CONSOLE, and what comes out of the second in RESULTS."""
 
     @property
     def description(self) -> list[str]:
@@ -130,4 +138,4 @@ class Emulator(Protocol):
         by that signal, None: hung and killed by us), `output` what it printed."""
 
 
-RESULTS, SNAPSHOT, SNAPSHOT_CONSOLE = "results", "snapshot", "snapshot-console"
+CONSOLE, RESULTS, SNAPSHOT, SNAPSHOT_CONSOLE = "console", "results", "snapshot", "snapshot-console"

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """An emulated machine, and one boot of it. `machines` has those there are."""
 
-import os
+import logging
+import shlex
 import shutil
-import signal
 import subprocess
 import threading
 import time
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kvmharness.lab.errors import LabError
@@ -24,6 +23,9 @@ from kvmharness.lab.machines.emulator import (
     status_of,
 )
 from kvmharness.lab.machines.snapshot import Snapshot
+from kvmharness.lab.machines.watch import Watch, kill
+
+_LOG = logging.getLogger(__name__)
 
 # What init reports (init.c has the same numbers), as a boot's status.
 FINISHED, NO_MODULE, NOT_STARTED, FAILED = (status_of(number) for number in (0x20, 0x21, 0x22, 0x23))
@@ -34,8 +36,12 @@ _WORDS = {
     ENDED_BY_KERNEL: "the machine was reset: a triple fault, or a reboot",
 }
 
-# Wall time after which a machine that has not ended counts as hung. A good boot takes seconds.
-HUNG_AFTER_S = 300.0
+# How long a machine may make no progress (see `watch`). A good boot is through in seconds.
+HANG_AFTER_S = 120.0
+
+
+class StoppedError(Exception):
+    """A machine was ended because nobody waits for it any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,8 @@ class Machine:
 
     `counts_instructions` says that its time is a function of what it executes, and not the host's;
     `may_protect_tscs` that its KVM may have no say over its guests' TSCs. `nested` is the same machine on the
-    host's own KVM, where there can be one.
+    host's own KVM, where there can be one. It hangs when it makes no progress in `hang_after_s` seconds that
+    the host gives it, and is ended when `stop` is set.
     """
 
     name: str
@@ -55,6 +62,8 @@ class Machine:
     counts_instructions: bool
     nested: "Machine | None" = None
     may_protect_tscs: bool = False
+    hang_after_s: float = HANG_AFTER_S
+    stop: threading.Event | None = field(default=None, compare=False, repr=False)
 
     @property
     def package(self) -> str:
@@ -76,14 +85,15 @@ class Machine:
 @dataclass(frozen=True, slots=True)
 class Boot:
     """One boot: its status (what init reported, or else the emulator's own; negative: killed by that signal;
-    None: hung and killed by us), what the console said, what came over the result port, the wall time in
-    seconds, and a snapshot to go on from, where one was left."""
+    None: ended by us, and `ended` says why), what the console said, what came over the result port, the wall
+    time in seconds, and a snapshot to go on from, where one was left."""
 
     status: int | None
     console: str
     results: bytes
     seconds: float
     snapshot: Snapshot | None = None
+    ended: str = ""
 
     @property
     def complaint(self) -> str:
@@ -91,7 +101,7 @@ class Boot:
         if self.status == FINISHED:
             return ""
         if self.status is None:
-            return f"the machine hung: no end after {HUNG_AFTER_S:.0f} s"
+            return self.ended
         if self.status < 0:
             return f"the emulator was killed by signal {-self.status}"
         return _WORDS.get(self.status, f"the emulator ended with status {self.status}")
@@ -117,18 +127,19 @@ def boot(
 
     Nothing touches the disk: what the emulator reads and writes are memory files that vanish with the
     processes. The emulator is killed when this process dies, however it dies. LabError when the machine
-    cannot boot such a kernel.
+    cannot boot such a kernel, StoppedError when it was told to stop.
     """
     check_emulator(machine)
     start = Start(kernel, image, machine.kernel_options, job, snapshot)
     with MemoryFiles() as files:
         command = machine.emulator.command(files, start)
         begin = time.monotonic()
-        status, output = _run(machine.emulator, command, files, start)
+        status, output, ended = _run(machine, command, files, start)
         seconds = time.monotonic() - begin
         status, console = machine.emulator.result(files, status, output)
         earlier = snapshot.console if snapshot else b""
-        booted = Boot(status, (earlier + console).decode(errors="replace"), files.read(RESULTS), seconds)
+        said = (earlier + console).decode(errors="replace")
+        booted = Boot(status, said, files.read(RESULTS), seconds, ended=ended)
         left = Snapshot(files.read(SNAPSHOT), files.read(SNAPSHOT_CONSOLE))
     # The console is written last, and never nothing.
     if snapshot or not left.console:
@@ -138,12 +149,12 @@ def boot(
 
 
 def _run(
-    emulator: Emulator, command: list[str], files: MemoryFiles, start: Start
-) -> tuple[int | None, bytes]:
-    """The command's exit status (None: hung and killed) and what it printed."""
+    machine: Machine, command: list[str], files: MemoryFiles, start: Start
+) -> tuple[int | None, bytes, str]:
+    """The command's exit status (None: ended by us), what it printed, and why we ended it."""
+    _LOG.debug("%s: %s", machine.name, shlex.join(command))
     # setpriv (util-linux): the kernel kills the emulator when the thread that started it is gone.
     watched = ["setpriv", "--pdeathsig", "KILL", "--", *command]
-    hung = threading.Event()
     with subprocess.Popen(
         watched,
         stdin=subprocess.PIPE,
@@ -153,25 +164,12 @@ def _run(
         start_new_session=True,
         pass_fds=files.fds,
     ) as process:
-
-        def give_up() -> None:
-            hung.set()
-            _kill(process)
-
-        watchdog = threading.Timer(HUNG_AFTER_S, give_up)
-        watchdog.daemon = True
-        watchdog.start()
         try:
-            output = emulator.attend(files, start, process)
+            with Watch(process, files, machine.hang_after_s, machine.stop) as watch:
+                output = machine.emulator.attend(files, start, process)
         except BaseException:
-            _kill(process)
+            kill(process)
             raise
-        finally:
-            watchdog.cancel()
-    return None if hung.is_set() else process.returncode, output
-
-
-def _kill(process: "subprocess.Popen[bytes]") -> None:
-    """Kill the emulator and all that it has started: they are a session."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    if machine.stop and machine.stop.is_set():
+        raise StoppedError
+    return None if watch.ended else process.returncode, output, watch.ended

@@ -15,7 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kvmharness.lab.machines import nested
-from kvmharness.lab.machines.emulator import RESULTS, SNAPSHOT, SNAPSHOT_CONSOLE, MemoryFiles, Start
+from kvmharness.lab.machines.emulator import (
+    CONSOLE,
+    RESULTS,
+    SNAPSHOT,
+    SNAPSHOT_CONSOLE,
+    MemoryFiles,
+    Start,
+)
 from kvmharness.lab.machines.qmp import EndedError, Monitor, RefusedError
 
 # What all of QEMU's machines have in common. The calendar is the machine's own: setting the host's does not
@@ -26,7 +33,6 @@ _COMMON = (
     *("-rtc", "base=2026-01-01T00:00:00,clock=vm", "-seed", "1"),
     *("-device", "isa-debug-exit,iobase=0xf4,iosize=4"),
 )
-_CONSOLE = "console"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _POLL_S = 0.002
 _OVER = ("completed", "failed", "cancelled")
@@ -68,7 +74,7 @@ class Qemu:
 
     def command(self, files: MemoryFiles, start: Start) -> list[str]:
         """QEMU's command line."""
-        ports = ("-serial", f"file:{files.add(_CONSOLE)}", "-serial", f"file:{files.add(RESULTS)}")
+        ports = ("-serial", f"file:{files.add(CONSOLE)}", "-serial", f"file:{files.add(RESULTS)}")
         image = ("-kernel", str(start.kernel), "-initrd", files.add("initrd", (0, start.image)))
         job = f"name=opt/kvmharness/job,file={files.add('job', (0, start.job))}"
         return [
@@ -100,7 +106,7 @@ class Qemu:
     def result(self, files: MemoryFiles, status: int | None, output: bytes) -> tuple[int | None, bytes]:
         """The status as it is: a kernel that panics makes QEMU exit with 0. What QEMU printed itself is put
         behind the kernel's words."""
-        return status, files.read(_CONSOLE) + output
+        return status, files.read(CONSOLE) + output
 
     @staticmethod
     def _monitored(files: MemoryFiles, start: Start) -> tuple[str, ...]:
@@ -128,7 +134,7 @@ class Qemu:
             if status == "completed":
                 # From here on every run is one from the snapshot, this one too: QEMU rounds the times of some
                 # devices to their own ticks when it goes on from one.
-                files.write(SNAPSHOT_CONSOLE, files.read(_CONSOLE) or b"\n")
+                files.write(SNAPSHOT_CONSOLE, files.read(CONSOLE) or b"\n")
                 monitor.execute("quit")
         monitor.execute("cont")
 
