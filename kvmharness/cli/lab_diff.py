@@ -4,6 +4,7 @@
 import argparse
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from kvmharness.cli import options
@@ -57,6 +58,7 @@ def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser
         "--offline", action="store_true", help="use only the kernels in the cache; download nothing"
     )
     options.add_jobs(parser)
+    options.add_hang_after(parser)
     options.add_save_traces(parser)
     parser.add_argument(
         "--output", metavar="FILE", type=Path, help="write the text to FILE instead of stdout"
@@ -68,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Play on both kernels, compare, report."""
     scenarios = options.pick_scenarios(arguments.scenario)
     machines = options.pick(arguments.machine or ["amd"], MACHINES, "machine")
+    machines = [replace(machine, hang_after_s=arguments.hang_after) for machine in machines]
     options.check_places(arguments.output, arguments.save_traces)
     for machine in machines:
         check_emulator(machine)
@@ -112,5 +115,7 @@ def _sessions(of: Finished) -> dict[str, Session]:
 def _troubles(of: Finished) -> list[str]:
     """Why a kernel was not played on, a line each."""
     results = of.played.results if of.played else ()
-    lost = dict.fromkeys(result.reason for result in results if result.verdict is Verdict.LOST)
+    # A scenario that crashes the kernel every time fails, and leaves no trace to compare.
+    unplayed = [each for each in results if each.scenario not in _sessions(of)]
+    lost = dict.fromkeys(each.reason for each in unplayed if each.verdict in (Verdict.LOST, Verdict.FAIL))
     return [f"{of.kernel.spec}: the machine was lost: {reason}" for reason in lost]
