@@ -51,7 +51,7 @@ MUTANTS = (
     Mutant(
         "what a policy requires is not asked for",
         "rules",
-        'return "userspace had set no TSC of this VM before"',
+        'return "userspace had not set a TSC of this VM before"',
         'return ""',
     ),
     Mutant(

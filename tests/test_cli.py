@@ -179,10 +179,10 @@ def test_predict_shows_where_policies_part_and_needs_no_kvm(
     lines = capsys.readouterr().out.splitlines()
     assert any(line.split()[-4:] == ["50.022", "ms", "900.001", "ms"] for line in lines)
     assert any(line.split() == ["contract", "broken", "kept"] for line in lines)
-    assert "They part at step 4." in lines
+    assert "The policies first differ at step 4." in lines
     assert status_of(*arguments, "--format", "json") == 0
     (prediction,) = json.loads(capsys.readouterr().out)["predictions"]
-    assert prediction["parting_step"] == 4
+    assert prediction["first_difference"] == 4
     assert [course["contract"] for course in prediction["courses"]] == ["broken", "kept"]
 
 

@@ -69,7 +69,7 @@ def test_what_was_impossible_before_a_doubt_stays_impossible() -> None:
 def test_an_impossible_step_says_what_was_observed_what_was_expected_and_why() -> None:
     judgement = judged(create(1000 * MS), write(1050 * MS, 900 * MS), offset(1060 * MS, -1000 * MS))
     assert judgement.mismatch
-    assert judgement.mismatch.because.startswith("at step 2 the write is honoured: ")
+    assert judgement.mismatch.because.startswith("at step 2 the write takes effect: ")
     assert judgement.mismatch == Mismatch(
         "read the TSC offset of vCPU 0",
         "offset -1000000000",
@@ -77,7 +77,7 @@ def test_an_impossible_step_says_what_was_observed_what_was_expected_and_why() -
             Allowed(
                 "offset -150001000 to -150000000",
                 "849999000 cycles (850.0 ms) higher than observed",
-                "the write is honoured: userspace had set no TSC of this VM before",
+                "the write takes effect: userspace had not set a TSC of this VM before",
                 2,
             ),
         ),

@@ -64,9 +64,9 @@ def test_a_failure_says_what_was_read_what_had_to_be_and_who_would_do_it(outcome
     assert young.mismatch.done == "write TSC of vCPU 0"
     assert young.mismatch.observed.startswith("wrote 899")
     assert young.mismatch.observed.endswith(" (debugfs)")
-    assert young.mismatch.because.startswith("at step 4 the write is honoured: userspace had set no TSC ")
+    assert young.mismatch.because.startswith("at step 4 the write takes effect: userspace had not set a TSC ")
     assert young.explained_by == ("mainline-before-6.7", "like-xu-v1")
-    assert "behind what was due: the write was overridden" in young.finding
+    assert "lower than required: the write was overridden" in young.finding
 
 
 def test_behind_every_step_on_a_vcpu_the_kernel_shows_its_offset(outcome: Ask) -> None:

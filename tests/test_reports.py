@@ -21,7 +21,11 @@ from tests.command_line import Capture, one_line, status_of
 MISMATCH = Mismatch(
     "write TSC of vCPU 0",
     "wrote 900000000, offset -1050 (debugfs)",
-    (Allowed("offset -150 to -140", "900 cycles (900 ns) higher than observed", "the write is honoured", 4),),
+    (
+        Allowed(
+            "offset -150 to -140", "900 cycles (900 ns) higher than observed", "the write takes effect", 4
+        ),
+    ),
 )
 
 
@@ -82,7 +86,7 @@ def test_a_fail_is_labelled_lines_and_names_what_fails_for_the_same_cause() -> N
         "  observed:        wrote 900000000, offset -1050 (debugfs)",
         "  expected (mainline-6.7): offset -150 to -140, 900 cycles (900 ns) higher",
         "                   than observed",
-        "  because:         at step 4 the write is honoured",
+        "  because:         at step 4 the write takes effect",
         "  consistent with: mainline-before-6.7, like-xu-v1",
         *after.splitlines()[7:11],
         "  Same cause, 1 more FAIL: qemu-pair-young (contract kept) (-v shows each)",
@@ -103,7 +107,7 @@ def test_a_verbose_report_shows_each_fail_in_full_and_every_scenario_in_its_tabl
 def test_fails_that_other_policies_explain_have_another_cause() -> None:
     other = replace(failed("write-one"), explained_by=())
     by_other_rule = failed(
-        "pair", mismatch=MISMATCH._replace(allowed=(Allowed("offset 5", "", "it joins the generation", 4),))
+        "pair", mismatch=MISMATCH._replace(allowed=(Allowed("offset 5", "", "it snaps", 4),))
     )
     text = render(Report((replace(BAD, results=(*BAD.results, other, by_other_rule)),)))
     assert text.count("\nFAIL ") == 3
@@ -199,7 +203,7 @@ def test_the_ktap_report_is_ktap() -> None:
         "  #   contract broken: offset read an offset of -1050 (required: it goes on)",
         "  #   observed: wrote 900000000, offset -1050 (debugfs)",
         "  #   expected (mainline-6.7): offset -150 to -140, 900 cycles (900 ns) higher than observed",
-        "  #   because: at step 4 the write is honoured",
+        "  #   because: at step 4 the write takes effect",
         "  #   consistent with: mainline-before-6.7, like-xu-v1",
         "  not ok 1 young-restore",
         "  ok 2 old-restore",
@@ -207,7 +211,7 @@ def test_the_ktap_report_is_ktap() -> None:
         "  #   contract kept: It goes on.",
         "  #   observed: wrote 900000000, offset -1050 (debugfs)",
         "  #   expected (mainline-6.7): offset -150 to -140, 900 cycles (900 ns) higher than observed",
-        "  #   because: at step 4 the write is honoured",
+        "  #   because: at step 4 the write takes effect",
         "  #   consistent with: mainline-before-6.7, like-xu-v1",
         "  not ok 3 qemu-pair-young",
         "not ok 1 debian:6.1 on amd",
@@ -244,7 +248,7 @@ def test_the_json_report_has_the_keys_users_rely_on() -> None:
             {
                 "expected": "offset -150 to -140",
                 "difference": "900 cycles (900 ns) higher than observed",
-                "because": "at step 4 the write is honoured",
+                "because": "at step 4 the write takes effect",
             }
         ],
         "consistent_with": ["mainline-before-6.7", "like-xu-v1"],

@@ -84,7 +84,7 @@ def judge(trace: Trace, policy: Policy, host: Host = UNKNOWN_HOST) -> Judgement:
 _DOUBTS = {
     UnknownRateError: "the rate of the host's TSC is not known",
     TooWideError: "the brackets are too wide to tell anything",
-    ClockBehindError: "KVM's own clock was behind a write, and how far it then moves the TSC is not foretold",
+    ClockBehindError: "KVM's own clock was behind a write; how far it then moves the TSC is not predicted",
 }
 
 
@@ -149,7 +149,7 @@ class Replay:
 
 
 def check(event: Event) -> None:
-    """DoubtError where nothing can be said of what comes behind a step."""
+    """DoubtError where nothing can be said of what follows a step."""
     if event.error in ENVIRONMENT:
         doubt = f"it failed with {event.error}, which says nothing about the rule"
     else:

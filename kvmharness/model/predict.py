@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What each policy would do of a script, step by step, and where they part."""
+"""What each policy does in a script, step by step, and where the policies first differ."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ _KHZ = HOST.khz or 0
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """How a script goes under some policies alike: an effect a step in words, and the trace that is left.
+    """What a script does under some policies that do the same: an effect for each step, and the trace.
 
-    `reasons` say for each step why, with the names of the policies that have the reason.
+    `reasons` say for each step why, with the names of the policies that have this reason.
     """
 
     policies: list[str]
@@ -29,7 +29,7 @@ class Course:
 
 
 def predict(scenario: str, script: Script, policies: Iterable[Policy], host: Host = HOST) -> list[Course]:
-    """Play a script under each policy, on the simulated clock; those under which it goes alike together.
+    """Play a script under each policy on the simulated clock; policies that do the same share a course.
 
     `host` is what simulate() takes.
     """
@@ -44,7 +44,7 @@ def predict(scenario: str, script: Script, policies: Iterable[Policy], host: Hos
             reasons.append(reason)
 
         trace = simulate(scenario, script, policy, host, watch=watch)
-        # Not by the words alone: what differs by less than they show differs.
+        # Not by the words alone: they round.
         alike = (*effects, *(event.values for event in trace.events))
         course = courses.setdefault(alike, Course([], tuple(effects), [{} for _ in effects], trace))
         course.policies.append(policy.name)
@@ -54,8 +54,8 @@ def predict(scenario: str, script: Script, policies: Iterable[Policy], host: Hos
     return list(courses.values())
 
 
-def parting_step(courses: Sequence[Course]) -> int:
-    """The first step (from 1) at which the courses differ; 0 if there is only one."""
+def first_difference(courses: Sequence[Course]) -> int:
+    """The first step (from 1) at which the courses differ; 0 if there is only one course."""
     for number, steps in enumerate(zip(*map(_steps, courses), strict=False), 1):
         if len(set(steps)) > 1:
             return number

@@ -14,8 +14,8 @@ from kvmharness.model.quantity import Quantity, bounds, narrow
 from kvmharness.model.rates import UnknownRateError
 from kvmharness.model.state import Moment, Story, Vcpu, World
 
-_JOINED = "it joins the generation, and takes its offset"
-_FIRST = "it counts from its creation, and begins a generation"
+_JOINED = "it gets the offset of the current generation"
+_FIRST = "it counts from its creation and begins a generation"
 
 
 class Rules(Masterclock):
@@ -84,9 +84,13 @@ class Rules(Masterclock):
             world.user_set_tsc = True
         same_rate = self.same_rate(world, vcpu)
         if same_rate is None and len(decisions) == 1:
-            decisions = [(False, "its kHz may not be the last writer's"), *decisions]
+            decisions = [(False, "its kHz may differ from the last writer's"), *decisions]
         elif same_rate is False:
-            story = f"its kHz is not the last writer's {world.last_tsc_khz}" if world.last_tsc_khz else _FIRST
+            story = (
+                f"its kHz differs from the last writer's {world.last_tsc_khz}"
+                if world.last_tsc_khz
+                else _FIRST
+            )
             decisions = [(False, story)]
         worlds = [world, *(world.fork() for _ in decisions[1:])]
         for each, (synchronizing, story) in zip(worlds, decisions, strict=True):
@@ -97,23 +101,23 @@ class Rules(Masterclock):
     def _synchronizing(
         self, world: World, vcpu: Vcpu, data: int, moment: Moment, user: bool
     ) -> list[tuple[bool, str]]:
-        """Whether a write is an attempt to synchronize, and why: one answer, or both."""
+        """Whether a write is a request to synchronize, and why: one answer, or both."""
         policy = self.policy
         if not user:
             return [(True, _JOINED)]
         if data == 0 and policy.user_zero == "snaps":
-            return [(True, f"a write of 0 synchronizes: {_JOINED}")]
+            return [(True, f"a write of 0 snaps: {_JOINED}")]
         unmet = self._unmet(world, vcpu)
         if unmet:
-            return [(False, f"the write is honoured: {unmet}")]
+            return [(False, f"the write takes effect: {unmet}")]
         expected = self._expected(world, vcpu, moment)
         answers = set()
         for khz in set(self.khz(vcpu)):
             window = khz * 1000 * policy.window_ns // arithmetic.NS_PER_SECOND
             answers |= arithmetic.window_answers(data, expected.low, expected.high, window)
         stories = {
-            True: f"the write is near the last one: {_JOINED}",
-            False: "the write is honoured: it is too far from the last one to be an attempt to synchronize",
+            True: f"the write snaps, as it is near the last one: {_JOINED}",
+            False: "the write takes effect: it is too far from the last one to be a request to synchronize",
         }
         return [(answer, stories[answer]) for answer in sorted(answers)]
 
@@ -121,9 +125,9 @@ class Rules(Masterclock):
         """What of the policy's requirements is not met, in words; "" if all are."""
         required = self.policy.snap_requires
         if "never" in required:
-            return "no write is an attempt to synchronize"
+            return "no write is a request to synchronize"
         if "user-set-tsc" in required and not world.user_set_tsc:
-            return "userspace had set no TSC of this VM before"
+            return "userspace had not set a TSC of this VM before"
         if "vcpu-has-run" in required and not vcpu.has_run:
             return "the vCPU has not run"
         if "vcpus-matched" in required and world.nr_vcpus_matched_tsc == 0:
@@ -154,7 +158,7 @@ class Rules(Masterclock):
     def _recorded(
         self, world: World, vcpu: Vcpu, offset: Quantity, written: Interval, moment: Moment
     ) -> tuple[Interval, Interval]:
-        """What a write that snapped leaves behind, as last_tsc_write and last_tsc_nsec."""
+        """What KVM records of a write that snapped, as last_tsc_write and last_tsc_nsec."""
         if self.policy.snap_records == "guest":
             known, scaled = bounds(offset, world.unknowns), self.scaled(world, vcpu, moment.tsc)
             assert known is not None

@@ -7,15 +7,15 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
 from kvmharness.contract import Status
-from kvmharness.model.predict import Course, parting_step
+from kvmharness.model.predict import Course, first_difference
 from kvmharness.scenarios import Scenario
 
 WIDTH = 100
-SCHEMA = 1
+SCHEMA = 2
 
 
 def as_text(scenario: Scenario, courses: Sequence[Course]) -> str:
-    """A column for each course, with the vCPU's TSC behind each step; then the reasons for what differs."""
+    """A column for each course with the vCPU's TSC after each step; then the reasons for what differs."""
     return "\n".join(_lines(scenario, courses)) + "\n"
 
 
@@ -24,7 +24,7 @@ def as_json(predictions: Sequence[tuple[Scenario, Sequence[Course]]]) -> str:
     found = [
         {
             "scenario": scenario.name,
-            "parting_step": parting_step(courses) or None,
+            "first_difference": first_difference(courses) or None,
             "operations": [operation.in_words() for operation in scenario.script],
             "courses": [
                 {
@@ -49,11 +49,11 @@ def _lines(scenario: Scenario, courses: Sequence[Course]) -> Iterator[str]:
         yield from _wrap(f"{letter}  {', '.join(course.policies)}", "  ", "     ")
     yield ""
     yield from _table(scenario, courses, letters)
-    parting = parting_step(courses)
-    if parting:
+    differ = first_difference(courses)
+    if differ:
         yield ""
-        yield f"They part at step {parting}."
-        yield from _reasons(courses, letters, parting)
+        yield f"The policies first differ at step {differ}."
+        yield from _reasons(courses, letters, differ)
 
 
 def _table(scenario: Scenario, courses: Sequence[Course], letters: Sequence[str]) -> Iterator[str]:
@@ -71,9 +71,9 @@ def _table(scenario: Scenario, courses: Sequence[Course], letters: Sequence[str]
         yield "  ".join(cells).rstrip()
 
 
-def _reasons(courses: Sequence[Course], letters: Sequence[str], parting: int) -> Iterator[str]:
-    """Why each did what it did, at the steps from the parting on where one of them had a reason."""
-    for number in range(parting, max(len(course.effects) for course in courses) + 1):
+def _reasons(courses: Sequence[Course], letters: Sequence[str], first: int) -> Iterator[str]:
+    """The reasons of each course, from step `first` on."""
+    for number in range(first, max(len(course.effects) for course in courses) + 1):
         for letter, course in zip(letters, courses, strict=True):
             reasons = course.reasons[number - 1] if number <= len(course.reasons) else {}
             for reason, names in reasons.items():
