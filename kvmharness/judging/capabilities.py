@@ -239,9 +239,10 @@ def host_facts(probe: Trace) -> Host:
     up_ns = probe.events[0].bracket.ns_before if probe.events else 0
     stable_clock = clock is not None and len(clock.values) >= 2 and bool(clock.values[1] & TSC_STABLE)
     return Host(
-        # What vCPUs are created with may be older than the end of the TSC's calibration.
         khz=rate or khz,
-        khz_exact=khz is not None and khz == rate and up_ns >= _CALIBRATED_NS,
+        # The rate is corrected once. If vCPUs are created with another one, that was before.
+        khz_exact=None not in (khz, rate) and (khz != rate or up_ns >= _CALIBRATED_NS),
+        kvm_khz=khz if rate else None,
         stable=found["stable-tsc"].status is not Status.BROKEN,
         tsc_clocksource=True if stable_clock else None,
         has_attribute=knows,

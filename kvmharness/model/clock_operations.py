@@ -2,6 +2,7 @@
 """What the operations on the VM's clock lead to (see `operations`)."""
 
 from kvmharness.model.interval import Interval
+from kvmharness.model.line import OnLine
 from kvmharness.model.masterclock import scale
 from kvmharness.model.outcome import REFUSED, Answer, Clock, Deed, Flag, Guess, Outcome, Version, Within
 from kvmharness.model.rules import Rules
@@ -28,14 +29,18 @@ def _clock_of(rules: Rules, world: World, deed: Deed) -> Outcome:
     stable = world.use_master_clock and world.tsc_clocksource is not False
     clock = Clock(world.kvmclock_offset, rules.drift(world, deed.moment))
     flags = Flag(TSC_STABLE, TSC_STABLE if stable else 0)
+    answers: tuple[Answer, ...] = (clock, flags, None, Within(deed.moment.tsc))
     if deed.realtime is not None:
         with_realtime = (
             Guess(TSC_STABLE | REALTIME | HOST_TSC),
             Guess(deed.realtime),
             Within(deed.moment.tsc),
         )
-        return Outcome(world, (clock, *(with_realtime if stable and world.knows_realtime else (flags,))))
-    return Outcome(world, (clock, flags, None, Within(deed.moment.tsc)))
+        answers = (clock, *(with_realtime if stable and world.knows_realtime else (flags,)))
+    if rules.has_line(world) and world.clock_khz and world.line_raw:
+        drawn = world.line, world.clock_khz, world.kvmclock_offset, world.line_raw
+        return Outcome(world, (None, *answers[1:]), on_line=OnLine(*drawn, clock=0, tsc=3))
+    return Outcome(world, answers)
 
 
 def set_clock(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
@@ -70,7 +75,8 @@ def kvmclock_ctrl(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
 def read_kvmclock(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
     """What lies in a vCPU's kvmclock page. Nothing does before it was first written."""
     number = deed.operation.vcpu
-    page = world.vcpus[number].page
+    vcpu = world.vcpus[number]
+    page = vcpu.page
     if not rules.policy.honours_writes or not world.pages_known:
         return [Outcome(world, (None,) * 6)]
     if page is None:
@@ -79,14 +85,22 @@ def read_kvmclock(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
     times: list[Answer] = [
         None if may_be_empty or each is None else Within(each) for each in (page.tsc, page.ns)
     ]
-    rate = (None, None) if may_be_empty else _rate(page)
-    return [Outcome(world, (Version(number, page.version), *times, *rate, _flags(world, page)))]
+    rate = (None, None) if may_be_empty else _rate(page, exact=world.clock_khz is not None)
+    answers = (Version(number, page.version), *times, *rate, _flags(world, page))
+    if not vcpu.page_raw or not world.clock_khz or may_be_empty or vcpu.ratio_slack or vcpu.page_ratio == 0:
+        return [Outcome(world, answers)]
+    drawn = vcpu.page_line, world.clock_khz, vcpu.page_origin, vcpu.page_raw
+    on_line = OnLine(*drawn, clock=2, tsc=1, offset=vcpu.page_offset, ratio=vcpu.page_ratio)
+    return [Outcome(world, answers, on_line=on_line)]
 
 
-def _rate(page: Page) -> tuple[Answer, Answer]:
-    """Multiplier and shift. The host's rate may be 1 % off, see Masterclock.drift()."""
+def _rate(page: Page, *, exact: bool) -> tuple[Answer, Answer]:
+    """Multiplier and shift. Before the host has corrected its rate, that may be 1 % off (Rates._slack)."""
     if not page.khz:
         return None, None
+    if exact:
+        multiplier, shift = scale(page.khz)
+        return Within(Interval(multiplier, multiplier)), Within(Interval(shift, shift))
     (most, low_shift), (multiplier, shift), (least, high_shift) = (
         scale(page.khz * percent // 100) for percent in (99, 100, 101)
     )

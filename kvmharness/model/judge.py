@@ -9,7 +9,7 @@ policy, and the step at which the last one went says where that shows.
 from dataclasses import dataclass
 from enum import Enum
 
-from kvmharness.model import sentence
+from kvmharness.model import line, sentence
 from kvmharness.model.debugfs import shows
 from kvmharness.model.host_clocks import HostClocks
 from kvmharness.model.interval import Interval, TooWideError
@@ -171,9 +171,13 @@ def deed_of(event: Event) -> Deed:
 
 def _agrees(outcome: Outcome, event: Event, moment: Moment) -> bool:
     """Whether a step went as predicted; if so the world takes note of what was read."""
-    return sentence.ends_so(outcome, event) and all(
-        answer is None or _sees(outcome.world, answer, value, moment)
-        for answer, value in zip(outcome.answers, event.values, strict=False)
+    return (
+        sentence.ends_so(outcome, event)
+        and all(
+            answer is None or _sees(outcome.world, answer, value, moment)
+            for answer, value in zip(outcome.answers, event.values, strict=False)
+        )
+        and (outcome.on_line is None or line.is_on(outcome.world, outcome.on_line, event.values, moment))
     )
 
 

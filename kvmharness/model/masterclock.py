@@ -10,7 +10,7 @@ have been written once more.
 from functools import reduce
 
 from kvmharness.guests.layout import kvmclock_address
-from kvmharness.model import arithmetic
+from kvmharness.model import arithmetic, line
 from kvmharness.model.interval import Interval
 from kvmharness.model.quantity import bounds
 from kvmharness.model.rates import Rates
@@ -50,11 +50,46 @@ class Masterclock(Rates):
     def _update(self, world: World, moment: Moment, *, certain: bool) -> None:
         """pvclock_update_vm_gtod_copy() and kvm_end_pvclock_update(), which asks for new pages."""
         world.use_master_clock = self._all_match(world) and not world.boot_vcpu_runs_old_kvmclock
-        first = moment if certain or world.master is None else world.master[0]
-        world.master = first, moment
+        taken = self.snapshot(moment)
+        first = taken if certain or world.master is None else world.master[0]
+        world.master = first, taken
+        self._draw_line(world, taken, certain=certain)
         for vcpu in world.vcpus.values():
             if vcpu.pv_time is not False:
                 vcpu.clock_request = vcpu.clock_request or (True if certain else None)
+
+    def snapshot(self, moment: Moment) -> Moment:
+        """When KVM read the host's TSC and raw clock for a masterclock, both at once."""
+        return moment
+
+    @property
+    def clock_rates(self) -> tuple[int, ...]:
+        """The kHz that KVM may take the host's TSC for where it reckons with clocks; none if it is not known.
+
+        get_cpu_tsc_khz(): the rate of now, or, on a CPU that KVM does not know to have a constant one and up
+        to Linux 6.1 on any, that of when KVM was loaded.
+        """
+        host = self.host
+        if not host.khz_exact or host.khz is None:
+            return ()
+        return tuple(dict.fromkeys((host.kvm_khz or host.khz, host.khz)))
+
+    def _draw_line(self, world: World, moment: Moment, *, certain: bool) -> None:
+        """The line that a new masterclock begins; if it is not `certain`, that or the one before."""
+        if world.clock_khz is None or world.host_khz is None:
+            return
+        raw = line.raw_clock(moment, world.clock_khz, world.host_khz)
+        offset = bounds(world.kvmclock_offset, world.unknowns)
+        drawn = offset and _sum(raw, offset)
+        if not certain:
+            before = bounds(world.line, world.unknowns) if world.line_raw else None
+            drawn, raw = _hull(before, drawn), _hull(world.line_raw, raw) or raw
+        world.line, world.line_raw = world.unknown(drawn), raw
+
+    def has_line(self, world: World) -> bool:
+        """Whether the VM's clock is on a line, and how steep that is."""
+        on_tsc = world.use_master_clock and world.tsc_clocksource is True and world.master is not None
+        return on_tsc and world.clock_khz is not None and world.line_raw is not None
 
     def process_requests(self, world: World, number: int, moment: Moment) -> list[World]:
         """The beginning of vcpu_enter_guest(), as far as it is about the clock."""
@@ -147,7 +182,18 @@ class Masterclock(Rates):
             vcpu.page = new._replace(version=(old.version + 1 | 1) + 1 if old else 2)
         elif request is None or old:
             vcpu.page = _either(old or Page(), new)
+        self._put_on_line(world, vcpu, certain=request is True)
         vcpu.stopped_request = False
+
+    def _put_on_line(self, world: World, vcpu: Vcpu, *, certain: bool) -> None:
+        """Which line a page is on. If it is not `certain` that it was written, that has to be the same as
+        before."""
+        raw = world.line_raw if self.has_line(world) else None
+        after = raw, world.line, world.kvmclock_offset, vcpu.l1_tsc_offset, vcpu.ratio
+        before = vcpu.page_raw, vcpu.page_line, vcpu.page_origin, vcpu.page_offset, vcpu.page_ratio
+        if not certain and before != after:
+            after = (None, *after[1:])
+        vcpu.page_raw, vcpu.page_line, vcpu.page_origin, vcpu.page_offset, vcpu.page_ratio = after
 
     def look_again(self, world: World, number: int, moment: Moment) -> None:
         """A vCPU in the guest may be sent out of it, by a request that another one made."""
@@ -162,7 +208,7 @@ class Masterclock(Rates):
         snapshots = self._snapshots(world, moment)
         tscs: list[Interval | None] = [self.l1_tsc(world, vcpu, each.tsc) for each in snapshots]
         times: list[Interval | None] = [_sum(each.ns, offset) for each in snapshots if offset]
-        khz = world.host_khz
+        khz = world.clock_khz or world.host_khz
         if khz and vcpu.ratio:
             khz = khz * vcpu.ratio >> (world.fraction_bits or 0)
         return Page(
@@ -192,6 +238,11 @@ class Masterclock(Rates):
         world.kvmclock_offset = world.unknown(
             Interval(clock - moment.ns.high - slack, clock + most - moment.ns.low + slack)
         )
+        if self.has_line(world) and world.clock_khz:
+            # It is what was set at the masterclock's snapshot.
+            at = self.snapshot(moment).tsc
+            set_to = Interval(clock, clock + most)
+            world.line = world.unknown(line.through(set_to, at, world.clock_khz))
 
     def drift(self, world: World, moment: Moment) -> int:
         """By how many ns the VM's clock may be off the host's raw one: it counts cycles since a snapshot.
@@ -201,8 +252,7 @@ class Masterclock(Rates):
         """
         if not world.use_master_clock or world.tsc_clocksource is False or world.master is None:
             return _ROUNDING_NS
-        since = max(0, moment.ns.high - world.master[0].ns.low)
-        return _ROUNDING_NS + since // (2_000 if self.host.khz_exact else 100)
+        return _ROUNDING_NS + max(0, moment.ns.high - world.master[0].ns.low) // 100
 
 
 def _sum(one: Interval, other: Interval) -> Interval:

@@ -4,6 +4,7 @@
 from typing import Any, NamedTuple
 
 from kvmharness.model.interval import Interval
+from kvmharness.model.line import OnLine
 from kvmharness.model.quantity import Quantity
 from kvmharness.model.state import Moment, World
 
@@ -63,13 +64,15 @@ class Outcome(NamedTuple):
     """A world after an operation, the answers it predicts value by value, and what errno ("" for none).
 
     No `errors` at all stand for any error. `elsewhere` is what another machine or kernel does: the judge has
-    to allow for it, a simulated one does not do it.
+    to allow for it, a simulated one does not do it. Of some values it is predicted that together they are
+    `on_line`.
     """
 
     world: World
     answers: tuple[Answer, ...] = ()
     errors: frozenset[str] = OK
     elsewhere: bool = False
+    on_line: OnLine | None = None
 
 
 class Deed(NamedTuple):

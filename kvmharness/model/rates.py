@@ -87,8 +87,10 @@ class Rates:
         slack = self._slack(base)
         low, high = base - slack, base + slack
         tolerated = {arithmetic.tolerated(khz, each) for each in (low, min(max(khz, low), high), high)}
-        as_created = khz == world.default_tsc_khz and not world.default_was_set
-        corrected = as_created and not created and not self.host.khz_exact
+        # A host whose rate is known may refuse what KVM noted of it before.
+        vague = not self.host.khz_exact
+        as_created = vague and khz == world.default_tsc_khz and not world.default_was_set
+        corrected = as_created and not created
         if as_created and (not corrected or arithmetic.tolerated(khz, base)):
             tolerated = {True}
         if not self.policy.honours_writes:

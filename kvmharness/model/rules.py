@@ -26,13 +26,14 @@ class Rules(Masterclock):
         host = self.host
         world = World(
             host_khz=host.khz,
-            default_tsc_khz=host.khz if host.khz_exact else None,
+            default_tsc_khz=(host.kvm_khz or host.khz) if host.khz_exact else None,
             tsc_clocksource=host.tsc_clocksource if host.stable else False,
             has_attribute=host.has_attribute,
             fraction_bits=host.fraction_bits,
             refuses_khz=host.refuses_khz,
             knows_realtime=host.knows_realtime,
         )
+        world.clock_khz = self.clock_rates[0] if len(self.clock_rates) == 1 else None
         # It counts from the creation of the VM, of which a trace says nothing.
         world.kvmclock_offset = world.unknown(None)
         return world
@@ -68,7 +69,16 @@ class Rules(Masterclock):
                 made.append(each)
             else:
                 made += self.synchronize_tsc(each, number, 0, moment, user=False)
-        return made
+        return made if world.clock_khz else self._by_each_rate(made)
+
+    def _by_each_rate(self, worlds: list[World]) -> list[World]:
+        """The same, for each rate that clocks may count by."""
+        found = []
+        for each in worlds:
+            for khz in self.clock_rates:
+                found.append(other := each.fork())
+                other.clock_khz = khz
+        return found or worlds
 
     # Writes
 

@@ -3,12 +3,13 @@
 
 from collections.abc import Sequence
 
+from kvmharness.model import line
 from kvmharness.model.arithmetic import duration
 from kvmharness.model.interval import Interval, TooWideError, signed
 from kvmharness.model.mismatch import Allowed, Mismatch
 from kvmharness.model.outcome import Answer, Clock, Flag, Outcome, Tsc, Version, Within
 from kvmharness.model.quantity import Quantity, bounds
-from kvmharness.model.state import Vcpu, World
+from kvmharness.model.state import Moment, Vcpu, World
 from kvmharness.script import PVCLOCK_GUEST_STOPPED, PVCLOCK_TSC_STABLE_BIT, TSC_STABLE
 from kvmharness.trace import Event
 
@@ -70,7 +71,25 @@ def _prediction(outcome: Outcome, event: Event) -> Allowed:
         if predicted is not None and predicted.gap(Interval(value, value)):
             text = operation.form(place).format(_range(predicted, name))
             return Allowed(text, _difference(predicted, value, khz), *_story(vcpu))
-    return _of_the_windows(world, event) or Allowed("other values: these do not fit together")
+    return (
+        _of_the_line(outcome, event)
+        or _of_the_windows(world, event)
+        or Allowed("other values: these do not fit together")
+    )
+
+
+def _of_the_line(outcome: Outcome, event: Event) -> Allowed | None:
+    """What a clock should have been at its TSC, if it was something else."""
+    found, bracket = outcome.on_line, event.bracket
+    if found is None:
+        return None
+    tsc, ns = Interval(bracket.tsc_before, bracket.tsc_after), Interval(bracket.ns_before, bracket.ns_after)
+    gap = line.off_by(outcome.world, found, event.values, Moment(tsc, ns))
+    if not gap:
+        return None
+    time = event.operation.form(found.clock).format((event.values[found.clock] - gap) % 2**64)
+    because = "the masterclock, and all that was read of it, tell a clock for each of the host's TSCs"
+    return Allowed(time, f"{abs(gap)} ns {'lower' if gap > 0 else 'higher'} than observed", because)
 
 
 def _story(vcpu: Vcpu | None) -> tuple[str, int]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from kvmharness.guests.rdtsc import PROGRAMS
+from kvmharness.model import line
 from kvmharness.model.interval import Interval
 from kvmharness.model.operations import perform
 from kvmharness.model.outcome import Answer, Clock, Deed, Flag, Guess, Outcome, Tsc, Version, Within
@@ -75,7 +76,7 @@ def simulate(
     debugfs does. The trace ends early where a player's would. TooWideError
     where a TSC is caught up with from halfway round the circle of 64 bits, of which the rules do not tell.
     """
-    stage = Simulation(Rules(policy, host), choose)
+    stage = Simulation(_SimulatedRules(policy, host), choose)
     events = []
     for operation in operations:
         event = stage.play(operation, pace(operation))
@@ -86,6 +87,16 @@ def simulate(
         events.append(event)
         watch(Step(event, stage.world))
     return Trace(scenario, _RELEASE, tuple(events))
+
+
+class _SimulatedRules(Rules):
+    """The rules at moments that are known to the cycle."""
+
+    def snapshot(self, moment: Moment) -> Moment:
+        """KVM works the clock out from the TSC that it has just read."""
+        assert self.host.khz
+        ns = moment.tsc.low * 1_000_000 // self.host.khz
+        return Moment(moment.tsc, Interval(ns, ns))
 
 
 class Simulation:
@@ -184,8 +195,17 @@ class Simulation:
 
     def _values(self, outcome: Outcome, deed: Deed) -> tuple[int, ...]:
         read = [self._value(outcome.world, answer, deed.moment) % 2**64 for answer in outcome.answers]
+        self._put_on_line(read, outcome, deed.moment)
         operation: Operation = deed.operation
         return operation.recorded(deed.written, read)
+
+    def _put_on_line(self, values: list[int], outcome: Outcome, moment: Moment) -> None:
+        """Has a clock be what its line makes of the host's TSC."""
+        found = outcome.on_line
+        tsc = found and line.host_tsc(outcome.world, found, values, moment)
+        if found and tsc:
+            at_zero = self._value(outcome.world, found.line, moment)
+            values[found.clock] = (at_zero + line.ns_at(tsc.low, found.khz)) % 2**64
 
     def _value(self, world: World, answer: Answer, moment: Moment) -> int:
         """A value as predicted; where that is an interval, one of it, which then is the one it had."""

@@ -43,6 +43,8 @@ class Host:
 
     khz              its TSC's rate in kHz (tsc_khz)
     khz_exact        False where that may be 1 % off
+    kvm_khz          the rate that KVM noted when it was loaded, if that is another one: vCPUs are created
+                     with it, and clocks may count by it
     stable           whether KVM takes the TSC for stable (kvm_check_tsc_unstable)
     tsc_clocksource  whether its own clock runs on the TSC, without which there is no masterclock
     has_attribute    whether its KVM knows KVM_VCPU_TSC_OFFSET
@@ -53,6 +55,7 @@ class Host:
 
     khz: int | None = None
     khz_exact: bool = False
+    kvm_khz: int | None = None
     stable: bool = True
     tsc_clocksource: bool | None = None
     has_attribute: bool | None = None
@@ -106,6 +109,10 @@ class Vcpu:
                         may go by what userspace asked for or not
     pv_time             whether its kvmclock page is switched on, at its place (layout.py); None: elsewhere
     page                what is in there; None before it was first written
+    page_raw            the host's raw clock (ns at a TSC of 0) in the masterclock of which that was written;
+                        None: not known. The page then is on the line `page_line`, which rests on the VM's
+                        clock `page_origin`, with the offset `page_offset` and the ratio `page_ratio` of the
+                        vCPU
     clock_request       whether KVM_REQ_CLOCK_UPDATE, by which it is written, is pending; None: not known
     stopped_request     pvclock_set_guest_stopped_request
     guest               the name of its program
@@ -130,6 +137,11 @@ class Vcpu:
     follows: bool = True
     pv_time: bool | None = False
     page: Page | None = None
+    page_raw: Interval | None = None
+    page_line: Quantity = NOTHING
+    page_origin: Quantity = NOTHING
+    page_offset: Quantity = NOTHING
+    page_ratio: int | None = None
     clock_request: bool | None = False
     stopped_request: bool = False
     guest: str = ""
@@ -144,6 +156,9 @@ class World:
     refuses_vm_khz   whether KVM_SET_TSC_KHZ of the VM is refused after the first vCPU; None: not seen
     master           the masterclock's snapshot (master_cycle_now, master_kernel_ns): when it was taken at the
                      earliest and at the latest
+    clock_khz        the rate that KVM takes the host's TSC for where it reckons with clocks; None: not known
+    line, line_raw   the VM's clock at a host's TSC of 0 (ns) while there is a masterclock; and the host's raw
+                     clock then, in the masterclock's snapshot. None: not known
     pages_known      False once something was written to where a vCPU's kvmclock page may be
     cpu              where the thread is that makes the ioctls
     default_was_set  whether userspace chose default_tsc_khz
@@ -178,6 +193,9 @@ class World:
     boot_vcpu_runs_old_kvmclock: bool = False
     master: tuple[Moment, Moment] | None = None
     kvmclock_offset: Quantity = NOTHING
+    clock_khz: int | None = None
+    line: Quantity = NOTHING
+    line_raw: Interval | None = None
 
     vcpus: dict[int, Vcpu] = field(default_factory=dict)
     unknowns: Unknowns = field(default_factory=dict)
@@ -254,6 +272,6 @@ def distinct(worlds: list[World]) -> list[World]:
 _WORLD_KEY = [name for name in World.__slots__ if name not in {"vcpus", "unknowns", "step", "made"}]
 _VCPU_KEY = [name for name in Vcpu.__slots__ if name != "story"]
 _QUANTITIES = {
-    World: ("last_tsc_offset", "cur_tsc_offset", "kvmclock_offset"),
-    Vcpu: ("l1_tsc_offset", "ia32_tsc_adjust_msr"),
+    World: ("last_tsc_offset", "cur_tsc_offset", "kvmclock_offset", "line"),
+    Vcpu: ("l1_tsc_offset", "ia32_tsc_adjust_msr", "page_line", "page_origin", "page_offset"),
 }
