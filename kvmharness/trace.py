@@ -121,6 +121,8 @@ def from_played(scenario: str, release: str, steps: list[dict[str, Any]]) -> Tra
         return Trace(scenario, release, tuple(_event_from_json(step) for step in steps))
     except ScriptError as error:
         raise TraceError(str(error)) from None
+    except RecursionError:
+        raise TraceError("nested too deeply") from None
 
 
 def to_lines(trace: Trace) -> Iterator[str]:

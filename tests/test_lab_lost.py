@@ -20,6 +20,7 @@ from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines import initramfs, machine, protocol, snapshot
 from kvmharness.lab.machines.catalogue import AMD
 from kvmharness.lab.machines.machine import Boot, Machine
+from kvmharness.lab.machines.results import BrokenResultError
 from kvmharness.lab.machines.snapshot import Snapshot
 from kvmharness.scenarios import SCENARIOS
 from tests.machines import wait_until, with_init_that
@@ -194,7 +195,7 @@ def test_a_result_that_is_cut_or_changed_anywhere_is_lost_and_never_judged(
                 boot.results + boot.results[at:],
             )
         )
-        with pytest.raises(protocol.BrokenResultError):
+        with pytest.raises(BrokenResultError):
             play._read(job, dataclasses.replace(boot, results=damaged))
 
 

@@ -6,11 +6,12 @@ import logging
 import marshal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from kvmharness import trace
 from kvmharness.judging.session import PROBE_NAME, LostError, Session, rounds
 from kvmharness.lab.kernels import Kernel
-from kvmharness.lab.machines import console, initramfs, machine, protocol, snapshot
+from kvmharness.lab.machines import console, initramfs, machine, results, snapshot
 from kvmharness.lab.machines.machine import Boot, Machine
 from kvmharness.scenarios import Scenario
 from kvmharness.trace import Trace, TraceError
@@ -88,7 +89,7 @@ def play(kernel: Kernel, on: Machine, scenarios: Sequence[Scenario]) -> Session:
             if place and boot.snapshot:
                 snapshot.keep(place, boot.snapshot)
             break
-        except protocol.BrokenResultError as error:
+        except results.BrokenResultError as error:
             _LOG.debug("%s on %s: attempt %d was lost: %s", kernel.spec, on.name, attempt, error)
             words, during = console.last_words(boot.console), _played_last(job, scenarios, boot)
             if place:
@@ -107,16 +108,19 @@ def _read(job: Job, boot: Boot) -> list[Trace]:
     """The traces of a boot; BrokenResultError unless it went well in every respect."""
     fault = console.worst(boot.console)
     if boot.complaint or fault:
-        raise protocol.BrokenResultError(_complaint(boot, fault))
+        raise results.BrokenResultError(_complaint(boot, fault))
     try:
-        traces = [_trace(job, *content) for content in protocol.decode(job.number, boot.results)]
+        traces = [_trace(job, *content) for content in results.decode(job.number, boot.results)]
     except (TraceError, TypeError, ValueError, KeyError) as error:
-        raise protocol.BrokenResultError(f"the result makes no sense: {error}") from None
+        raise results.BrokenResultError(f"the result makes no sense: {error}") from None
     if not traces or traces[0].scenario != PROBE_NAME:
-        raise protocol.BrokenResultError("the result holds no probe")
-    missing = job.scripts.keys() - {each.scenario for each in traces}
+        raise results.BrokenResultError("the result holds no probe")
+    names = [each.scenario for each in traces]
+    if len(set(names)) < len(names):
+        raise results.BrokenResultError("the result holds a script twice")
+    missing = job.scripts.keys() - set(names)
     if missing:
-        raise protocol.BrokenResultError(f"the result lacks {', '.join(sorted(missing))}")
+        raise results.BrokenResultError(f"the result lacks {', '.join(sorted(missing))}")
     return traces
 
 
@@ -129,18 +133,20 @@ def _played_last(job: Job, scenarios: Sequence[Scenario], boot: Boot) -> str:
     if not lost or killed or script not in [each.name for each in scenarios]:
         return ""
     try:
-        protocol.decode(job.number, boot.results)
-    except protocol.BrokenResultError:
+        for _ in results.decode(job.number, boot.results):
+            pass
+    except results.BrokenResultError:
         return script
     return ""
 
 
-def _trace(job: Job, name: str, release: str, steps: list[dict[str, object]]) -> Trace:
+def _trace(job: Job, name: object, release: object, steps: Any) -> Trace:
     """A trace from what the machine says of its steps, and what they were asked to be."""
+    if type(name) is not str or type(release) is not str or type(steps) is not list:
+        raise ValueError("expected a name, a release and steps")
     script = job.scripts[name][: len(steps)]
-    return trace.from_played(
-        name, release, [{"op": op, **step} for op, step in zip(script, steps, strict=True)]
-    )
+    played = [{**step, "op": op} for op, step in zip(script, steps, strict=True)]
+    return trace.from_played(name, release, played)
 
 
 def _complaint(boot: Boot, fault: console.Remark | None) -> str:

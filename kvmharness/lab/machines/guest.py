@@ -26,11 +26,13 @@ def main(job_path: str = protocol.JOB_PATH, result_path: str = "/dev/ttyS1") -> 
         # others, which crashed a 7.3-rc7 kernel in three of four runs under QEMU 7.2's emulation.
         idle_vm.create_vcpu(0)
         player = Player(system)
+        release = protocol.plain(os.uname().release)
         for scripts in rounds:
             for name, steps in player.play_together(scripts, _announce):
                 for step in steps:
                     del step["op"]  # the host knows what it asked for
-                _write(result.fileno(), protocol.encode(number, [name, os.uname().release, steps]))
+                content = [name, release, steps]
+                _write(result.fileno(), protocol.encode(number, content))
         _write(result.fileno(), protocol.encode(number, protocol.END))
 
 
