@@ -46,9 +46,9 @@ def oddly_skipped(outcome: Outcome, place: str) -> set[str]:
 def _verdicts(scenario: Scenario, probe: Trace, host: Host, policy: str, judged_by: str) -> set[Verdict]:
     if capabilities.unmet(probe, scenario.needs, scenario.lacks)[0] is not Status.KEPT:
         return {Verdict.SKIP}
-    windows = any(event.windows for event in probe.events)
+    debugfs = any(event.debugfs for event in probe.events)
     played_by, judging = POLICIES[policy], POLICIES[judged_by or policy]
-    if parts(scenario.script, played_by, judging, scenario.host, windows=windows):
+    if parts(scenario.script, played_by, judging, scenario.host, debugfs=debugfs):
         return {Verdict.FAIL}
     return {_VERDICTS[status] for status in outlook(scenario, POLICIES[policy], host)}
 

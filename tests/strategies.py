@@ -7,7 +7,7 @@ from kvmharness import script
 from kvmharness.guests import PROGRAMS
 from kvmharness.model.interval import Interval
 from kvmharness.player.msr import MSRS
-from kvmharness.trace import Bracket, Event, Trace, Window
+from kvmharness.trace import Bracket, DebugfsReading, Event, Trace
 
 labels = st.text("abcdefghijklmnopqrstuvwxyz-0123456789", max_size=20)
 vcpus = st.integers(0, 15)
@@ -90,7 +90,7 @@ def _value_count(operation: script.Operation) -> int:
     return _VALUES.get(type(operation), 1)
 
 
-_windows = st.builds(Window, cycles64, st.one_of(st.none(), cycles64))
+_readings = st.builds(DebugfsReading, cycles64, st.one_of(st.none(), cycles64))
 
 
 @st.composite
@@ -100,8 +100,8 @@ def _events(draw: st.DrawFn) -> Event:
     count = draw(st.sampled_from([0, _value_count(operation)])) if error else _value_count(operation)
     values = draw(st.lists(cycles64, min_size=count, max_size=count))
     vcpus = len(operation.vcpu_numbers)
-    windows = draw(st.lists(_windows, min_size=vcpus, max_size=vcpus)) if draw(st.booleans()) else ()
-    return Event(operation, draw(brackets), tuple(values), error, tuple(windows))
+    shown = draw(st.lists(_readings, min_size=vcpus, max_size=vcpus)) if draw(st.booleans()) else ()
+    return Event(operation, draw(brackets), tuple(values), error, tuple(shown))
 
 
 events = _events()

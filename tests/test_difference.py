@@ -21,7 +21,7 @@ RULES = [policy for policy in POLICIES.values() if policy.honours_writes]
 
 
 def played(scenario: Scenario, policy: str, *, shown: bool = True) -> Trace:
-    return simulate(scenario.name, scenario.script, POLICIES[policy], scenario.host, windows=shown)
+    return simulate(scenario.name, scenario.script, POLICIES[policy], scenario.host, debugfs=shown)
 
 
 def test_a_restore_that_one_kernel_honours_and_the_other_drops_is_the_first_difference() -> None:
@@ -62,7 +62,7 @@ def test_two_policies_differ_in_a_scenario_just_where_the_judge_tells_them_apart
     traces = {policy: played(scenario, policy.name) for policy in RULES}
     for one, other in combinations(RULES, 2):
         found = first_difference(traces[one], traces[other])
-        assert (found is not None) == parts(scenario.script, one, other, scenario.host, windows=True)
+        assert (found is not None) == parts(scenario.script, one, other, scenario.host, debugfs=True)
 
 
 @given(st.sampled_from(sorted(STABLE)), st.sampled_from(RULES), st.integers(1, 40), st.integers(1, 40))
@@ -74,7 +74,7 @@ def test_two_kernels_with_one_policy_show_no_difference_whatever_their_pace(
     def at(times: int) -> Trace:
         pace = Pace(*(times * each for each in Pace()))
         return simulate(
-            name, scenario.script, policy, scenario.host, pace=lambda operation: pace, windows=True
+            name, scenario.script, policy, scenario.host, pace=lambda operation: pace, debugfs=True
         )
 
     assert first_difference(at(slow), at(slower)) is None

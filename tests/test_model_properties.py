@@ -27,7 +27,7 @@ def played(
     data: st.DataObject,
     pace: st.SearchStrategy[Pace],
     *,
-    windows: bool = False,
+    debugfs: bool = False,
 ) -> Trace:
     return simulate(
         "any",
@@ -36,7 +36,7 @@ def played(
         host,
         pace=lambda operation: data.draw(pace),
         choose=lambda count: data.draw(st.integers(0, count - 1)),
-        windows=windows,
+        debugfs=debugfs,
     )
 
 
@@ -44,7 +44,7 @@ def played(
 def test_what_the_model_plays_is_possible_under_its_policy(
     script: Script, policy: Policy, host: Host, data: st.DataObject
 ) -> None:
-    trace = played(script, policy, host, data, paces, windows=data.draw(st.booleans()))
+    trace = played(script, policy, host, data, paces, debugfs=data.draw(st.booleans()))
     judgement = judge(trace, policy, host)
     assert judgement.possibility is Possibility.POSSIBLE, judgement
 
@@ -53,7 +53,7 @@ def test_what_the_model_plays_is_possible_under_its_policy(
 def test_it_is_possible_too_when_nothing_is_known_of_the_host(
     script: Script, policy: Policy, host: Host, data: st.DataObject
 ) -> None:
-    trace = played(script, policy, host, data, paces, windows=data.draw(st.booleans()))
+    trace = played(script, policy, host, data, paces, debugfs=data.draw(st.booleans()))
     judgement = judge(trace, policy, Host(stable=host.stable))
     assert judgement.possibility is Possibility.POSSIBLE, judgement
 

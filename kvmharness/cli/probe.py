@@ -46,6 +46,6 @@ def _facts(probe: Trace) -> list[str]:
         if flags is not None:
             stable = "in use" if flags & lib.KVM_CLOCK_TSC_STABLE else "not in use"
             facts.append(f"masterclock {stable} (KVM_GET_CLOCK flags {flags:#x})")
-    shown = any(event.windows for event in probe.events)
+    shown = any(event.debugfs for event in probe.events)
     facts.append(f"debugfs     {'shows' if shown else 'does not show'} the offsets of vCPUs")
     return facts

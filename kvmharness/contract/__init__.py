@@ -78,7 +78,14 @@ def check(claim: AnyClaim, trace: Trace) -> Finding:
 
 
 def check_all(claims: Sequence[AnyClaim], trace: Trace, promptly: Promptly | None = None) -> list[Finding]:
-    """Check each claim on a trace; all are undecided if the trace does not meet `promptly`."""
+    """Check each claim on a trace; all are undecided if the trace does not meet `promptly`.
+
+    All are broken if a guest did not survive: whoever runs it is entitled to that before anything else.
+    """
+    for number, event in enumerate(trace.events, 1):
+        if event.death:
+            reason = f"the guest of step {number} did not survive: {event.end}"
+            return [Finding(claim, Status.BROKEN, reason, number) for claim in claims]
     events = {event.operation.label: event for event in trace.events}
     if promptly and (reason := held_up(promptly, events)):
         return [Finding(claim, Status.UNDECIDED, reason) for claim in claims]

@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 
-from kvmharness.contract.finding import Finding, Status
+from kvmharness.contract.finding import Finding, Status, read_nothing
 from kvmharness.script import TSC_STABLE
 from kvmharness.trace import Event, Trace
 
@@ -49,7 +49,8 @@ def check_reads(claim: ReadsClaim, trace: Trace) -> Finding:
         if event.operation.label == claim.seen and not event.error:
             if event.values:
                 return Finding(claim, Status.KEPT)
-            return Finding(claim, Status.BROKEN, f"the guest of step {claim.seen!r} read nothing", number)
+            status = Status.UNDECIDED if event.timed_out else Status.BROKEN
+            return Finding(claim, status, read_nothing(event), number)
     return Finding(claim, Status.UNDECIDED, f"step {claim.seen!r} was not reached, or failed")
 
 

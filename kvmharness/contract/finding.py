@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from kvmharness.trace import Event
+
 
 class Status(Enum):
     """The result of checking a claim."""
@@ -30,3 +32,9 @@ class Finding:
     status: Status
     reason: str = ""
     step: int = 0
+
+
+def read_nothing(event: Event) -> str:
+    """That a step read nothing, and why, where its exits say so."""
+    what = "the guest of step" if event.operation.by_guest else "step"
+    return f"{what} {event.operation.label!r} read nothing{f': {event.end}' if event.end else ''}"

@@ -13,7 +13,7 @@ claim (`instead`). A claim is
 
 from dataclasses import dataclass
 
-from kvmharness.contract.finding import Finding, Status
+from kvmharness.contract.finding import Finding, Status, read_nothing
 from kvmharness.contract.promptly import TOGETHER_NS, Promptly, held_up
 from kvmharness.model.arithmetic import duration
 from kvmharness.model.interval import Interval, signed
@@ -52,9 +52,9 @@ def implied_offset(event: Event) -> Interval | None:
 
 def shown_offset(event: Event) -> Interval | None:
     """The offset that debugfs showed after a step that reads a TSC; needs no offset attribute."""
-    if not event.windows or not event.operation.only_reads_tsc(event.values, event.error):
+    if not event.debugfs or not event.operation.only_reads_tsc(event.values, event.error):
         return None
-    offset = signed(event.windows[0].offset)
+    offset = signed(event.debugfs[0].offset)
     return Interval(offset, offset)
 
 
@@ -103,7 +103,7 @@ def _unread(claim: Claim, events: dict[str, Event], read: set[str]) -> str:
         if label not in events:
             return f"step {label!r} was not reached"
         if events[label].operation.by_guest and label not in read:
-            return f"the guest of step {label!r} read nothing {events[label].error}".rstrip()
+            return read_nothing(events[label])
         errors.add(events[label].error)
     why = "/".join(sorted(errors - {""}))
     return "" if read else f"none of the steps {', '.join(claim.seen)} read anything {why}".rstrip()
@@ -131,7 +131,7 @@ def _expected(claim: Claim, events: dict[str, Event]) -> Interval | str:
         offsets = read_offsets(events[label])
         if not offsets:
             error = events[label].error
-            errors.append(f"step {label!r} failed with {error}" if error else f"step {label!r} read nothing")
+            errors.append(f"step {label!r} failed with {error}" if error else read_nothing(events[label]))
         for offset in offsets:
             both = offset if expected is None else expected.intersection(offset)
             if both is None:

@@ -8,7 +8,7 @@ brackets.
 
 from dataclasses import dataclass
 
-from kvmharness.contract.finding import Finding, Status
+from kvmharness.contract.finding import Finding, Status, read_nothing
 from kvmharness.model.arithmetic import duration
 from kvmharness.model.interval import signed
 from kvmharness.trace import Event, Trace
@@ -125,5 +125,5 @@ def _missing(events: dict[str, Event], labels: tuple[str, ...]) -> str:
         if events[label].error:
             return f"step {label!r} failed with {events[label].error}"
         if not events[label].values:
-            return f"step {label!r} read nothing"
+            return read_nothing(events[label])
     return ""

@@ -129,8 +129,8 @@ class Reading:
 
     def _seen(self, event: Event, place: int, number: int) -> Interval | None:
         """The offset that a vCPU has after a step: what debugfs shows, else what a TSC implies."""
-        if len(event.windows) > place:
-            return Interval(*[signed(event.windows[place].offset)] * 2)
+        if len(event.debugfs) > place:
+            return Interval(*[signed(event.debugfs[place].offset)] * 2)
         if number in self._other_rate or event.operation.sets_tsc:
             return None
         readings = read_offsets(event)
@@ -175,7 +175,7 @@ class Reading:
                 "is what it was set to": self._khz_set.get(number),
             }
             yield "khz", _same(subject, known, khz)
-        for number, shown in zip(operation.vcpu_numbers, event.windows, strict=False):
+        for number, shown in zip(operation.vcpu_numbers, event.debugfs, strict=False):
             if shown.ratio is not None:
                 before = self._ratios.setdefault(number, shown.ratio)
                 self._ratios[number] = shown.ratio

@@ -18,8 +18,8 @@ def shows(rules: Rules, world: World, event: Event) -> bool:
         return True
     return all(
         number not in world.vcpus
-        or (_has_offset(world, number, window.offset) and _has_ratio(world, number, window.ratio))
-        for number, window in zip(event.operation.vcpu_numbers, event.windows, strict=False)
+        or (_has_offset(world, number, shown.offset) and _has_ratio(world, number, shown.ratio))
+        for number, shown in zip(event.operation.vcpu_numbers, event.debugfs, strict=False)
     )
 
 

@@ -30,13 +30,13 @@ def is_told(trace: Trace, host: Host) -> bool:
 
 # The catalogue does not change while a file is judged, and most kernels leave the same policies standing.
 @lru_cache(maxsize=16384)
-def parts(script: Script, one: Policy, other: Policy, host: Host = HOST, *, windows: bool = False) -> bool:
+def parts(script: Script, one: Policy, other: Policy, host: Host = HOST, *, debugfs: bool = False) -> bool:
     """Whether the two policies play this script on `host` so differently that the judge tells them apart.
 
-    With `windows` by what debugfs shows, too. Where the rules leave a value open, they have to be told apart
+    With `debugfs` by what debugfs shows, too. Where the rules leave a value open, they have to be told apart
     whatever it is.
     """
-    mine, others = (_simulated(script, policy, host, windows) for policy in (one, other))
+    mine, others = (_simulated(script, policy, host, debugfs) for policy in (one, other))
     if mine == others:
         return False
     return any(
@@ -50,8 +50,8 @@ _CHOICES: tuple[Callable[[int], int], ...] = (lambda count: 0, lambda count: cou
 
 
 @lru_cache(maxsize=64)
-def _simulated(script: Script, policy: Policy, host: Host, windows: bool) -> list[Trace]:
-    found = [simulate("", script, policy, host, choose=choose, windows=windows) for choose in _CHOICES]
+def _simulated(script: Script, policy: Policy, host: Host, debugfs: bool) -> list[Trace]:
+    found = [simulate("", script, policy, host, choose=choose, debugfs=debugfs) for choose in _CHOICES]
     return found[:1] if found[0] == found[1] else found
 
 

@@ -37,6 +37,9 @@ _MORE_WORLDS = 1_000
 _MORE_WORLDS_PER_STEP = 0.2
 _VCPUS_IN_A_WORLD = 8
 
+# The guest whose instruction a CPU may refuse, and a KVM may not know.
+_MAY_BE_REFUSED = "rdtscp-16"
+
 UNKNOWN_HOST = Host()
 
 
@@ -112,6 +115,9 @@ class Replay:
             for vcpu in event.operation.vcpu_numbers:
                 if vcpu not in self.worlds[0].vcpus:
                     raise DoubtError(f"vCPU {vcpu} was never created")
+        if self._is_dead(event):
+            self.worlds, self.lost = [], None
+            return []
         deed = deed_of(event)
         survivors: list[World] = []
         failed: list[Outcome] = []
@@ -129,6 +135,13 @@ class Replay:
         self.worlds = distinct(survivors)
         self._followed += self._weight(len(self.worlds))
         return failed
+
+    def _is_dead(self, event: Event) -> bool:
+        """Whether a guest ended as none of ours does, under whichever policy: KVM could not run it."""
+        return any(
+            each.is_death and self.worlds[0].vcpus[vcpu].guest != _MAY_BE_REFUSED
+            for vcpu, each in zip(event.operation.vcpu_numbers, event.exits, strict=False)
+        )
 
     @property
     def is_vague(self) -> bool:

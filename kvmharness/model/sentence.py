@@ -22,9 +22,13 @@ _FLAGS = {
     "clock_flags": {TSC_STABLE: "KVM_CLOCK_TSC_STABLE"},
 }
 
+_GUEST_EXITS = Allowed("KVM_RUN comes back with IO, or at its deadline", rule="this guest does nothing else")
+
 
 def mismatch(failed: Sequence[Outcome], event: Event) -> Mismatch:
     """What was observed at a step, and what the worlds that it contradicts had predicted."""
+    if event.death:
+        return Mismatch(event.operation.describe(), observed(event), (_GUEST_EXITS,))
     # A world in which the step ends in another way is worth a word only if there is no other.
     nearer = [each for each in failed if ends_so(each, event)]
     allowed: list[Allowed] = []
@@ -42,6 +46,8 @@ def observed(event: Event) -> str:
     """What was read or written at a step, and what debugfs showed after it; or the error."""
     if event.error:
         return event.error
+    if event.death:
+        return event.end
     return ", ".join([*event.operation.values_in_words(event.values), *_shown(event)]) or "success"
 
 
@@ -52,8 +58,8 @@ def ends_so(outcome: Outcome, event: Event) -> bool:
 
 def _shown(event: Event) -> list[str]:
     """What debugfs showed after the step, if it did."""
-    shown = [f"offset {signed(each.offset)} (debugfs)" for each in event.windows]
-    return shown + [f"ratio {each.ratio} (debugfs)" for each in event.windows if each.ratio is not None]
+    shown = [f"offset {signed(each.offset)} (debugfs)" for each in event.debugfs]
+    return shown + [f"ratio {each.ratio} (debugfs)" for each in event.debugfs if each.ratio is not None]
 
 
 def _prediction(outcome: Outcome, event: Event) -> Allowed:
@@ -73,7 +79,7 @@ def _prediction(outcome: Outcome, event: Event) -> Allowed:
             return Allowed(text, _difference(predicted, value, khz), *_story(vcpu))
     return (
         _of_the_line(outcome, event)
-        or _of_the_windows(world, event)
+        or _of_debugfs(world, event)
         or Allowed("other values: these do not fit together")
     )
 
@@ -97,19 +103,19 @@ def _story(vcpu: Vcpu | None) -> tuple[str, int]:
     return (vcpu.story.text, vcpu.story.step) if vcpu else ("", 0)
 
 
-def _of_the_windows(world: World, event: Event) -> Allowed | None:
+def _of_debugfs(world: World, event: Event) -> Allowed | None:
     """What debugfs should have shown, if it showed something else."""
     numbers = event.operation.vcpu_numbers
-    for number, window in zip(numbers, event.windows, strict=False):
+    for number, shown in zip(numbers, event.debugfs, strict=False):
         vcpu = world.vcpus[number]
         of_vcpu = f" of vCPU {number}" if len(numbers) > 1 else ""
         offset = bounds(vcpu.l1_tsc_offset, world.unknowns)
-        if offset and offset.gap(Interval(window.offset, window.offset)):
+        if offset and offset.gap(Interval(shown.offset, shown.offset)):
             low = signed(offset.low)
             known = f"{low} to {low + offset.width}" if offset.width else f"{low}"
-            difference = _difference(offset, window.offset, vcpu.virtual_tsc_khz)
+            difference = _difference(offset, shown.offset, vcpu.virtual_tsc_khz)
             return Allowed(f"offset {known}{of_vcpu}", difference, *_story(vcpu))
-        if window.ratio is not None and vcpu.ratio and window.ratio != vcpu.ratio:
+        if shown.ratio is not None and vcpu.ratio and shown.ratio != vcpu.ratio:
             return Allowed(f"ratio {vcpu.ratio} (+- {vcpu.ratio_slack}){of_vcpu}")
     return None
 

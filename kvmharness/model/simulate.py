@@ -20,7 +20,7 @@ from kvmharness.model.rules import Rules
 from kvmharness.model.state import Host, Moment, World
 from kvmharness.player.values import NothingReadError, resolve
 from kvmharness.script import Khz, Operation, Ppm, Script, Value, value_to_json
-from kvmharness.trace import Bracket, Event, Trace, Window
+from kvmharness.trace import Bracket, DebugfsReading, Event, GuestExit, Trace
 
 # A machine as many are: 2 GHz, an offset attribute, no TSC scaling, two CPUs.
 HOST = Host(
@@ -66,13 +66,13 @@ def simulate(
     pace: Callable[[Operation], Pace] = lambda operation: Pace(),
     choose: Callable[[int], int] = lambda count: 0,
     watch: Callable[[Step], None] = lambda step: None,
-    windows: bool = False,
+    debugfs: bool = False,
 ) -> Trace:
     """The trace that a kernel with `policy` leaves of a script.
 
     `host` has to be known in all it says. `pace` says how long each operation takes; `choose` picks one of
     so many where kernels differ in what no policy speaks of, or a value within an interval where the
-    rules leave one. `watch` is told of every step. With `windows` the kernel shows what its vCPUs have, as
+    rules leave one. `watch` is told of every step. With `debugfs` the kernel shows what its vCPUs have, as
     debugfs does. The trace ends early where a player's would. TooWideError
     where a TSC is caught up with from halfway round the circle of 64 bits, of which the rules do not tell.
     """
@@ -82,8 +82,8 @@ def simulate(
         event = stage.play(operation, pace(operation))
         if event is None:
             break
-        if windows:
-            event = replace(event, windows=stage.windows(operation, event))
+        if debugfs:
+            event = replace(event, debugfs=stage.debugfs(operation, event))
         events.append(event)
         watch(Step(event, stage.world))
     return Trace(scenario, _RELEASE, tuple(events))
@@ -139,13 +139,13 @@ class Simulation:
         deed = Deed(operation, moment, written, samples, realtime=_REALTIME_NS + ns)
         return self._finish(operation, bracket, deed)
 
-    def windows(self, operation: Operation, event: Event) -> tuple[Window, ...]:
+    def debugfs(self, operation: Operation, event: Event) -> tuple[DebugfsReading, ...]:
         """What debugfs shows behind a step."""
         vcpus = [self.world.vcpus[number] for number in operation.vcpu_numbers]
         at = event.bracket.tsc_after
         moment = Moment(Interval(at, at), Interval(event.bracket.ns_after, event.bracket.ns_after))
         return tuple(
-            Window(self._value(self.world, vcpu.l1_tsc_offset, moment) % 2**64, vcpu.ratio or None)
+            DebugfsReading(self._value(self.world, vcpu.l1_tsc_offset, moment) % 2**64, vcpu.ratio or None)
             for vcpu in vcpus
         )
 
@@ -157,10 +157,17 @@ class Simulation:
         self.world = outcome.world
         error = "" if "" in outcome.errors else min(outcome.errors)
         values = self._values(outcome, deed) if not error else deed.written
-        event = Event(operation, bracket, values, error)
+        event = Event(operation, bracket, values, error, exits=() if error else self._exits(operation))
         if not error:
             self._remember(event)
         return event
+
+    def _exits(self, operation: Operation) -> tuple[GuestExit, ...]:
+        """How the guests exit that run in it: endless ones by their deadline."""
+        if not operation.enters_guest:
+            return ()
+        programs = [PROGRAMS[self.world.vcpus[number].guest] for number in operation.vcpu_numbers]
+        return tuple(GuestExit("INTR" if each.endless else "IO") for each in programs)
 
     def _ns(self, tsc: int) -> int:
         return tsc * 1_000_000 // self.host_khz

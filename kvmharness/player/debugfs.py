@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 ROOT = "/sys/kernel/debug/kvm"
 
 
-class Windows:
-    """The windows of one VM, which the calling thread has just created as descriptor `vm`.
+class Debugfs:
+    """What debugfs shows of one VM, which the calling thread has just created as descriptor `vm`.
 
     No file is kept open: their descriptors cannot be read twice (simple_attr_open).
     """
@@ -31,7 +31,7 @@ class Windows:
         self._vcpus: set[int] = set()
 
     def expect(self, vcpu: int) -> None:
-        """A vCPU is about to be created. If it is there already, these are another VM's windows.
+        """A vCPU is about to be created. If debugfs shows it already, that is another VM's.
 
         A VM that had the same descriptor may be about to go, and the kernel then makes none for this one; in
         a container they may be anybody's.

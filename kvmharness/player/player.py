@@ -11,11 +11,10 @@ import os
 import time
 
 from kvmharness.player.stage import Stage
-from kvmharness.player.threads import in_background
+from kvmharness.player.threads import Running, check, in_background
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import _thread
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
@@ -61,7 +60,7 @@ class Player:
         ahead = list(scripts)
         stages: list[Stage] = []
         # The kernel waits for tens of ms before it gives a VM back (kvm_destroy_vm, synchronize_srcu).
-        closing: list[_thread.LockType] = []
+        closing: list[Running] = []
         try:
             while ahead or stages:
                 stage = _due(stages, wait=not ahead or len(stages) == MOST_VMS)
@@ -77,15 +76,15 @@ class Player:
                 if not waits:
                     stages.remove(stage)
                     if len(closing) == MOST_VMS:
-                        closing.pop(0).acquire()
+                        check([closing.pop(0).wait()])
                     closing.append(in_background(stage.close, affinity))
                     yield stage.name, stage.steps
         finally:
             for stage in stages:
                 stage.close()
-            for closed in closing:
-                closed.acquire()
+            failures = [closed.wait() for closed in closing]
             os.sched_setaffinity(0, affinity)
+        check(failures)
 
 
 def _due(stages: list[Stage], *, wait: bool) -> Stage | None:

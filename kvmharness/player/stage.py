@@ -10,13 +10,16 @@ import time
 from kvmharness import guests
 from kvmharness.guests.layout import MEMORY_SIZE
 from kvmharness.kvm import BracketBuffer, Exit, Meeting, lib, read_host_clock
-from kvmharness.player.debugfs import Windows
+from kvmharness.player.debugfs import Debugfs
 from kvmharness.player.msr import MSRS
 from kvmharness.player.threads import at_once
 from kvmharness.player.values import NothingReadError, frequency, resolve
 
 # The operations behind which a vCPU may have another scaling ratio than before.
 _SCALING = ("create_vcpu", "set_tsc_khz")
+
+# KVM_EXIT_*: what traces call an exit.
+_EXITS = {number: name for name, number in vars(Exit).items() if name.isupper()}
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,8 +53,9 @@ class Stage:
         self._khz: dict[int, int] = {}
         self._khz_created: dict[int, int] = {}
         self._read: dict[str, list[int]] = {}
+        self._exits: dict[int, list[str | int]] = {}  # of this step, by vCPU
         self._vm = system.create_vm()
-        self._windows = Windows(self._vm.fileno())
+        self._debugfs = Debugfs(self._vm.fileno())
         try:
             self._memory = self._vm.add_memory(MEMORY_SIZE)
         except OSError:
@@ -74,15 +78,17 @@ class Stage:
             self._ahead.pop()
             wanted = [operation["vcpu"]] if "vcpu" in operation else operation.get("vcpus", [])
             if operation["op"] == "create_vcpu":
-                self._windows.expect(operation["vcpu"])
+                self._debugfs.expect(operation["vcpu"])
             elif not self._vcpus.keys() >= {*wanted}:
                 break
             try:
                 step = self._play(operation)
             except NothingReadError:
                 break
-            if wanted and (shown := self._windows.read(wanted, ratio=operation["op"] in _SCALING)):
-                step["windows"] = shown
+            if self._exits and "errno" not in step:
+                step["exits"] = [self._exits[each] for each in wanted]
+            if wanted and (shown := self._debugfs.read(wanted, ratio=operation["op"] in _SCALING)):
+                step["debugfs"] = shown
             self.steps.append(step)
             if "values" in step and "errno" not in step:
                 self._read[operation.get("label", "")] = step["values"]
@@ -92,12 +98,14 @@ class Stage:
         # Set by operations that are not one ioctl, or that know what they write before it is refused.
         self._bracket: BracketNumbers | None = None
         self._written: list[int] = []
+        self._exits = {}
         name = ""
         try:
             values = getattr(self, "_do_" + operation["op"])(operation)
         except OSError as error:  # a KvmError, or no memory for a vCPU's shared page
             values = self._written
-            name = errno.errorcode.get(error.errno or 0, "EIO")
+            number = error.errno or errno.EIO
+            name = errno.errorcode.get(number) or f"errno-{number}"
         tsc_before, ns_before, ns_after, tsc_after = self._bracket or self._brackets.read()
         step = {"op": operation, "tsc": [tsc_before, tsc_after], "ns": [ns_before, ns_after]}
         if values:
@@ -279,10 +287,22 @@ class Stage:
 
     def _run(self, number: int, ns: int) -> None:
         self._unfinished.add(number)
-        if self._vcpus[number].run(ns) == Exit.IO:
+        vcpu = self._vcpus[number]
+        reason = vcpu.run(ns)
+        if reason == Exit.IO:
             self._unfinished.remove(number)
+        self._exits[number] = [_EXITS.get(reason) or f"exit-{reason}", *_detail(reason, vcpu)]
 
     def _refuse(self, number: int) -> NoReturn:
         """Fail a step that comes to no ioctl, with this errno."""
         self._bracket = read_host_clock()
         raise OSError(number, os.strerror(number))
+
+
+def _detail(reason: int, vcpu: Vcpu) -> list[int]:
+    """What KVM says of an exit that is its own or the hardware's doing."""
+    if reason == Exit.UNKNOWN:
+        return [vcpu.shared.hw.hardware_exit_reason]
+    if reason == Exit.FAIL_ENTRY:
+        return [vcpu.shared.fail_entry.hardware_entry_failure_reason]
+    return [vcpu.shared.internal.suberror] if reason == Exit.INTERNAL_ERROR else []

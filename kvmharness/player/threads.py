@@ -14,42 +14,71 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
-def in_background(task: Callable[[], object], cpus: set[int]) -> _thread.LockType:
-    """Call a task in a thread that may use these CPUs; the lock can be had once it is done."""
+class PlayerError(Exception):
+    """A thread of the player failed, and not by an errno: a fault of ours, so what it did says nothing."""
+
+
+class Running:
+    """A task in a thread of its own."""
+
+    def __init__(self, task: Callable[[], object]) -> None:
+        self._failed: BaseException | None = None
+        self._done = _thread.allocate_lock()
+        self._done.acquire()
+        _thread.start_new_thread(self._do, (task,))
+
+    def _do(self, task: Callable[[], object]) -> None:
+        try:
+            task()
+        except BaseException as error:  # it would end here, and the step would be recorded as done
+            self._failed = error
+        finally:
+            self._done.release()
+
+    def wait(self) -> BaseException | None:
+        """Wait until it is done, once; what it failed with, if it did."""
+        self._done.acquire()
+        return self._failed
+
+
+def in_background(task: Callable[[], object], cpus: set[int]) -> Running:
+    """Call a task in a thread that may use these CPUs."""
 
     def do() -> None:
-        try:
-            os.sched_setaffinity(0, cpus)
-            task()
-        finally:
-            done.release()
+        _leave_for(cpus)
+        task()
 
-    done = _thread.allocate_lock()
-    done.acquire()
-    _thread.start_new_thread(do, ())
-    return done
+    return Running(do)
+
+
+def _leave_for(cpus: set[int]) -> None:
+    """Go on on one of these CPUs; where they are all offline by now, on any."""
+    try:
+        os.sched_setaffinity(0, cpus)  # of this thread alone
+    except OSError:
+        return
 
 
 def at_once(task: Callable[[int, int], object], calls: Sequence[tuple[int, int, int]]) -> None:
-    """Call a task for each (CPU, and two arguments); back when all are done, when one's OSError is raised."""
-    errors: list[OSError] = []
+    """Call a task for each (CPU, and two arguments); back when all are done, when one's error is raised."""
 
-    def do(cpu: int, one: int, other: int, done: _thread.LockType) -> None:
-        try:
-            os.sched_setaffinity(0, {cpu})  # of this thread alone
+    def on(cpu: int, one: int, other: int) -> Callable[[], object]:
+        def do() -> None:
+            os.sched_setaffinity(0, {cpu})
             task(one, other)
-        except OSError as error:
-            errors.append(error)
-        finally:
-            done.release()
 
-    running = []
-    for call in calls:
-        done = _thread.allocate_lock()
-        done.acquire()
-        running.append(done)
-        _thread.start_new_thread(do, (*call, done))
-    for done in running:
-        done.acquire()
-    if errors:
-        raise errors[0]
+        return do
+
+    running = [Running(on(*call)) for call in calls]
+    check([each.wait() for each in running])
+
+
+def check(failures: Sequence[BaseException | None]) -> None:
+    """Raise what threads failed with: a fault of the player first, else the first OSError."""
+    for error in failures:
+        if error is not None and not isinstance(error, OSError):
+            text = f"a thread of the player failed: {type(error).__name__}: {error}"
+            raise PlayerError(text) from error
+    for error in failures:
+        if error is not None:
+            raise error

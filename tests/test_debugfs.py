@@ -12,9 +12,9 @@ from kvmharness.contract import Claim, Status, check
 from kvmharness.kvm import System
 from kvmharness.model.state import Host
 from kvmharness.player import player, stage
-from kvmharness.player.debugfs import Windows
+from kvmharness.player.debugfs import Debugfs
 from kvmharness.script import CreateVcpu, GetMsrs, GetTscOffset, Run, Sleep
-from kvmharness.trace import Event, Trace, Window, from_played
+from kvmharness.trace import DebugfsReading, Event, Trace, from_played
 from tests.hand_worked import KHZ, MS, create, judged, offset, possible, run, step, write
 
 VM = 5  # a descriptor
@@ -36,65 +36,65 @@ def add_vcpu(vm: Path, number: int, offset: int, ratio: int | None = None) -> No
         (folder / "tsc-scaling-ratio").write_text(f"{ratio}\n")
 
 
-def windows_of(vm: Path, **offsets: int) -> Windows:
+def debugfs_of(vm: Path, **offsets: int) -> Debugfs:
     """With vCPUs that were created since."""
-    windows = Windows(VM, str(vm.parent))
+    debugfs = Debugfs(VM, str(vm.parent))
     for number, shown in enumerate(offsets.values()):
-        windows.expect(number)
+        debugfs.expect(number)
         add_vcpu(vm, number, shown)
-    return windows
+    return debugfs
 
 
 # Reading them
 
 
 def test_offsets_are_read_modulo_two_to_the_64(vm: Path) -> None:
-    windows = windows_of(vm, first=-7, second=8)
-    assert windows.read([0, 1], ratio=False) == [[2**64 - 7], [8]]
-    assert windows.read([1], ratio=True) == [[8]]
+    debugfs = debugfs_of(vm, first=-7, second=8)
+    assert debugfs.read([0, 1], ratio=False) == [[2**64 - 7], [8]]
+    assert debugfs.read([1], ratio=True) == [[8]]
 
 
 def test_a_ratio_is_read_where_there_is_one_and_it_is_asked_for(vm: Path) -> None:
-    windows = Windows(VM, str(vm.parent))
-    windows.expect(0)
+    debugfs = Debugfs(VM, str(vm.parent))
+    debugfs.expect(0)
     add_vcpu(vm, 0, 3, 2**47)
-    assert windows.read([0], ratio=True) == [[3, 2**47]]
-    assert windows.read([0], ratio=False) == [[3]]
+    assert debugfs.read([0], ratio=True) == [[3, 2**47]]
+    assert debugfs.read([0], ratio=False) == [[3]]
 
 
 def test_what_is_written_later_is_read_later(vm: Path) -> None:
-    windows = windows_of(vm, only=3)
+    debugfs = debugfs_of(vm, only=3)
     (vm / "vcpu0" / "tsc-offset").write_text("-4\n")
-    assert windows.read([0], ratio=False) == [[2**64 - 4]]
+    assert debugfs.read([0], ratio=False) == [[2**64 - 4]]
 
 
 def test_without_a_folder_nothing_is_shown(tmp_path: Path) -> None:
-    windows = Windows(VM, str(tmp_path))
-    windows.expect(0)
-    assert windows.read([0], ratio=True) == []
+    debugfs = Debugfs(VM, str(tmp_path))
+    debugfs.expect(0)
+    assert debugfs.read([0], ratio=True) == []
 
 
 def test_a_vcpu_that_is_not_shown_keeps_the_others_from_being_recorded(vm: Path) -> None:
-    assert windows_of(vm, first=1).read([0, 1], ratio=False) == []
+    assert debugfs_of(vm, first=1).read([0, 1], ratio=False) == []
 
 
 def test_what_is_no_number_is_not_shown(vm: Path) -> None:
-    windows = windows_of(vm, only=1)
+    debugfs = debugfs_of(vm, only=1)
     (vm / "vcpu0" / "tsc-offset").write_text("")
-    assert windows.read([0], ratio=False) == []
+    assert debugfs.read([0], ratio=False) == []
 
 
 def test_a_vcpu_that_is_there_before_its_creation_is_another_vms(vm: Path) -> None:
     add_vcpu(vm, 0, 1)
-    windows = Windows(VM, str(vm.parent))
-    windows.expect(0)
-    assert windows.read([0], ratio=False) == []
+    debugfs = Debugfs(VM, str(vm.parent))
+    debugfs.expect(0)
+    assert debugfs.read([0], ratio=False) == []
 
 
 def test_a_vcpu_that_is_created_twice_stays_ones_own(vm: Path) -> None:
-    windows = windows_of(vm, only=1)
-    windows.expect(0)
-    assert windows.read([0], ratio=False) == [[1]]
+    debugfs = debugfs_of(vm, only=1)
+    debugfs.expect(0)
+    assert debugfs.read([0], ratio=False) == [[1]]
 
 
 # Recording them
@@ -115,11 +115,11 @@ def test_the_player_looks_behind_each_step_on_a_vcpu(system: System, monkeypatch
             asked.append((vcpus, ratio))
             return [[9]]
 
-    monkeypatch.setattr(stage, "Windows", Shown)
+    monkeypatch.setattr(stage, "Debugfs", Shown)
     operations = (CreateVcpu(vcpu=0), Sleep(ns=1), Run(vcpu=0))
     steps = player.Player(system).play([script.to_json(each) for each in operations])
     created, waited, ran = from_played("test", "release", steps).events
-    assert (created.windows, waited.windows, ran.windows) == ((Window(9),), (), (Window(9),))
+    assert (created.debugfs, waited.debugfs, ran.debugfs) == ((DebugfsReading(9),), (), (DebugfsReading(9),))
     # Announced before its creation; its ratio is looked at behind that.
     assert asked == [([0], False), ([0], True), ([0], False)]
 
@@ -127,12 +127,12 @@ def test_the_player_looks_behind_each_step_on_a_vcpu(system: System, monkeypatch
 # Judging by them
 
 
-def shown(event: Event, *windows: Window) -> Event:
-    return replace(event, windows=windows)
+def shown(event: Event, *readings: DebugfsReading) -> Event:
+    return replace(event, debugfs=readings)
 
 
-def at(number: int, ratio: int | None = None) -> Window:
-    return Window(number % 2**64, ratio)
+def at(number: int, ratio: int | None = None) -> DebugfsReading:
+    return DebugfsReading(number % 2**64, ratio)
 
 
 def test_an_offset_that_is_shown_is_the_one_of_that_step() -> None:
