@@ -162,7 +162,7 @@ JOB = play.Job("job", b"", {"probe": [{"op": "sleep", "ns": 5}]})
 
 
 def boot(status: int | None, results: bytes = RESULT, console: str = "hello\n") -> machine.Boot:
-    return machine.Boot(status, console, results, 1.0)
+    return machine.Boot(status, console, results, 1.0, ended="the machine hung")
 
 
 @pytest.mark.parametrize("fault", ["BUG: soft lockup - CPU#0 stuck", "Oops: 0002 [#1] PREEMPT SMP"])

@@ -50,7 +50,7 @@ def check_reads(claim: ReadsClaim, trace: Trace) -> Finding:
             if event.values:
                 return Finding(claim, Status.KEPT)
             status = Status.UNDECIDED if event.timed_out else Status.BROKEN
-            return Finding(claim, status, read_nothing(event), number)
+            return Finding(claim, status, f"the guest of {read_nothing(event)}", number)
     return Finding(claim, Status.UNDECIDED, f"step {claim.seen!r} was not reached, or failed")
 
 

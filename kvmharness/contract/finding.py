@@ -36,5 +36,4 @@ class Finding:
 
 def read_nothing(event: Event) -> str:
     """That a step read nothing, and why, where its exits say so."""
-    what = "the guest of step" if event.operation.by_guest else "step"
-    return f"{what} {event.operation.label!r} read nothing{f': {event.end}' if event.end else ''}"
+    return f"step {event.operation.label!r} read nothing{f': {event.end}' if event.end else ''}"

@@ -103,7 +103,7 @@ def _unread(claim: Claim, events: dict[str, Event], read: set[str]) -> str:
         if label not in events:
             return f"step {label!r} was not reached"
         if events[label].operation.by_guest and label not in read:
-            return read_nothing(events[label])
+            return f"the guest of {read_nothing(events[label])}"
         errors.add(events[label].error)
     why = "/".join(sorted(errors - {""}))
     return "" if read else f"none of the steps {', '.join(claim.seen)} read anything {why}".rstrip()
