@@ -24,4 +24,4 @@ def play(scenarios: Sequence[Scenario]) -> Session:
             for scripts in rounds(scenarios)
             for name, steps in player.play_together(scripts)
         ]
-    return Session(traces[0], {each.scenario: each for each in traces[1:]})
+    return Session.of(traces)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from kvmharness import script
-from kvmharness.judging.session import PROBE_NAME
+from kvmharness.judging.probe import PROBES
 from kvmharness.scenarios import SCENARIOS
 from tests.random_traces import LABELS, Chance, Lines, any_operation, good_file
 
@@ -184,7 +184,7 @@ def change_a_header(lines: Lines, chance: Chance) -> None:
             (
                 (
                     "scenario",
-                    chance.choice((*SCENARIOS, PROBE_NAME, "", "no-such", "a" * 201, "'\"", 7, None)),
+                    chance.choice((*SCENARIOS, *PROBES, "", "no-such", "a" * 201, "'\"", 7, None)),
                 ),
                 ("release", chance.choice(("", "6.1", "\x1b[31m", "a\nb", "\ud800", "a" * 201, [], 1.5))),
                 ("trace", chance.choice((0, 1.0, True, 2, "1", None, 2**64))),

@@ -4,9 +4,10 @@
 import dataclasses
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
-from kvmharness.judging import capabilities
-from kvmharness.judging.session import PROBE_NAME, Session
+from kvmharness.judging.probe import PROBES, Probe
+from kvmharness.judging.session import Session
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.policy import Policy
 from kvmharness.model.simulate import HOST, Pace, simulate
@@ -55,9 +56,36 @@ def play(
     return Trace(name, "made-up", tuple(events))
 
 
-def probe(policy: str | Policy = "mainline-6.7", *, stable: bool = True, attribute_errno: str = "") -> Trace:
+def probe(
+    policy: str | Policy = "mainline-6.7",
+    *,
+    stable: bool = True,
+    attribute_errno: str = "",
+    host: Host = HOST,
+) -> Probe:
     """The probe of such a KVM."""
-    return play(PROBE_NAME, capabilities.PROBE, policy, stable=stable, attribute_errno=attribute_errno)
+    return Probe(
+        tuple(
+            play(name, script, policy, stable=stable, attribute_errno=attribute_errno, host=host)
+            for name, script in PROBES.items()
+        )
+    )
+
+
+def with_step(probe: Probe, label: str, **changes: Any) -> Probe:
+    """The probe, but for what happened in one step."""
+    return Probe(
+        tuple(
+            dataclasses.replace(
+                trace,
+                events=tuple(
+                    dataclasses.replace(each, **changes) if each.operation.label == label else each
+                    for each in trace.events
+                ),
+            )
+            for trace in probe.traces
+        )
+    )
 
 
 def session(

@@ -8,8 +8,7 @@ from typing import Any
 
 from kvmharness import script
 from kvmharness.guests import PROGRAMS
-from kvmharness.judging.capabilities import PROBE
-from kvmharness.judging.session import PROBE_NAME
+from kvmharness.judging.probe import PROBES
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.simulate import HOST, Pace, simulate
 from kvmharness.model.state import Host
@@ -27,9 +26,8 @@ UNSTABLE = Host(
 SCALING = Host(khz=2_000_000, khz_exact=True, tsc_clocksource=True, has_attribute=True, fraction_bits=32)
 BARE = Host(khz=2_000_000, khz_exact=True, tsc_clocksource=False, has_attribute=False, fraction_bits=0)
 HOSTS = (HOST, HOST, UNSTABLE, SCALING, BARE)
-LABELS = sorted(
-    {each.label for operations in (PROBE, *(s.script for s in SCENARIOS.values())) for each in operations}
-)
+_SCRIPTS = (*PROBES.values(), *(scenario.script for scenario in SCENARIOS.values()))
+LABELS = sorted({each.label for operations in _SCRIPTS for each in operations})
 
 
 def pace(chance: Chance) -> Pace:
@@ -133,8 +131,8 @@ def good_file(chance: Chance) -> Lines:
     host, policy = chance.choice(HOSTS), chance.choice(sorted(POLICIES))
     scenario = SCENARIOS[chance.choice(sorted(SCENARIOS))]
     operations = scenario.script if chance.randrange(3) else any_script(chance)
-    probe = good_trace(chance, PROBE_NAME, PROBE, host, policy)
-    return in_lines(probe, good_trace(chance, scenario.name, operations, host, policy))
+    probe = [good_trace(chance, name, each, host, policy) for name, each in PROBES.items()]
+    return in_lines(*probe, good_trace(chance, scenario.name, operations, host, policy))
 
 
 def in_lines(*traces: Trace) -> Lines:

@@ -139,9 +139,7 @@ def test_with_tsc_scaling_a_guest_counts_at_its_own_rate(intel_kernel: Find, spe
 def test_two_boots_of_intel_are_the_same_to_the_byte(intel_kernel: Find) -> None:
     scenarios = [SCENARIOS["young-restore"]]
     sessions = [play.play(intel_kernel("debian:6.1"), INTEL, scenarios) for _ in range(2)]
-    lines = [
-        [list(to_lines(each)) for each in (session.probe, *session.traces.values())] for session in sessions
-    ]
+    lines = [[list(to_lines(each)) for each in session.everything] for session in sessions]
     assert lines[0] == lines[1]
 
 

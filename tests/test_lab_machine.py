@@ -5,9 +5,12 @@ from collections.abc import Callable
 
 import pytest
 
+from kvmharness.judging import kvm
 from kvmharness.judging.identity import Identity
+from kvmharness.judging.judge import judge
+from kvmharness.judging.probe import PROBES
 from kvmharness.judging.session import Outcome
-from kvmharness.judging.verdict import Expectation, Verdict, exit_status, judge
+from kvmharness.judging.verdict import Expectation, Verdict, exit_status
 from kvmharness.lab import play
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.catalogue import AMD
@@ -43,7 +46,9 @@ def test_debian_6_12_does_what_mainline_since_6_7_does(outcome: Ask) -> None:
 def test_a_kernel_judged_by_its_own_policy_fails_nothing(outcome: Ask, spec: str, policy: str) -> None:
     played = outcome(spec)
     for name, session in played.sessions.items():
-        result = judge(SCENARIOS[name], session.traces[name], session.probe, Expectation(POLICIES[policy]))
+        here = kvm.seen(session.probe, Expectation(POLICIES[policy]))
+        assert here.divergences == {}
+        result = judge(SCENARIOS[name], session.traces[name], here)
         assert result.verdict in (Verdict.PASS, Verdict.XFAIL, Verdict.SKIP), result
 
 
@@ -86,8 +91,6 @@ def test_two_boots_are_the_same_to_the_byte(kernel: Find) -> None:
     scenarios = [SCENARIOS[name] for name in ("young-restore", "qemu-pair-old", "offset-across-run")]
     booted = AMD.without_snapshots
     sessions = [play.play(kernel("debian:6.12"), booted, scenarios) for _ in range(2)]
-    lines = [
-        [list(to_lines(each)) for each in (session.probe, *session.traces.values())] for session in sessions
-    ]
+    lines = [[list(to_lines(each)) for each in session.everything] for session in sessions]
     assert lines[0] == lines[1]
-    assert len(lines[0]) == 1 + len(scenarios)
+    assert len(lines[0]) == len(PROBES) + len(scenarios)

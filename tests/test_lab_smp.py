@@ -8,6 +8,7 @@ import pytest
 
 from kvmharness.judging import capabilities
 from kvmharness.judging.identity import Identity
+from kvmharness.judging.probe import PROBES
 from kvmharness.judging.session import settle
 from kvmharness.judging.verdict import Expectation, Verdict
 from kvmharness.lab import play
@@ -55,10 +56,10 @@ def test_with_two_cpus_a_kernel_is_identified_by_one_policy_and_fails_nothing_un
     )
     for name, session in outcome.sessions.items():
         host = capabilities.host_facts(session.probe)
-        for trace in (session.probe, session.traces[name]):
+        for trace in (*session.probe.traces, session.traces[name]):
             judgement = judge(trace, POLICIES[policy], host)
             if judgement.possibility is Possibility.IMPOSSIBLE:
-                print(judgement, host, *to_lines(session.probe), *to_lines(trace), sep="\n")
+                print(judgement, host, *to_lines(trace), sep="\n")
     assert [each for each in outcome.results if each.verdict is Verdict.FAIL] == []
     assert outcome.identity == Identity((policy,))
     assert oddly_skipped(outcome, "amd-smp") == set()
@@ -92,10 +93,8 @@ def test_on_an_unstable_tsc_what_holds_there_is_judged_and_the_rest_is_skipped(
 def test_amd_unstable_brings_every_trace_back_the_same_to_the_byte(kernel: Find, spec: str) -> None:
     scenarios = list(SCENARIOS.values())
     sessions = [play.play(kernel(spec), AMD_UNSTABLE.without_snapshots, scenarios) for _ in range(2)]
-    lines = [
-        [list(to_lines(each)) for each in (session.probe, *session.traces.values())] for session in sessions
-    ]
-    assert len(lines[0]) == 1 + len(scenarios)
+    lines = [[list(to_lines(each)) for each in session.everything] for session in sessions]
+    assert len(lines[0]) == len(PROBES) + len(scenarios)
     assert lines[0] == lines[1]
 
 

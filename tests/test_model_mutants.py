@@ -79,7 +79,7 @@ def noticed(policy: Policy, played: Played) -> list[str]:
 def all_of(session: Session) -> Played:
     """Everything that was played in a session, with what its probe says of the machine."""
     host = capabilities.host_facts(session.probe)
-    return [(trace, host) for trace in (session.probe, *session.traces.values())]
+    return [(trace, host) for trace in session.everything]
 
 
 def made_up_by(policy: Policy) -> Played:

@@ -2,40 +2,53 @@
 """From traces to verdicts, on KVMs that the model makes up."""
 
 import dataclasses
+from collections.abc import Callable
+from itertools import count
+from typing import Any
 
 import pytest
 
 from kvmharness.contract import Status, check
-from kvmharness.judging import capabilities
+from kvmharness.judging import capabilities, kvm
 from kvmharness.judging.identity import Identity, identify
-from kvmharness.judging.verdict import Expectation, Result, Verdict, exit_status, judge
+from kvmharness.judging.judge import judge, judge_probe
+from kvmharness.judging.probe import Probe
+from kvmharness.judging.session import Outcome, Session, settle
+from kvmharness.judging.verdict import MAINLINE, Expectation, Result, Verdict, exit_status
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.policy import Policy
 from kvmharness.model.rules import Rules
 from kvmharness.model.simulate import HOST
-from kvmharness.scenarios import SCENARIOS
+from kvmharness.model.state import World
+from kvmharness.scenarios import SCENARIOS, Scenario
+from kvmharness.script import GetMsrs, SetTscOffset
 from kvmharness.trace import Trace
-from tests.made_up import NEVER_SNAPS, play, probe, session
+from tests.made_up import NEVER_SNAPS, play, probe, session, with_step
 
 
 def verdict(name: str, policy: str | Policy, expect: str | None = "mainline-6.7") -> Result:
     """A scenario on a KVM with one policy, judged by another, or by its contract alone."""
     scenario = SCENARIOS[name]
     expectation = Expectation(POLICIES[expect] if expect else None)
-    return judge(scenario, play(name, scenario.script, policy), probe(policy), expectation)
+    return judged(scenario, play(name, scenario.script, policy), probe(policy), expectation)
 
 
-def states(trace: Trace) -> dict[str, Status]:
-    return {name: finding.status for name, finding in capabilities.findings(trace).items()}
+def judged(scenario: Scenario, trace: Trace, probed: Probe, expectation: Expectation = MAINLINE) -> Result:
+    """A scenario that was played on the KVM of that probe."""
+    return judge(scenario, trace, kvm.seen(probed, expectation))
 
 
-def missing(trace: Trace) -> list[str]:
-    return [name for name, status in states(trace).items() if status is not Status.KEPT]
+def states(probed: Probe) -> dict[str, Status]:
+    return {name: finding.status for name, finding in capabilities.findings(probed).items()}
+
+
+def missing(probed: Probe) -> list[str]:
+    return [name for name, state in states(probed).items() if state is not Status.KEPT]
 
 
 def test_a_kvm_that_honours_writes_has_every_capability_but_scaling() -> None:
     assert missing(probe()) == ["tsc-scaling"]
-    assert missing(play("probe", capabilities.PROBE, host=dataclasses.replace(HOST, fraction_bits=48))) == []
+    assert missing(probe(host=dataclasses.replace(HOST, fraction_bits=48))) == []
 
 
 def test_a_kvm_that_ignores_writes_is_found_out_by_effect() -> None:
@@ -108,9 +121,9 @@ def test_a_kernel_that_does_what_nobody_proposed_is_said_to() -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_kernel_judged_by_its_own_policy_never_fails(policy: str) -> None:
     for name, scenario in SCENARIOS.items():
-        probed = play("probe", capabilities.PROBE, policy, host=scenario.host)
+        probed = probe(policy, host=scenario.host)
         trace = play(name, scenario.script, policy, host=scenario.host)
-        found = judge(scenario, trace, probed, Expectation(POLICIES[policy])).verdict
+        found = judged(scenario, trace, probed, Expectation(POLICIES[policy])).verdict
         assert found in (Verdict.PASS, Verdict.XFAIL, Verdict.SKIP), name
         # On a machine made for it nothing is missing, unless it is what protected TSCs lack or have.
         if policy == "tsc-protected":
@@ -122,37 +135,86 @@ def test_a_kernel_judged_by_its_own_policy_never_fails(policy: str) -> None:
             assert found is not Verdict.SKIP or "tsc-write" in scenario.lacks
 
 
-def on_a_mutant(
-    monkeypatch: pytest.MonkeyPatch, rule: str, mutant: object, name: str
-) -> tuple[Result, Identity | None]:
-    """A scenario on a kernel of 6.7 in which one rule is another, and what all scenarios say it is."""
+def on_a_mutant(monkeypatch: pytest.MonkeyPatch, rule: str, mutant: object) -> Outcome:
+    """What all scenarios come to on a kernel of 6.7 in which one rule is another."""
     with monkeypatch.context() as patch:
         patch.setattr(Rules, rule, mutant)
         played = session(list(SCENARIOS.values()))
-    traces = [(played.probe, trace) for trace in played.traces.values()]
-    return judge(SCENARIOS[name], played.traces[name], played.probe), identify(traces, POLICIES.values())
+    return settle(list(SCENARIOS.values()), lambda wanted: played)
+
+
+def failed(outcome: Outcome) -> dict[str, Result]:
+    return {each.scenario: each for each in outcome.results if each.verdict is Verdict.FAIL}
 
 
 def test_an_attribute_that_does_nothing_is_a_fault_and_no_missing_capability(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    result, identity = on_a_mutant(
-        monkeypatch, "set_offset", lambda self, world, *_: [world], "offset-across-run"
-    )
-    assert result.verdict is Verdict.FAIL
-    assert result.reason.startswith("already in the probe: ")
-    assert result.reason.endswith("; consistent with no known policy")
-    assert identity == Identity(())
+    outcome = on_a_mutant(monkeypatch, "set_offset", lambda self, world, *_: [world])
+    found = failed(outcome)["offset-across-run"]
+    assert found.reason.startswith("read the TSC offset of vCPU 0: ")
+    assert found.reason.endswith("; consistent with no known policy")
+    # That the contract was not asked for is said, and why.
+    assert (found.kept, found.conforms) == (None, False)
+    assert found.finding == f"not asked: {capabilities.CAPABILITIES['tsc-offset'].missing}"
+
+
+def test_what_the_probe_finds_is_reported_once_and_spoils_no_other_scenario(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outcome = on_a_mutant(monkeypatch, "set_offset", lambda self, world, *_: [world])
+    found = failed(outcome)
+    assert next(iter(found)) == "probe-offset"
+    assert found["probe-offset"].contract.startswith("KVM_VCPU_TSC_OFFSET sets the vCPU's offset")
+    for name in found.keys() - {"probe-offset"}:
+        assert any(isinstance(each, SetTscOffset) for each in SCENARIOS[name].script), name
+    passed = {each.scenario for each in outcome.results if each.verdict is Verdict.PASS}
+    assert {"young-restore", "qemu-pair-old", "old-restore"} <= passed
 
 
 def test_a_kernel_that_never_matches_two_vcpus_fails_and_has_a_masterclock_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    result, _ = on_a_mutant(
-        monkeypatch, "_all_match", lambda self, world: len(world.vcpus) == 1, "clock-flags"
-    )
-    assert result.verdict is Verdict.FAIL
-    assert "KVM_CLOCK_TSC_STABLE set, because 1 of 2 vCPUs matched" in result.reason
+    found = failed(on_a_mutant(monkeypatch, "_all_match", lambda self, world: len(world.vcpus) == 1))
+    assert "KVM_CLOCK_TSC_STABLE set, because 1 of 2 vCPUs matched" in found["clock-flags"].reason
+
+
+def every_second(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """A rule that every second time does nothing when userspace asks for it."""
+    calls = count()
+
+    def lazy(self: Rules, world: World, *arguments: Any, **options: Any) -> list[World]:
+        if options.get("user") and next(calls) % 2:
+            return [world]
+        result: list[World] = rule(self, world, *arguments, **options)
+        return result
+
+    return lazy
+
+
+def test_a_trace_that_no_policy_explains_fails_also_where_its_scenario_is_skipped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    skipped = SCENARIOS["unstable-pair"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Rules, "synchronize_tsc", every_second(Rules.synchronize_tsc))
+        trace = play(skipped.name, skipped.script)
+    outcome = settle([skipped], lambda wanted: Session(probe(), {skipped.name: trace}))
+    (result,) = outcome.results
+    assert (result.verdict, result.conforms) == (Verdict.FAIL, False)
+    assert result.finding == "not asked: this host's TSC is stable"
+    assert outcome.identity == Identity(())
+    assert exit_status(outcome.results) == 1
+
+
+def test_where_it_is_not_known_whether_writes_are_honoured_a_protected_tsc_fails_nothing() -> None:
+    scenario = SCENARIOS["unstable-pair"]
+    trace = play(scenario.name, scenario.script, "tsc-protected")
+    unsure = with_step(probe("tsc-protected"), "write", error="ENOMEM")
+    assert judged(scenario, trace, unsure).verdict is Verdict.INCONCLUSIVE
+    # On a machine that protects none there is no such excuse.
+    firm = Expectation(may_be_protected=False)
+    assert judged(scenario, trace, unsure, firm).verdict is Verdict.FAIL
 
 
 def test_a_protected_tsc_that_is_expected_is_judged_and_not_skipped() -> None:
@@ -161,26 +223,25 @@ def test_a_protected_tsc_that_is_expected_is_judged_and_not_skipped() -> None:
     assert verdict("old-restore", "mainline-6.7", "tsc-protected").verdict is Verdict.FAIL
 
 
-def test_a_probe_of_another_version_is_read_by_its_labels() -> None:
+def test_a_probe_of_another_version_judges_nothing() -> None:
     scenario, probed = SCENARIOS["old-restore"], probe()
-    longer = dataclasses.replace(probed, events=probed.events[:-3])
-    assert judge(scenario, play("old-restore", scenario.script), longer).verdict is Verdict.PASS
-    odd = dataclasses.replace(
-        probed.events[2], operation=dataclasses.replace(probed.events[2].operation, label="write")
-    )
-    other = dataclasses.replace(probed, events=(*probed.events[:2], odd, *probed.events[3:]))
-    result = judge(scenario, play("old-restore", scenario.script), other)
-    assert (result.verdict, result.reason) == (
-        Verdict.INCONCLUSIVE,
-        "the probe is not the one of this version",
-    )
+    trace = play("old-restore", scenario.script)
+    ended = dataclasses.replace(probed.traces[-1], events=probed.traces[-1].events[:-1])
+    assert judged(scenario, trace, Probe((*probed.traces[:-1], ended))).verdict is Verdict.PASS
+    odd = with_step(probed, "tsc-aged", operation=GetMsrs(vcpu=0, indices=("TSC",), label="write"))
+    twice = Probe((*probed.traces, probed.traces[0]))
+    for other in (odd, twice, Probe(probed.traces[1:])):
+        result = judged(scenario, trace, other)
+        assert (result.verdict, result.reason) == (
+            Verdict.INCONCLUSIVE,
+            "the probe is not the one of this version",
+        )
 
 
 def test_traces_that_say_nothing_identify_nothing() -> None:
-    probed = probe()
-    first = dataclasses.replace(probed.events[0], error="ENOMEM", values=())
-    broken = dataclasses.replace(probed, events=(first,))
-    assert identify([(broken, broken)], POLICIES.values()) is None
+    nothing = with_step(probe(), "create-0", error="ENOMEM", values=())
+    trace = Trace("old-restore", "made-up", ())
+    assert identify([(kvm.seen(Probe((nothing.traces[0],))), trace)]) is None
 
 
 def test_the_contracts_alone_need_no_policy() -> None:
@@ -205,7 +266,7 @@ def test_what_a_kvm_cannot_do_is_skipped_by_name(name: str) -> None:
 def test_an_unstable_tsc_fails_nothing(name: str) -> None:
     scenario = SCENARIOS[name]
     trace = play(name, scenario.script, stable=False)
-    verdict = judge(scenario, trace, probe(stable=False)).verdict
+    verdict = judged(scenario, trace, probe(stable=False)).verdict
     assert verdict is (Verdict.PASS if "stable-tsc" in scenario.lacks else Verdict.SKIP)
 
 
@@ -217,32 +278,42 @@ def test_a_player_that_was_held_up_proves_nothing(name: str, label: str) -> None
     finding = check(scenario.claims[0], trace)
     assert finding.status is Status.UNDECIDED
     assert "too far to say anything about the kernel" in finding.reason
-    assert judge(scenario, trace, probe("mainline-before-6.7")).verdict is Verdict.INCONCLUSIVE
+    assert judged(scenario, trace, probe("mainline-before-6.7")).verdict is Verdict.INCONCLUSIVE
 
 
 def test_a_probe_that_could_not_tell_is_no_missing_capability() -> None:
     scenario = SCENARIOS["young-restore"]
-    unsure = probe()
-    failed = [
-        dataclasses.replace(each, error="ENOMEM") if each.operation.label == "write" else each
-        for each in unsure.events
-    ]
-    unsure = dataclasses.replace(unsure, events=tuple(failed))
-    result = judge(scenario, play(scenario.name, scenario.script), unsure)
+    unsure = with_step(probe(), "write", error="ENOMEM")
+    result = judged(scenario, play(scenario.name, scenario.script), unsure)
     assert result.verdict is Verdict.INCONCLUSIVE
     assert result.reason == "the probe could not tell tsc-write: step 'write' failed with ENOMEM"
 
 
+def test_on_an_unstable_tsc_the_probe_cannot_tell_what_a_write_did() -> None:
+    found = states(probe(stable=False))
+    assert {found[name] for name in ("tsc-write", "tsc-offset", "guest-16")} == {Status.UNDECIDED}
+    # But a rate that is refused is refused there as well, and an attribute that is there is there.
+    assert (found["tsc-scaling"], found["offset-attribute"]) == (Status.BROKEN, Status.KEPT)
+
+
+def test_a_rate_that_the_kernel_does_not_tell_right_is_not_what_the_host_is_judged_by() -> None:
+    odd = with_step(probe(), "host-khz", values=(7,))
+    assert capabilities.host_facts(odd).khz == 2_000_000
+    assert capabilities.host_facts(odd).khz_exact is False
+    (only,) = judge_probe(kvm.seen(odd))
+    assert (only.scenario, only.kind) == ("probe-khz", "get_tsc_khz")
+
+
 def test_a_trace_of_another_script_is_not_judged() -> None:
     trace = play("old-restore", SCENARIOS["old-restore"].script)
-    assert judge(SCENARIOS["young-restore"], trace, probe()).verdict is Verdict.INCONCLUSIVE
+    assert judged(SCENARIOS["young-restore"], trace, probe()).verdict is Verdict.INCONCLUSIVE
 
 
 def test_a_trace_that_ended_early_is_not_judged() -> None:
     scenario = SCENARIOS["young-restore"]
     trace = play(scenario.name, scenario.script)
     cut = dataclasses.replace(trace, events=trace.events[:3])
-    assert judge(scenario, cut, probe()).verdict is Verdict.INCONCLUSIVE
+    assert judged(scenario, cut, probe()).verdict is Verdict.INCONCLUSIVE
 
 
 def test_a_contract_that_is_broken_where_the_model_leaves_it_open_is_not_foretold() -> None:
@@ -255,17 +326,20 @@ def test_a_contract_that_is_broken_where_the_model_leaves_it_open_is_not_foretol
     later = tuple(
         dataclasses.replace(each, values=values) if each is after else each for each in trace.events
     )
-    result = judge(scenario, dataclasses.replace(trace, events=later), probe())
+    result = judged(scenario, dataclasses.replace(trace, events=later), probe())
     assert (result.verdict, result.foretold) == (Verdict.XFAIL, False)
 
 
 def test_a_kvm_that_ignores_writes_is_at_fault_where_nothing_protects_a_tsc() -> None:
     scenario = SCENARIOS["old-restore"]
     trace = play(scenario.name, scenario.script, "tsc-protected")
-    assert judge(scenario, trace, probe("tsc-protected")).verdict is Verdict.SKIP
-    result = judge(scenario, trace, probe("tsc-protected"), Expectation(may_be_protected=False))
+    assert judged(scenario, trace, probe("tsc-protected")).verdict is Verdict.SKIP
+    firm = Expectation(may_be_protected=False)
+    result = judged(scenario, trace, probe("tsc-protected"), firm)
     assert (result.verdict, result.explained_by) == (Verdict.FAIL, ("tsc-protected",))
-    assert result.reason.startswith("already in the probe: ")
+    (once,) = judge_probe(kvm.seen(probe("tsc-protected"), firm))
+    assert (once.scenario, once.explained_by) == ("probe", ("tsc-protected",))
+    assert once.reason.endswith("; the same in probe-guests, probe-write, probe-offset, probe-scaling")
 
 
 def test_by_its_contract_alone_too_nothing_is_said_of_what_was_played_while_the_host_slept() -> None:
@@ -282,8 +356,8 @@ def test_by_its_contract_alone_too_nothing_is_said_of_what_was_played_while_the_
         for event in trace.events[2:]
     )
     asleep = dataclasses.replace(trace, events=(*trace.events[:2], *slept))
-    assert judge(scenario, trace, probe(), Expectation(None)).verdict is Verdict.PASS
-    result = judge(scenario, asleep, probe(), Expectation(None))
+    assert judged(scenario, trace, probe(), Expectation(None)).verdict is Verdict.PASS
+    result = judged(scenario, asleep, probe(), Expectation(None))
     assert result.verdict is Verdict.INCONCLUSIVE
     assert "was it suspended?" in result.reason
 

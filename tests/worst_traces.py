@@ -6,13 +6,12 @@ import json
 from collections.abc import Callable
 
 from kvmharness import script
-from kvmharness.judging.capabilities import PROBE
-from kvmharness.judging.session import PROBE_NAME
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.simulate import HOST, Pace, simulate
 from kvmharness.model.state import Host
 from kvmharness.scenarios import SCENARIOS
 from kvmharness.trace import to_lines
+from tests.made_up import probe
 from tests.random_traces import MS, UNSTABLE, Chance, Lines, in_lines
 
 
@@ -38,8 +37,7 @@ class Tape:
     def written(self) -> str:
         """The trace behind a probe, as a file."""
         header = {"trace": 1, "scenario": "young-restore", "release": "hostile"}
-        probe = simulate(PROBE_NAME, PROBE, POLICIES["mainline-6.7"])
-        lines = [*in_lines(probe), header, *self.lines, {"end": len(self.lines)}]
+        lines = [*in_lines(*probe().traces), header, *self.lines, {"end": len(self.lines)}]
         return "".join(json.dumps(line) + "\n" for line in lines)
 
 
@@ -70,8 +68,7 @@ def straddling(vcpus: int, reads: str, host: Host = HOST) -> str:
         host,
         pace=lambda operation: Pace(chance.randrange(2_000 * MS), 10, chance.randrange(2_000 * MS), 100),
     )
-    probe = simulate(PROBE_NAME, PROBE, POLICIES["mainline-6.7"], host)
-    return "".join(line + "\n" for each in (probe, trace) for line in to_lines(each))
+    return "".join(line + "\n" for each in (*probe(host=host).traces, trace) for line in to_lines(each))
 
 
 def many_writes_in_one_ioctl(other: str, error: str) -> str:
@@ -111,8 +108,8 @@ def as_many_failures_as_a_file_may_hold() -> str:
     """For each of them the report says which other policies explain it."""
     before = POLICIES["mainline-before-6.7"]
     failing = in_lines(simulate("young-restore", SCENARIOS["young-restore"].script, before))
-    lines = in_lines(simulate(PROBE_NAME, PROBE, before))
-    for number in range(99):
+    lines = in_lines(*probe(before).traces)
+    for number in range(94):
         failing[-2]["values"] = [number]
         lines += copy.deepcopy(failing)
     return "".join(json.dumps(line) + "\n" for line in lines)

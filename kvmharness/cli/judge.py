@@ -7,9 +7,12 @@ from pathlib import Path
 from kvmharness import trace
 from kvmharness.cli import options
 from kvmharness.cli.errors import UsageError
+from kvmharness.judging import kvm
 from kvmharness.judging.identity import identify
-from kvmharness.judging.session import PROBE_NAME
-from kvmharness.judging.verdict import Result, exit_status, judge
+from kvmharness.judging.judge import judge, judge_probe
+from kvmharness.judging.kvm import Kvm
+from kvmharness.judging.probe import PROBES, Probe, split
+from kvmharness.judging.verdict import Result, exit_status
 from kvmharness.report import KernelReport, Report
 from kvmharness.scenarios import SCENARIOS
 from kvmharness.trace import Trace, TraceError
@@ -29,28 +32,32 @@ def run(arguments: argparse.Namespace) -> int:
     options.check_places(arguments.output, None)
     expectation = options.expectation(arguments)
     columns: dict[tuple[Path, str, str], list[Result]] = {}
-    played: dict[tuple[Path, str, str], list[tuple[Trace, Trace]]] = {}
+    played: dict[tuple[Path, str, str], list[tuple[Kvm, Trace]]] = {}
     for path in dict.fromkeys(arguments.trace):
-        probe, *traces = _read(path)
+        probe, traces = _read(path)
         name = path.name.removesuffix(".jsonl")
         for each in traces:
             name = name.removesuffix(f".{each.scenario}")
         column = path.parent, name, probe.release
+        here = kvm.seen(probe, expectation)
         found = columns.setdefault(column, [])
-        found += [judge(SCENARIOS[each.scenario], each, probe, expectation) for each in traces]
-        played.setdefault(column, []).extend((probe, each) for each in traces)
+        reported = {result.scenario for result in found}
+        # The files of one run begin with the same probe.
+        found += [each for each in judge_probe(here) if each.scenario not in reported]
+        found += [judge(SCENARIOS[each.scenario], each, here) for each in traces]
+        played.setdefault(column, []).extend((here, each) for each in traces)
     several = len({folder for folder, _, _ in columns}) > 1
     reports = []
     for (folder, name, release), found in columns.items():
         title = str(folder / name) if several else name
-        identity = identify(played[folder, name, release], expectation.policies.values())
+        identity = identify(played[folder, name, release], expectation)
         reports.append(KernelReport(title, "saved traces", release, tuple(found), expectation.name, identity))
     options.write_report(Report(tuple(reports)), arguments)
     return exit_status(result for found in columns.values() for result in found)
 
 
-def _read(path: Path) -> list[Trace]:
-    """The probe's trace and the scenarios' behind it. UsageError when the file does not hold that."""
+def _read(path: Path) -> tuple[Probe, list[Trace]]:
+    """The probe's traces and the scenarios'. UsageError when the file does not hold that."""
     try:
         with path.open(encoding="ascii") as file:
             traces = list(trace.from_lines(iter(lambda: file.readline(trace.MAX_LINE + 1), "")))
@@ -60,8 +67,9 @@ def _read(path: Path) -> list[Trace]:
         raise UsageError(f"{path}: not a trace: it has bytes that are not ASCII") from None
     except TraceError as error:
         raise UsageError(f"{path}: {error}") from None
-    if not traces or traces[0].scenario != PROBE_NAME:
+    if not traces or traces[0].scenario not in PROBES:
         raise UsageError(f"{path}: not a saved trace: it does not begin with a probe")
-    for each in traces[1:]:
+    probe, others = split(traces)
+    for each in others:
         options.pick([each.scenario], SCENARIOS, f"scenario in {path}:")
-    return traces
+    return probe, others

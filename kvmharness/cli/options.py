@@ -243,7 +243,9 @@ def save_sessions(sessions: Mapping[str, Session], prefix: str, folder: Path | N
     if folder is None:
         return
     for name, session in sessions.items():
-        lines = [*trace.to_lines(session.probe), *trace.to_lines(session.traces[name])]
+        lines = [
+            line for each in (*session.probe.traces, session.traces[name]) for line in trace.to_lines(each)
+        ]
         path = folder / f"{prefix.replace('/', '_')}.{name}.jsonl"
         try:
             write_whole(path, "".join(f"{line}\n" for line in lines).encode())

@@ -8,8 +8,8 @@ from kvmharness import host
 from kvmharness.cli.errors import NOTHING_FAILED
 from kvmharness.contract import Status
 from kvmharness.judging import capabilities
+from kvmharness.judging.probe import Probe
 from kvmharness.kvm import lib
-from kvmharness.trace import Trace
 
 _WORDS = {Status.KEPT: "yes", Status.BROKEN: "no", Status.UNDECIDED: "?"}
 
@@ -37,15 +37,15 @@ def run(arguments: argparse.Namespace) -> int:
     return NOTHING_FAILED
 
 
-def _facts(probe: Trace) -> list[str]:
+def _facts(probe: Probe) -> list[str]:
     facts = []
-    for event in probe.events:
-        khz, flags = event.value("khz"), event.value("clock_flags")
-        if event.operation.creates_vcpu and event.operation.vcpu_numbers == (0,) and khz is not None:
-            facts.append(f"tsc khz     {khz}")
-        if flags is not None:
-            stable = "in use" if flags & lib.KVM_CLOCK_TSC_STABLE else "not in use"
-            facts.append(f"masterclock {stable} (KVM_GET_CLOCK flags {flags:#x})")
-    shown = any(event.debugfs for event in probe.events)
+    created, clock = probe.event("create-0"), probe.event("clock")
+    khz, flags = created and created.value("khz"), clock and clock.value("clock_flags")
+    if khz:
+        facts.append(f"tsc khz     {khz}")
+    if flags is not None:
+        stable = "in use" if flags & lib.KVM_CLOCK_TSC_STABLE else "not in use"
+        facts.append(f"masterclock {stable} (KVM_GET_CLOCK flags {flags:#x})")
+    shown = any(event.debugfs for trace in probe.traces for event in trace.events)
     facts.append(f"debugfs     {'shows' if shown else 'does not show'} the offsets of vCPUs")
     return facts

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from kvmharness.contract import Status
 from kvmharness.judging import capabilities
+from kvmharness.judging.probe import Probe
 from kvmharness.judging.verdict import JUDGED, Expectation, Result, Verdict
-from kvmharness.trace import Trace
 
 # What git takes an exit status for. Any other up to 127 would be bad, too; from 128 on git bisect gives up.
 GOOD, BAD, SKIP, GIVE_UP = 0, 1, 125, 128
@@ -62,12 +62,12 @@ def _left_open(results: Sequence[Result], by_name: bool) -> str:
     return "" if any(each.verdict in JUDGED for each in results) else "nothing could be judged"
 
 
-def ignored_writes(probe: Trace, expectation: Expectation) -> str:
+def ignored_writes(probe: Probe, expectation: Expectation) -> str:
     """That a KVM ignores writes of the TSC though the rule does not, in words; "" where it is not so."""
     if expectation.policy is not None and not expectation.policy.honours_writes:
         return ""
-    status, reason = capabilities.unmet(probe, ["tsc-write"])
-    return reason if status is Status.BROKEN else ""
+    state, reason = capabilities.unmet(capabilities.findings(probe), ["tsc-write"])
+    return reason if state is Status.BROKEN else ""
 
 
 def _and_more(names: Sequence[str]) -> str:

@@ -71,7 +71,7 @@ def compare_sessions(first: Mapping[str, Session], second: Mapping[str, Session]
 def _applies(scenario: Scenario, session: Session) -> bool:
     """Whether the scenario's contract can be told on this KVM."""
     needs = capabilities.implied(scenario.needs)
-    status, _ = capabilities.unmet(session.probe, needs, scenario.lacks)
+    status, _ = capabilities.unmet(capabilities.findings(session.probe), needs, scenario.lacks)
     return status is Status.KEPT
 
 

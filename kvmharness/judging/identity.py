@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Which known policies a kernel behaves as, from all that was played on it."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import combinations
 
-from kvmharness.contract import Status
 from kvmharness.judging import capabilities
+from kvmharness.judging.kvm import Kvm
+from kvmharness.judging.verdict import MAINLINE, Expectation
 from kvmharness.model.identify import is_told, parting, standing
 from kvmharness.model.policy import Policy
 from kvmharness.model.state import Host
@@ -32,34 +33,40 @@ class Identity:
         return self.in_short + (f" ({self.parted_by})" if self.parted_by else "")
 
 
-def identify(played: Iterable[tuple[Trace, Trace]], policies: Iterable[Policy]) -> Identity | None:
-    """What traces say of a kernel, each given behind its KVM's probe; None where that is nothing."""
+def identify(
+    played: Iterable[tuple[Kvm, Trace]], expectation: Expectation = MAINLINE, doubted: Collection[str] = ()
+) -> Identity | None:
+    """What traces say of a kernel, each given with its KVM; None where that is nothing.
+
+    `doubted` names the scripts of the probe that say nothing.
+    """
     pairs: list[tuple[Trace, Host]] = []
     names: set[str] = set()
-    probes: list[Trace] = []
-    for probe, trace in played:
-        if capabilities.findings(probe)["stable-tsc"].status is Status.UNDECIDED:
+    kvms: list[Kvm] = []
+    for kvm, trace in played:
+        if kvm.doubt:
             continue
-        host = capabilities.host_facts(probe)
-        pairs += [(trace, host)] if probe in probes[-1:] else [(probe, host), (trace, host)]
+        if kvm not in kvms[-1:]:
+            pairs += [(each, kvm.host) for each in kvm.probe.traces if each.scenario not in doubted]
+        pairs.append((trace, kvm.host))
         names.add(trace.scenario)
-        probes.append(probe)
+        kvms.append(kvm)
     if not pairs:
         return None
-    left = standing(pairs, policies)
+    left = standing(pairs, expectation.policies.values())
     if not any(is_told(trace, host) for trace, host in pairs):
         return None
-    parted_by = _what_parts(left, names, probes[-1]) if len(left) > 1 else ""
+    parted_by = _what_parts(left, names, kvms[-1]) if len(left) > 1 else ""
     return Identity(tuple(policy.name for policy in left), parted_by)
 
 
-def _what_parts(left: list[Policy], played: set[str], probe: Trace) -> str:
+def _what_parts(left: list[Policy], played: set[str], kvm: Kvm) -> str:
     """Which scenario of the catalogue would tell two of them apart, and what keeps it from it here."""
     plays = {name: (scenario.script, scenario.host) for name, scenario in SCENARIOS.items()}
     for one, other in combinations(left, 2):
         telling = parting(one, other, plays)
         lacking = {
-            name: capabilities.unmet(probe, SCENARIOS[name].needs, SCENARIOS[name].lacks)[1]
+            name: capabilities.unmet(kvm.found, SCENARIOS[name].needs, SCENARIOS[name].lacks)[1]
             for name in telling
         }
         # First what could be played here, then what could not; last what was played and left both standing.

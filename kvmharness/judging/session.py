@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A session: scenarios played on one KVM together with the probe of it, until each has a verdict."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kvmharness import script
-from kvmharness.judging import capabilities
+from kvmharness.judging import kvm
+from kvmharness.judging.decision import decide, is_decided
 from kvmharness.judging.identity import Identity, identify
-from kvmharness.judging.verdict import MAINLINE, Expectation, Result, Verdict, judge
+from kvmharness.judging.judge import judge, judge_probe
+from kvmharness.judging.kvm import Kvm
+from kvmharness.judging.probe import PROBES, Probe, split
+from kvmharness.judging.verdict import MAINLINE, Expectation, Result, Verdict
 from kvmharness.scenarios import Scenario
 from kvmharness.trace import Trace
 
-PROBE_NAME = "probe"
 ATTEMPTS = 3
 
 
@@ -21,19 +24,31 @@ class LostError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What was played: the probe's trace, and the scenarios' by name.
+    """What was played: the probe's traces, and the scenarios' by name.
 
     `notes` are lines worth showing beside the verdicts: what the kernel complained of meanwhile.
     """
 
-    probe: Trace
+    probe: Probe
     traces: dict[str, Trace]
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, traces: Sequence[Trace], notes: tuple[str, ...] = ()) -> "Session":
+        """The session in which these were played, the probe's among them."""
+        probe, others = split(traces)
+        return cls(probe, {each.scenario: each for each in others}, notes)
+
+    @property
+    def everything(self) -> list[Trace]:
+        """All traces, the probe's first."""
+        return [*self.probe.traces, *self.traces.values()]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Verdicts, in the order of the scenarios, and the session each rests on, by scenario.
+    """Verdicts: what the probe diverges in, then the scenarios in their order; and the session that each of
+    these rests on, by name.
 
     `identity` is None where nothing was played that says anything; `notes` are all sessions'.
     """
@@ -51,9 +66,18 @@ def rounds(scenarios: Sequence[Scenario]) -> list[list[tuple[str, list[dict[str,
     """
     together = [each for each in scenarios if not each.alone]
     alone = [[each] for each in scenarios if each.alone]
-    found = [[(PROBE_NAME, capabilities.PROBE)]]
+    found = [list(PROBES.items())]
     found += [[(each.name, each.script) for each in several] for several in (together, *alone) if several]
     return [[(name, [script.to_json(step) for step in steps]) for name, steps in each] for each in found]
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """What a scenario, or one of the probe's scripts, came to in one session."""
+
+    result: Result
+    session: Session
+    kvm: Kvm
 
 
 def settle(
@@ -65,54 +89,72 @@ def settle(
 ) -> Outcome:
     """Play, judge, identify; what stays inconclusive is played again, alone, three times in all.
 
-    With `confirm`, for what runs in real time and no two runs are the same, a FAIL that no known policy
-    explains is one only if it comes a second time. Else it is INCONCLUSIVE, and its trace is the one kept.
-    What a session lacks is played again too, and has no result if no session has it. LostError, or an
+    With `confirm`, for what runs in real time and no two runs are the same, a FAIL is one only if it comes a
+    second time (see `decision`). Else it is INCONCLUSIVE, and its trace is the one kept. What a session lacks
+    is played again too, and has no result if no session has it. LostError, or an
     OSError of the KVM, passes through the first time: nothing was judged then. Later it leaves the verdicts
     that there are.
     """
-    results: dict[str, Result] = {}
-    sessions: dict[str, Session] = {}
-    once: dict[str, Result] = {}  # failed, and not confirmed
+    attempts: dict[str, list[_Attempt]] = {}
     open_ones = list(scenarios)
     for _ in range(ATTEMPTS):
         try:
             session = play(open_ones)
         except (LostError, OSError):
-            if not results:
+            if not attempts:
                 raise
             break
-        again: list[Scenario] = []
-        for scenario in open_ones:
-            name = scenario.name
-            if name not in session.traces:
-                again.append(replace(scenario, alone=True))
-                continue
-            result = judge(scenario, session.traces[name], session.probe, expectation)
-            if result.verdict is Verdict.INCONCLUSIVE:
-                again.append(replace(scenario, alone=True))
-            elif confirm and result.is_unexplained and name not in once:
-                again.append(scenario)
-                once[name] = result
-            elif result.verdict is Verdict.FAIL:
-                once.pop(name, None)
-            if name not in once or once[name] is result:
-                results[name], sessions[name] = result, session
-        open_ones = again
-        if not open_ones:
+        here = kvm.seen(session.probe, expectation)
+        for result in _judged(open_ones, session, here, attempts.keys() & PROBES.keys()):
+            attempts.setdefault(result.scenario, []).append(_Attempt(result, session, here))
+        decided = {
+            name
+            for name, each in attempts.items()
+            if is_decided([attempt.result for attempt in each], confirm=confirm)
+        }
+        open_ones = [_again(each, attempts) for each in open_ones if each.name not in decided]
+        if not open_ones and decided == attempts.keys():
             break
-    results |= {name: _not_confirmed(result) for name, result in once.items()}
-    played = [(session.probe, session.traces[name]) for name, session in sessions.items() if name not in once]
-    identity = identify(played, expectation.policies.values())
-    notes = dict.fromkeys(note for session in sessions.values() for note in session.notes)
-    return Outcome(
-        tuple(results[each.name] for each in scenarios if each.name in results),
-        sessions,
-        identity,
-        tuple(notes),
-    )
+    return _outcome(scenarios, attempts, expectation, confirm=confirm)
 
 
-def _not_confirmed(result: Result) -> Result:
-    reason = f"it failed once, and was not seen to fail again: {result.reason}"
-    return replace(result, verdict=Verdict.INCONCLUSIVE, reason=reason)
+def _again(scenario: Scenario, attempts: Mapping[str, Sequence[_Attempt]]) -> Scenario:
+    """The scenario as it is played again: alone, unless it failed and is to be confirmed."""
+    last = attempts[scenario.name][-1].result if scenario.name in attempts else None
+    failed = last is not None and last.verdict is Verdict.FAIL
+    return replace(scenario, alone=scenario.alone or not failed)
+
+
+def _judged(
+    scenarios: Sequence[Scenario], session: Session, here: Kvm, diverged: Collection[str]
+) -> list[Result]:
+    """The verdicts of a session: those of the probe's scripts that diverge or did before, and of these."""
+    probe = {each.scenario: each for each in judge_probe(here)}
+    probe |= {name: Result(name, Verdict.PASS, "") for name in diverged if name not in probe}
+    played = [each for each in scenarios if each.name in session.traces]
+    return [*probe.values(), *(judge(each, session.traces[each.name], here) for each in played)]
+
+
+def _outcome(
+    scenarios: Sequence[Scenario],
+    attempts: Mapping[str, Sequence[_Attempt]],
+    expectation: Expectation,
+    *,
+    confirm: bool,
+) -> Outcome:
+    """What the attempts come to, the probe's scripts before the scenarios."""
+    chosen: dict[str, _Attempt] = {}
+    order = [
+        *(name for name in PROBES if name in attempts),
+        *(each.name for each in scenarios if each.name in attempts),
+    ]
+    for name in order:
+        place, result = decide([each.result for each in attempts[name]], confirm=confirm)
+        chosen[name] = replace(attempts[name][place], result=result)
+    results = tuple(each.result for each in chosen.values())
+    sessions = {name: each.session for name, each in chosen.items() if name not in PROBES}
+    notes = dict.fromkeys(note for each in sessions.values() for note in each.notes)
+    doubted = {each.scenario for each in results if each.is_doubted}
+    played = [(chosen[name].kvm, each.traces[name]) for name, each in sessions.items() if name not in doubted]
+    identity = identify(played, expectation, doubted & PROBES.keys())
+    return Outcome(results, sessions, identity, tuple(notes))

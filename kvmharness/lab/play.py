@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kvmharness import trace
-from kvmharness.judging.session import PROBE_NAME, LostError, Session, rounds
+from kvmharness.judging.session import LostError, Session, rounds
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines import console, initramfs, machine, results, snapshot
 from kvmharness.lab.machines.machine import Boot, Machine
@@ -100,8 +100,7 @@ def play(kernel: Kernel, on: Machine, scenarios: Sequence[Scenario]) -> Session:
                 raise CrashError(str(error), words, during, console.worst(boot.console)) from None
             if attempt == ATTEMPTS:
                 raise LostMachineError(f"{error}, {ATTEMPTS} times", words) from None
-    found = {each.scenario: each for each in traces[1:]}
-    return Session(traces[0], found, console.warnings(boot.console))
+    return Session.of(traces, console.warnings(boot.console))
 
 
 def _read(job: Job, boot: Boot) -> list[Trace]:
@@ -113,8 +112,6 @@ def _read(job: Job, boot: Boot) -> list[Trace]:
         traces = [_trace(job, *content) for content in results.decode(job.number, boot.results)]
     except (TraceError, TypeError, ValueError, KeyError) as error:
         raise results.BrokenResultError(f"the result makes no sense: {error}") from None
-    if not traces or traces[0].scenario != PROBE_NAME:
-        raise results.BrokenResultError("the result holds no probe")
     names = [each.scenario for each in traces]
     if len(set(names)) < len(names):
         raise results.BrokenResultError("the result holds a script twice")

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A KVM as its probe shows it, judged once: what is known of it whatever is then played on it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kvmharness.contract import Finding, Status
+from kvmharness.judging import capabilities
+from kvmharness.judging.probe import Probe
+from kvmharness.judging.verdict import MAINLINE, Expectation
+from kvmharness.model.identify import standing
+from kvmharness.model.judge import Judgement, Possibility, judge
+from kvmharness.model.policy import Policy
+from kvmharness.model.state import Host
+from kvmharness.scenarios import Scenario
+from kvmharness.trace import Trace
+
+# Capabilities that are missing where a KVM ignores writes.
+_OF_WRITES = frozenset({"tsc-write", "tsc-offset", "masterclock"})
+
+
+@dataclass(frozen=True, slots=True)
+class Kvm:
+    """What a probe says of a KVM, under an expectation.
+
+    host          of the machine, for the model
+    found         of each capability, by name
+    policy        by which to judge here: the expected one, or one without writes where TSCs are protected;
+                  None where the contracts alone decide
+    divergences   what the policy has against the probe's scripts, by name: those that are impossible
+    known         the policies that leave no more of the probe unexplained than that policy does
+    doubt         why nothing that is played here can be judged; "" if it can
+    """
+
+    probe: Probe
+    expectation: Expectation
+    host: Host
+    found: Mapping[str, Finding]
+    policy: Policy | None
+    divergences: Mapping[str, Judgement]
+    known: tuple[Policy, ...]
+    doubt: str
+
+    def unmet(self, scenario: Scenario) -> tuple[Status, str]:
+        """Whether a scenario's contract means anything here, and what is missing (see capabilities.unmet)."""
+        needs = capabilities.implied(scenario.needs)
+        expected = self.expectation.policy
+        if expected is not None and not expected.honours_writes:
+            # What a policy without writes lacks is what it is.
+            needs = [name for name in needs if name not in _OF_WRITES]
+        return capabilities.unmet(self.found, needs, scenario.lacks)
+
+    def explaining(self, trace: Trace) -> tuple[str, ...]:
+        """The known policies, by name, under which a trace is possible."""
+        return tuple(policy.name for policy in standing([(trace, self.host)], self.known))
+
+    def may_protect(self, trace: Trace) -> str:
+        """Why a trace that does not conform may be that of protected TSCs; "" where it cannot be.
+
+        That is where the probe could not tell whether writes are honoured.
+        """
+        if not self.expectation.may_be_protected or self.found["tsc-write"].status is not Status.UNDECIDED:
+            return ""
+        if standing([(trace, self.host)], _without_writes(self.expectation)):
+            return f"the probe could not tell tsc-write: {self.found['tsc-write'].reason}"
+        return ""
+
+
+def seen(probe: Probe, expectation: Expectation = MAINLINE) -> Kvm:
+    """What a probe shows of its KVM."""
+    found = capabilities.findings(probe)
+    host = capabilities.host_facts(probe, found)
+    doubt = _doubt(probe, found)
+    policy = expectation.policy
+    divergences: dict[str, Judgement] = {}
+    if policy is not None and not doubt:
+        divergences = _impossible(probe, policy, host)
+        protecting = [
+            each
+            for each in (_without_writes(expectation) if expectation.may_be_protected else ())
+            if not _impossible(probe, each, host)
+        ]
+        if divergences and protecting:
+            # Protected TSCs are a capability that is missing, and no fault: all there is goes by that policy.
+            policy, divergences = protecting[0], {}
+    known = [
+        each
+        for each in expectation.policies.values()
+        if standing([(trace, host) for trace in probe.traces if trace.scenario not in divergences], [each])
+    ]
+    return Kvm(probe, expectation, host, found, policy, divergences, tuple(known), doubt)
+
+
+def _without_writes(expectation: Expectation) -> list[Policy]:
+    return [each for each in expectation.policies.values() if not each.honours_writes]
+
+
+def _doubt(probe: Probe, found: Mapping[str, Finding]) -> str:
+    if not probe.is_current:
+        return "the probe is not the one of this version"
+    if found["stable-tsc"].status is Status.UNDECIDED:
+        return f"the probe could not tell stable-tsc: {found['stable-tsc'].reason}"
+    return ""
+
+
+def _impossible(probe: Probe, policy: Policy, host: Host) -> dict[str, Judgement]:
+    judged = {trace.scenario: judge(trace, policy, host) for trace in probe.traces}
+    return {name: each for name, each in judged.items() if each.possibility is Possibility.IMPOSSIBLE}
