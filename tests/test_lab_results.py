@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmharness.judging.session import PROBE_NAME
+from kvmharness.judging.probe import HOST
 from kvmharness.lab import play
 from kvmharness.lab.machines import machine, protocol
 from kvmharness.lab.machines.results import BrokenResultError, decode
@@ -133,7 +133,7 @@ plain = st.recursive(
 keys = st.sampled_from(["tsc", "ns", "values", "errno", "op", "odd"])
 steps = st.dictionaries(keys, st.lists(st.integers(0, 9) | plain, max_size=3) | plain) | plain
 nearly = st.tuples(
-    st.just(PROBE_NAME) | plain,
+    st.just(HOST) | plain,
     st.just("6.1") | plain,
     st.lists(steps, max_size=2) | plain,
 ).map(list)
@@ -146,7 +146,7 @@ def test_whatever_a_machine_writes_is_a_trace_or_a_broken_result(written: list[A
         traces = play._read(JOB, boot(machine.FINISHED, frames_of_it))
     except BrokenResultError:
         return
-    assert [each.scenario for each in traces] == [PROBE_NAME]
+    assert [each.scenario for each in traces] == [HOST]
 
 
 @given(st.binary(max_size=200) | st.binary(max_size=200).map(packed))
@@ -157,7 +157,7 @@ def test_any_bytes_at_all_are_a_broken_result(data: bytes) -> None:
 
 # The machine's end
 
-PROBE, RELEASE = PROBE_NAME, "6.1"
+PROBE, RELEASE = HOST, "6.1"
 JOB = play.Job("job", b"", {"probe": [{"op": "sleep", "ns": 5}]})
 
 
