@@ -210,7 +210,7 @@ def test_a_trace_that_no_policy_explains_fails_also_where_its_scenario_is_skippe
 def test_where_it_is_not_known_whether_writes_are_honoured_a_protected_tsc_fails_nothing() -> None:
     scenario = SCENARIOS["unstable-pair"]
     trace = play(scenario.name, scenario.script, "tsc-protected")
-    unsure = with_step(probe("tsc-protected"), "write", error="ENOMEM")
+    unsure = with_step(probe(), "write", error="ENOMEM")
     assert judged(scenario, trace, unsure).verdict is Verdict.INCONCLUSIVE
     # On a machine that protects none there is no such excuse.
     firm = Expectation(may_be_protected=False)
