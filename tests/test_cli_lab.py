@@ -19,6 +19,7 @@ from kvmharness.lab.machines.machine import Machine
 from kvmharness.scenarios import Scenario
 from tests.command_line import Capture, one_line, status_of
 from tests.made_up import session
+from tests.made_up_mails import DIFF
 
 
 def test_a_lost_machine_is_reported_with_its_console_and_exits_3(
@@ -146,9 +147,11 @@ def test_what_cannot_be_written_in_the_end_goes_to_stdout_and_is_no_success(
 ) -> None:
     asked = ["--scenario", "old-restore", "--output", str(tmp_path / "report")]
     if command == "validate":
-        monkeypatch.setattr(lab_build, "build_kernel", lambda arguments: kernels.find("debian:6.12"))
+        monkeypatch.setattr(lab_build, "build_kernel", lambda *_: kernels.find("debian:6.12"))
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        (tmp_path / "a.patch").write_text(DIFF)
         monkeypatch.setattr(lab_validate, "check_emulator", lambda machine: None)
-        asked += ["--patch", "/dev/null"]
+        asked += ["--patch", str(tmp_path / "a.patch")]
 
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")
@@ -161,7 +164,7 @@ def test_what_cannot_be_written_in_the_end_goes_to_stdout_and_is_no_success(
     out, error = capsys.readouterr()
     assert out == whole
     assert one_line(error).startswith(f"kvmharness: cannot write to {tmp_path / 'report'}: No space left")
-    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+    assert [path.name for path in tmp_path.iterdir() if "report" in path.name] == ["report"]
     # Nor are traces that are not kept.
     traces = ("--save-traces", str(tmp_path / "traces"))
     assert status_of("lab", "run", "debian:6.12", *asked[:2], *traces) == 2

@@ -13,14 +13,10 @@ from pathlib import Path
 import pytest
 
 from kvmharness.cli.main import main
-from kvmharness.judging.verdict import Expectation, Result, Verdict
-from kvmharness.lab import cache, kernels, runs
+from kvmharness.lab import cache, kernels
 from kvmharness.lab.build import make, modules
 from kvmharness.lab.build.incremental_tree import Tree
-from kvmharness.lab.kernels import Kernel
-from kvmharness.lab.machines.machine import Machine
-from kvmharness.lab.runs import Played
-from kvmharness.scenarios import Scenario
+from kvmharness.lab.errors import LabError
 from tests.made_up_builds import SPEC, needs_a_compiler
 from tests.made_up_kernels import RELEASE, module, put
 from tests.made_up_mails import DIFF, OTHER_DIFF, SOURCE, SOURCE_PATH, THREAD
@@ -317,41 +313,37 @@ def test_a_tree_without_what_modules_are_built_from_is_refused(
     assert reason in capsys.readouterr().err
 
 
-# Before and after
+# What the build would execute
 
 
-def test_validate_plays_on_the_kernel_with_the_patch_and_without(
-    tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+MAKEFILE_PATCH = """\
+--- /dev/null
++++ b/arch/x86/kvm/Makefile.mine
+@@ -0,0 +1 @@
++$(shell touch owned)
+"""
+
+
+def test_what_the_build_executes_is_changed_only_where_that_is_allowed(
+    tree: Tree, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def play_on(
-        kernel: Kernel, machine: Machine, scenarios: list[Scenario], expectation: Expectation
-    ) -> Played:
-        frozen = b"frozen" in (kernel.folder / "kvm.ko").read_bytes()
-        verdict = Verdict.PASS if frozen else Verdict.FAIL
-        return Played(tuple(Result(each.name, verdict, "", "x", 1, frozen, frozen) for each in scenarios), {})
+    patch = patch_file(tmp_path, DIFF + MAKEFILE_PATCH)
+    assert main(["lab", "build", SPEC, "--patch", patch, "--offline"]) == 2
+    error = capsys.readouterr().err
+    assert "changes arch/x86/kvm/Makefile.mine, which the build may execute: read it" in error
+    assert "--allow-build-scripts" in error
+    assert not (tree.source / "arch/x86/kvm/Makefile.mine").exists()
+    assert main(["lab", "build", SPEC, "--patch", patch, "--offline", "--allow-build-scripts"]) == 0
+    assert (tree.source / "arch/x86/kvm/Makefile.mine").exists()
 
-    monkeypatch.setattr(runs, "play_on", play_on)
-    monkeypatch.setattr("kvmharness.cli.lab_validate.check_emulator", lambda machine: None)
-    thread = patch_file(tmp_path, THREAD, "thread.txt")
-    asked = [
-        SPEC,
-        "--patch",
-        thread,
-        "--pick",
-        "1",
-        "--scenario",
-        "young-restore",
-        "--expect",
-        "oliver-upton",
-    ]
-    assert main(["lab", "validate", *asked, "--offline"]) == 0
-    text = capsys.readouterr().out
-    assert f"Tested with kvmharness: {thread}, patch 1\n" in text
-    assert ["young-restore", "broken", "kept", "yes"] in [line.split() for line in text.splitlines()]
-    assert f"kvmharness lab validate {' '.join(asked)}\n" in re.sub(r" \\\n +", " ", text)
-    asked[4] = "2"
-    assert main(["lab", "validate", *asked, "--offline", "--output", str(tmp_path / "text")]) == 1
-    assert "does not follow oliver-upton: young-restore" in (tmp_path / "text").read_text()
+
+def test_a_link_in_the_tree_leads_no_patch_out_of_it(tree: Tree, tmp_path: Path) -> None:
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    (tree.source / "include").mkdir()
+    (tree.source / "include/mine").symlink_to(elsewhere)
+    with pytest.raises(LabError, match=r"include/mine/x.h leads out of"):
+        tree.become({"include/mine/x.h": "x\n"})
+    assert list(elsewhere.iterdir()) == []
 
 
 # The tree in the cache

@@ -3,6 +3,7 @@
 
 import base64
 import quopri
+import re
 
 import pytest
 from hypothesis import given
@@ -109,6 +110,14 @@ def test_the_subject_is_the_patches_title() -> None:
     assert only(mail(DIFF, subject)).title == "[PATCH] clock: Löwe"
 
 
+def test_the_author_and_the_message_of_a_patch_are_known() -> None:
+    sent = mail("From: Löwe <l@example.org>\n\n" + DIFF, Message_ID="<1@example.org>")
+    patch = only(mail(DIFF, Message_ID="<1@example.org>"))
+    assert (patch.author, patch.message_id) == ("A. Developer <a@example.org>", "1@example.org")
+    assert only(sent).author == "Löwe <l@example.org>"
+    assert (only(DIFF).author, only(DIFF).message_id) == ("", "")
+
+
 def test_the_patches_of_a_series_are_taken_in_its_order_and_its_cover_letter_is_none() -> None:
     cover = mail("Two patches.\n", "[PATCH 0/2] clock")
     first, second = mail(DIFF, "[PATCH 1/2] clock: One"), mail(OTHER_DIFF, "[PATCH v2 2/2] clock: Two")
@@ -179,6 +188,13 @@ def test_a_hunk_must_have_the_lines_that_it_says_it_has() -> None:
         (DIFF.replace("x86/kvm", "x86/kernel"), "changes arch/x86/kernel/clock.c: KVM's modules are not"),
         (DIFF.replace("kvm/clock.c", "kvm/../../../../etc/x"), "changes arch/x86/kvm/../../../../etc/x"),
         (DIFF.replace("a/arch", "a//etc").replace("b/arch", "b//etc"), "KVM's modules are not made of that"),
+        (DIFF.replace("index", "new file mode 120000\nindex"), f"makes a link of {SOURCE_PATH}"),
+        (re.sub("(index .*) 100644", r"\1 120000", DIFF), f"makes a link of {SOURCE_PATH}"),
+        (DIFF.replace("kvm/clock.c", "kvm/$(shell x).c"), "KVM's modules are not made of that"),
+        (DIFF.replace("kvm/clock.c", "kvm/.clock.o.cmd"), "KVM's modules are not made of that"),
+        (DIFF.replace("clock.c", "Makefile"), "which the build may execute"),
+        (DIFF.replace("arch/x86/kvm/clock.c", "include/config/auto.conf"), "which the build may execute"),
+        (DIFF.replace("clock.c", "check.sh"), "which the build may execute"),
         (DIFF.replace("clock.c", "Kconfig"), "the kernel's configuration is fixed"),
         (DIFF.replace(SOURCE_PATH, "Documentation/clock.rst"), "changes only Documentation/clock.rst"),
     ],

@@ -3,15 +3,20 @@
 
 import argparse
 import logging
+import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from kvmharness.cli import lab_build, options
+from kvmharness.cli import lab_build, options, patch_files
+from kvmharness.cli.errors import NOTHING_JUDGED
+from kvmharness.cli.patch_files import PatchFile
 from kvmharness.judging.difference import compare_sessions
-from kvmharness.judging.verdict import exit_status
+from kvmharness.judging.verdict import Expectation, exit_status
 from kvmharness.lab import kernels, runs
 from kvmharness.lab.machines.catalogue import MACHINES
 from kvmharness.lab.machines.machine import check_emulator
+from kvmharness.lab.patches import kept
 from kvmharness.lab.runs import Matrix
 from kvmharness.report.validation import Validation, render
 
@@ -56,39 +61,75 @@ def run(arguments: argparse.Namespace) -> int:
     expectation = options.expectation(arguments)
     for machine in machines:
         check_emulator(machine)
-    after = lab_build.build_kernel(arguments)
+    files = patch_files.read(arguments)
+    patches, command = _described(arguments, files), _command(arguments, files)
+    after = lab_build.build_kernel(arguments, files)
     before = kernels.find(arguments.kernel, offline=arguments.offline)
     boots = [(kernel, machine) for machine in machines for kernel in (before, after)]
     with Matrix(boots, scenarios, expectation, arguments.jobs) as matrix:
-        for done, each in enumerate(matrix, 1):
-            if each.trouble:
-                raise each.trouble
-            _LOG.info("%s on %s is done, %d of %d", each.kernel.spec, each.machine.name, done, len(boots))
-        played = [
-            (runs.report(each.kernel, each.machine, each.played, expectation), each.played.sessions)
-            for each in matrix.finished
-            if each.played
-        ]
-    validations = [
-        Validation(before, after, compare_sessions(without, patched))
-        for (before, without), (after, patched) in zip(played[::2], played[1::2], strict=True)
-    ]
-    text = render(validations, lab_build.called(arguments), _command(arguments))
+        try:
+            for done, each in enumerate(matrix, 1):
+                if each.trouble:
+                    raise each.trouble
+                title = f"{each.kernel.spec} on {each.machine.name}"
+                _LOG.info("%s is done, %d of %d", title, done, len(boots))
+        except KeyboardInterrupt:
+            try:
+                _report(arguments, expectation, patches, command, matrix)
+            except Exception as trouble:  # who reads the output may have been interrupted too
+                options.complain(f"kvmharness: {trouble}")
+            raise
+        return _report(arguments, expectation, patches, command, matrix)
+
+
+def _described(arguments: argparse.Namespace, files: Sequence[PatchFile]) -> list[str]:
+    """The patches, a line each."""
+    scripts = arguments.allow_build_scripts
+    return [line for each in files for line in each.described(each.chosen(build_scripts=scripts))]
+
+
+def _report(
+    arguments: argparse.Namespace,
+    expectation: Expectation,
+    patches: Sequence[str],
+    command: Sequence[str],
+    matrix: Matrix,
+) -> int:
+    """Say what changed, on the machines that both kernels were played on; the exit status."""
+    played = {
+        (each.number // 2, each.number % 2): (
+            runs.report(each.kernel, each.machine, each.played, expectation),
+            each.played.sessions,
+        )
+        for each in matrix.finished
+        if each.played
+    }
+    validations = []
+    for machine in dict.fromkeys(machine for machine, _ in played):
+        if (machine, 0) in played and (machine, 1) in played:
+            (before, without), (after, patched) = played[machine, 0], played[machine, 1]
+            validations.append(Validation(before, after, compare_sessions(without, patched)))
+    if not validations:
+        return NOTHING_JUDGED
+    unfinished = [f"{kernel.spec} on {machine.name}" for kernel, machine in matrix.unfinished]
+    text = render(validations, patches, command, unfinished)
     options.write_text(text, arguments.output)
     return exit_status(result for each in validations for result in each.after.results)
 
 
-def _command(arguments: argparse.Namespace) -> list[str]:
-    """What was asked, as words."""
-    words = ["kvmharness", "lab", "validate", arguments.kernel]
-    for number, file in enumerate(arguments.patch):
-        words += ["--patch", file]
-        words += [word for pick in lab_build.picks(arguments, number) for word in ("--pick", str(pick))]
+def _command(arguments: argparse.Namespace, files: Sequence[PatchFile]) -> list[str]:
+    """What was asked, as words that mean the same in any folder; the patches are kept for that."""
+    own = "/" in arguments.kernel
+    words = ["kvmharness", "lab", "validate", os.path.abspath(arguments.kernel) if own else arguments.kernel]
+    for each in files:
+        words += ["--patch", kept.keep(each.data)]
+        words += [word for pick in each.picks for word in ("--pick", str(pick))]
+    words += ["--allow-build-scripts"] if arguments.allow_build_scripts else []
     for option, names in (("--machine", arguments.machine), ("--scenario", arguments.scenario)):
         words += [word for name in names for word in (option, name)]
     words += ["--expect", arguments.expect]
     if arguments.judge != "policy":
         words += ["--judge", arguments.judge]
     if arguments.policy_file:
-        words += ["--policy-file", str(arguments.policy_file)]
+        words += ["--policy-file", str(arguments.policy_file.absolute())]
     return words

@@ -53,6 +53,8 @@ class Crashes:
         LostError when there is none to be had; LabError when the kernel lacks what the machine needs.
         """
         suspects: list[Scenario] = []
+        # A snapshot is forgotten anyway when a run from it is lost.
+        on = on.without_snapshots if self._of else on
         left = [each for each in scenarios if not self._is_settled(each.name)]
         while left:
             try:

@@ -46,12 +46,21 @@ class Validation:
         return [after.scenario for before, after in self.pairs() if before.kept and after.kept is False]
 
 
-def render(validations: Sequence[Validation], patches: Sequence[str], command: Sequence[str]) -> str:
+def render(
+    validations: Sequence[Validation],
+    patches: Sequence[str],
+    command: Sequence[str],
+    unfinished: Sequence[str] = (),
+) -> str:
     """The whole text, at most 72 columns wide where words allow.
 
-    `patches` are what was applied, `command` are the words of what does it all again.
+    `patches` are what was applied, `command` are the words of what does it all again, `unfinished` what was
+    not played on to the end.
     """
-    lines = [f"Tested with kvmharness: {printable(patch)}" for patch in patches]
+    tested = [f"Tested with kvmharness: {printable(patch)}" for patch in patches]
+    lines = [line for each in tested for line in _wrap(each, "", "  ")]
+    if unfinished:
+        lines += _wrap(f"CUT SHORT: {printable(', '.join(unfinished))} was interrupted", "", "  ")
     for validation in validations:
         printed = replace(validation, before=validation.before.printable, after=validation.after.printable)
         lines += ["", *_one(printed)]

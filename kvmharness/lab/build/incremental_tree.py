@@ -63,6 +63,7 @@ class Tree:
         touched."""
         patched = self._patched()
         for path in contents:
+            self._check_inside(path)
             if path not in patched:
                 text = _read(self.source / path)
                 if text is not None:
@@ -76,6 +77,11 @@ class Tree:
                 (self.source / path).unlink(missing_ok=True)
             elif _read(self.source / path) != wanted:
                 _write(self.source / path, wanted)
+
+    def _check_inside(self, path: str) -> None:
+        """LabError where a link leads from a path of the tree out of it."""
+        if not (self.source / path).parent.resolve().is_relative_to(self.source.resolve()):
+            raise LabError(f"{path} leads out of {self.source}")
 
     def _files(self, folder: str) -> Iterator[Path]:
         return (path for path in (self.source / folder).rglob("*") if path.is_file())

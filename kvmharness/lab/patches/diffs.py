@@ -20,6 +20,8 @@ _NOT_PLAIN = {
     "Binary files": "has no text of",
     "GIT binary patch": "has no text of",
 }
+# What git says of a symbolic link, and of a submodule, in place of a file.
+_NO_FILE = re.compile(r"(new file mode|index [0-9a-f]+\.\.[0-9a-f]+) (120000|160000)$")
 _EXTENDED = (
     *_NOT_PLAIN,
     "index ",
@@ -152,6 +154,8 @@ class _Reader:
             self._at += 1
         while (line := self._line(depth)).startswith(_EXTENDED):
             fault = next((does for words, does in _NOT_PLAIN.items() if line.startswith(words)), fault)
+            if _NO_FILE.match(line.rstrip()):
+                fault = "makes a link of"
             self._at += 1
         if line.startswith("--- ") and self._line(depth, 1).startswith("+++ "):
             old, new = line.removeprefix("--- "), self._line(depth, 1).removeprefix("+++ ")

@@ -15,18 +15,22 @@ _BETWEEN = re.compile(rb"^From [^\n]*\d\d:\d\d:\d\d[^\n]*\n(?=[!-9;-~]+:)", re.M
 # A text is a mail if one of these stands in its first paragraph. The page of an archive may begin with
 # words that look like a header ("Re: ...").
 _HEADERS = ("Subject", "From", "MIME-Version", "Content-Type")
+_AUTHOR = re.compile(r"From: (.*)\n")
 _PATCH_NAMES = (".patch", ".diff", ".txt")
 
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """A mail: its subject ("" where it has none), and its text, lines ended by a newline alone.
+    """A mail: its subject, and its text, lines ended by a newline alone; its author and Message-ID. What it
+    has not is "".
 
     Bytes that are no characters of the mail's encoding are surrogates, as os.fsdecode() makes them.
     """
 
     subject: str
     text: str
+    author: str = ""
+    message_id: str = ""
 
 
 def read(data: bytes) -> list[Mail]:
@@ -42,7 +46,12 @@ def _mail(data: bytes) -> Mail:
     message = message_from_bytes(data)
     if not any(header in message for header in _HEADERS):
         return Mail("", _plain(data.decode(errors="surrogateescape")))
-    return Mail(_subject(message), "\n".join(_plain(_text(part)) for part in _parts(message)))
+    text = "\n".join(_plain(_text(part)) for part in _parts(message))
+    message_id = _header(message, "Message-ID").strip("<> ")
+    # Who sends somebody else's patch names them in its first line (git-am(1)).
+    by_another = _AUTHOR.match(text.lstrip("\n"))
+    author = by_another[1].strip() if by_another else _header(message, "From")
+    return Mail(_header(message, "Subject"), text, author, message_id)
 
 
 def _parts(message: Message) -> Iterator[Message]:
@@ -66,8 +75,9 @@ def _text(part: Message) -> str:
         return data.decode(errors="surrogateescape")
 
 
-def _subject(message: Message) -> str:
-    raw = message.get("Subject", "")
+def _header(message: Message, name: str) -> str:
+    """A header, decoded, on one line; "" where there is none."""
+    raw = message.get(name, "")
     try:
         decoded = str(make_header(decode_header(raw)))
     except (HeaderParseError, LookupError, UnicodeError, ValueError):

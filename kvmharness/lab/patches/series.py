@@ -3,7 +3,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kvmharness.lab.patches import diffs, mails
 from kvmharness.lab.patches.diffs import Diff, FileDiff
@@ -12,6 +12,9 @@ _NUMBER = re.compile(r"\[[^]]*\b(\d+)/\d+\]")
 _REPLY = re.compile(r"(re|aw|antw)\s*:", re.IGNORECASE)
 # What the modules are made of, and what changes nothing about them.
 _SOURCES = ("arch/x86/kvm/", "arch/x86/include/", "include/", "virt/kvm/")
+_COMPILED = (".c", ".h", ".S")
+# Parts of a path that make and the shell take as they are.
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
 _NO_SOURCES = ("Documentation/", "tools/", "MAINTAINERS")
 
 
@@ -24,6 +27,7 @@ class Patch:
     """A patch of the mail number `mail`, whose subject is `title`; there it is `quoted` so many times.
 
     `passed_over` are files that the modules are not made of. One with a `fault` cannot be applied.
+    `scripts` are files that the build executes. `author` and `message_id` are the mail's.
     """
 
     title: str
@@ -32,6 +36,9 @@ class Patch:
     quoted: int = 0
     passed_over: tuple[str, ...] = ()
     fault: str = ""
+    scripts: tuple[str, ...] = ()
+    author: str = ""
+    message_id: str = ""
 
     @property
     def is_reply(self) -> bool:
@@ -42,17 +49,20 @@ class Patch:
 def read(data: bytes) -> list[Patch]:
     """The patches of a diff, a mail or a mailbox, in the order in which they stand there."""
     return [
-        _checked(diff, mail.subject, number)
+        replace(_checked(diff, mail.subject, number), author=mail.author, message_id=mail.message_id)
         for number, mail in enumerate(mails.read(data))
         for diff in diffs.read(mail.text)
     ]
 
 
-def choose(patches: Sequence[Patch], picks: Sequence[int] = ()) -> list[Patch]:
+def choose(
+    patches: Sequence[Patch], picks: Sequence[int] = (), *, build_scripts: bool = False
+) -> list[Patch]:
     """The patches of one file that are to be applied, in order.
 
     They are those with the numbers `picks`, from 1; without any, the only patch there is, or the series:
-    one patch a mail, in mails that answer none. PatchError when that does not say which.
+    one patch a mail, in mails that answer none. PatchError when that does not say which, and for one that
+    changes what the build executes, unless `build_scripts` allows it.
     """
     if not patches:
         raise PatchError("holds no patch")
@@ -63,9 +73,15 @@ def choose(patches: Sequence[Patch], picks: Sequence[int] = ()) -> list[Patch]:
     if not chosen:
         raise PatchError(f"holds {len(patches)} of them: choose with --pick N")
     for patch in chosen:
-        if patch.fault:
+        fault = patch.fault
+        if patch.scripts and not build_scripts and not fault:
+            fault = (
+                f"changes {', '.join(patch.scripts)}, which the build may execute: read it, and give "
+                "--allow-build-scripts"
+            )
+        if fault:
             which = f"patch {patches.index(patch) + 1} " if len(patches) > 1 else ""
-            raise PatchError(which + patch.fault)
+            raise PatchError(which + fault)
     return chosen
 
 
@@ -91,12 +107,14 @@ def _checked(diff: Diff, title: str, mail: int) -> Patch:
     fault = next(filter(None, faults), "")
     if not kept and not fault:
         fault = f"changes only {', '.join(over)}: KVM's modules are not made of that"
-    return Patch(title, tuple(kept), mail, diff.quoted, over, fault)
+    # What a compiler or an assembler reads; make and the shell may do anything with the rest.
+    scripts = tuple(file.path for file in kept if not file.path.endswith(_COMPILED))
+    return Patch(title, tuple(kept), mail, diff.quoted, over, fault, scripts)
 
 
 def _fault(file: FileDiff) -> str:
     parts = file.path.split("/")
-    if not file.path.startswith(_SOURCES) or ".." in parts:
+    if not file.path.startswith(_SOURCES) or not all(map(_PLAIN_NAME.fullmatch, parts)):
         return f"changes {file.path}: KVM's modules are not made of that"
     if parts[-1] == "Kconfig":
         return f"changes {file.path}: the kernel's configuration is fixed"

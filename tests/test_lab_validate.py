@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`lab validate`: what it says of a patch, and how to do it again; with a make and machines that are made
+up."""
+
+import hashlib
+import io
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from kvmharness.cli.main import main
+from kvmharness.judging.verdict import Expectation, Result, Verdict
+from kvmharness.lab import runs
+from kvmharness.lab.build.incremental_tree import Tree
+from kvmharness.lab.errors import LabError
+from kvmharness.lab.kernels import Kernel
+from kvmharness.lab.machines.machine import Machine
+from kvmharness.lab.patches import kept
+from kvmharness.lab.runs import Played
+from kvmharness.scenarios import Scenario
+from tests.made_up_builds import SPEC, needs_a_compiler
+from tests.made_up_kernels import put
+from tests.made_up_mails import DIFF, THREAD, mail
+
+pytestmark = needs_a_compiler
+
+
+@pytest.fixture
+def validated(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machines in which a kernel keeps a contract where its modules say "frozen", and nowhere else."""
+
+    def play_on(
+        kernel: Kernel, machine: Machine, scenarios: list[Scenario], expectation: Expectation
+    ) -> Played:
+        frozen = b"frozen" in (kernel.folder / "kvm.ko").read_bytes()
+        verdict = Verdict.PASS if frozen else Verdict.FAIL
+        return Played(tuple(Result(each.name, verdict, "", "x", 1, frozen, frozen) for each in scenarios), {})
+
+    monkeypatch.setattr(runs, "play_on", play_on)
+    monkeypatch.setattr("kvmharness.cli.lab_validate.check_emulator", lambda machine: None)
+
+
+def to_reproduce(text: str) -> list[str]:
+    """The words after the command's name that a validation says it can be done again with."""
+    _, _, last = text.partition("To reproduce:\n")
+    return shlex.split(last.partition("\n\n")[0].replace("\\\n", ""))[1:]
+
+
+@pytest.mark.usefixtures("validated")
+def test_validate_plays_on_the_kernel_with_the_patch_and_without(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    thread = str(put(tmp_path / "thread.txt", THREAD))
+    asked = ["--pick", "1", "--scenario", "young-restore", "--expect", "oliver-upton"]
+    assert main(["lab", "validate", SPEC, "--patch", thread, *asked, "--offline"]) == 0
+    text = capsys.readouterr().out
+    digits = hashlib.sha256(THREAD.encode()).hexdigest()[:16]
+    told = f"Tested with kvmharness: {thread} (sha256 {digits}, patch 1)"
+    assert told in " ".join(text.split())
+    assert ["young-restore", "broken", "kept", "yes"] in [line.split() for line in text.splitlines()]
+    assert to_reproduce(text) == ["lab", "validate", SPEC, "--patch", f"sha256:{digits}", *asked]
+    asked[1] = "2"
+    output = ("--output", str(tmp_path / "text"))
+    assert main(["lab", "validate", SPEC, "--patch", thread, *asked, "--offline", *output]) == 1
+    assert "does not follow oliver-upton: young-restore" in (tmp_path / "text").read_text()
+
+
+@pytest.mark.usefixtures("validated")
+@pytest.mark.parametrize("given", ["-", "a.patch"])
+def test_what_a_validation_says_to_reproduce_it_works_from_anywhere(
+    given: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    posted = mail(DIFF, Message_ID="<1@example.org>")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(posted.encode())))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.patch").write_text(posted)
+    (tmp_path / "mine.toml").write_text('[policy.mine]\nlike = "mainline-6.7"\nsummary = "x"\n')
+    by_own_policy = ("--expect", "mine", "--policy-file", "mine.toml")
+    asked = ["--patch", given, "--scenario", "young-restore", *by_own_policy]
+    assert main(["lab", "validate", SPEC, *asked, "--offline"]) == 0
+    text = capsys.readouterr().out
+    about = "[PATCH] clock: Leave frozen clocks alone (A. Developer <a@example.org>, <1@example.org>)"
+    assert f"Tested with kvmharness: {about}" in " ".join(text.split())
+    (tmp_path / "a.patch").unlink()
+    monkeypatch.chdir("/")
+    assert main([*to_reproduce(text), "--offline"]) == 0
+    again = capsys.readouterr().out
+    assert to_reproduce(again) == to_reproduce(text)
+    assert again.splitlines()[:3] == text.splitlines()[:3]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("sha256:0123456789abcdef", "the cache holds no patch sha256:0123456789abcdef: give its file"),
+        ("sha256:0123", "names no patch: expected sha256: and at least 16 digits"),
+        ("sha256:../../../etc/passwd", "names no patch"),
+    ],
+)
+def test_a_patch_that_is_not_kept_is_one_line(
+    tree: Tree, capsys: pytest.CaptureFixture[str], name: str, reason: str
+) -> None:
+    assert main(["lab", "build", SPEC, "--patch", name, "--offline"]) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_a_kept_patch_is_found_by_all_of_its_hash_and_not_by_anothers(cache_root: Path) -> None:
+    name = kept.keep(DIFF.encode())
+    whole = hashlib.sha256(DIFF.encode()).hexdigest()
+    for each in (name, f"sha256:{whole}", f"sha256:{whole.upper()}"):
+        assert kept.load(each) == DIFF.encode()
+    with pytest.raises(LabError, match="is another patch than"):
+        kept.load(f"sha256:{whole[:20]}{'0' * 20}")
