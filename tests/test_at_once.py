@@ -8,14 +8,14 @@ import threading
 import pytest
 
 from kvmharness import script
-from kvmharness.contract import NoWarpClaim, Status, check
+from kvmharness.contract import NoWarpClaim, Status
 from kvmharness.kvm import System
 from kvmharness.player import player, threads
 from kvmharness.script import CreateVcpu, GetClock, Operation, Run, RunTogether
 from kvmharness.trace import Event, Trace, from_played
 from tests.hand_worked import MS, create, judged, possible, run, set_offset, step, tsc, write
 
-CLAIM = NoWarpClaim("none", "meet")
+CLAIM = NoWarpClaim(text="none", seen="meet")
 
 
 def meet(at: int, *values: int, vcpus: tuple[int, ...] = (0, 1), error: str = "") -> Event:
@@ -90,7 +90,7 @@ def test_too_few_cpus_or_another_guest_are_refused() -> None:
 
 
 def status(event: Event) -> tuple[Status, str]:
-    finding = check(CLAIM, Trace("test", "test", (event,)))
+    finding = CLAIM.check(Trace("test", "test", (event,)))
     return finding.status, finding.reason
 
 

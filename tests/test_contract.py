@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from kvmharness.contract import Claim, Finding, Promptly, Status, check, check_all
+from kvmharness.contract import Finding, OffsetClaim, Promptly, Status, check_all
 from kvmharness.script import CreateVcpu, GetMsrs, GetTscOffset, Operation, Run, SetMsrs, SetTscOffset
 from kvmharness.trace import Bracket, Event, Trace
 
@@ -39,8 +39,8 @@ def restored(*after: Event, width: int = 1000) -> Trace:
     )
 
 
-GOES_ON = Claim(
-    "goes on",
+GOES_ON = OffsetClaim(
+    text="goes on",
     seen=("after",),
     expected=("write",),
     instead="before",
@@ -51,7 +51,7 @@ GOES_ON = Claim(
 def outcome(*after: Event) -> Finding:
     """What becomes of the claim that the vCPU, seen in these steps, goes on from the write."""
     claim = replace(GOES_ON, seen=tuple(each.operation.label for each in after))
-    return check(claim, restored(*after))
+    return claim.check(restored(*after))
 
 
 def test_a_reading_that_goes_on_from_the_write_keeps_the_contract() -> None:
@@ -126,7 +126,7 @@ def test_a_silent_guest_does_not_hide_what_another_reading_proves() -> None:
 
 def test_a_step_that_was_not_reached_leaves_it_undecided() -> None:
     claim = replace(GOES_ON, seen=("after", "guest"))
-    finding = check(claim, restored(read("after", 1060 * MS, 910 * MS)))
+    finding = claim.check(restored(read("after", 1060 * MS, 910 * MS)))
     assert (finding.status, finding.reason) == (Status.UNDECIDED, "step 'guest' was not reached")
 
 
@@ -134,14 +134,14 @@ def test_a_failed_write_leaves_it_undecided() -> None:
     trace = restored(read("after", 1060 * MS, 60 * MS))
     write = event(trace.events[2].operation, 1050 * MS, RESTORED, error="EINVAL")
     trace = Trace("test", "test", (*trace.events[:2], write, *trace.events[3:]))
-    finding = check(GOES_ON, trace)
+    finding = GOES_ON.check(trace)
     assert finding.status is Status.UNDECIDED
     assert finding.reason == "step 'write' failed with EINVAL"
 
 
 def test_a_trace_that_ended_early_leaves_it_undecided() -> None:
     trace = Trace("test", "test", restored().events[:1])
-    assert check(GOES_ON, trace).reason == "step 'before' was not reached"
+    assert GOES_ON.check(trace).reason == "step 'before' was not reached"
 
 
 def pair(v0: int, v1: int, *, second_write: int = 1055 * MS) -> Trace:
@@ -160,8 +160,8 @@ def pair(v0: int, v1: int, *, second_write: int = 1055 * MS) -> Trace:
     )
 
 
-TOGETHER = Claim(
-    "together",
+TOGETHER = OffsetClaim(
+    text="together",
     seen=("tsc-1",),
     expected=("tsc-0",),
     instead="write-1",
@@ -172,19 +172,19 @@ TOGETHER = Claim(
 
 def test_vcpus_that_share_an_offset_count_together() -> None:
     # 1101 - 1100 = 1 ms between the readings, and 1 ms between what they read.
-    assert check(TOGETHER, pair(100_050 * MS, 100_051 * MS)).status is Status.KEPT
+    assert TOGETHER.check(pair(100_050 * MS, 100_051 * MS)).status is Status.KEPT
 
 
 def test_vcpus_that_each_kept_their_own_value_do_not() -> None:
     # vCPU 1 was written 100.002 s at 1055 ms: 46 ms later it reads 100.048 s, 3 ms behind vCPU 0.
-    finding = check(TOGETHER, pair(100_050 * MS, 100_048 * MS))
+    finding = TOGETHER.check(pair(100_050 * MS, 100_048 * MS))
     assert finding.status is Status.BROKEN
     assert finding.reason.endswith("lower than required: each its own")
 
 
 def test_writes_too_far_apart_are_no_pair() -> None:
     # A player held up for half a second between the writes proves nothing about the kernel.
-    finding = check(TOGETHER, pair(100_050 * MS, 100_048 * MS, second_write=1600 * MS))
+    finding = TOGETHER.check(pair(100_050 * MS, 100_048 * MS, second_write=1600 * MS))
     assert finding.status is Status.UNDECIDED
     assert "550 ms apart" in finding.reason
 
@@ -203,7 +203,7 @@ def test_all_claims_of_a_script_that_was_not_prompt_are_undecided() -> None:
 def test_a_failed_write_among_a_pair_proves_nothing() -> None:
     trace = pair(100_050 * MS, 100_048 * MS)
     failed = replace(trace.events[3], error="ENOMEM")
-    finding = check(TOGETHER, replace(trace, events=(*trace.events[:3], failed, *trace.events[4:])))
+    finding = TOGETHER.check(replace(trace, events=(*trace.events[:3], failed, *trace.events[4:])))
     assert (finding.status, finding.reason) == (Status.UNDECIDED, "step 'write-1' failed with ENOMEM")
 
 
@@ -217,6 +217,6 @@ def test_offsets_that_wrapped_around_are_the_same_offset() -> None:
             read("after", 3, 0, width=4),
         ),
     )
-    claim = Claim("kept", seen=("after",), expected=("write",))
+    claim = OffsetClaim(text="kept", seen=("after",), expected=("write",))
     # A TSC of 0 read at host TSC 3 to 7 means an offset of -7 to -3, and -5 is among them.
-    assert check(claim, trace).status is Status.KEPT
+    assert claim.check(trace).status is Status.KEPT

@@ -3,7 +3,7 @@
 
 import pytest
 
-from kvmharness.contract import AnyClaim, HostTimeClaim, PageClaim, RealtimeClaim, Status, TimeClaim, check
+from kvmharness.contract import Claim, HostTimeClaim, PageClaim, RealtimeClaim, Status, TimeClaim
 from kvmharness.contract.clock import page_time
 from kvmharness.script import CreateVcpu, GetClock, GetTscKhz, ReadKvmclock, Run, SetClock
 from kvmharness.trace import Bracket, Event, Trace
@@ -19,12 +19,12 @@ def event(operation: object, host: int, *values: int, width: int = 1000, error: 
     return Event(operation, Bracket(host, host, host + width, host + width), values, error)  # type: ignore[arg-type]
 
 
-def status(claim: AnyClaim, *events: Event) -> Status:
-    return check(claim, Trace("test", "test", events)).status
+def status(claim: Claim, *events: Event) -> Status:
+    return claim.check(Trace("test", "test", events)).status
 
 
-def reason(claim: AnyClaim, *events: Event) -> str:
-    return check(claim, Trace("test", "test", events)).reason
+def reason(claim: Claim, *events: Event) -> str:
+    return claim.check(Trace("test", "test", events)).reason
 
 
 def page(host: int, *values: int) -> Event:
@@ -49,10 +49,11 @@ GUEST = event(Run(vcpu=0, label="guest"), 1010 * MS, 10 * MS)
     ],
 )
 def test_a_page_is_to_be_there_and_to_say_what_it_ought_to(values: tuple[int, ...], complaint: str) -> None:
-    claim = PageClaim("it is", "page", stable=True, stopped=False)
+    claim = PageClaim(text="it is", seen="page", stable=True, stopped=False)
     assert reason(claim, CREATE, page(1020 * MS, *values)) == complaint
     assert status(claim, CREATE) is Status.UNDECIDED
-    assert status(PageClaim("it is there", "page"), CREATE, page(1020 * MS, 2, 0, 0, *GHZ, 3)) is Status.KEPT
+    there = PageClaim(text="it is there", seen="page")
+    assert status(there, CREATE, page(1020 * MS, 2, 0, 0, *GHZ, 3)) is Status.KEPT
 
 
 def test_a_pages_time_is_its_own_and_the_cycles_since_at_its_rate() -> None:
@@ -72,7 +73,7 @@ def clock(label: str, host: int, *values: int) -> Event:
 
 def test_a_clock_goes_on_with_the_hosts_and_no_faster() -> None:
     # Created at 1000 ms; at 1010 ms and 1030 ms readings may be 1 % of the time since off, and 1000 ns.
-    claim = TimeClaim("it goes on", ("later",), "first")
+    claim = TimeClaim(text="it goes on", seen=("later",), expected="first")
     first = clock("first", 1010 * MS, 500 * MS, 0)
     assert status(claim, CREATE, first, clock("later", 1030 * MS, 520 * MS, 0)) is Status.KEPT
     assert status(claim, CREATE, first, clock("later", 1030 * MS, 520 * MS + 400_000, 0)) is Status.KEPT
@@ -83,7 +84,7 @@ def test_a_clock_goes_on_with_the_hosts_and_no_faster() -> None:
 
 
 def test_what_was_set_is_a_time_like_one_that_was_read_unless_it_was_refused() -> None:
-    claim = TimeClaim("it goes on", ("later",), "set")
+    claim = TimeClaim(text="it goes on", seen=("later",), expected="set")
     later = clock("later", 1030 * MS, 5_010 * MS, 0)
     was_set = event(SetClock(clock=5_000 * MS, label="set"), 1020 * MS, 5_000 * MS)
     assert status(claim, CREATE, was_set, later) is Status.KEPT
@@ -93,7 +94,7 @@ def test_what_was_set_is_a_time_like_one_that_was_read_unless_it_was_refused() -
 
 def test_a_guests_time_is_what_its_page_makes_of_the_tsc_that_it_read_last() -> None:
     # The guest read 10 ms at 1010 ms; its page was written at a TSC of 9 ms and a time of 509 ms: 510 ms.
-    claim = TimeClaim("it is the clock's", ("page",), "clock")
+    claim = TimeClaim(text="it is the clock's", seen=("page",), expected="clock")
     its = clock("clock", 1020 * MS, 520 * MS, 0)
     assert status(claim, CREATE, GUEST, page(1015 * MS, 2, 9 * MS, 509 * MS, *GHZ, 1), its) is Status.KEPT
     ahead = (CREATE, GUEST, page(1015 * MS, 2, 9 * MS, 511 * MS, *GHZ, 1), its)
@@ -105,7 +106,7 @@ def test_a_guests_time_is_what_its_page_makes_of_the_tsc_that_it_read_last() -> 
 
 def restored(after: int, real_after: int, *, width: int = 1000, error: str = "") -> Status:
     """A clock of 500 ms saved at 1010 ms, set at 1060 ms, and read at 1070 ms."""
-    claim = RealtimeClaim("it goes on", "saved", "set", "after")
+    claim = RealtimeClaim(text="it goes on", before="saved", by="set", after="after")
     return status(
         claim,
         CREATE,
@@ -127,14 +128,14 @@ def test_a_clock_that_is_set_with_the_real_time_goes_on_as_that_did() -> None:
 
 
 def test_a_kernel_that_tells_no_real_time_leaves_it_undecided() -> None:
-    claim = RealtimeClaim("it goes on", "saved", "set", "after")
+    claim = RealtimeClaim(text="it goes on", before="saved", by="set", after="after")
     bare = (
         clock("saved", 1010 * MS, 500 * MS, 2),
         event(SetClock(clock=0, label="set"), 1060 * MS, 0),
         clock("after", 1070 * MS, 0, 2),
     )
     assert status(claim, CREATE, *bare) is Status.UNDECIDED
-    tells = HostTimeClaim("it tells", "saved")
+    tells = HostTimeClaim(text="it tells", seen="saved")
     assert reason(tells, CREATE, *bare) == "step 'saved': KVM_GET_CLOCK returned flags 0x2"
     assert status(tells, CREATE, clock("saved", 1010 * MS, 500 * MS, 14, 7, 1010 * MS)) is Status.KEPT
     assert status(tells, CREATE) is Status.UNDECIDED
@@ -143,6 +144,8 @@ def test_a_kernel_that_tells_no_real_time_leaves_it_undecided() -> None:
 def test_a_label_of_another_operation_tells_no_time() -> None:
     # A file may say anything.
     strange = event(GetTscKhz(vcpu=0, label="page"), 1020 * MS, KHZ)
-    assert status(PageClaim("it is", "page"), CREATE, strange) is Status.UNDECIDED
-    assert status(TimeClaim("it is", ("page",), "page"), CREATE, strange) is Status.UNDECIDED
-    assert status(HostTimeClaim("it is", "page"), CREATE, strange) is Status.UNDECIDED
+    assert status(PageClaim(text="it is", seen="page"), CREATE, strange) is Status.UNDECIDED
+    assert (
+        status(TimeClaim(text="it is", seen=("page",), expected="page"), CREATE, strange) is Status.UNDECIDED
+    )
+    assert status(HostTimeClaim(text="it is", seen="page"), CREATE, strange) is Status.UNDECIDED

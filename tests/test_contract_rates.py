@@ -3,7 +3,7 @@
 
 from dataclasses import replace
 
-from kvmharness.contract import EndClaim, Finding, ForwardClaim, RateClaim, SameClaim, Status, check
+from kvmharness.contract import EndClaim, Finding, ForwardClaim, RateClaim, SameClaim, Status
 from kvmharness.script import CreateVcpu, GetMsrs, GetTscKhz, Operation, Run, SetMsrs, SetTscKhz
 from kvmharness.trace import Bracket, Event, Trace
 
@@ -31,16 +31,16 @@ def half_as_fast(counted: int, *, later: int = 1100 * MS, width: int = 1000) -> 
     )
 
 
-AT_HALF = RateClaim("it counts half as fast", first="write", last="guest", khz="khz", instead="create")
+AT_HALF = RateClaim(text="it counts half as fast", first="write", last="guest", khz="khz", instead="create")
 
 
 def test_a_guest_at_half_the_rate_counts_half_the_time_that_passed() -> None:
-    assert check(AT_HALF, half_as_fast(50 * MS)) == Finding(AT_HALF, Status.KEPT)
+    assert AT_HALF.check(half_as_fast(50 * MS)) == Finding(AT_HALF, Status.KEPT)
 
 
 def test_a_guest_that_counts_at_the_hosts_rate_instead_breaks_the_claim() -> None:
     # At most 100.001 ms passed, which make 50,000,500 cycles; with 1 % more and one, 50,500,506.
-    finding = check(AT_HALF, half_as_fast(100 * MS))
+    finding = AT_HALF.check(half_as_fast(100 * MS))
     assert (finding.status, finding.step) == (Status.BROKEN, 4)
     assert finding.reason == (
         "the TSC advanced 100000000 cycles from step 'write' to 'guest', 49499494 cycles (99.0 ms) more than "
@@ -49,12 +49,12 @@ def test_a_guest_that_counts_at_the_hosts_rate_instead_breaks_the_claim() -> Non
 
 
 def test_a_guest_that_stood_still_is_behind() -> None:
-    assert "less than at 500000 kHz" in check(AT_HALF, half_as_fast(0)).reason
+    assert "less than at 500000 kHz" in AT_HALF.check(half_as_fast(0)).reason
 
 
 def test_brackets_wider_than_the_difference_leave_the_rate_undecided() -> None:
     # The reading took as long as lay between: 100 to 200 ms make 50 to 100 ms at half the rate, too.
-    finding = check(AT_HALF, half_as_fast(100 * MS, width=100 * MS))
+    finding = AT_HALF.check(half_as_fast(100 * MS, width=100 * MS))
     assert (finding.status, finding.reason) == (
         Status.UNDECIDED,
         "too little time passed to tell the rates apart",
@@ -69,22 +69,22 @@ def test_a_tsc_that_stood_still_before_it_was_read_may_count_from_where_it_stopp
         event(GetMsrs(vcpu=0, indices=("TSC",), label="read"), 1060 * MS, 5),
         event(Run(vcpu=0, label="guest"), 1100 * MS, 5 + 100 * MS),
     )
-    claim = RateClaim("it goes on", first="read", last="guest", khz="create")
-    assert check(claim, stood).status is Status.BROKEN
-    assert check(replace(claim, stands_since="set"), stood).status is Status.KEPT
+    claim = RateClaim(text="it goes on", first="read", last="guest", khz="create")
+    assert claim.check(stood).status is Status.BROKEN
+    assert replace(claim, stands_since="set").check(stood).status is Status.KEPT
 
 
 def test_a_guest_that_is_ahead_by_less_than_its_entry_took_is_undecided() -> None:
     # Entered and left in 10 ms: held up for as long between its two clocks, KVM brings the TSC so far ahead.
     at_most = (110 * MS * 101 // 100 + 10 * MS) // 2
-    assert check(AT_HALF, half_as_fast(at_most, width=10 * MS)).status is Status.UNDECIDED
-    assert check(AT_HALF, half_as_fast(at_most + 2, width=10 * MS)).status is Status.BROKEN
+    assert AT_HALF.check(half_as_fast(at_most, width=10 * MS)).status is Status.UNDECIDED
+    assert AT_HALF.check(half_as_fast(at_most + 2, width=10 * MS)).status is Status.BROKEN
 
 
 def test_a_rate_that_was_refused_proves_nothing() -> None:
     played = half_as_fast(50 * MS)
     refused = event(SetTscKhz(vcpu=0, khz=500_000, label="khz"), 950 * MS, 500_000, error="EINVAL")
-    finding = check(AT_HALF, trace(played.events[0], refused, *played.events[2:]))
+    finding = AT_HALF.check(trace(played.events[0], refused, *played.events[2:]))
     assert (finding.status, finding.reason) == (Status.UNDECIDED, "step 'khz' failed with EINVAL")
 
 
@@ -98,24 +98,24 @@ def readings(*values: tuple[int, ...]) -> Trace:
     )
 
 
-FORWARD = ForwardClaim("its TSC never runs backwards", seen=("guest-0", "guest-1"))
+FORWARD = ForwardClaim(text="its TSC never runs backwards", seen=("guest-0", "guest-1"))
 
 
 def test_readings_that_stand_still_or_go_on_do_not_run_backwards() -> None:
-    assert check(FORWARD, readings((1, 2), (2, 3))).status is Status.KEPT
+    assert FORWARD.check(readings((1, 2), (2, 3))).status is Status.KEPT
     # Around the end of 64 bits it goes on as well.
-    assert check(FORWARD, readings((2**64 - 2,), (1,))).status is Status.KEPT
+    assert FORWARD.check(readings((2**64 - 2,), (1,))).status is Status.KEPT
 
 
 def test_one_cycle_backwards_breaks_it_between_runs_and_within_one() -> None:
-    between = check(FORWARD, readings((1, 5), (4, 6)))
+    between = FORWARD.check(readings((1, 5), (4, 6)))
     assert (between.status, between.step) == (Status.BROKEN, 3)
     assert between.reason == "step 'guest-1' read TSC 4, 1 cycles behind the 5 of step 'guest-0'"
-    assert check(FORWARD, readings((1,), (5, 4))).status is Status.BROKEN
+    assert FORWARD.check(readings((1,), (5, 4))).status is Status.BROKEN
 
 
 def test_a_guest_that_read_nothing_leaves_it_open() -> None:
-    finding = check(FORWARD, readings((1,), ()))
+    finding = FORWARD.check(readings((1,), ()))
     assert (finding.status, finding.reason) == (Status.UNDECIDED, "step 'guest-1' read nothing")
 
 
@@ -127,17 +127,22 @@ def answers(before: int, after: int, error: str = "") -> Trace:
 
 
 def test_an_answer_that_stays_is_kept_and_one_that_changed_is_broken() -> None:
-    same = SameClaim("it stays", seen="after", expected="before")
-    assert check(same, answers(5, 5)).status is Status.KEPT
-    finding = check(same, answers(5, 6))
+    same = SameClaim(text="it stays", seen="after", expected="before")
+    assert same.check(answers(5, 5)).status is Status.KEPT
+    finding = same.check(answers(5, 6))
     assert (finding.status, finding.step) == (Status.BROKEN, 2)
     assert finding.reason == "step 'after' returned 6, step 'before' 5"
-    assert check(same, answers(5, 5, "EINVAL")).reason == "step 'after' read nothing EINVAL"
+    assert same.check(answers(5, 5, "EINVAL")).reason == "step 'after' read nothing EINVAL"
 
 
 def test_an_end_that_was_not_reached_is_open() -> None:
-    claim = EndClaim("it is refused", seen="last", errors=("EINVAL",))
-    assert check(claim, answers(5, 5)).status is Status.UNDECIDED
+    claim = EndClaim(text="it is refused", seen="last", errors=("EINVAL",))
+    assert claim.check(answers(5, 5)).status is Status.UNDECIDED
     refused = answers(5, 5, "EINVAL")
-    assert check(EndClaim("it is refused", "after", ("EINVAL",)), refused).status is Status.KEPT
-    assert check(EndClaim("it is accepted", "after"), refused).reason == "step 'after' failed with EINVAL"
+    assert (
+        EndClaim(text="it is refused", seen="after", errors=("EINVAL",)).check(refused).status is Status.KEPT
+    )
+    assert (
+        EndClaim(text="it is accepted", seen="after").check(refused).reason
+        == "step 'after' failed with EINVAL"
+    )

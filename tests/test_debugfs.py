@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kvmharness import script
-from kvmharness.contract import Claim, Status, check
+from kvmharness.contract import OffsetClaim, Status
 from kvmharness.kvm import System
 from kvmharness.model.state import Host
 from kvmharness.player import player, stage
@@ -184,11 +184,11 @@ def test_with_an_unstable_tsc_nothing_is_asked_of_what_is_shown() -> None:
 # A contract
 
 
-CLAIM = Claim("the vCPU goes on", seen=("offset", "tsc"), expected=("write",), instead="create")
+CLAIM = OffsetClaim(text="the vCPU goes on", seen=("offset", "tsc"), expected=("write",), instead="create")
 
 
 def found(*events: Event) -> Status:
-    return check(CLAIM, Trace("test", "release", events)).status
+    return CLAIM.check(Trace("test", "release", events)).status
 
 
 def labelled(event: Event, label: str) -> Event:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from kvmharness import script
-from kvmharness.contract import Claim, ReadsClaim, Status, check, check_all
+from kvmharness.contract import OffsetClaim, ReadsClaim, Status, check_all
 from kvmharness.kvm import Exit, KvmError, System, Vcpu, ioctls
 from kvmharness.player import player
 from kvmharness.player.threads import PlayerError
@@ -140,7 +140,7 @@ def test_a_guest_whose_instruction_a_cpu_may_refuse_may_end_anyhow() -> None:
     assert possible(created, ran(1010 * MS, exits=(GuestExit("INTERNAL_ERROR", 1),)))
 
 
-CLAIM = Claim("a guest reads its TSC", seen=("run",), expected=("create",))
+CLAIM = OffsetClaim(text="a guest reads its TSC", seen=("run",), expected=("create",))
 
 
 def trace(*events: Event) -> Trace:
@@ -149,8 +149,8 @@ def trace(*events: Event) -> Trace:
 
 def test_a_claim_says_that_the_deadline_came() -> None:
     played = trace(ran(1010 * MS, exits=(INTR,)))
-    for claim in (CLAIM, ReadsClaim("it reads", seen="run")):
-        for finding in (check(claim, played), *check_all([claim], played)):
+    for claim in (CLAIM, ReadsClaim(text="it reads", seen="run")):
+        for finding in (claim.check(played), *check_all([claim], played)):
             assert finding.status is Status.UNDECIDED
             assert finding.reason == "the guest of step 'run' read nothing: its deadline came"
 
@@ -164,15 +164,15 @@ def test_userspace_is_entitled_to_a_guest_that_survives() -> None:
 
 
 def test_what_a_kvm_can_do_is_not_told_by_a_guest_that_did_not_survive() -> None:
-    finding = check(CLAIM, trace(ran(1010 * MS, exits=(SHUTDOWN,))))
+    finding = CLAIM.check(trace(ran(1010 * MS, exits=(SHUTDOWN,))))
     assert finding.status is Status.UNDECIDED
     assert finding.reason.endswith("read nothing: KVM_RUN came back with SHUTDOWN")
 
 
 def test_an_instruction_that_is_refused_is_missing_and_the_exit_is_named() -> None:
-    claim = ReadsClaim("RDTSCP", seen="run")
-    assert check(claim, trace(ran(1010 * MS, exits=(IO,)))).status is Status.BROKEN
-    finding = check(claim, trace(ran(1010 * MS, exits=(GuestExit("INTERNAL_ERROR", 1),))))
+    claim = ReadsClaim(text="RDTSCP", seen="run")
+    assert claim.check(trace(ran(1010 * MS, exits=(IO,)))).status is Status.BROKEN
+    finding = claim.check(trace(ran(1010 * MS, exits=(GuestExit("INTERNAL_ERROR", 1),))))
     assert finding.status is Status.BROKEN
     assert finding.reason.endswith("KVM_RUN came back with INTERNAL_ERROR (0x1)")
 

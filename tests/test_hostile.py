@@ -21,7 +21,7 @@ import pytest
 
 from kvmharness import script
 from kvmharness.cli.main import main
-from kvmharness.contract import ClockClaim, Status, check
+from kvmharness.contract import ClockClaim, Status
 from kvmharness.model.arithmetic import cycles
 from kvmharness.report import FORMATS
 from kvmharness.trace import MAX_IN_A_FILE, Bracket, Event, Trace, TraceError, from_lines, to_lines
@@ -175,9 +175,9 @@ def test_a_line_that_is_nested_too_deeply_is_named(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_label_on_another_operation_than_the_claims_leaves_it_undecided() -> None:
-    claim = ClockClaim("the clock is stable", seen="clock", stable=True)
+    claim = ClockClaim(text="the clock is stable", seen="clock", stable=True)
     odd = Event(script.GetTscKhz(vcpu=0, label="clock"), Bracket(1, 1, 1, 1), (2_000_000,))
-    assert check(claim, Trace("a", "", (odd,))).status is Status.UNDECIDED
+    assert claim.check(Trace("a", "", (odd,))).status is Status.UNDECIDED
 
 
 def test_no_khz_are_no_cycles_and_no_endless_loop() -> None:

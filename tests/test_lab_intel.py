@@ -113,7 +113,18 @@ def only_value(event: Event) -> int:
 @ONE_OR_BOTH
 def test_with_tsc_scaling_a_guest_counts_at_its_own_rate(intel_kernel: Find, spec: str, policy: str) -> None:
     rates = (-500_000, 1_000_000)
-    scripts = [Scenario(f"at {ppm} ppm", "", "", "", (), at_another_rate(ppm), ()) for ppm in rates]
+    scripts = [
+        Scenario(
+            name=f"at {ppm} ppm",
+            contract="",
+            source="",
+            consequence="",
+            needs=(),
+            script=at_another_rate(ppm),
+            claims=(),
+        )
+        for ppm in rates
+    ]
     session = play.play(intel_kernel(spec), INTEL, scripts)
     host = capabilities.host_facts(session.probe)
     assert host.khz is not None

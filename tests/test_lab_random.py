@@ -24,7 +24,10 @@ def test_random_scripts_are_possible_under_a_kernels_own_policy_and_many_not_und
     kernel: Callable[[str], Kernel], spec: str, own: str
 ) -> None:
     scripts = {f"random-{seed}": random_script(seed) for seed in range(30)}
-    scenarios = [Scenario(name, "", "", "", (), script, ()) for name, script in scripts.items()]
+    scenarios = [
+        Scenario(name=name, contract="", source="", consequence="", needs=(), script=script, claims=())
+        for name, script in scripts.items()
+    ]
     session = play.play(kernel(spec), AMD, scenarios)
     host = capabilities.host_facts(session.probe)
 

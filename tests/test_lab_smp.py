@@ -103,7 +103,7 @@ def test_vcpus_that_are_apart_see_warps_and_those_that_are_together_none(kernel:
     meet = RunTogether(vcpus=(0, 1), ns=300_000_000)
     apart = [SetTscOffset(vcpu=vcpu, offset=vcpu * 10**9) for vcpu in (0, 1)]
     scenarios = [
-        Scenario(name, "", "", "", (), steps, ())
+        Scenario(name=name, contract="", source="", consequence="", needs=(), script=steps, claims=())
         for name, steps in (("together", (*pair, meet)), ("apart", (*pair, *apart, meet)))
     ]
     for _ in range(10):

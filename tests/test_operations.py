@@ -13,7 +13,7 @@ from kvmharness.script import OPERATIONS
 
 ROOT = Path(kvmharness.__file__).parent
 # The catalogue and the probe are scripts: they are made of operations.
-SCRIPTS = ("scenarios/", "judging/capabilities.py", "explore/")
+SCRIPTS = ("scenarios/", "judging/probe.py", "explore/")
 TREES = {
     name: ast.parse(path.read_text())
     for path in sorted(ROOT.rglob("*.py"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kvmharness.contract import Status, check
+from kvmharness.contract import Status
 from kvmharness.judging import capabilities, kvm
 from kvmharness.judging.identity import Identity, identify
 from kvmharness.judging.judge import judge, judge_probe
@@ -275,7 +275,7 @@ def test_a_player_that_was_held_up_proves_nothing(name: str, label: str) -> None
     # Two seconds late the VM is young no longer, and a kernel before 6.7 keeps the written value too.
     scenario = SCENARIOS[name]
     trace = play(name, scenario.script, "mainline-before-6.7", held_up=(label, 2 * 10**9))
-    finding = check(scenario.claims[0], trace)
+    finding = scenario.claims[0].check(trace)
     assert finding.status is Status.UNDECIDED
     assert "too far to say anything about the kernel" in finding.reason
     assert judged(scenario, trace, probe("mainline-before-6.7")).verdict is Verdict.INCONCLUSIVE

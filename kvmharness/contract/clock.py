@@ -8,7 +8,7 @@ clock KVM counts cycles, at a rate that it knows to 1 % at the worst.
 
 from dataclasses import dataclass
 
-from kvmharness.contract.finding import Finding, Status
+from kvmharness.contract.finding import Claim, Finding
 from kvmharness.contract.rate import TOLERANCE_PPM
 from kvmharness.model.interval import Interval, signed
 from kvmharness.script import (
@@ -18,129 +18,119 @@ from kvmharness.script import (
 from kvmharness.trace import Bracket, Event, Trace
 
 
-@dataclass(frozen=True, slots=True)
-class PageClaim:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageClaim(Claim):
     """The kvmclock page that the step labelled `seen` reads has these flags.
 
     `stable` is PVCLOCK_TSC_STABLE_BIT, `stopped` PVCLOCK_GUEST_STOPPED; None allows either. The page must
     have been written: its version is even and not 0.
     """
 
-    text: str
     seen: str
     stable: bool | None = None
     stopped: bool | None = None
 
+    def check(self, trace: Trace) -> Finding:
+        """Check what the page says."""
+        for number, event in enumerate(trace.events, 1):
+            version, flags = event.value("version"), event.value("flags")
+            if event.operation.label == self.seen and version is not None and flags is not None:
+                said = ""
+                if version == 0 or version % 2:
+                    said = (
+                        "version 0: KVM never wrote the page"
+                        if not version
+                        else f"version {version}, which is odd"
+                    )
+                for wanted, bit, name in (
+                    (self.stable, PVCLOCK_TSC_STABLE_BIT, "PVCLOCK_TSC_STABLE_BIT"),
+                    (self.stopped, PVCLOCK_GUEST_STOPPED, "PVCLOCK_GUEST_STOPPED"),
+                ):
+                    if wanted is not None and bool(flags & bit) is not wanted:
+                        said = said or f"flags {flags:#x}, {'without' if wanted else 'with'} {name}"
+                if said:
+                    return self.broken(f"step {self.seen!r} read {said}", number)
+                return self.kept()
+        return self.undecided(f"step {self.seen!r} was not reached")
 
-@dataclass(frozen=True, slots=True)
-class TimeClaim:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeClaim(Claim):
     """The VM's time continues from the step labelled `expected` to the steps labelled `seen`.
 
     For a step that reads a kvmclock page, the time is what the guest computes from it and its last TSC.
     """
 
-    text: str
     seen: tuple[str, ...]
     expected: str
 
+    def check(self, trace: Trace) -> Finding:
+        """Check that the times agree."""
+        steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
+        apart = {}
+        for label in (self.expected, *self.seen):
+            found = _apart(trace, steps[label]) if label in steps else None
+            if found is None:
+                return self.undecided(f"step {label!r} reported no time")
+            apart[label] = found
+        for label in self.seen:
+            gap = apart[self.expected].gap(apart[label])
+            if gap:
+                late = f"{abs(gap) / 1e6:.3f} ms {'ahead of' if gap > 0 else 'behind'} step {self.expected!r}"
+                return self.broken(f"step {label!r} reported a time {late}", steps[label])
+        return self.kept()
 
-@dataclass(frozen=True, slots=True)
-class RealtimeClaim:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RealtimeClaim(Claim):
     """Between two KVM_GET_CLOCK the VM's time advanced as much as the host's real time.
 
     `before` and `after` are the labels of the two, `by` is that of the KVM_SET_CLOCK between them.
     """
 
-    text: str
     before: str
     by: str
     after: str
 
+    def check(self, trace: Trace) -> Finding:
+        """Check that the VM's time advanced with the host's, save for the duration of the KVM_SET_CLOCK."""
+        events = {event.operation.label: event for event in trace.events}
+        steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
+        before, by, after = (events.get(label) for label in (self.before, self.by, self.after))
+        if not (before and by and after) or by.error:
+            return self.undecided("a step was not reached, or failed")
+        clock, realtime = (_passed(before, after, name) for name in ("clock", "realtime"))
+        if clock is None or realtime is None:
+            return self.undecided("KVM_GET_CLOCK reported no real time")
+        passed = after.bracket.ns_after - before.bracket.ns_before
+        slack = passed * TOLERANCE_PPM // 1_000_000 + by.bracket.ns_after - by.bracket.ns_before
+        if abs(clock - realtime) <= slack:
+            return self.kept()
+        said = f"the VM's time advanced by {clock / 1e6:.3f} ms, the host's by {realtime / 1e6:.3f} ms"
+        return self.broken(said, steps[self.after])
 
-@dataclass(frozen=True, slots=True)
-class HostTimeClaim:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostTimeClaim(Claim):
     """The KVM_GET_CLOCK labelled `seen` also reports the host's real time and TSC."""
 
-    text: str
     seen: str
 
-
-def check_page(claim: PageClaim, trace: Trace) -> Finding:
-    """Check what the page says."""
-    for number, event in enumerate(trace.events, 1):
-        version, flags = event.value("version"), event.value("flags")
-        if event.operation.label == claim.seen and version is not None and flags is not None:
-            said = ""
-            if version == 0 or version % 2:
-                said = (
-                    "version 0: KVM never wrote the page"
-                    if not version
-                    else f"version {version}, which is odd"
-                )
-            for wanted, bit, name in (
-                (claim.stable, PVCLOCK_TSC_STABLE_BIT, "PVCLOCK_TSC_STABLE_BIT"),
-                (claim.stopped, PVCLOCK_GUEST_STOPPED, "PVCLOCK_GUEST_STOPPED"),
-            ):
-                if wanted is not None and bool(flags & bit) is not wanted:
-                    said = said or f"flags {flags:#x}, {'without' if wanted else 'with'} {name}"
-            if said:
-                return Finding(claim, Status.BROKEN, f"step {claim.seen!r} read {said}", number)
-            return Finding(claim, Status.KEPT)
-    return Finding(claim, Status.UNDECIDED, f"step {claim.seen!r} was not reached")
-
-
-def check_time(claim: TimeClaim, trace: Trace) -> Finding:
-    """Check that the times agree."""
-    steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
-    apart = {}
-    for label in (claim.expected, *claim.seen):
-        found = _apart(trace, steps[label]) if label in steps else None
-        if found is None:
-            return Finding(claim, Status.UNDECIDED, f"step {label!r} reported no time")
-        apart[label] = found
-    for label in claim.seen:
-        gap = apart[claim.expected].gap(apart[label])
-        if gap:
-            late = f"{abs(gap) / 1e6:.3f} ms {'ahead of' if gap > 0 else 'behind'} step {claim.expected!r}"
-            return Finding(claim, Status.BROKEN, f"step {label!r} reported a time {late}", steps[label])
-    return Finding(claim, Status.KEPT)
-
-
-def check_realtime(claim: RealtimeClaim, trace: Trace) -> Finding:
-    """Check that the VM's time advanced with the host's, save for the duration of the KVM_SET_CLOCK."""
-    events = {event.operation.label: event for event in trace.events}
-    steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
-    before, by, after = (events.get(label) for label in (claim.before, claim.by, claim.after))
-    if not (before and by and after) or by.error:
-        return Finding(claim, Status.UNDECIDED, "a step was not reached, or failed")
-    clock, realtime = (_passed(before, after, name) for name in ("clock", "realtime"))
-    if clock is None or realtime is None:
-        return Finding(claim, Status.UNDECIDED, "KVM_GET_CLOCK reported no real time")
-    passed = after.bracket.ns_after - before.bracket.ns_before
-    slack = passed * TOLERANCE_PPM // 1_000_000 + by.bracket.ns_after - by.bracket.ns_before
-    if abs(clock - realtime) <= slack:
-        return Finding(claim, Status.KEPT)
-    said = f"the VM's time advanced by {clock / 1e6:.3f} ms, the host's by {realtime / 1e6:.3f} ms"
-    return Finding(claim, Status.BROKEN, said, steps[claim.after])
+    def check(self, trace: Trace) -> Finding:
+        """Check that the host's time was reported."""
+        for number, event in enumerate(trace.events, 1):
+            flags = event.value("clock_flags")
+            if event.operation.label == self.seen and flags is not None and not event.error:
+                if event.value("host_tsc") is not None:
+                    return self.kept()
+                return self.broken(f"step {self.seen!r}: KVM_GET_CLOCK returned flags {flags:#x}", number)
+        return self.undecided(f"step {self.seen!r} was not reached, or failed")
 
 
 def _passed(before: Event, after: Event, name: str) -> int | None:
     """How much a value grew from one step to the other; None if one of them has no value of that name."""
     first, last = before.value(name), after.value(name)
     return None if first is None or last is None else signed(last - first)
-
-
-def check_host_time(claim: HostTimeClaim, trace: Trace) -> Finding:
-    """Check that the host's time was reported."""
-    for number, event in enumerate(trace.events, 1):
-        flags = event.value("clock_flags")
-        if event.operation.label == claim.seen and flags is not None and not event.error:
-            if event.value("host_tsc") is not None:
-                return Finding(claim, Status.KEPT)
-            return Finding(
-                claim, Status.BROKEN, f"step {claim.seen!r}: KVM_GET_CLOCK returned flags {flags:#x}", number
-            )
-    return Finding(claim, Status.UNDECIDED, f"step {claim.seen!r} was not reached, or failed")
 
 
 def _apart(trace: Trace, number: int) -> Interval | None:

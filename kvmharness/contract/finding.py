@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The result of checking a claim."""
+"""What a claim is, and the result of checking it."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
 
-from kvmharness.trace import Event
+from kvmharness.trace import Event, Trace
 
 
 class Status(Enum):
@@ -16,19 +16,34 @@ class Status(Enum):
     UNDECIDED = "undecided"
 
 
-class AClaim(Protocol):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim(ABC):
     """One thing userspace is entitled to; `text` says it in words."""
 
-    @property
-    def text(self) -> str:
-        """The claim in words."""
+    text: str
+
+    @abstractmethod
+    def check(self, trace: Trace) -> "Finding":
+        """Check it on a trace."""
+
+    def kept(self) -> "Finding":
+        """The finding that it holds."""
+        return Finding(self, Status.KEPT)
+
+    def broken(self, reason: str, step: int) -> "Finding":
+        """The finding that it does not hold, why, and the step that shows it."""
+        return Finding(self, Status.BROKEN, reason, step)
+
+    def undecided(self, reason: str, step: int = 0) -> "Finding":
+        """The finding that nothing can be said, and why."""
+        return Finding(self, Status.UNDECIDED, reason, step)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """A claim's status, the reason in words ("" if kept), and the step that shows it (from 1; 0: none)."""
 
-    claim: AClaim
+    claim: Claim
     status: Status
     reason: str = ""
     step: int = 0

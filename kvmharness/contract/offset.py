@@ -13,15 +13,15 @@ claim (`instead`). A claim is
 
 from dataclasses import dataclass
 
-from kvmharness.contract.finding import Finding, Status, read_nothing
+from kvmharness.contract.finding import Claim, Finding, read_nothing
 from kvmharness.contract.promptly import TOGETHER_NS, Promptly, held_up
 from kvmharness.model.arithmetic import duration
 from kvmharness.model.interval import Interval, signed
 from kvmharness.trace import Event, Trace
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OffsetClaim(Claim):
     """One thing userspace is entitled to.
 
     `text` says it in words. `seen` and `expected` are labels of steps whose offsets must agree; of
@@ -31,13 +31,86 @@ class Claim:
     if they do not, the claim is undecided.
     """
 
-    text: str
     seen: tuple[str, ...]
     expected: tuple[str, ...]
     instead: str = ""
     otherwise: str = ""
     together: tuple[str, ...] = ()
     within_ns: int = TOGETHER_NS
+
+    def check(self, trace: Trace) -> Finding:
+        """Check that the offsets agree."""
+        steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
+        events = {event.operation.label: event for event in trace.events}
+        expected = self._unmet_condition(events) or self._expected(events)
+        if isinstance(expected, str):
+            return self.undecided(expected)
+        instead = implied_offset(events[self.instead]) if self.instead else None
+        readings = {
+            label: offsets
+            for label in self.seen
+            if label in events and (offsets := read_offsets(events[label]))
+        }
+        for label, offsets in readings.items():
+            for seen in offsets:
+                if seen.intersection(expected) is None:
+                    reason = _broken(trace, events[label], seen, expected.gap(seen))
+                    if instead is not None and self.otherwise and seen.intersection(instead) is not None:
+                        reason += f": {self.otherwise}"
+                    return self.broken(reason, steps[label])
+        for label, offsets in readings.items():
+            if instead is not None and offsets[-1].intersection(instead) is not None:
+                width = events[label].bracket.width
+                reason = (
+                    f"the brackets are too wide: the offset of step {label!r} is known only to {width} cycles"
+                )
+                return self.undecided(reason, steps[label])
+        unread = self._unread(events, set(readings))
+        return self.undecided(unread) if unread else self.kept()
+
+    def _unread(self, events: dict[str, Event], read: set[str]) -> str:
+        """Why readings are missing, or "".
+
+        A kernel may lack the offset attribute. But a guest must run, and one step must read something.
+        """
+        errors = set()
+        for label in self.seen:
+            if label not in events:
+                return f"step {label!r} was not reached"
+            if events[label].operation.by_guest and label not in read:
+                return f"the guest of {read_nothing(events[label])}"
+            errors.add(events[label].error)
+        why = "/".join(sorted(errors - {""}))
+        return "" if read else f"none of the steps {', '.join(self.seen)} read anything {why}".rstrip()
+
+    def _unmet_condition(self, events: dict[str, Event]) -> str:
+        """Why the claim does not apply, or ""."""
+        if self.instead and self.instead not in events:
+            return f"step {self.instead!r} was not reached"
+        if self.instead and events[self.instead].error:
+            return f"step {self.instead!r} failed with {events[self.instead].error}"
+        if self.together:
+            first, last = self.together
+            return held_up(Promptly(first, last, self.within_ns), events)
+        return ""
+
+    def _expected(self, events: dict[str, Event]) -> Interval | str:
+        """The offset that the claim expects, or why it is not known."""
+        expected: Interval | None = None
+        errors = []
+        for label in self.expected:
+            if label not in events:
+                return f"step {label!r} was not reached"
+            offsets = read_offsets(events[label])
+            if not offsets:
+                error = events[label].error
+                errors.append(f"step {label!r} failed with {error}" if error else read_nothing(events[label]))
+            for offset in offsets:
+                both = offset if expected is None else expected.intersection(offset)
+                if both is None:
+                    return f"the steps {' and '.join(self.expected)} disagree with each other"
+                expected = both
+        return "; ".join(errors) if expected is None else expected
 
 
 def implied_offset(event: Event) -> Interval | None:
@@ -62,82 +135,6 @@ def read_offsets(event: Event) -> list[Interval]:
     """The offsets that a step read, and that debugfs showed after it; the most exact one is last."""
     found = (None if event.error else implied_offset(event), shown_offset(event))
     return [each for each in found if each]
-
-
-def check(claim: Claim, trace: Trace) -> Finding:
-    """Check that the offsets agree."""
-    steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
-    events = {event.operation.label: event for event in trace.events}
-    expected = _unmet_condition(claim, events) or _expected(claim, events)
-    if isinstance(expected, str):
-        return Finding(claim, Status.UNDECIDED, expected)
-    instead = implied_offset(events[claim.instead]) if claim.instead else None
-    readings = {
-        label: offsets for label in claim.seen if label in events and (offsets := read_offsets(events[label]))
-    }
-    for label, offsets in readings.items():
-        for seen in offsets:
-            if seen.intersection(expected) is None:
-                reason = _broken(trace, events[label], seen, expected.gap(seen))
-                if instead is not None and claim.otherwise and seen.intersection(instead) is not None:
-                    reason += f": {claim.otherwise}"
-                return Finding(claim, Status.BROKEN, reason, steps[label])
-    for label, offsets in readings.items():
-        if instead is not None and offsets[-1].intersection(instead) is not None:
-            width = events[label].bracket.width
-            reason = (
-                f"the brackets are too wide: the offset of step {label!r} is known only to {width} cycles"
-            )
-            return Finding(claim, Status.UNDECIDED, reason, steps[label])
-    unread = _unread(claim, events, set(readings))
-    return Finding(claim, Status.UNDECIDED, unread) if unread else Finding(claim, Status.KEPT)
-
-
-def _unread(claim: Claim, events: dict[str, Event], read: set[str]) -> str:
-    """Why readings are missing, or "".
-
-    A kernel may lack the offset attribute. But a guest must run, and one step must read something.
-    """
-    errors = set()
-    for label in claim.seen:
-        if label not in events:
-            return f"step {label!r} was not reached"
-        if events[label].operation.by_guest and label not in read:
-            return f"the guest of {read_nothing(events[label])}"
-        errors.add(events[label].error)
-    why = "/".join(sorted(errors - {""}))
-    return "" if read else f"none of the steps {', '.join(claim.seen)} read anything {why}".rstrip()
-
-
-def _unmet_condition(claim: Claim, events: dict[str, Event]) -> str:
-    """Why the claim does not apply, or ""."""
-    if claim.instead and claim.instead not in events:
-        return f"step {claim.instead!r} was not reached"
-    if claim.instead and events[claim.instead].error:
-        return f"step {claim.instead!r} failed with {events[claim.instead].error}"
-    if claim.together:
-        first, last = claim.together
-        return held_up(Promptly(first, last, claim.within_ns), events)
-    return ""
-
-
-def _expected(claim: Claim, events: dict[str, Event]) -> Interval | str:
-    """The offset that the claim expects, or why it is not known."""
-    expected: Interval | None = None
-    errors = []
-    for label in claim.expected:
-        if label not in events:
-            return f"step {label!r} was not reached"
-        offsets = read_offsets(events[label])
-        if not offsets:
-            error = events[label].error
-            errors.append(f"step {label!r} failed with {error}" if error else read_nothing(events[label]))
-        for offset in offsets:
-            both = offset if expected is None else expected.intersection(offset)
-            if both is None:
-                return f"the steps {' and '.join(claim.expected)} disagree with each other"
-            expected = both
-    return "; ".join(errors) if expected is None else expected
 
 
 def _broken(trace: Trace, event: Event, seen: Interval, gap: int) -> str:

@@ -8,7 +8,7 @@ brackets.
 
 from dataclasses import dataclass
 
-from kvmharness.contract.finding import Finding, Status, read_nothing
+from kvmharness.contract.finding import Claim, Finding, read_nothing
 from kvmharness.model.arithmetic import duration
 from kvmharness.model.interval import signed
 from kvmharness.trace import Event, Trace
@@ -18,8 +18,8 @@ from kvmharness.trace import Event, Trace
 TOLERANCE_PPM = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class RateClaim:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateClaim(Claim):
     """A TSC counts at a rate from the step labelled `first` to the step labelled `last`.
 
     Both write or read a TSC, of one vCPU or of two that should count together. `khz` is the label of the
@@ -28,56 +28,75 @@ class RateClaim:
     since the step `stands_since`; KVM then makes up for the time since that step.
     """
 
-    text: str
     first: str
     last: str
     khz: str
     instead: str = ""
     stands_since: str = ""
 
+    def check(self, trace: Trace) -> Finding:
+        """Check that the TSC advanced as its rate and the time that passed require."""
+        steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
+        events = {event.operation.label: event for event in trace.events}
+        since = self.stands_since or self.first
+        wanted = (self.first, self.last, self.khz, self.instead, since)
+        missing = _missing(events, tuple(filter(None, wanted)))
+        if missing:
+            return self.undecided(missing)
+        first, last = events[self.first], events[self.last]
+        shortest = last.bracket.ns_before - first.bracket.ns_after
+        longest = last.bracket.ns_after - events[since].bracket.ns_before
+        begin, end = first.guest_tsc, last.guest_tsc
+        if begin is None or end is None:
+            return self.undecided(f"step {self.first!r} or {self.last!r} read no TSC")
+        counted = signed(end - begin)
+        khz = events[self.khz].values[0]
+        least, most = _due(shortest, longest, khz)
+        entries = trace.events[steps[self.first] - 1 : steps[self.last]]
+        held_up_ns = sum(_entry_ns(event, last) for event in entries)
+        if most < counted <= most + held_up_ns * khz // 1_000_000:
+            said = (
+                f"KVM may have been interrupted while it advanced the TSC of step {self.last!r} to catch up"
+            )
+            return self.undecided(said, steps[self.last])
+        if not least <= counted <= most:
+            gap = counted - most if counted > most else least - counted
+            more = "more" if counted > most else "less"
+            said = f"the TSC advanced {counted} cycles from step {self.first!r} to {self.last!r}, "
+            said += f"{gap} cycles ({duration(gap, khz)}) {more} than at {khz} kHz"
+            return self.broken(said, steps[self.last])
+        if self.instead:
+            least, most = _due(shortest, longest, events[self.instead].values[0])
+            if least <= counted <= most:
+                return self.undecided("too little time passed to tell the rates apart")
+        return self.kept()
 
-@dataclass(frozen=True, slots=True)
-class ForwardClaim:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardClaim(Claim):
     """The TSC never runs backwards from one of the steps labelled `seen` to the next."""
 
-    text: str
     seen: tuple[str, ...]
 
-
-def check_rate(claim: RateClaim, trace: Trace) -> Finding:
-    """Check that the TSC advanced as its rate and the time that passed require."""
-    steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
-    events = {event.operation.label: event for event in trace.events}
-    since = claim.stands_since or claim.first
-    wanted = (claim.first, claim.last, claim.khz, claim.instead, since)
-    missing = _missing(events, tuple(filter(None, wanted)))
-    if missing:
-        return Finding(claim, Status.UNDECIDED, missing)
-    first, last = events[claim.first], events[claim.last]
-    shortest = last.bracket.ns_before - first.bracket.ns_after
-    longest = last.bracket.ns_after - events[since].bracket.ns_before
-    begin, end = first.guest_tsc, last.guest_tsc
-    if begin is None or end is None:
-        return Finding(claim, Status.UNDECIDED, f"step {claim.first!r} or {claim.last!r} read no TSC")
-    counted = signed(end - begin)
-    khz = events[claim.khz].values[0]
-    least, most = _due(shortest, longest, khz)
-    entries = trace.events[steps[claim.first] - 1 : steps[claim.last]]
-    held_up_ns = sum(_entry_ns(event, last) for event in entries)
-    if most < counted <= most + held_up_ns * khz // 1_000_000:
-        said = f"KVM may have been interrupted while it advanced the TSC of step {claim.last!r} to catch up"
-        return Finding(claim, Status.UNDECIDED, said, steps[claim.last])
-    if not least <= counted <= most:
-        gap = counted - most if counted > most else least - counted
-        more = "more" if counted > most else "less"
-        said = f"the TSC advanced {counted} cycles from step {claim.first!r} to {claim.last!r}, "
-        said += f"{gap} cycles ({duration(gap, khz)}) {more} than at {khz} kHz"
-        return Finding(claim, Status.BROKEN, said, steps[claim.last])
-    if claim.instead:
-        least, most = _due(shortest, longest, events[claim.instead].values[0])
-        if least <= counted <= most:
-            return Finding(claim, Status.UNDECIDED, "too little time passed to tell the rates apart")
-    return Finding(claim, Status.KEPT)
+    def check(self, trace: Trace) -> Finding:
+        """Check that no reading is less than the one before it. There is no tolerance."""
+        steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
+        events = {event.operation.label: event for event in trace.events}
+        missing = _missing(events, self.seen)
+        if missing:
+            return self.undecided(missing)
+        last, where = None, ""
+        for label in self.seen:
+            event = events[label]
+            tsc = event.guest_tsc
+            if tsc is None:
+                return self.undecided(f"step {label!r} read no TSC")
+            for value in event.values if event.operation.by_guest else (tsc,):
+                if last is not None and signed(value - last) < 0:
+                    by = f"{last - value} cycles behind the {last} of step {where!r}"
+                    return self.broken(f"step {label!r} read TSC {value}, {by}", steps[label])
+                last, where = value, label
+        return self.kept()
 
 
 def _entry_ns(event: Event, last: Event) -> int:
@@ -94,27 +113,6 @@ def _due(shortest: int, longest: int, khz: int) -> tuple[int, int]:
     """The least and the most cycles that a TSC of `khz` kHz counts in `shortest` to `longest` ns."""
     least = shortest * khz * (1_000_000 - TOLERANCE_PPM) // 10**12
     return least - 1, longest * khz * (1_000_000 + TOLERANCE_PPM) // 10**12 + 1
-
-
-def check_forward(claim: ForwardClaim, trace: Trace) -> Finding:
-    """Check that no reading is less than the one before it. There is no tolerance."""
-    steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
-    events = {event.operation.label: event for event in trace.events}
-    missing = _missing(events, claim.seen)
-    if missing:
-        return Finding(claim, Status.UNDECIDED, missing)
-    last, where = None, ""
-    for label in claim.seen:
-        event = events[label]
-        tsc = event.guest_tsc
-        if tsc is None:
-            return Finding(claim, Status.UNDECIDED, f"step {label!r} read no TSC")
-        for value in event.values if event.operation.by_guest else (tsc,):
-            if last is not None and signed(value - last) < 0:
-                by = f"{last - value} cycles behind the {last} of step {where!r}"
-                return Finding(claim, Status.BROKEN, f"step {label!r} read TSC {value}, {by}", steps[label])
-            last, where = value, label
-    return Finding(claim, Status.KEPT)
 
 
 def _missing(events: dict[str, Event], labels: tuple[str, ...]) -> str:

@@ -9,16 +9,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from kvmharness.contract import (
-    AnyClaim,
     Claim,
     ClockClaim,
     EndClaim,
     Finding,
     HostTimeClaim,
+    OffsetClaim,
     RateClaim,
     ReadsClaim,
     Status,
-    check,
 )
 from kvmharness.judging.probe import GUESTS, HOST, KHZ, OFFSET, SCALING, WRITE, Probe
 from kvmharness.model.state import Host
@@ -38,7 +37,7 @@ class Capability:
 
     name: str
     probe: str
-    claim: AnyClaim
+    claim: Claim
     missing: str
     there: str
     implies: tuple[str, ...] = ()
@@ -56,8 +55,8 @@ CAPABILITIES = {
         Capability(
             "stable-tsc",
             HOST,
-            Claim(
-                "a vCPU's TSC goes on with the host's while it does not run",
+            OffsetClaim(
+                text="a vCPU's TSC goes on with the host's while it does not run",
                 seen=("tsc-aged",),
                 expected=("tsc-new",),
             ),
@@ -67,7 +66,7 @@ CAPABILITIES = {
         Capability(
             "guest-16",
             HOST,
-            Claim("a 16-bit guest reads its TSC", seen=("guest-16",), expected=("tsc-aged",)),
+            OffsetClaim(text="a 16-bit guest reads its TSC", seen=("guest-16",), expected=("tsc-aged",)),
             missing="a 16-bit guest reads another TSC than KVM reports for its vCPU",
             there="a 16-bit guest reads the TSC that KVM reports for its vCPU",
             implies=("stable-tsc",),
@@ -75,7 +74,7 @@ CAPABILITIES = {
         Capability(
             "guest-64",
             GUESTS,
-            Claim("a 64-bit guest reads its TSC", seen=("guest-64",), expected=("tsc-64",)),
+            OffsetClaim(text="a 64-bit guest reads its TSC", seen=("guest-64",), expected=("tsc-64",)),
             missing="a 64-bit guest reads another TSC than KVM reports for its vCPU",
             there="a 64-bit guest reads the TSC that KVM reports for its vCPU",
             implies=("stable-tsc",),
@@ -83,8 +82,8 @@ CAPABILITIES = {
         Capability(
             "tsc-write",
             WRITE,
-            Claim(
-                "a write of MSR_IA32_TSC sets the vCPU's TSC",
+            OffsetClaim(
+                text="a write of MSR_IA32_TSC sets the vCPU's TSC",
                 seen=("tsc-written", "guest-written"),
                 expected=("write",),
                 instead="tsc-before-write",
@@ -96,8 +95,8 @@ CAPABILITIES = {
         Capability(
             "tsc-offset",
             OFFSET,
-            Claim(
-                "KVM_VCPU_TSC_OFFSET sets the vCPU's offset",
+            OffsetClaim(
+                text="KVM_VCPU_TSC_OFFSET sets the vCPU's offset",
                 seen=("offset-set", "tsc-offset", "guest-offset"),
                 expected=("set-offset",),
                 instead="tsc-before-offset",
@@ -110,28 +109,28 @@ CAPABILITIES = {
         Capability(
             "offset-attribute",
             OFFSET,
-            EndClaim("the kernel knows KVM_VCPU_TSC_OFFSET, whatever comes of it", seen="offset-before"),
+            EndClaim(text="the kernel knows KVM_VCPU_TSC_OFFSET, whatever comes of it", seen="offset-before"),
             missing="this KVM has no offset attribute (KVM_VCPU_TSC_OFFSET)",
             there="this KVM has an offset attribute (KVM_VCPU_TSC_OFFSET)",
         ),
         Capability(
             "rdtscp",
             GUESTS,
-            ReadsClaim("a guest may execute RDTSCP", seen="guest-rdtscp"),
+            ReadsClaim(text="a guest may execute RDTSCP", seen="guest-rdtscp"),
             missing="this KVM offers its guests no RDTSCP",
             there="this KVM offers its guests RDTSCP",
         ),
         Capability(
             "two-cpus",
             HOST,
-            EndClaim("there is another CPU to move to", seen="move"),
+            EndClaim(text="there is another CPU to move to", seen="move"),
             missing="there is only one CPU to play on",
             there="there is more than one CPU to play on",
         ),
         Capability(
             "masterclock",
             HOST,
-            ClockClaim("KVM_GET_CLOCK calls the clock of a lone vCPU stable", seen="clock", stable=True),
+            ClockClaim(text="KVM_GET_CLOCK calls the clock of a lone vCPU stable", seen="clock", stable=True),
             missing="this host's own clock does not run on the TSC, so no VM has a masterclock",
             there="this host's own clock runs on the TSC, so VMs have a masterclock",
             implies=_READABLE,
@@ -139,7 +138,7 @@ CAPABILITIES = {
         Capability(
             "clock-realtime",
             HOST,
-            HostTimeClaim("KVM_GET_CLOCK tells the host's real time and TSC", seen="clock"),
+            HostTimeClaim(text="KVM_GET_CLOCK tells the host's real time and TSC", seen="clock"),
             missing="this KVM does not tell the host's time with a VM's clock (KVM_CLOCK_REALTIME)",
             there="this KVM tells the host's time with a VM's clock (KVM_CLOCK_REALTIME)",
             implies=("masterclock",),
@@ -148,7 +147,7 @@ CAPABILITIES = {
             "tsc-scaling",
             SCALING,
             RateClaim(
-                "a vCPU that is set to half its rate counts at half its rate",
+                text="a vCPU that is set to half its rate counts at half its rate",
                 first="tsc-slower",
                 last="tsc-slower-later",
                 khz="slower",
@@ -163,7 +162,7 @@ CAPABILITIES = {
             "vm-tsc-khz",
             KHZ,
             EndClaim(
-                "the VM knows KVM_SET_TSC_KHZ", "vm-khz", errors=("", "EINVAL")
+                text="the VM knows KVM_SET_TSC_KHZ", seen="vm-khz", errors=("", "EINVAL")
             ),  # Linux 6.17 and later refuse it once there is a vCPU.
             missing="this KVM has no KVM_SET_TSC_KHZ of a VM",
             there="this KVM has a KVM_SET_TSC_KHZ of the VM",
@@ -225,14 +224,14 @@ def findings(probe: Probe) -> dict[str, Finding]:
     """What the probe shows of each capability: kept is there, broken is missing."""
     found: dict[str, Finding] = {}
     for name, capability in CAPABILITIES.items():
-        finding = check(capability.claim, probe.trace(capability.probe))
+        finding = capability.claim.check(probe.trace(capability.probe))
         asked = probe.event(capability.asks) if capability.asks else None
         needless = [each for each in capability.implies if found[each].status is not Status.KEPT]
         if asked is not None and asked.error in _UNKNOWN:
             if finding.status is Status.UNDECIDED:
                 reason = f"{capability.asks} failed with {asked.error}"
                 finding = Finding(capability.claim, Status.BROKEN, reason)
-        elif needless and isinstance(capability.claim, Claim | RateClaim):
+        elif needless and isinstance(capability.claim, OffsetClaim | RateClaim):
             # No offset stays on an unstable TSC, and a TSC that is read there between two runs stands still.
             finding = Finding(capability.claim, Status.UNDECIDED, _without(needless[0], found))
         found[name] = finding

@@ -9,12 +9,14 @@ MS = 1_000_000
 
 SCENARIOS = (
     Scenario(
-        "clock-flags",
-        "KVM_GET_CLOCK calls the clock stable once the vCPUs have run and count together.",
-        "Documentation/virt/kvm/api.rst, KVM_GET_CLOCK and KVM_CLOCK_TSC_STABLE; kvm_track_tsc_matching()",
-        "A VMM that asks whether the clock is stable gets the wrong answer, and migrates by it.",
-        ("tsc-write", "masterclock"),
-        (
+        name="clock-flags",
+        contract="KVM_GET_CLOCK calls the clock stable once the vCPUs have run and count together.",
+        source=(
+            "Documentation/virt/kvm/api.rst, KVM_GET_CLOCK and KVM_CLOCK_TSC_STABLE; kvm_track_tsc_matching()"
+        ),
+        consequence="A VMM that asks whether the clock is stable gets the wrong answer, and migrates by it.",
+        needs=("tsc-write", "masterclock"),
+        script=(
             CreateVcpu(vcpu=0, label="create-0"),
             CreateVcpu(vcpu=1, label="create-1"),
             GetClock(label="clock-new"),
@@ -29,6 +31,8 @@ SCENARIOS = (
         ),
         # What it says once they are apart is KVM's own affair, and the model's: all of them may still see one
         # clock.
-        (ClockClaim("the clock is stable once both vCPUs have run", "clock-ran", stable=True),),
+        claims=(
+            ClockClaim(text="the clock is stable once both vCPUs have run", seen="clock-ran", stable=True),
+        ),
     ),
 )

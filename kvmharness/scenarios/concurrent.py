@@ -5,7 +5,7 @@ Those that run hold their TSCs against each other's, each on a CPU of its own. O
 takes whichever comes first for the one that the others are to be synchronized with.
 """
 
-from kvmharness.contract import Claim, NoWarpClaim, Promptly
+from kvmharness.contract import NoWarpClaim, OffsetClaim, Promptly
 from kvmharness.scenarios.scenario import Scenario
 from kvmharness.scenarios.steps import goes_on, look_at
 from kvmharness.script import (
@@ -28,7 +28,7 @@ _CONSEQUENCE = (
     "backwards in it when a thread moves to another vCPU."
 )
 _MEET = RunTogether(vcpus=(0, 1), label="meet")
-_NO_WARP = (NoWarpClaim("neither vCPU reads less than the other had before", "meet"),)
+_NO_WARP = (NoWarpClaim(text="neither vCPU reads less than the other had before", seen="meet"),)
 
 
 def _two(guest: str = "warp-64") -> Script:
@@ -51,10 +51,10 @@ def _restored_at_once(vcpus: int, *ms: int) -> Script:
     )
 
 
-def _same_tsc(vcpus: int) -> tuple[Claim, ...]:
+def _same_tsc(vcpus: int) -> tuple[OffsetClaim, ...]:
     return tuple(
-        Claim(
-            f"vCPU {vcpu} counts together with vCPU 0",
+        OffsetClaim(
+            text=f"vCPU {vcpu} counts together with vCPU 0",
             seen=(f"offset-{vcpu}", f"guest-{vcpu}"),
             expected=("offset-0", "guest-0"),
         )
@@ -62,7 +62,7 @@ def _same_tsc(vcpus: int) -> tuple[Claim, ...]:
     )
 
 
-def _from_what_was_written(vcpu: int, together: tuple[str, ...] = ()) -> Claim:
+def _from_what_was_written(vcpu: int, together: tuple[str, ...] = ()) -> OffsetClaim:
     return goes_on(
         f"vCPU {vcpu} goes on from its saved TSC", "restore", "create-0", vcpu=vcpu, together=together
     )
@@ -73,60 +73,72 @@ _APART = "After a restore the guest's vCPUs disagree about the time, depending o
 
 SCENARIOS = (
     Scenario(
-        "restored-at-once",
-        "Two vCPUs whose threads write them one saved TSC at the same time go on from it, together.",
-        _CROSVM,
-        _APART,
-        ("tsc-write",),
-        _restored_at_once(2, 100_000, 100_000),
-        (_from_what_was_written(0), *_same_tsc(2)),
+        name="restored-at-once",
+        contract="Two vCPUs whose threads write them one saved TSC at the same time go on from it, together.",
+        source=_CROSVM,
+        consequence=_APART,
+        needs=("tsc-write",),
+        script=_restored_at_once(2, 100_000, 100_000),
+        claims=(_from_what_was_written(0), *_same_tsc(2)),
     ),
     Scenario(
-        "restored-at-once-young",
-        "Two vCPUs whose threads write them one saved TSC at the same time, within a second of their "
-        "creation and of what that gave them, go on from it, together.",
-        f"{_CROSVM}; kernel bug 217423",
-        "Restored VMs do not get their saved TSC back when the snapshot is young.",
-        ("tsc-write",),
-        _restored_at_once(2, 500, 500),
-        (_from_what_was_written(0, together=("create-0", "restore")), *_same_tsc(2)),
+        name="restored-at-once-young",
+        contract=(
+            "Two vCPUs whose threads write them one saved TSC at the same time, within a second of their "
+            "creation and of what that gave them, go on from it, together."
+        ),
+        source=f"{_CROSVM}; kernel bug 217423",
+        consequence="Restored VMs do not get their saved TSC back when the snapshot is young.",
+        needs=("tsc-write",),
+        script=_restored_at_once(2, 500, 500),
+        claims=(_from_what_was_written(0, together=("create-0", "restore")), *_same_tsc(2)),
     ),
     Scenario(
-        "restored-at-once-apart",
-        "Three vCPUs whose threads write them what was saved, 1 ms apart each, at the same time count "
-        "together, whichever comes first.",
-        f"{_CROSVM}; what was saved of one vCPU after the other is apart by as much",
-        _APART,
-        ("tsc-write",),
-        _restored_at_once(3, 100_000, 99_999, 99_998),
-        _same_tsc(3),
+        name="restored-at-once-apart",
+        contract=(
+            "Three vCPUs whose threads write them what was saved, 1 ms apart each, at the same time count "
+            "together, whichever comes first."
+        ),
+        source=f"{_CROSVM}; what was saved of one vCPU after the other is apart by as much",
+        consequence=_APART,
+        needs=("tsc-write",),
+        script=_restored_at_once(3, 100_000, 99_999, 99_998),
+        claims=_same_tsc(3),
     ),
     Scenario(
-        "new-pair-at-once",
-        "Two vCPUs of a new VM that run at once have one TSC: neither reads less than the other has before.",
-        "check_tsc_warp() (arch/x86/kernel/tsc_sync.c), which a guest's kernel runs when it brings up a CPU",
-        _CONSEQUENCE,
-        ("stable-tsc", "two-cpus"),
-        (*_two(), _MEET),
-        _NO_WARP,
+        name="new-pair-at-once",
+        contract=(
+            "Two vCPUs of a new VM that run at once have one TSC: neither reads less than the other has "
+            "before."
+        ),
+        source=(
+            "check_tsc_warp() (arch/x86/kernel/tsc_sync.c), which a guest's kernel runs when it brings up a "
+            "CPU"
+        ),
+        consequence=_CONSEQUENCE,
+        needs=("stable-tsc", "two-cpus"),
+        script=(*_two(), _MEET),
+        claims=_NO_WARP,
     ),
     Scenario(
-        "restored-pair-at-once",
-        "Two vCPUs that were restored one after the other, as QEMU does it, and run at once have one TSC.",
-        "check_tsc_warp() (arch/x86/kernel/tsc_sync.c); QEMU, cpu_synchronize_all_post_init()",
-        _CONSEQUENCE,
-        ("tsc-write", "two-cpus"),
-        (*_two(), Sleep(ns=50 * MS), _write(0, 100_000), Sleep(ns=5 * MS), _write(1, 100_002), _MEET),
-        _NO_WARP,
+        name="restored-pair-at-once",
+        contract=(
+            "Two vCPUs that were restored one after the other, as QEMU does it, and run at once have one TSC."
+        ),
+        source="check_tsc_warp() (arch/x86/kernel/tsc_sync.c); QEMU, cpu_synchronize_all_post_init()",
+        consequence=_CONSEQUENCE,
+        needs=("tsc-write", "two-cpus"),
+        script=(*_two(), Sleep(ns=50 * MS), _write(0, 100_000), Sleep(ns=5 * MS), _write(1, 100_002), _MEET),
+        claims=_NO_WARP,
         promptly=Promptly("restore-0", "restore-1"),
     ),
     Scenario(
-        "offset-pair-at-once",
-        "Two vCPUs with one offset, set by the attribute, that run at once have one TSC.",
-        "check_tsc_warp() (arch/x86/kernel/tsc_sync.c); OpenVMM and gVisor set one offset everywhere",
-        _CONSEQUENCE,
-        ("tsc-offset", "two-cpus"),
-        (
+        name="offset-pair-at-once",
+        contract="Two vCPUs with one offset, set by the attribute, that run at once have one TSC.",
+        source="check_tsc_warp() (arch/x86/kernel/tsc_sync.c); OpenVMM and gVisor set one offset everywhere",
+        consequence=_CONSEQUENCE,
+        needs=("tsc-offset", "two-cpus"),
+        script=(
             *_two(),
             GetTscOffset(vcpu=0, label="offset-new"),
             *(
@@ -135,15 +147,18 @@ SCENARIOS = (
             ),
             _MEET,
         ),
-        _NO_WARP,
+        claims=_NO_WARP,
     ),
     Scenario(
-        "hotplugged-at-once",
-        "A vCPU that is added to a restored VM, and one that was there, have one TSC when they run at once.",
-        "check_tsc_warp() (arch/x86/kernel/tsc_sync.c); QEMU's device_add of a vCPU",
-        _CONSEQUENCE,
-        ("tsc-write", "two-cpus"),
-        (_two()[0], _write(0, 100_000), Sleep(ns=50 * MS), _two()[1], _MEET),
-        _NO_WARP,
+        name="hotplugged-at-once",
+        contract=(
+            "A vCPU that is added to a restored VM, and one that was there, have one TSC when they run at "
+            "once."
+        ),
+        source="check_tsc_warp() (arch/x86/kernel/tsc_sync.c); QEMU's device_add of a vCPU",
+        consequence=_CONSEQUENCE,
+        needs=("tsc-write", "two-cpus"),
+        script=(_two()[0], _write(0, 100_000), Sleep(ns=50 * MS), _two()[1], _MEET),
+        claims=_NO_WARP,
     ),
 )

@@ -6,7 +6,7 @@ vCPU got instead, and the next write is measured by that. See also restore-one-b
 three-writes, zero-then-young-restore, khz-refused and QEMU's young restores.
 """
 
-from kvmharness.contract import Claim, ClockClaim
+from kvmharness.contract import ClockClaim, OffsetClaim
 from kvmharness.scenarios.qemu_steps import put, put_full, reset
 from kvmharness.scenarios.scenario import Scenario
 from kvmharness.scenarios.steps import MS, count_together, look_at, write
@@ -17,46 +17,54 @@ _APART = "One vCPU of a restored guest disagrees with the others about the time.
 
 SCENARIOS = (
     Scenario(
-        "third-write-behind",
-        "Three vCPUs that are written within a second of the first one's TSC, the second ahead of it and "
-        "the third behind, count together.",
-        f"{_RAW}; a series of 2026 changes that",
-        _APART,
-        ("tsc-write",),
-        (
+        name="third-write-behind",
+        contract=(
+            "Three vCPUs that are written within a second of the first one's TSC, the second ahead of it and "
+            "the third behind, count together."
+        ),
+        source=f"{_RAW}; a series of 2026 changes that",
+        consequence=_APART,
+        needs=("tsc-write",),
+        script=(
             *(CreateVcpu(vcpu=vcpu, label=f"create-{vcpu}") for vcpu in range(3)),
             write(0, Time(100_000 * MS), "write-0"),
             write(1, Time(100_700 * MS), "write-1"),
             write(2, Time(99_300 * MS), "write-2"),
             *look_at(3),
         ),
-        count_together(3, "write", first="write-0", within_ns=200 * MS),
+        claims=count_together(3, "write", first="write-0", within_ns=200 * MS),
     ),
     Scenario(
-        "write-behind-a-zero",
-        "Of three vCPUs the first and the third are written one TSC, the second 0, by which it joins the "
-        "first: all count together.",
-        f"{_RAW}, here the 0",
-        _APART,
-        ("tsc-write",),
-        (
+        name="write-behind-a-zero",
+        contract=(
+            "Of three vCPUs the first and the third are written one TSC, the second 0, by which it joins the "
+            "first: all count together."
+        ),
+        source=f"{_RAW}, here the 0",
+        consequence=_APART,
+        needs=("tsc-write",),
+        script=(
             *(CreateVcpu(vcpu=vcpu, label=f"create-{vcpu}") for vcpu in range(3)),
             write(0, Time(100_000 * MS), "write-0"),
             write(1, 0, "write-1"),
             write(2, Time(99_990 * MS), "write-2"),
             *look_at(3),
         ),
-        count_together(3, "write", first="write-0"),
+        claims=count_together(3, "write", first="write-0"),
     ),
     Scenario(
-        "offset-copied-to-the-other",
-        "Two vCPUs that have one rate and one offset, to the cycle, have a stable clock, however they came "
-        "by it.",
-        "kvm_arch_tsc_set_attr() compares an offset with the one set last, not with the other vCPUs'",
-        "A VMM that gives vCPU 1 the offset of vCPU 0, but not vCPU 0 its own once more, gets no "
-        "masterclock.",
-        ("tsc-write", "tsc-offset", "masterclock"),
-        (
+        name="offset-copied-to-the-other",
+        contract=(
+            "Two vCPUs that have one rate and one offset, to the cycle, have a stable clock, however they "
+            "came by it."
+        ),
+        source="kvm_arch_tsc_set_attr() compares an offset with the one set last, not with the other vCPUs'",
+        consequence=(
+            "A VMM that gives vCPU 1 the offset of vCPU 0, but not vCPU 0 its own once more, gets no "
+            "masterclock."
+        ),
+        needs=("tsc-write", "tsc-offset", "masterclock"),
+        script=(
             CreateVcpu(vcpu=0, label="create-0"),
             CreateVcpu(vcpu=1, label="create-1"),
             write(1, Time(100_000 * MS), "write-1"),
@@ -64,27 +72,33 @@ SCENARIOS = (
             SetTscOffset(vcpu=1, offset=Read("copied"), label="copy-1"),
             *look_at(2),
         ),
-        (
-            Claim(
-                "both have the offset of vCPU 0",
+        claims=(
+            OffsetClaim(
+                text="both have the offset of vCPU 0",
                 seen=("offset-0", "guest-0", "offset-1", "guest-1"),
                 expected=("copied",),
                 instead="write-1",
                 otherwise="it kept the TSC that was written",
             ),
-            ClockClaim("the clock is stable", "clock", stable=True),
+            ClockClaim(text="the clock is stable", seen="clock", stable=True),
         ),
     ),
     Scenario(
-        "qemu-hotplug-tsc-frequency",
-        "A vCPU that QEMU adds to a VM with a tsc-frequency of its own counts together with the one that "
-        "is there.",
-        "two recordings of QEMU 7.2 in one, device_add and tsc-frequency: the vCPU is created at the "
-        "host's rate, gets its own behind that, then a TSC of 0",
-        "A vCPU plugged into such a guest counts from 0: KVM synchronizes it neither when it is created, "
-        "for its rate is still another, nor by the 0, for the last writer was itself at that other rate.",
-        ("tsc-write",),
-        (
+        name="qemu-hotplug-tsc-frequency",
+        contract=(
+            "A vCPU that QEMU adds to a VM with a tsc-frequency of its own counts together with the one that "
+            "is there."
+        ),
+        source=(
+            "two recordings of QEMU 7.2 in one, device_add and tsc-frequency: the vCPU is created at the "
+            "host's rate, gets its own behind that, then a TSC of 0"
+        ),
+        consequence=(
+            "A vCPU plugged into such a guest counts from 0: KVM synchronizes it neither when it is created, "
+            "for its rate is still another, nor by the 0, for the last writer was itself at that other rate."
+        ),
+        needs=("tsc-write",),
+        script=(
             CreateVcpu(vcpu=0, label="create-0"),
             SetTscKhz(vcpu=0, khz=Ppm(63), label="set-0"),
             *put_full(0, 0, "zero-0", 63),
@@ -96,9 +110,9 @@ SCENARIOS = (
             put(1, 0, "plug-1"),
             *look_at(2),
         ),
-        (
-            Claim(
-                "vCPU 1 counts together with vCPU 0",
+        claims=(
+            OffsetClaim(
+                text="vCPU 1 counts together with vCPU 0",
                 seen=("guest-1",),
                 expected=("guest-0",),
                 instead="plug-1",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the guest sees of its TSC, what it writes itself, and what the host then reads."""
 
-from kvmharness.contract import Claim, ForwardClaim, RateClaim, SameClaim
+from kvmharness.contract import ForwardClaim, OffsetClaim, RateClaim, SameClaim
 from kvmharness.scenarios.scenario import Scenario
 from kvmharness.scenarios.steps import READ_BOTH, READ_ONE
 from kvmharness.script import CreateVcpu, GetMsrs, GuestWrite, Ppm, Read, Run, SetMsrs, SetTscKhz, Sleep, Time
@@ -14,12 +14,12 @@ _JUMP = "A guest whose firmware or kernel sets its TSCs itself is left with othe
 
 SCENARIOS = (
     Scenario(
-        "guest-rdtscp",
-        "A guest reads the same TSC by RDTSCP as by RDTSC, and as the host reads.",
-        "Intel SDM vol. 2, RDTSCP; VMX and SVM apply the TSC offset to both instructions",
-        "Two clocks in the same guest are a restore apart.",
-        ("tsc-write", "rdtscp"),
-        (
+        name="guest-rdtscp",
+        contract="A guest reads the same TSC by RDTSCP as by RDTSC, and as the host reads.",
+        source="Intel SDM vol. 2, RDTSCP; VMX and SVM apply the TSC offset to both instructions",
+        consequence="Two clocks in the same guest are a restore apart.",
+        needs=("tsc-write", "rdtscp"),
+        script=(
             CreateVcpu(vcpu=0, guest="rdtscp-16", label="create"),
             GetMsrs(vcpu=0, indices=("TSC",), label="tsc-new"),
             SetMsrs(vcpu=0, msrs=(("TSC", Time(100_000 * MS)),), label="write"),
@@ -27,9 +27,9 @@ SCENARIOS = (
             Sleep(ns=20 * MS),
             Run(vcpu=0, label="guest-later"),
         ),
-        (
-            Claim(
-                "RDTSCP goes on from the TSC that was written",
+        claims=(
+            OffsetClaim(
+                text="RDTSCP goes on from the TSC that was written",
                 seen=("offset", "tsc", "guest", "guest-later"),
                 expected=("write",),
                 instead="tsc-new",
@@ -37,60 +37,69 @@ SCENARIOS = (
         ),
     ),
     Scenario(
-        "guest-rdmsr",
-        "A guest reads the same TSC by RDMSR as by RDTSC before and behind it: the one that was written.",
-        "Intel SDM vol. 3, IA32_TIME_STAMP_COUNTER; kvm_get_msr_common(), where RDMSR is not left to the CPU",
-        "A guest that reads its TSC as an MSR finds another one.",
-        ("tsc-write",),
-        (
+        name="guest-rdmsr",
+        contract=(
+            "A guest reads the same TSC by RDMSR as by RDTSC before and behind it: the one that was written."
+        ),
+        source=(
+            "Intel SDM vol. 3, IA32_TIME_STAMP_COUNTER; kvm_get_msr_common(), where RDMSR is not left to the "
+            "CPU"
+        ),
+        consequence="A guest that reads its TSC as an MSR finds another one.",
+        needs=("tsc-write",),
+        script=(
             CreateVcpu(vcpu=0, guest="rdmsr-16", label="create"),
             GetMsrs(vcpu=0, indices=("TSC",), label="tsc-new"),
             SetMsrs(vcpu=0, msrs=(("TSC", Time(100_000 * MS)),), label="write"),
             *READ_ONE,
         ),
-        (
-            Claim(
-                "the guest goes on from the TSC that was written",
+        claims=(
+            OffsetClaim(
+                text="the guest goes on from the TSC that was written",
                 seen=("offset", "tsc", "guest"),
                 expected=("write",),
                 instead="tsc-new",
             ),
-            ForwardClaim("RDTSC, RDMSR and RDTSC read one TSC after the other", ("guest",)),
+            ForwardClaim(text="RDTSC, RDMSR and RDTSC read one TSC after the other", seen=("guest",)),
         ),
     ),
     Scenario(
-        "guest-rdmsr-half",
-        "A guest that counts at half the host's rate does so by RDMSR as by RDTSC.",
-        "kvm_get_msr_common(): what KVM reads for the guest it scales itself; RDTSC is scaled by the CPU",
-        "A guest that reads its TSC both ways sees it jump.",
-        ("tsc-write", "tsc-scaling"),
-        (
+        name="guest-rdmsr-half",
+        contract="A guest that counts at half the host's rate does so by RDMSR as by RDTSC.",
+        source=(
+            "kvm_get_msr_common(): what KVM reads for the guest it scales itself; RDTSC is scaled by the CPU"
+        ),
+        consequence="A guest that reads its TSC both ways sees it jump.",
+        needs=("tsc-write", "tsc-scaling"),
+        script=(
             CreateVcpu(vcpu=0, guest="rdmsr-16", label="create"),
             SetTscKhz(vcpu=0, khz=Ppm(-500_000), label="khz"),
             SetMsrs(vcpu=0, msrs=(("TSC", Time(100_000 * MS)),), label="write"),
             Sleep(ns=50 * MS),
             Run(vcpu=0, label="guest"),
         ),
-        (
-            RateClaim("it counts on at half the rate", "write", "guest", "khz", instead="create"),
-            ForwardClaim("RDTSC, RDMSR and RDTSC read one TSC after the other", ("guest",)),
+        claims=(
+            RateClaim(
+                text="it counts on at half the rate", first="write", last="guest", khz="khz", instead="create"
+            ),
+            ForwardClaim(text="RDTSC, RDMSR and RDTSC read one TSC after the other", seen=("guest",)),
         ),
     ),
     Scenario(
-        "guest-64-bit",
-        "A guest in long mode reads the TSC that the host set.",
-        "Intel SDM vol. 2, RDTSC; real guests run so",
-        "The guest's clock is not what the VMM restored.",
-        ("tsc-write", "guest-64"),
-        (
+        name="guest-64-bit",
+        contract="A guest in long mode reads the TSC that the host set.",
+        source="Intel SDM vol. 2, RDTSC; real guests run so",
+        consequence="The guest's clock is not what the VMM restored.",
+        needs=("tsc-write", "guest-64"),
+        script=(
             CreateVcpu(vcpu=0, guest="rdtsc-64", label="create"),
             GetMsrs(vcpu=0, indices=("TSC",), label="tsc-new"),
             SetMsrs(vcpu=0, msrs=(("TSC", Time(100_000 * MS)),), label="write"),
             *READ_ONE,
         ),
-        (
-            Claim(
-                "the guest goes on from the TSC that was written",
+        claims=(
+            OffsetClaim(
+                text="the guest goes on from the TSC that was written",
                 seen=("offset", "tsc", "guest"),
                 expected=("write",),
                 instead="tsc-new",
@@ -98,28 +107,33 @@ SCENARIOS = (
         ),
     ),
     Scenario(
-        "guest-never-runs-back",
-        "A guest that reads its TSC over and over, and is stopped and goes on, never sees it run backwards.",
-        "Intel SDM vol. 3, 'Time-Stamp Counter', of RDTSC; Documentation/virt/kvm/x86/timekeeping.rst",
-        "Time runs backwards in the guest.",
-        ("guest-16",),
-        (
+        name="guest-never-runs-back",
+        contract=(
+            "A guest that reads its TSC over and over, and is stopped and goes on, never sees it run "
+            "backwards."
+        ),
+        source="Intel SDM vol. 3, 'Time-Stamp Counter', of RDTSC; Documentation/virt/kvm/x86/timekeeping.rst",
+        consequence="Time runs backwards in the guest.",
+        needs=("guest-16",),
+        script=(
             CreateVcpu(vcpu=0, guest="ring-16", label="create"),
             Run(vcpu=0, ns=30 * MS, label="guest-1"),
             Run(vcpu=0, ns=30 * MS, label="guest-2"),
             GetMsrs(vcpu=0, indices=("TSC",), label="tsc"),
             Run(vcpu=0, ns=30 * MS, label="guest-3"),
         ),
-        (ForwardClaim("the TSC goes forward", seen=("guest-1", "guest-2", "tsc", "guest-3")),),
+        claims=(ForwardClaim(text="the TSC goes forward", seen=("guest-1", "guest-2", "tsc", "guest-3")),),
     ),
     Scenario(
-        "guest-writes-tsc",
-        "A TSC that the guest writes is what it reads from then on, however near to what it was, and no "
-        "other vCPU's moves.",
-        f"kvm_set_msr_common(), MSR_IA32_TSC not written by the host; {_ADJUST}",
-        _JUMP,
-        ("tsc-write",),
-        (
+        name="guest-writes-tsc",
+        contract=(
+            "A TSC that the guest writes is what it reads from then on, however near to what it was, and no "
+            "other vCPU's moves."
+        ),
+        source=f"kvm_set_msr_common(), MSR_IA32_TSC not written by the host; {_ADJUST}",
+        consequence=_JUMP,
+        needs=("tsc-write",),
+        script=(
             CreateVcpu(vcpu=0, guest="wrmsr-16", label="create-0"),
             CreateVcpu(vcpu=1, label="create-1"),
             GetMsrs(vcpu=1, indices=("TSC",), label="tsc-new"),
@@ -128,29 +142,31 @@ SCENARIOS = (
             GetMsrs(vcpu=0, indices=("TSC_ADJUST",), label="adjust"),
             *READ_BOTH,
         ),
-        (
-            Claim(
-                "the vCPU goes on from what its guest wrote",
+        claims=(
+            OffsetClaim(
+                text="the vCPU goes on from what its guest wrote",
                 seen=("offset-0", "tsc-0", "guest-0"),
                 expected=("guest-writes",),
                 instead="tsc-new",
                 otherwise="the guest's write was overridden",
             ),
-            Claim(
-                "the other vCPU counts as before",
+            OffsetClaim(
+                text="the other vCPU counts as before",
                 seen=("offset-1", "tsc-1", "guest-1"),
                 expected=("tsc-new",),
             ),
         ),
     ),
     Scenario(
-        "guest-writes-adjust",
-        "A guest that sets its TSC forth, and then its TSC_ADJUST back to 0, counts as before, and the host "
-        "reads that 0.",
-        f"kvm_set_msr_common(), MSR_IA32_TSC_ADJUST not written by the host; {_ADJUST}",
-        _JUMP,
-        ("tsc-write",),
-        (
+        name="guest-writes-adjust",
+        contract=(
+            "A guest that sets its TSC forth, and then its TSC_ADJUST back to 0, counts as before, and the "
+            "host reads that 0."
+        ),
+        source=f"kvm_set_msr_common(), MSR_IA32_TSC_ADJUST not written by the host; {_ADJUST}",
+        consequence=_JUMP,
+        needs=("tsc-write",),
+        script=(
             CreateVcpu(vcpu=0, guest="wrmsr-16", label="create"),
             GetMsrs(vcpu=0, indices=("TSC",), label="tsc-new"),
             GuestWrite(vcpu=0, msr="TSC", value=Read("tsc-new", Time(10_000 * MS)), label="forth"),
@@ -159,10 +175,12 @@ SCENARIOS = (
             GetMsrs(vcpu=0, indices=("TSC_ADJUST",), label="adjust-back"),
             *READ_ONE,
         ),
-        (
-            SameClaim("the host reads the TSC_ADJUST that the guest wrote", "adjust-back", "back"),
-            Claim(
-                "with TSC_ADJUST back at 0 the vCPU counts as before",
+        claims=(
+            SameClaim(
+                text="the host reads the TSC_ADJUST that the guest wrote", seen="adjust-back", expected="back"
+            ),
+            OffsetClaim(
+                text="with TSC_ADJUST back at 0 the vCPU counts as before",
                 seen=("offset", "tsc", "guest"),
                 expected=("tsc-new",),
                 instead="forth",
@@ -171,13 +189,17 @@ SCENARIOS = (
         ),
     ),
     Scenario(
-        "host-restores-adjust",
-        "A host that restores TSC_ADJUST and then TSC, in one ioctl, moves the TSC once and not twice.",
-        "kvm_set_msr_common(): TSC_ADJUST written by the host moves nothing; QEMU restores both so in one "
-        "ioctl (kvm_put_msrs)",
-        "Each restore moves the TSC of a guest that had adjusted it once more.",
-        ("tsc-write",),
-        (
+        name="host-restores-adjust",
+        contract=(
+            "A host that restores TSC_ADJUST and then TSC, in one ioctl, moves the TSC once and not twice."
+        ),
+        source=(
+            "kvm_set_msr_common(): TSC_ADJUST written by the host moves nothing; QEMU restores both so in "
+            "one ioctl (kvm_put_msrs)"
+        ),
+        consequence="Each restore moves the TSC of a guest that had adjusted it once more.",
+        needs=("tsc-write",),
+        script=(
             CreateVcpu(vcpu=0, label="create"),
             GetMsrs(vcpu=0, indices=("TSC",), label="tsc-new"),
             SetMsrs(
@@ -190,10 +212,10 @@ SCENARIOS = (
             GetMsrs(vcpu=0, indices=("TSC_ADJUST",), label="adjust-after"),
             *READ_ONE,
         ),
-        (
-            SameClaim("TSC_ADJUST reads back as written", "adjust-after", "adjust-again"),
-            Claim(
-                "the vCPU goes on from the TSC that was written",
+        claims=(
+            SameClaim(text="TSC_ADJUST reads back as written", seen="adjust-after", expected="adjust-again"),
+            OffsetClaim(
+                text="the vCPU goes on from the TSC that was written",
                 seen=("offset", "tsc", "guest"),
                 expected=("restore",),
                 instead="tsc-new",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Hotplug: a vCPU that comes later must count together with those that are there."""
 
-from kvmharness.contract import Claim
+from kvmharness.contract import OffsetClaim
 from kvmharness.scenarios.scenario import Scenario
 from kvmharness.scenarios.steps import READ_BOTH
 from kvmharness.script import CreateVcpu, GetTscOffset, Read, Run, SetMsrs, SetTscOffset, Sleep, Time
@@ -10,13 +10,15 @@ MS = 1_000_000
 
 SCENARIOS = (
     Scenario(
-        "hotplug-after-restore",
-        "A vCPU added to a restored, running VM counts together with the restored one.",
-        "kvm_synchronize_tsc(), whose comment keeps kvmclock stable after vCPU hotplug; "
-        "QEMU's device_add of a vCPU",
-        "A vCPU plugged into a restored VM disagrees with the others about the time.",
-        ("tsc-write",),
-        (
+        name="hotplug-after-restore",
+        contract="A vCPU added to a restored, running VM counts together with the restored one.",
+        source=(
+            "kvm_synchronize_tsc(), whose comment keeps kvmclock stable after vCPU hotplug; QEMU's "
+            "device_add of a vCPU"
+        ),
+        consequence="A vCPU plugged into a restored VM disagrees with the others about the time.",
+        needs=("tsc-write",),
+        script=(
             CreateVcpu(vcpu=0, label="create-0"),
             Sleep(ns=50 * MS),
             SetMsrs(vcpu=0, msrs=(("TSC", Time(100_000 * MS)),), label="restore"),
@@ -25,16 +27,18 @@ SCENARIOS = (
             CreateVcpu(vcpu=1, label="create-1"),
             *READ_BOTH,
         ),
-        (
-            Claim(
-                "the restored vCPU goes on from the TSC that was written, also after the other was added",
+        claims=(
+            OffsetClaim(
+                text=(
+                    "the restored vCPU goes on from the TSC that was written, also after the other was added"
+                ),
                 seen=("guest-before", "offset-0", "tsc-0", "guest-0"),
                 expected=("restore",),
                 instead="create-0",
                 otherwise="it counts from its creation",
             ),
-            Claim(
-                "the added vCPU counts together with the restored one",
+            OffsetClaim(
+                text="the added vCPU counts together with the restored one",
                 seen=("offset-1", "tsc-1", "guest-1"),
                 expected=("offset-0", "tsc-0", "guest-0"),
                 instead="create-1",
@@ -43,13 +47,15 @@ SCENARIOS = (
         ),
     ),
     Scenario(
-        "hotplug-after-offset",
-        "A vCPU added to a VM whose offset was set by KVM_VCPU_TSC_OFFSET counts together with the one it "
-        "was set for.",
-        "kvm_arch_tsc_set_attr(): an offset that is set begins a generation, which new vCPUs join",
-        "A VMM that restores offsets cannot add a vCPU without setting that one's, too.",
-        ("tsc-offset",),
-        (
+        name="hotplug-after-offset",
+        contract=(
+            "A vCPU added to a VM whose offset was set by KVM_VCPU_TSC_OFFSET counts together with the one "
+            "it was set for."
+        ),
+        source="kvm_arch_tsc_set_attr(): an offset that is set begins a generation, which new vCPUs join",
+        consequence="A VMM that restores offsets cannot add a vCPU without setting that one's, too.",
+        needs=("tsc-offset",),
+        script=(
             CreateVcpu(vcpu=0, label="create-0"),
             GetTscOffset(vcpu=0, label="offset-new"),
             SetTscOffset(vcpu=0, offset=Read("offset-new", Time(100_000 * MS)), label="set"),
@@ -58,9 +64,9 @@ SCENARIOS = (
             CreateVcpu(vcpu=1, label="create-1"),
             *READ_BOTH,
         ),
-        (
-            Claim(
-                "both vCPUs have the offset that was set",
+        claims=(
+            OffsetClaim(
+                text="both vCPUs have the offset that was set",
                 seen=("offset-0", "guest-0", "offset-1", "tsc-1", "guest-1"),
                 expected=("set",),
                 instead="create-1",

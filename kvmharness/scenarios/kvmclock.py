@@ -54,19 +54,23 @@ _TWO: Script = (
     *_look(0, "before"),
 )
 _STABLE_BEFORE = tuple(
-    PageClaim(f"vCPU {vcpu}'s page says that the vCPUs count together", f"page-{vcpu}-before", stable=True)
+    PageClaim(
+        text=f"vCPU {vcpu}'s page says that the vCPUs count together", seen=f"page-{vcpu}-before", stable=True
+    )
     for vcpu in (0, 1)
 )
 
 SCENARIOS = (
     Scenario(
-        "page-after-run",
-        "The guest's kvmclock page is there once the vCPU has run, and with its TSC the guest makes of it "
-        "the time that KVM_GET_CLOCK tells.",
-        f"{_MSR}; kvm_guest_time_update() and pvclock_clocksource_read()",
-        _JUMP,
-        ("masterclock",),
-        (
+        name="page-after-run",
+        contract=(
+            "The guest's kvmclock page is there once the vCPU has run, and with its TSC the guest makes of "
+            "it the time that KVM_GET_CLOCK tells."
+        ),
+        source=f"{_MSR}; kvm_guest_time_update() and pvclock_clocksource_read()",
+        consequence=_JUMP,
+        needs=("masterclock",),
+        script=(
             CreateVcpu(vcpu=0, label="create"),
             Sleep(ns=20 * MS),
             _page_on(0),
@@ -76,66 +80,73 @@ SCENARIOS = (
             *_look(0, "later"),
             GetClock(label="clock-later"),
         ),
-        (
-            PageClaim("the page is there, and stable", "page-0-first", stable=True, stopped=False),
+        claims=(
+            PageClaim(text="the page is there, and stable", seen="page-0-first", stable=True, stopped=False),
             TimeClaim(
-                "the guest's time is that of KVM_GET_CLOCK",
-                ("page-0-first", "clock", "clock-later"),
-                "page-0-later",
+                text="the guest's time is that of KVM_GET_CLOCK",
+                seen=("page-0-first", "clock", "clock-later"),
+                expected="page-0-later",
             ),
         ),
     ),
     Scenario(
-        "page-by-guest",
-        "A guest that switches its kvmclock page on by WRMSR finds it written when it goes on.",
-        f"{_MSR}; kvm_write_system_time()",
-        "The guest reads an empty page, and its clock stands still.",
-        ("masterclock",),
-        (
+        name="page-by-guest",
+        contract="A guest that switches its kvmclock page on by WRMSR finds it written when it goes on.",
+        source=f"{_MSR}; kvm_write_system_time()",
+        consequence="The guest reads an empty page, and its clock stands still.",
+        needs=("masterclock",),
+        script=(
             CreateVcpu(vcpu=0, guest="wrmsr-16", label="create"),
             ReadKvmclock(vcpu=0, label="page-empty"),
             GuestWrite(vcpu=0, msr="SYSTEM_TIME", value=kvmclock_address(0) + 1, label="guest-page-on"),
             ReadKvmclock(vcpu=0, label="page"),
             GetClock(label="clock"),
         ),
-        (
-            PageClaim("the page is there, and stable", "page", stable=True, stopped=False),
-            TimeClaim("the guest's time is that of KVM_GET_CLOCK", ("page",), "clock"),
+        claims=(
+            PageClaim(text="the page is there, and stable", seen="page", stable=True, stopped=False),
+            TimeClaim(text="the guest's time is that of KVM_GET_CLOCK", seen=("page",), expected="clock"),
         ),
     ),
     Scenario(
-        "page-unstable-when-parted",
-        "Once a vCPU's TSC is written apart from the other's, and both have run, no kvmclock page calls "
-        "the clock stable.",
-        f"{_MSR}, flags; kvm_track_tsc_matching()",
-        "The guest takes its vCPUs' TSCs for synchronized, reads them without care, and sees time run back.",
-        ("tsc-write", "masterclock"),
-        (
+        name="page-unstable-when-parted",
+        contract=(
+            "Once a vCPU's TSC is written apart from the other's, and both have run, no kvmclock page calls "
+            "the clock stable."
+        ),
+        source=f"{_MSR}, flags; kvm_track_tsc_matching()",
+        consequence=(
+            "The guest takes its vCPUs' TSCs for synchronized, reads them without care, and sees time run "
+            "back."
+        ),
+        needs=("tsc-write", "masterclock"),
+        script=(
             *_TWO,
             _write(1, 100_000, "part"),
             *_look(1, "parted"),
             *_look(0, "parted"),
             GetClock(label="clock-parted"),
         ),
-        (
+        claims=(
             *_STABLE_BEFORE,
-            PageClaim("vCPU 1's page is not stable any more", "page-1-parted", stable=False),
-            PageClaim("vCPU 0's page is not stable any more", "page-0-parted", stable=False),
+            PageClaim(text="vCPU 1's page is not stable any more", seen="page-1-parted", stable=False),
+            PageClaim(text="vCPU 0's page is not stable any more", seen="page-0-parted", stable=False),
             TimeClaim(
-                "the guest's time goes on, whichever vCPU tells it",
-                ("page-1-parted", "page-0-parted", "clock-parted"),
-                "page-0-before",
+                text="the guest's time goes on, whichever vCPU tells it",
+                seen=("page-1-parted", "page-0-parted", "clock-parted"),
+                expected="page-0-before",
             ),
         ),
     ),
     Scenario(
-        "page-stable-again",
-        "vCPUs that were set apart, and are then written together, have stable kvmclock pages again once "
-        "they have run.",
-        f"{_MSR}, flags; kvm_track_tsc_matching(); a restore into a VM whose vCPUs had parted",
-        "The guest's clock stays slow and unstable after every restore.",
-        ("tsc-write", "masterclock"),
-        (
+        name="page-stable-again",
+        contract=(
+            "vCPUs that were set apart, and are then written together, have stable kvmclock pages again once "
+            "they have run."
+        ),
+        source=f"{_MSR}, flags; kvm_track_tsc_matching(); a restore into a VM whose vCPUs had parted",
+        consequence="The guest's clock stays slow and unstable after every restore.",
+        needs=("tsc-write", "masterclock"),
+        script=(
             *_TWO,
             _write(1, 100_000, "part"),
             *_look(1, "parted"),
@@ -146,25 +157,27 @@ SCENARIOS = (
             *_look(0, "again"),
             GetClock(label="clock-again"),
         ),
-        (
-            PageClaim("vCPU 1's page is stable again", "page-1-again", stable=True),
-            PageClaim("vCPU 0's page is stable again", "page-0-again", stable=True),
-            ClockClaim("KVM_GET_CLOCK says so too", "clock-again", stable=True),
+        claims=(
+            PageClaim(text="vCPU 1's page is stable again", seen="page-1-again", stable=True),
+            PageClaim(text="vCPU 0's page is stable again", seen="page-0-again", stable=True),
+            ClockClaim(text="KVM_GET_CLOCK says so too", seen="clock-again", stable=True),
             TimeClaim(
-                "the guest's time goes on, whichever vCPU tells it",
-                ("page-1-again", "page-0-again", "clock-again"),
-                "page-0-before",
+                text="the guest's time goes on, whichever vCPU tells it",
+                seen=("page-1-again", "page-0-again", "clock-again"),
+                expected="page-0-before",
             ),
         ),
         promptly=Promptly("together-0", "together-1"),
     ),
     Scenario(
-        "old-kvmclock-is-not-stable",
-        "When the first vCPU's guest switches its page on by the old MSR, no page calls the clock stable.",
-        f"{_MSR.replace('_NEW', '')}; kvm_write_system_time(), boot_vcpu_runs_old_kvmclock",
-        "An old guest, which cannot make use of the masterclock, gets a clock that jumps.",
-        ("masterclock",),
-        (
+        name="old-kvmclock-is-not-stable",
+        contract=(
+            "When the first vCPU's guest switches its page on by the old MSR, no page calls the clock stable."
+        ),
+        source=f"{_MSR.replace('_NEW', '')}; kvm_write_system_time(), boot_vcpu_runs_old_kvmclock",
+        consequence="An old guest, which cannot make use of the masterclock, gets a clock that jumps.",
+        needs=("masterclock",),
+        script=(
             CreateVcpu(vcpu=0, guest="wrmsr-16", label="create"),
             Run(vcpu=0, label="guest-before"),
             GetClock(label="clock-before"),
@@ -172,20 +185,22 @@ SCENARIOS = (
             ReadKvmclock(vcpu=0, label="page"),
             GetClock(label="clock"),
         ),
-        (
-            ClockClaim("the clock is stable before", "clock-before", stable=True),
-            PageClaim("the page is there, and not stable", "page", stable=False),
-            ClockClaim("KVM_GET_CLOCK says so too", "clock", stable=False),
-            TimeClaim("the guest's time goes on", ("page", "clock"), "clock-before"),
+        claims=(
+            ClockClaim(text="the clock is stable before", seen="clock-before", stable=True),
+            PageClaim(text="the page is there, and not stable", seen="page", stable=False),
+            ClockClaim(text="KVM_GET_CLOCK says so too", seen="clock", stable=False),
+            TimeClaim(text="the guest's time goes on", seen=("page", "clock"), expected="clock-before"),
         ),
     ),
     Scenario(
-        "page-follows-write",
-        "The guest's time goes on as before when its host writes the TSC: its page moves with its TSC.",
-        f"{_MSR}; kvm_track_tsc_matching(), which has the pages written anew for a new generation",
-        _JUMP,
-        ("tsc-write", "masterclock"),
-        (
+        name="page-follows-write",
+        contract=(
+            "The guest's time goes on as before when its host writes the TSC: its page moves with its TSC."
+        ),
+        source=f"{_MSR}; kvm_track_tsc_matching(), which has the pages written anew for a new generation",
+        consequence=_JUMP,
+        needs=("tsc-write", "masterclock"),
+        script=(
             CreateVcpu(vcpu=0, label="create"),
             _page_on(0),
             *_look(0, "before"),
@@ -193,18 +208,25 @@ SCENARIOS = (
             *_look(0, "after"),
             GetClock(label="clock"),
         ),
-        (
-            PageClaim("the page is stable", "page-0-after", stable=True),
-            TimeClaim("the guest's time goes on", ("page-0-after", "clock"), "page-0-before"),
+        claims=(
+            PageClaim(text="the page is stable", seen="page-0-after", stable=True),
+            TimeClaim(
+                text="the guest's time goes on", seen=("page-0-after", "clock"), expected="page-0-before"
+            ),
         ),
     ),
     Scenario(
-        "page-follows-adjust",
-        "The guest's time goes on as before when its guest writes TSC_ADJUST: its page moves with its TSC.",
-        "commit d9130a2dfdd4: tsc_timestamp must be adjusted as well, or the guest's pvclock time jumps",
-        _JUMP,
-        ("tsc-write", "masterclock"),
-        (
+        name="page-follows-adjust",
+        contract=(
+            "The guest's time goes on as before when its guest writes TSC_ADJUST: its page moves with its "
+            "TSC."
+        ),
+        source=(
+            "commit d9130a2dfdd4: tsc_timestamp must be adjusted as well, or the guest's pvclock time jumps"
+        ),
+        consequence=_JUMP,
+        needs=("tsc-write", "masterclock"),
+        script=(
             CreateVcpu(vcpu=0, guest="wrmsr-16", label="create"),
             _page_on(0),
             *_look(0, "before"),
@@ -212,18 +234,25 @@ SCENARIOS = (
             ReadKvmclock(vcpu=0, label="page-after"),
             GetClock(label="clock"),
         ),
-        (
-            PageClaim("the page is stable", "page-after", stable=True),
-            TimeClaim("the guest's time goes on", ("page-after", "clock"), "page-0-before"),
+        claims=(
+            PageClaim(text="the page is stable", seen="page-after", stable=True),
+            TimeClaim(
+                text="the guest's time goes on", seen=("page-after", "clock"), expected="page-0-before"
+            ),
         ),
     ),
     Scenario(
-        "page-at-half-rate",
-        "The kvmclock page of a vCPU that gets half its rate, and then a TSC, tells the time by that rate.",
-        f"{_MSR}, tsc_to_system_mul; kvm_guest_time_update() and hw_tsc_khz",
-        "The clock of a guest that was migrated from a host with another TSC runs at a wrong rate.",
-        ("tsc-scaling", "masterclock"),
-        (
+        name="page-at-half-rate",
+        contract=(
+            "The kvmclock page of a vCPU that gets half its rate, and then a TSC, tells the time by that "
+            "rate."
+        ),
+        source=f"{_MSR}, tsc_to_system_mul; kvm_guest_time_update() and hw_tsc_khz",
+        consequence=(
+            "The clock of a guest that was migrated from a host with another TSC runs at a wrong rate."
+        ),
+        needs=("tsc-scaling", "masterclock"),
+        script=(
             CreateVcpu(vcpu=0, label="create"),
             _page_on(0),
             *_look(0, "before"),
@@ -234,18 +263,24 @@ SCENARIOS = (
             *_look(0, "later"),
             GetClock(label="clock"),
         ),
-        (
-            PageClaim("the page is stable", "page-0-later", stable=True),
-            TimeClaim("the guest's time goes on", ("page-0-first", "page-0-later", "clock"), "page-0-before"),
+        claims=(
+            PageClaim(text="the page is stable", seen="page-0-later", stable=True),
+            TimeClaim(
+                text="the guest's time goes on",
+                seen=("page-0-first", "page-0-later", "clock"),
+                expected="page-0-before",
+            ),
         ),
     ),
     Scenario(
-        "set-clock",
-        "The VM's clock goes on from what KVM_SET_CLOCK says, in KVM_GET_CLOCK and in the guest's page.",
-        f"{_API}, KVM_SET_CLOCK; QEMU's and Firecracker's restore",
-        "A restored guest's clock is wrong.",
-        ("masterclock",),
-        (
+        name="set-clock",
+        contract=(
+            "The VM's clock goes on from what KVM_SET_CLOCK says, in KVM_GET_CLOCK and in the guest's page."
+        ),
+        source=f"{_API}, KVM_SET_CLOCK; QEMU's and Firecracker's restore",
+        consequence="A restored guest's clock is wrong.",
+        needs=("masterclock",),
+        script=(
             CreateVcpu(vcpu=0, label="create"),
             _page_on(0),
             *_look(0, "before"),
@@ -256,21 +291,28 @@ SCENARIOS = (
             *_look(0, "after"),
             GetClock(label="clock-after"),
         ),
-        (
+        claims=(
             TimeClaim(
-                "the clock goes on from what was set", ("clock-set", "page-0-after", "clock-after"), "set"
+                text="the clock goes on from what was set",
+                seen=("clock-set", "page-0-after", "clock-after"),
+                expected="set",
             ),
-            PageClaim("the page is stable", "page-0-after", stable=True),
+            PageClaim(text="the page is stable", seen="page-0-after", stable=True),
         ),
     ),
     Scenario(
-        "set-clock-with-realtime",
-        "A clock that is saved with KVM_GET_CLOCK, and is later set with the real time of then, has gone on "
-        "with real time.",
-        f"{_API}, KVM_SET_CLOCK and KVM_CLOCK_REALTIME (Linux 5.16); Documentation/virt/kvm/devices/vcpu.rst",
-        "The guest's clock falls back by as long as the migration took.",
-        ("clock-realtime",),
-        (
+        name="set-clock-with-realtime",
+        contract=(
+            "A clock that is saved with KVM_GET_CLOCK, and is later set with the real time of then, has gone "
+            "on with real time."
+        ),
+        source=(
+            f"{_API}, KVM_SET_CLOCK and KVM_CLOCK_REALTIME (Linux 5.16); "
+            "Documentation/virt/kvm/devices/vcpu.rst"
+        ),
+        consequence="The guest's clock falls back by as long as the migration took.",
+        needs=("clock-realtime",),
+        script=(
             CreateVcpu(vcpu=0, label="create"),
             _page_on(0),
             *_look(0, "before"),
@@ -282,18 +324,32 @@ SCENARIOS = (
             GetClock(label="clock-after"),
             *_look(0, "after"),
         ),
-        (
-            RealtimeClaim("the clock has gone on with real time", "saved", "restored", "clock-after"),
-            TimeClaim("the guest's time is that of KVM_GET_CLOCK", ("page-0-after",), "clock-after"),
+        claims=(
+            RealtimeClaim(
+                text="the clock has gone on with real time",
+                before="saved",
+                by="restored",
+                after="clock-after",
+            ),
+            TimeClaim(
+                text="the guest's time is that of KVM_GET_CLOCK",
+                seen=("page-0-after",),
+                expected="clock-after",
+            ),
         ),
     ),
     Scenario(
-        "set-clock-ahead-of-realtime",
-        "A clock that is set with a real time that is yet to come goes on from what was set, not from less.",
-        f"{_API}, KVM_SET_CLOCK and KVM_CLOCK_REALTIME; kvm_vm_ioctl_set_clock() never steps it backwards",
-        "A guest that comes from a host whose real time is ahead finds its clock set back.",
-        ("clock-realtime",),
-        (
+        name="set-clock-ahead-of-realtime",
+        contract=(
+            "A clock that is set with a real time that is yet to come goes on from what was set, not from "
+            "less."
+        ),
+        source=(
+            f"{_API}, KVM_SET_CLOCK and KVM_CLOCK_REALTIME; kvm_vm_ioctl_set_clock() never steps it backwards"
+        ),
+        consequence="A guest that comes from a host whose real time is ahead finds its clock set back.",
+        needs=("clock-realtime",),
+        script=(
             CreateVcpu(vcpu=0, label="create"),
             _page_on(0),
             *_look(0, "before"),
@@ -304,18 +360,24 @@ SCENARIOS = (
             GetClock(label="clock-set"),
             *_look(0, "after"),
         ),
-        (
-            TimeClaim("the clock goes on from what was set", ("clock-set", "page-0-after"), "set"),
-            PageClaim("the page is stable", "page-0-after", stable=True),
+        claims=(
+            TimeClaim(
+                text="the clock goes on from what was set", seen=("clock-set", "page-0-after"), expected="set"
+            ),
+            PageClaim(text="the page is stable", seen="page-0-after", stable=True),
         ),
     ),
     Scenario(
-        "stopped-is-told",
-        "After KVM_KVMCLOCK_CTRL, once it runs again, the guest's kvmclock page says that it was stopped.",
-        f"{_API}, KVM_KVMCLOCK_CTRL; QEMU calls it on every vCPU whenever it goes on",
-        "A guest that was paused for long takes that for a lockup of its own, and says so, or panics.",
-        ("masterclock",),
-        (
+        name="stopped-is-told",
+        contract=(
+            "After KVM_KVMCLOCK_CTRL, once it runs again, the guest's kvmclock page says that it was stopped."
+        ),
+        source=f"{_API}, KVM_KVMCLOCK_CTRL; QEMU calls it on every vCPU whenever it goes on",
+        consequence=(
+            "A guest that was paused for long takes that for a lockup of its own, and says so, or panics."
+        ),
+        needs=("masterclock",),
+        script=(
             CreateVcpu(vcpu=0, label="create"),
             KvmclockCtrl(vcpu=0, label="too-early"),
             _page_on(0),
@@ -323,20 +385,24 @@ SCENARIOS = (
             KvmclockCtrl(vcpu=0, label="stopped"),
             *_look(0, "after"),
         ),
-        (
-            EndClaim("without a page it is refused", "too-early", errors=("EINVAL",)),
-            PageClaim("before, the page says nothing of it", "page-0-before", stopped=False),
-            PageClaim("then it says so", "page-0-after", stopped=True, stable=True),
+        claims=(
+            EndClaim(text="without a page it is refused", seen="too-early", errors=("EINVAL",)),
+            PageClaim(text="before, the page says nothing of it", seen="page-0-before", stopped=False),
+            PageClaim(text="then it says so", seen="page-0-after", stopped=True, stable=True),
         ),
     ),
     Scenario(
-        "stopped-stays-told",
-        "A kvmclock page that says that the guest was stopped still says so when it is written anew, until "
-        "the guest takes note.",
-        f"{_API}, KVM_KVMCLOCK_CTRL; kvm_setup_guest_pvclock()",
-        "A guest that was paused for long takes that for a lockup of its own, and says so, or panics.",
-        ("masterclock",),
-        (
+        name="stopped-stays-told",
+        contract=(
+            "A kvmclock page that says that the guest was stopped still says so when it is written anew, "
+            "until the guest takes note."
+        ),
+        source=f"{_API}, KVM_KVMCLOCK_CTRL; kvm_setup_guest_pvclock()",
+        consequence=(
+            "A guest that was paused for long takes that for a lockup of its own, and says so, or panics."
+        ),
+        needs=("masterclock",),
+        script=(
             CreateVcpu(vcpu=0, label="create"),
             _page_on(0),
             *_look(0, "before"),
@@ -345,9 +411,9 @@ SCENARIOS = (
             SetClock(clock=Time(100_000 * MS), label="set"),
             *_look(0, "after"),
         ),
-        (
-            PageClaim("the page says that the guest was stopped", "page-0-stopped", stopped=True),
-            PageClaim("written anew, it still does", "page-0-after", stopped=True),
+        claims=(
+            PageClaim(text="the page says that the guest was stopped", seen="page-0-stopped", stopped=True),
+            PageClaim(text="written anew, it still does", seen="page-0-after", stopped=True),
         ),
     ),
 )

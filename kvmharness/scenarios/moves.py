@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Moves to another CPU: nothing may hang on where a thread runs before its vCPU first does."""
 
-from kvmharness.contract import Claim
+from kvmharness.contract import OffsetClaim
 from kvmharness.scenarios.scenario import Scenario
 from kvmharness.scenarios.steps import READ_ONE
 from kvmharness.script import (
@@ -24,8 +24,8 @@ _SOURCE = (
 )
 _CONSEQUENCE = "Whether a restored VM has the right TSC depends on where the scheduler puts its threads."
 
-_RESTORED = Claim(
-    "the restored vCPU goes on from the TSC that was written",
+_RESTORED = OffsetClaim(
+    text="the restored vCPU goes on from the TSC that was written",
     seen=("offset", "tsc", "guest"),
     expected=("restore",),
     instead="tsc-new",
@@ -35,13 +35,15 @@ _RESTORED = Claim(
 
 SCENARIOS = (
     Scenario(
-        "offset-moved",
-        "An offset set by KVM_VCPU_TSC_OFFSET stays when the thread moves to another CPU before the first "
-        "run.",
-        _SOURCE,
-        _CONSEQUENCE,
-        ("tsc-offset", "two-cpus"),
-        (
+        name="offset-moved",
+        contract=(
+            "An offset set by KVM_VCPU_TSC_OFFSET stays when the thread moves to another CPU before the "
+            "first run."
+        ),
+        source=_SOURCE,
+        consequence=_CONSEQUENCE,
+        needs=("tsc-offset", "two-cpus"),
+        script=(
             CreateVcpu(vcpu=0, label="create"),
             GetTscOffset(vcpu=0, label="offset-new"),
             Sleep(ns=50 * MS),
@@ -49,9 +51,9 @@ SCENARIOS = (
             MoveThread(to=1, label="move"),
             *READ_ONE,
         ),
-        (
-            Claim(
-                "the vCPU keeps the offset that was set",
+        claims=(
+            OffsetClaim(
+                text="the vCPU keeps the offset that was set",
                 seen=("offset", "tsc", "guest"),
                 expected=("set",),
                 instead="offset-new",
@@ -60,12 +62,12 @@ SCENARIOS = (
         ),
     ),
     Scenario(
-        "young-restore-moved",
-        "A young restore holds when the thread moves to another CPU before the first run.",
-        _SOURCE,
-        _CONSEQUENCE,
-        ("tsc-write", "two-cpus"),
-        (
+        name="young-restore-moved",
+        contract="A young restore holds when the thread moves to another CPU before the first run.",
+        source=_SOURCE,
+        consequence=_CONSEQUENCE,
+        needs=("tsc-write", "two-cpus"),
+        script=(
             CreateVcpu(vcpu=0, label="create"),
             GetMsrs(vcpu=0, indices=("TSC",), label="tsc-new"),
             Sleep(ns=50 * MS),
@@ -73,15 +75,15 @@ SCENARIOS = (
             MoveThread(to=1, label="move"),
             *READ_ONE,
         ),
-        (_RESTORED,),
+        claims=(_RESTORED,),
     ),
     Scenario(
-        "young-restore-after-move",
-        "A young restore holds when the thread moved to another CPU before it.",
-        _SOURCE,
-        _CONSEQUENCE,
-        ("tsc-write", "two-cpus"),
-        (
+        name="young-restore-after-move",
+        contract="A young restore holds when the thread moved to another CPU before it.",
+        source=_SOURCE,
+        consequence=_CONSEQUENCE,
+        needs=("tsc-write", "two-cpus"),
+        script=(
             CreateVcpu(vcpu=0, label="create"),
             GetMsrs(vcpu=0, indices=("TSC",), label="tsc-new"),
             Sleep(ns=50 * MS),
@@ -89,24 +91,24 @@ SCENARIOS = (
             SetMsrs(vcpu=0, msrs=(("TSC", Time(900 * MS)),), label="restore"),
             *READ_ONE,
         ),
-        (_RESTORED,),
+        claims=(_RESTORED,),
     ),
     Scenario(
-        "ioctl-from-another-cpu",
-        "An ioctl on a vCPU from another CPU, before its first run, leaves its TSC alone.",
-        _SOURCE,
-        _CONSEQUENCE,
-        ("tsc-write", "two-cpus"),
-        (
+        name="ioctl-from-another-cpu",
+        contract="An ioctl on a vCPU from another CPU, before its first run, leaves its TSC alone.",
+        source=_SOURCE,
+        consequence=_CONSEQUENCE,
+        needs=("tsc-write", "two-cpus"),
+        script=(
             CreateVcpu(vcpu=0, label="create"),
             GetMsrs(vcpu=0, indices=("TSC",), label="tsc-new"),
             Sleep(ns=100 * MS),
             MoveThread(to=1, label="move"),
             *READ_ONE,
         ),
-        (
-            Claim(
-                "the vCPU still counts from its creation",
+        claims=(
+            OffsetClaim(
+                text="the vCPU still counts from its creation",
                 seen=("offset", "tsc", "guest"),
                 expected=("tsc-new",),
             ),

@@ -3,15 +3,15 @@
 
 from dataclasses import replace
 
-from kvmharness.contract import Claim
+from kvmharness.contract import OffsetClaim
 from kvmharness.scenarios.scenario import Scenario
 from kvmharness.scenarios.steps import READ_BOTH
 from kvmharness.script import CreateVcpu, GetMsrs, Script, SetMsrs, Sleep, Time
 
 MS = 1_000_000
 
-FIRST_GOES_ON = Claim(
-    "vCPU 0 goes on from the TSC that was written to it",
+FIRST_GOES_ON = OffsetClaim(
+    text="vCPU 0 goes on from the TSC that was written to it",
     seen=("offset-0", "tsc-0", "guest-0"),
     expected=("restore-0",),
     instead="tsc-new",
@@ -19,8 +19,8 @@ FIRST_GOES_ON = Claim(
 )
 # A player that was held up restores into a VM that is young no longer, where every kernel keeps the value.
 FIRST_GOES_ON_WHILE_YOUNG = replace(FIRST_GOES_ON, together=("create-0", "restore-0"))
-SECOND_FOLLOWS = Claim(
-    "vCPU 1, written 5 ms later with a value 2 ms further on, counts together with vCPU 0",
+SECOND_FOLLOWS = OffsetClaim(
+    text="vCPU 1, written 5 ms later with a value 2 ms further on, counts together with vCPU 0",
     seen=("offset-1", "tsc-1", "guest-1"),
     expected=("offset-0", "tsc-0", "guest-0"),
     instead="restore-1",
@@ -44,40 +44,52 @@ def _restore_pair(value_ms: int) -> Script:
 
 SCENARIOS = (
     Scenario(
-        "qemu-pair-old",
-        "Two vCPUs of a snapshot older than a second, restored one after the other, go on from the "
-        "first one's saved TSC and count together.",
-        "QEMU, cpu_synchronize_all_post_init(); Oliver Upton's reply of 30 June 2023",
-        "After a restore the guest's vCPUs disagree about the time, and KVM takes its clock for unstable.",
-        ("tsc-write",),
-        _restore_pair(100_000),
-        (FIRST_GOES_ON, SECOND_FOLLOWS),
+        name="qemu-pair-old",
+        contract=(
+            "Two vCPUs of a snapshot older than a second, restored one after the other, go on from the first "
+            "one's saved TSC and count together."
+        ),
+        source="QEMU, cpu_synchronize_all_post_init(); Oliver Upton's reply of 30 June 2023",
+        consequence=(
+            "After a restore the guest's vCPUs disagree about the time, and KVM takes its clock for unstable."
+        ),
+        needs=("tsc-write",),
+        script=_restore_pair(100_000),
+        claims=(FIRST_GOES_ON, SECOND_FOLLOWS),
     ),
     Scenario(
-        "qemu-pair-young",
-        "Two vCPUs of a snapshot taken within a second of their creation, restored one after the "
-        "other, go on from the first one's saved TSC and count together.",
-        "kernel bug 217423 with more than one vCPU; Oliver Upton's reply of 30 June 2023",
-        "The two vCPUs of such a snapshot come back with the wrong TSC, or disagree about the time.",
-        ("tsc-write",),
-        _restore_pair(500),
-        (FIRST_GOES_ON_WHILE_YOUNG, SECOND_FOLLOWS),
+        name="qemu-pair-young",
+        contract=(
+            "Two vCPUs of a snapshot taken within a second of their creation, restored one after the other, "
+            "go on from the first one's saved TSC and count together."
+        ),
+        source="kernel bug 217423 with more than one vCPU; Oliver Upton's reply of 30 June 2023",
+        consequence=(
+            "The two vCPUs of such a snapshot come back with the wrong TSC, or disagree about the time."
+        ),
+        needs=("tsc-write",),
+        script=_restore_pair(500),
+        claims=(FIRST_GOES_ON_WHILE_YOUNG, SECOND_FOLLOWS),
     ),
     Scenario(
-        "restore-one-by-one",
-        "vCPUs that are created and restored one after the other count together.",
-        "Cloud Hypervisor restores so: it lost its masterclock by it (pull request 8383), and since 8437 "
-        "copies vCPU 0's offset",
-        "After a restore the guest's vCPUs disagree about the time, and KVM takes its clock for unstable.",
-        ("tsc-write",),
-        (
+        name="restore-one-by-one",
+        contract="vCPUs that are created and restored one after the other count together.",
+        source=(
+            "Cloud Hypervisor restores so: it lost its masterclock by it (pull request 8383), and since 8437 "
+            "copies vCPU 0's offset"
+        ),
+        consequence=(
+            "After a restore the guest's vCPUs disagree about the time, and KVM takes its clock for unstable."
+        ),
+        needs=("tsc-write",),
+        script=(
             CreateVcpu(vcpu=0, label="create-0"),
             SetMsrs(vcpu=0, msrs=(("TSC", Time(100_000 * MS)),), label="restore-0"),
             CreateVcpu(vcpu=1, label="create-1"),
             SetMsrs(vcpu=1, msrs=(("TSC", Time(100_000 * MS)),), label="restore-1"),
             *READ_BOTH,
         ),
-        (
+        claims=(
             replace(FIRST_GOES_ON, instead="create-0"),
             replace(SECOND_FOLLOWS, text="vCPU 1, restored to the same value, counts together with vCPU 0"),
         ),

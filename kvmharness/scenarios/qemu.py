@@ -3,7 +3,7 @@
 
 from dataclasses import replace
 
-from kvmharness.contract import Claim, ForwardClaim
+from kvmharness.contract import ForwardClaim, OffsetClaim
 from kvmharness.scenarios.qemu_steps import put_full, reset, run, start
 from kvmharness.scenarios.scenario import Scenario
 from kvmharness.scenarios.steps import MS, count_together, goes_on, look_at
@@ -16,13 +16,13 @@ _RESET_SOURCE = (
 
 def _after_start(vcpus: int, source: str, name: str) -> Scenario:
     return Scenario(
-        name,
-        f"The {vcpus} vCPUs of a VM that QEMU starts count together.",
-        source,
-        "The guest finds its TSCs unsynchronized when it boots, and takes a slower clock.",
-        ("tsc-write",),
-        (*start(vcpus), *look_at(vcpus)),
-        count_together(vcpus, "one", first="one-0"),
+        name=name,
+        contract=f"The {vcpus} vCPUs of a VM that QEMU starts count together.",
+        source=source,
+        consequence="The guest finds its TSCs unsynchronized when it boots, and takes a slower clock.",
+        needs=("tsc-write",),
+        script=(*start(vcpus), *look_at(vcpus)),
+        claims=count_together(vcpus, "one", first="one-0"),
     )
 
 
@@ -43,38 +43,48 @@ SCENARIOS = (
     _after_start(2, "recorded from QEMU 7.2: all machine types put 0, and 4 ms later 1", "qemu-start"),
     _after_start(16, "recorded from QEMU 7.2 with 2 and 4 vCPUs; the same order for 16", "qemu-start-16"),
     Scenario(
-        "qemu-reset-old",
-        "After the reset of a QEMU VM that has run for more than a second its vCPUs count from 1 again, "
-        "together.",
-        _RESET_SOURCE,
-        "A guest that was reset finds a TSC that was not, or TSCs that are apart.",
-        ("tsc-write",),
-        _reset(1050),
-        (
+        name="qemu-reset-old",
+        contract=(
+            "After the reset of a QEMU VM that has run for more than a second its vCPUs count from 1 again, "
+            "together."
+        ),
+        source=_RESET_SOURCE,
+        consequence="A guest that was reset finds a TSC that was not, or TSCs that are apart.",
+        needs=("tsc-write",),
+        script=_reset(1050),
+        claims=(
             goes_on(_STARTS_ANEW, "reset-0", "tsc-before", together=("reset-0", "reset-1")),
             *count_together(2, "reset", first="reset-0"),
         ),
     ),
     Scenario(
-        "qemu-reset-young",
-        "After the reset of a QEMU VM within a second of its start its vCPUs count from 1 again, together.",
-        _RESET_SOURCE,
-        "A guest that is reset early keeps the TSC it had: the reset's 1 is near the 1 of the start.",
-        ("tsc-write",),
-        _reset(300),
-        (
+        name="qemu-reset-young",
+        contract=(
+            "After the reset of a QEMU VM within a second of its start its vCPUs count from 1 again, "
+            "together."
+        ),
+        source=_RESET_SOURCE,
+        consequence=(
+            "A guest that is reset early keeps the TSC it had: the reset's 1 is near the 1 of the start."
+        ),
+        needs=("tsc-write",),
+        script=_reset(300),
+        claims=(
             goes_on(_STARTS_ANEW, "reset-0", "tsc-before", together=("one-0", "reset-0")),
             *count_together(2, "reset", first="reset-0"),
         ),
         alone=True,
     ),
     Scenario(
-        "qemu-double-reset",
-        "The vCPUs of a QEMU VM count together after the second of the two resets that SeaBIOS makes of one.",
-        "recorded from QEMU 7.2: SeaBIOS resets again 107 to 189 ms after system_reset",
-        "After a reboot the guest's vCPUs disagree about the time.",
-        ("tsc-write",),
-        (
+        name="qemu-double-reset",
+        contract=(
+            "The vCPUs of a QEMU VM count together after the second of the two resets that SeaBIOS makes of "
+            "one."
+        ),
+        source="recorded from QEMU 7.2: SeaBIOS resets again 107 to 189 ms after system_reset",
+        consequence="After a reboot the guest's vCPUs disagree about the time.",
+        needs=("tsc-write",),
+        script=(
             *start(2),
             *run(2),
             Sleep(ns=1050 * MS),
@@ -84,16 +94,20 @@ SCENARIOS = (
             *reset(2, "again"),
             *look_at(2),
         ),
-        count_together(2, "again", first="again-0"),
+        claims=count_together(2, "again", first="again-0"),
     ),
     Scenario(
-        "qemu-hotplug",
-        "A vCPU that QEMU adds to a running VM counts together with the one that is there, which goes on "
-        "undisturbed.",
-        "recorded from QEMU 7.2, device_add: a new vCPU is written 0 once, and nothing else is written",
-        "A vCPU plugged into a running guest is ahead of the others, or behind them.",
-        ("tsc-write",),
-        (
+        name="qemu-hotplug",
+        contract=(
+            "A vCPU that QEMU adds to a running VM counts together with the one that is there, which goes on "
+            "undisturbed."
+        ),
+        source=(
+            "recorded from QEMU 7.2, device_add: a new vCPU is written 0 once, and nothing else is written"
+        ),
+        consequence="A vCPU plugged into a running guest is ahead of the others, or behind them.",
+        needs=("tsc-write",),
+        script=(
             *start(1),
             *run(1),
             Sleep(ns=300 * MS),
@@ -102,18 +116,20 @@ SCENARIOS = (
             *put_full(1, 0, "plug-1"),
             *look_at(2),
         ),
-        (
-            Claim("vCPU 0 goes on as before", seen=("offset-0", "guest-0"), expected=("tsc-before",)),
+        claims=(
+            OffsetClaim(
+                text="vCPU 0 goes on as before", seen=("offset-0", "guest-0"), expected=("tsc-before",)
+            ),
             *count_together(2, "plug"),
         ),
     ),
     Scenario(
-        "qemu-hotplug-then-reset",
-        "After a reset both the first and the added vCPU of a QEMU VM count from 1, together.",
-        "recorded from QEMU 7.2: the first reset behind a device_add writes 1 to both",
-        "A guest that is rebooted after a hotplug has TSCs that are apart.",
-        ("tsc-write",),
-        (
+        name="qemu-hotplug-then-reset",
+        contract="After a reset both the first and the added vCPU of a QEMU VM count from 1, together.",
+        source="recorded from QEMU 7.2: the first reset behind a device_add writes 1 to both",
+        consequence="A guest that is rebooted after a hotplug has TSCs that are apart.",
+        needs=("tsc-write",),
+        script=(
             *start(1),
             *run(1),
             CreateVcpu(vcpu=1, label="create-1"),
@@ -123,20 +139,26 @@ SCENARIOS = (
             *reset(2, "reset"),
             *look_at(2),
         ),
-        (
+        claims=(
             goes_on(_STARTS_ANEW, "reset-0", "tsc-before", together=("reset-0", "reset-1")),
             *count_together(2, "reset", first="reset-0"),
         ),
     ),
     Scenario(
-        "qemu-replug-after-reset",
-        "A vCPU that is unplugged while a QEMU VM is reset, and plugged in again later, counts together with "
-        "the one that was reset.",
-        "QEMU commit 3f2a05b31ee9: a reset used to write 1 only to the vCPUs that are plugged in; one that "
-        "is unplugged is kept, and written 0 when it is plugged in again",
-        "A guest that is rebooted after an unplug finds the vCPU's TSC far ahead when it comes back.",
-        ("tsc-write",),
-        (
+        name="qemu-replug-after-reset",
+        contract=(
+            "A vCPU that is unplugged while a QEMU VM is reset, and plugged in again later, counts together "
+            "with the one that was reset."
+        ),
+        source=(
+            "QEMU commit 3f2a05b31ee9: a reset used to write 1 only to the vCPUs that are plugged in; one "
+            "that is unplugged is kept, and written 0 when it is plugged in again"
+        ),
+        consequence=(
+            "A guest that is rebooted after an unplug finds the vCPU's TSC far ahead when it comes back."
+        ),
+        needs=("tsc-write",),
+        script=(
             *start(2),
             *run(2),
             Sleep(ns=1050 * MS),
@@ -146,7 +168,7 @@ SCENARIOS = (
             *put_full(1, 0, "plug-1"),
             *look_at(2),
         ),
-        (
+        claims=(
             *(
                 replace(claim, instead="one-1", otherwise="it was left where it was before the reset")
                 for claim in count_together(2, "plug")
@@ -154,12 +176,12 @@ SCENARIOS = (
         ),
     ),
     Scenario(
-        "qemu-stop-continue",
-        "A guest's TSC goes on through a stop of its VM as though there had been none.",
-        "recorded from QEMU 7.2: stop reads the TSCs, cont writes none",
-        "A guest that was stopped for a moment finds its TSC behind, or set back.",
-        ("stable-tsc", "guest-16"),
-        (
+        name="qemu-stop-continue",
+        contract="A guest's TSC goes on through a stop of its VM as though there had been none.",
+        source="recorded from QEMU 7.2: stop reads the TSCs, cont writes none",
+        consequence="A guest that was stopped for a moment finds its TSC behind, or set back.",
+        needs=("stable-tsc", "guest-16"),
+        script=(
             *start(1),
             Run(vcpu=0, label="guest-before"),
             GetMsrs(vcpu=0, indices=("TSC",), label="tsc-stopped"),
@@ -167,13 +189,15 @@ SCENARIOS = (
             Run(vcpu=0, label="guest-after"),
             GetMsrs(vcpu=0, indices=("TSC",), label="tsc-after"),
         ),
-        (
-            Claim(
-                "the guest goes on from where it was before the stop",
+        claims=(
+            OffsetClaim(
+                text="the guest goes on from where it was before the stop",
                 seen=("guest-after", "tsc-after"),
                 expected=("guest-before", "tsc-stopped"),
             ),
-            ForwardClaim("its TSC never runs backwards", ("guest-before", "tsc-stopped", "guest-after")),
+            ForwardClaim(
+                text="its TSC never runs backwards", seen=("guest-before", "tsc-stopped", "guest-after")
+            ),
         ),
     ),
 )

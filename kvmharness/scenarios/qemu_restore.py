@@ -3,7 +3,7 @@
 
 from dataclasses import replace
 
-from kvmharness.contract import Claim
+from kvmharness.contract import OffsetClaim
 from kvmharness.scenarios.qemu_steps import SKEW, load, reset, run, start
 from kvmharness.scenarios.scenario import Scenario
 from kvmharness.scenarios.steps import MS, count_together, goes_on, look_at
@@ -17,7 +17,7 @@ _CONSEQUENCE = (
 _TOGETHER = count_together(2, "load", first="load-0")
 
 
-def _restored(instead: str, together: tuple[str, ...] = ()) -> tuple[Claim, ...]:
+def _restored(instead: str, together: tuple[str, ...] = ()) -> tuple[OffsetClaim, ...]:
     first = goes_on("vCPU 0 goes on from its saved TSC", "load-0", instead, together=together)
     first = replace(first, otherwise="the saved TSC was dropped, it counts as after the reset")
     return (first, *_TOGETHER)
@@ -31,13 +31,15 @@ def _incoming(saved_ms: int, after_ms: int) -> Script:
 
 SCENARIOS = (
     Scenario(
-        "qemu-loadvm-young",
-        "The vCPUs of a running QEMU VM go on, together, from a snapshot that was taken within a second of "
-        "their start.",
-        f"recorded from QEMU 7.2, savevm and loadvm; {_BUG}",
-        _CONSEQUENCE,
-        ("tsc-write",),
-        (
+        name="qemu-loadvm-young",
+        contract=(
+            "The vCPUs of a running QEMU VM go on, together, from a snapshot that was taken within a second "
+            "of their start."
+        ),
+        source=f"recorded from QEMU 7.2, savevm and loadvm; {_BUG}",
+        consequence=_CONSEQUENCE,
+        needs=("tsc-write",),
+        script=(
             *start(2),
             *run(2),
             Sleep(ns=100 * MS),
@@ -49,16 +51,20 @@ SCENARIOS = (
             *load(Read("saved-0"), Read("saved-1")),
             *look_at(2),
         ),
-        _restored("saved-0", together=("one-0", "load-0")),
+        claims=_restored("saved-0", together=("one-0", "load-0")),
         alone=True,
     ),
     Scenario(
-        "qemu-loadvm-old",
-        "The vCPUs of a running QEMU VM go on, together, from a snapshot that is older than a second.",
-        "recorded from QEMU 7.2, loadvm: stop, a reset, and the saved TSCs 3 to 35 ms later",
-        "A guest that is set back to a snapshot does not get its TSC back, or its vCPUs are apart.",
-        ("tsc-write",),
-        (
+        name="qemu-loadvm-old",
+        contract=(
+            "The vCPUs of a running QEMU VM go on, together, from a snapshot that is older than a second."
+        ),
+        source="recorded from QEMU 7.2, loadvm: stop, a reset, and the saved TSCs 3 to 35 ms later",
+        consequence=(
+            "A guest that is set back to a snapshot does not get its TSC back, or its vCPUs are apart."
+        ),
+        needs=("tsc-write",),
+        script=(
             *start(2),
             *run(2),
             Sleep(ns=100 * MS),
@@ -68,36 +74,42 @@ SCENARIOS = (
             *load(Time(100_000 * MS), Time(100_000 * MS + SKEW.ns)),
             *look_at(2),
         ),
-        _restored("tsc-before"),
+        claims=_restored("tsc-before"),
     ),
     Scenario(
-        "qemu-incoming-young",
-        "The vCPUs of a new QEMU go on, together, from a snapshot that was taken within a second of their "
-        "start.",
-        f"recorded from QEMU 7.2, -incoming: 0 and 1 to each, the saved TSCs 34 ms later; {_BUG}",
-        _CONSEQUENCE,
-        ("tsc-write",),
-        _incoming(600, after_ms=34),
-        _restored("tsc-new-0", together=("one-0", "load-0")),
+        name="qemu-incoming-young",
+        contract=(
+            "The vCPUs of a new QEMU go on, together, from a snapshot that was taken within a second of "
+            "their start."
+        ),
+        source=f"recorded from QEMU 7.2, -incoming: 0 and 1 to each, the saved TSCs 34 ms later; {_BUG}",
+        consequence=_CONSEQUENCE,
+        needs=("tsc-write",),
+        script=_incoming(600, after_ms=34),
+        claims=_restored("tsc-new-0", together=("one-0", "load-0")),
     ),
     Scenario(
-        "qemu-incoming-old",
-        "The vCPUs of a new QEMU go on, together, from a snapshot that is older than a second.",
-        "recorded from QEMU 7.2, -incoming: vCPU 1 is given a TSC 77 to 194 us behind vCPU 0's, which only "
-        "KVM's matching hides",
-        "After every migration the guest's vCPUs disagree about the time.",
-        ("tsc-write",),
-        _incoming(100_000, after_ms=34),
-        _restored("tsc-new-0"),
+        name="qemu-incoming-old",
+        contract="The vCPUs of a new QEMU go on, together, from a snapshot that is older than a second.",
+        source=(
+            "recorded from QEMU 7.2, -incoming: vCPU 1 is given a TSC 77 to 194 us behind vCPU 0's, which "
+            "only KVM's matching hides"
+        ),
+        consequence="After every migration the guest's vCPUs disagree about the time.",
+        needs=("tsc-write",),
+        script=_incoming(100_000, after_ms=34),
+        claims=_restored("tsc-new-0"),
     ),
     Scenario(
-        "qemu-incoming-deferred",
-        "The vCPUs of a QEMU that waited for more than a second go on, together, from a snapshot of a "
-        "young VM.",
-        "recorded from QEMU 7.2, -incoming defer: the saved TSCs come seconds after the start's 1",
-        "Whether a young snapshot comes back right would depend on how long QEMU waited for it.",
-        ("tsc-write",),
-        _incoming(100, after_ms=1150),
-        _restored("tsc-new-0"),
+        name="qemu-incoming-deferred",
+        contract=(
+            "The vCPUs of a QEMU that waited for more than a second go on, together, from a snapshot of a "
+            "young VM."
+        ),
+        source="recorded from QEMU 7.2, -incoming defer: the saved TSCs come seconds after the start's 1",
+        consequence="Whether a young snapshot comes back right would depend on how long QEMU waited for it.",
+        needs=("tsc-write",),
+        script=_incoming(100, after_ms=1150),
+        claims=_restored("tsc-new-0"),
     ),
 )

@@ -3,14 +3,14 @@
 
 from dataclasses import replace
 
-from kvmharness.contract import Claim
+from kvmharness.contract import OffsetClaim
 from kvmharness.scenarios.scenario import Scenario
 from kvmharness.script import CreateVcpu, GetMsrs, GetTscOffset, Run, Script, SetMsrs, Sleep, Time
 
 MS = 1_000_000
 
-GOES_ON = Claim(
-    "the restored vCPU goes on from the TSC that was written",
+GOES_ON = OffsetClaim(
+    text="the restored vCPU goes on from the TSC that was written",
     seen=("offset", "tsc", "guest", "tsc-later"),
     expected=("restore",),
     instead="tsc-new",
@@ -36,25 +36,31 @@ def _restore(value: Time) -> Script:
 
 SCENARIOS = (
     Scenario(
-        "young-restore",
-        "A vCPU restored from a snapshot that was taken within a second of its creation goes on from "
-        "the saved TSC.",
-        "kernel bug 217423; 'KVM: x86/tsc: Update guest tsc_offset again before vcpu first runs', "
-        "Like Xu, June 2023, and the replies; fixed by commit bf328e22e472 (Linux 6.7)",
-        "A snapshot taken within a second of a VM's creation comes back with the wrong TSC: KVM mistakes "
-        "the restore for an attempt to synchronize with its own start-up value, and drops the saved one "
-        "(kernel bug 217423).",
-        ("tsc-write",),
-        _restore(Time(900 * MS)),
-        (GOES_ON_WHILE_YOUNG,),
+        name="young-restore",
+        contract=(
+            "A vCPU restored from a snapshot that was taken within a second of its creation goes on from the "
+            "saved TSC."
+        ),
+        source=(
+            "kernel bug 217423; 'KVM: x86/tsc: Update guest tsc_offset again before vcpu first runs', Like "
+            "Xu, June 2023, and the replies; fixed by commit bf328e22e472 (Linux 6.7)"
+        ),
+        consequence=(
+            "A snapshot taken within a second of a VM's creation comes back with the wrong TSC: KVM mistakes "
+            "the restore for an attempt to synchronize with its own start-up value, and drops the saved one "
+            "(kernel bug 217423)."
+        ),
+        needs=("tsc-write",),
+        script=_restore(Time(900 * MS)),
+        claims=(GOES_ON_WHILE_YOUNG,),
     ),
     Scenario(
-        "old-restore",
-        "A vCPU restored from a snapshot that is older than a second goes on from the saved TSC.",
-        "Documentation/virt/kvm/api.rst, KVM_SET_MSRS; what every VMM's restore rests on",
-        "Restored VMs do not get their saved TSC back: the guest's clock jumps.",
-        ("tsc-write",),
-        _restore(Time(100_000 * MS)),
-        (GOES_ON,),
+        name="old-restore",
+        contract="A vCPU restored from a snapshot that is older than a second goes on from the saved TSC.",
+        source="Documentation/virt/kvm/api.rst, KVM_SET_MSRS; what every VMM's restore rests on",
+        consequence="Restored VMs do not get their saved TSC back: the guest's clock jumps.",
+        needs=("tsc-write",),
+        script=_restore(Time(100_000 * MS)),
+        claims=(GOES_ON,),
     ),
 )

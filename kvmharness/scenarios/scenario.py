@@ -3,14 +3,14 @@
 
 from dataclasses import dataclass, replace
 
-from kvmharness.contract import AnyClaim, Finding, Promptly, check_all
+from kvmharness.contract import Claim, Finding, Promptly, check_all
 from kvmharness.model.simulate import HOST
 from kvmharness.model.state import Host
 from kvmharness.script import Script
 from kvmharness.trace import Trace
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
     """A named script and what userspace is entitled to when it is played.
 
@@ -27,7 +27,7 @@ class Scenario:
     consequence: str
     needs: tuple[str, ...]
     script: Script
-    claims: tuple[AnyClaim, ...]
+    claims: tuple[Claim, ...]
     lacks: tuple[str, ...] = ()
     alone: bool = False
     promptly: Promptly | None = None

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Steps and claims that several scenarios have in common."""
 
-from kvmharness.contract import TOGETHER_NS, Claim
+from kvmharness.contract import TOGETHER_NS, OffsetClaim
 from kvmharness.script import GetClock, GetMsrs, GetTscOffset, Run, Script, SetMsrs, Value
 
 MS = 1_000_000  # ns
@@ -52,10 +52,10 @@ def look_at(vcpus: int) -> Script:
 
 def goes_on(
     text: str, expected: str, instead: str, *, vcpu: int = 0, together: tuple[str, ...] = ()
-) -> Claim:
+) -> OffsetClaim:
     """A vCPU, read by look_at(), goes on from a step's TSC and not from another's."""
-    return Claim(
-        text,
+    return OffsetClaim(
+        text=text,
         seen=(f"offset-{vcpu}", f"guest-{vcpu}"),
         expected=(expected,),
         instead=instead,
@@ -66,15 +66,15 @@ def goes_on(
 
 def count_together(
     vcpus: int, written: str, *, first: str = "", within_ns: int = TOGETHER_NS
-) -> tuple[Claim, ...]:
+) -> tuple[OffsetClaim, ...]:
     """All vCPUs, read by look_at(), have the TSC of vCPU 0.
 
     `written` begins the labels of the last write to each, by which a vCPU would have a TSC of its own;
     with `first`, the label of the first of them, they have to come within `within_ns` of it.
     """
     return tuple(
-        Claim(
-            f"vCPU {vcpu} counts together with vCPU 0",
+        OffsetClaim(
+            text=f"vCPU {vcpu} counts together with vCPU 0",
             seen=(f"offset-{vcpu}", f"guest-{vcpu}"),
             expected=("offset-0", "guest-0"),
             instead=f"{written}-{vcpu}",

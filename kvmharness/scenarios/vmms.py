@@ -7,7 +7,7 @@ migration.
 
 from dataclasses import replace
 
-from kvmharness.contract import Claim, ClockClaim, EndClaim, SameClaim
+from kvmharness.contract import ClockClaim, EndClaim, OffsetClaim, SameClaim
 from kvmharness.scenarios.scenario import Scenario
 from kvmharness.scenarios.steps import MS, READ_ONE, count_together, goes_on, look_at, write
 from kvmharness.script import (
@@ -54,11 +54,11 @@ def _copy_offset(vcpus: int) -> Script:
     )
 
 
-def _same_offset(vcpus: int) -> tuple[Claim, ...]:
+def _same_offset(vcpus: int) -> tuple[OffsetClaim, ...]:
     """Every vCPU has the offset that was copied from vCPU 0."""
     return tuple(
-        Claim(
-            f"vCPU {vcpu} has the offset of vCPU 0",
+        OffsetClaim(
+            text=f"vCPU {vcpu} has the offset of vCPU 0",
             seen=(f"offset-{vcpu}", f"guest-{vcpu}"),
             expected=("copied",),
             instead=f"restore-{vcpu}" if vcpu else "",
@@ -90,54 +90,66 @@ _ONE_BY_ONE: Script = (
 
 SCENARIOS = (
     Scenario(
-        "firecracker-restore",
-        "The four vCPUs of a Firecracker snapshot go on from the first one's saved TSC, together.",
-        _FIRECRACKER,
-        _APART,
-        ("tsc-write",),
-        (*_firecracker(4, 100_000), *look_at(4)),
-        (_FIRST, *count_together(4, "restore", first="restore-0")),
+        name="firecracker-restore",
+        contract="The four vCPUs of a Firecracker snapshot go on from the first one's saved TSC, together.",
+        source=_FIRECRACKER,
+        consequence=_APART,
+        needs=("tsc-write",),
+        script=(*_firecracker(4, 100_000), *look_at(4)),
+        claims=(_FIRST, *count_together(4, "restore", first="restore-0")),
     ),
     Scenario(
-        "firecracker-restore-young",
-        "The two vCPUs of a Firecracker snapshot that was taken within a second of their creation go on "
-        "from the first one's saved TSC, together.",
-        f"{_FIRECRACKER}; nothing was written before, so this is the VMM that commit bf328e22e472 helps",
-        "Fast snapshots are what Firecracker is for, and a young one comes back with the wrong TSC.",
-        ("tsc-write",),
-        (*_firecracker(2, 500), *look_at(2)),
-        (
+        name="firecracker-restore-young",
+        contract=(
+            "The two vCPUs of a Firecracker snapshot that was taken within a second of their creation go on "
+            "from the first one's saved TSC, together."
+        ),
+        source=(
+            f"{_FIRECRACKER}; nothing was written before, so this is the VMM that commit bf328e22e472 helps"
+        ),
+        consequence=(
+            "Fast snapshots are what Firecracker is for, and a young one comes back with the wrong TSC."
+        ),
+        needs=("tsc-write",),
+        script=(*_firecracker(2, 500), *look_at(2)),
+        claims=(
             replace(_FIRST, together=("create-0", "restore-0")),
             *count_together(2, "restore", first="restore-0"),
         ),
     ),
     Scenario(
-        "firecracker-copied-offset",
-        "vCPUs that are restored one after the other and then all given vCPU 0's offset have one offset, "
-        "to the cycle, and a stable clock.",
-        f"Firecracker pull request 6200 (2026); {_FIRECRACKER}",
-        _APART,
-        ("tsc-write", "tsc-offset", "masterclock"),
-        (*_firecracker(2, 100_000), *_copy_offset(2), *look_at(2)),
-        (_FIRST, *_same_offset(2), ClockClaim("the clock is stable", "clock", stable=True)),
+        name="firecracker-copied-offset",
+        contract=(
+            "vCPUs that are restored one after the other and then all given vCPU 0's offset have one offset, "
+            "to the cycle, and a stable clock."
+        ),
+        source=f"Firecracker pull request 6200 (2026); {_FIRECRACKER}",
+        consequence=_APART,
+        needs=("tsc-write", "tsc-offset", "masterclock"),
+        script=(*_firecracker(2, 100_000), *_copy_offset(2), *look_at(2)),
+        claims=(_FIRST, *_same_offset(2), ClockClaim(text="the clock is stable", seen="clock", stable=True)),
     ),
     Scenario(
-        "cloud-hypervisor-copied-offset",
-        "vCPUs that are created and restored one by one, and then given vCPU 0's offset, have one offset.",
-        "Cloud Hypervisor pull request 8437 (2026): the restore alone left each vCPU a TSC of its own",
-        _APART,
-        ("tsc-write", "tsc-offset"),
-        (*_ONE_BY_ONE, *_copy_offset(2), *look_at(2)),
-        (goes_on("vCPU 0 goes on from its saved TSC", "restore-0", "create-0"), *_same_offset(2)),
+        name="cloud-hypervisor-copied-offset",
+        contract=(
+            "vCPUs that are created and restored one by one, and then given vCPU 0's offset, have one offset."
+        ),
+        source="Cloud Hypervisor pull request 8437 (2026): the restore alone left each vCPU a TSC of its own",
+        consequence=_APART,
+        needs=("tsc-write", "tsc-offset"),
+        script=(*_ONE_BY_ONE, *_copy_offset(2), *look_at(2)),
+        claims=(goes_on("vCPU 0 goes on from its saved TSC", "restore-0", "create-0"), *_same_offset(2)),
     ),
     Scenario(
-        "crosvm-restore",
-        "vCPUs that get their MSRs one ioctl each, in the order of the MSRs' numbers, go on from the first "
-        "one's saved TSC, together.",
-        "crosvm, restore: one KVM_SET_MSRS an MSR, in index order, so TSC comes before TSC_ADJUST",
-        _APART,
-        ("tsc-write",),
-        (
+        name="crosvm-restore",
+        contract=(
+            "vCPUs that get their MSRs one ioctl each, in the order of the MSRs' numbers, go on from the "
+            "first one's saved TSC, together."
+        ),
+        source="crosvm, restore: one KVM_SET_MSRS an MSR, in index order, so TSC comes before TSC_ADJUST",
+        consequence=_APART,
+        needs=("tsc-write",),
+        script=(
             *(CreateVcpu(vcpu=vcpu, label=f"create-{vcpu}") for vcpu in range(2)),
             *(
                 step
@@ -150,44 +162,52 @@ SCENARIOS = (
             ),
             *look_at(2),
         ),
-        (
+        claims=(
             goes_on("vCPU 0 goes on from its saved TSC", "restore-0", "create-0"),
             *count_together(2, "restore", first="restore-0"),
         ),
     ),
     Scenario(
-        "gvisor-offset-zero",
-        "vCPUs whose offset is set to 0 have the host's own TSC.",
-        "gVisor, setTSCOffset(), on Linux 5.16 and later: its vDSO reads time by the host's parameters",
-        "Time runs backwards for programs that move between vCPUs and the host.",
-        ("tsc-offset",),
-        (
+        name="gvisor-offset-zero",
+        contract="vCPUs whose offset is set to 0 have the host's own TSC.",
+        source=(
+            "gVisor, setTSCOffset(), on Linux 5.16 and later: its vDSO reads time by the host's parameters"
+        ),
+        consequence="Time runs backwards for programs that move between vCPUs and the host.",
+        needs=("tsc-offset",),
+        script=(
             *(CreateVcpu(vcpu=vcpu, label=f"create-{vcpu}") for vcpu in range(2)),
             *(SetTscOffset(vcpu=vcpu, offset=0, label=f"set-{vcpu}") for vcpu in range(2)),
             *look_at(2),
         ),
-        tuple(
+        claims=tuple(
             goes_on(f"vCPU {vcpu} has the host's TSC", f"set-{vcpu}", "create-0", vcpu=vcpu)
             for vcpu in range(2)
         ),
     ),
     Scenario(
-        "gvisor-calibrated-writes",
-        "A vCPU whose TSC is written again and again, each time with a better value, goes on from the last "
-        "one.",
-        "gVisor, setSystemTimeLegacy(), for kernels without the attribute: it writes until the value comes "
-        "near",
-        "The first guess stays, whatever is written after it: such a VMM cannot come nearer to the host's "
-        "time.",
-        ("tsc-write",),
-        (
+        name="gvisor-calibrated-writes",
+        contract=(
+            "A vCPU whose TSC is written again and again, each time with a better value, goes on from the "
+            "last one."
+        ),
+        source=(
+            "gVisor, setSystemTimeLegacy(), for kernels without the attribute: it writes until the value "
+            "comes near"
+        ),
+        consequence=(
+            "The first guess stays, whatever is written after it: such a VMM cannot come nearer to the "
+            "host's time."
+        ),
+        needs=("tsc-write",),
+        script=(
             CreateVcpu(vcpu=0, label="create"),
             *(write(0, Time(100_000 * MS + 10 * MS * number), f"guess-{number}") for number in range(3)),
             *READ_ONE,
         ),
-        (
-            Claim(
-                "the vCPU goes on from the value that was written last",
+        claims=(
+            OffsetClaim(
+                text="the vCPU goes on from the value that was written last",
                 seen=("offset", "tsc", "guest"),
                 expected=("guess-2",),
                 instead="guess-0",
@@ -197,24 +217,28 @@ SCENARIOS = (
         ),
     ),
     Scenario(
-        "gvisor-at-one-khz",
-        "Two vCPUs that are written one TSC while they count at 1 kHz, one 20 ms after the other, and then "
-        "get their rate back, count together.",
-        "gVisor, setSystemTime(), for kernels without the attribute: at 1 kHz a write need not be quick",
-        "Time runs backwards for programs that move between vCPUs.",
-        ("tsc-write", "tsc-scaling"),
-        (
+        name="gvisor-at-one-khz",
+        contract=(
+            "Two vCPUs that are written one TSC while they count at 1 kHz, one 20 ms after the other, and "
+            "then get their rate back, count together."
+        ),
+        source=(
+            "gVisor, setSystemTime(), for kernels without the attribute: at 1 kHz a write need not be quick"
+        ),
+        consequence="Time runs backwards for programs that move between vCPUs.",
+        needs=("tsc-write", "tsc-scaling"),
+        script=(
             *(CreateVcpu(vcpu=vcpu, label=f"create-{vcpu}") for vcpu in range(2)),
             *_at_one_khz(0),
             Sleep(ns=20 * MS),
             *_at_one_khz(1),
             *look_at(2),
         ),
-        (
-            EndClaim("1 kHz is accepted", "slow-0"),
-            EndClaim("so is its own rate again", "fast-0"),
-            Claim(
-                "vCPU 1 counts together with vCPU 0",
+        claims=(
+            EndClaim(text="1 kHz is accepted", seen="slow-0"),
+            EndClaim(text="so is its own rate again", seen="fast-0"),
+            OffsetClaim(
+                text="vCPU 1 counts together with vCPU 0",
                 seen=("offset-1", "guest-1"),
                 expected=("offset-0", "guest-0"),
                 instead="create-1",
@@ -223,13 +247,15 @@ SCENARIOS = (
         ),
     ),
     Scenario(
-        "openvmm-common-offset",
-        "Sixteen vCPUs that are given one offset have it, read it back to the cycle, and have a stable "
-        "clock.",
-        "OpenVMM on KVM: one offset for all vCPUs, read back from each",
-        "A VMM that checks what it set finds something else, and cannot give its vCPUs one time.",
-        ("tsc-offset", "masterclock"),
-        (
+        name="openvmm-common-offset",
+        contract=(
+            "Sixteen vCPUs that are given one offset have it, read it back to the cycle, and have a stable "
+            "clock."
+        ),
+        source="OpenVMM on KVM: one offset for all vCPUs, read back from each",
+        consequence="A VMM that checks what it set finds something else, and cannot give its vCPUs one time.",
+        needs=("tsc-offset", "masterclock"),
+        script=(
             *(CreateVcpu(vcpu=vcpu, label=f"create-{vcpu}") for vcpu in range(16)),
             GetTscOffset(vcpu=0, label="offset-new"),
             *(
@@ -241,23 +267,27 @@ SCENARIOS = (
             Run(vcpu=15, label="guest-15"),
             GetClock(label="clock"),
         ),
-        (
+        claims=(
             *(
-                SameClaim(f"vCPU {vcpu} reads back what was set", f"offset-{vcpu}", "set-0")
+                SameClaim(
+                    text=f"vCPU {vcpu} reads back what was set", seen=f"offset-{vcpu}", expected="set-0"
+                )
                 for vcpu in range(16)
             ),
             goes_on("vCPU 0 counts by the offset", "set-0", "offset-new"),
             goes_on("vCPU 15 counts by the offset", "set-0", "offset-new", vcpu=15),
-            ClockClaim("the clock is stable", "clock", stable=True),
+            ClockClaim(text="the clock is stable", seen="clock", stable=True),
         ),
     ),
     Scenario(
-        "kvmtool-start",
-        "A vCPU that is written 0 when the first one already runs counts together with it.",
-        "recorded from kvmtool: each vCPU's thread writes 0 and enters the guest, 2.7 ms after the other",
-        "The guest finds its TSCs unsynchronized when it boots, and takes a slower clock.",
-        ("tsc-write",),
-        (
+        name="kvmtool-start",
+        contract="A vCPU that is written 0 when the first one already runs counts together with it.",
+        source=(
+            "recorded from kvmtool: each vCPU's thread writes 0 and enters the guest, 2.7 ms after the other"
+        ),
+        consequence="The guest finds its TSCs unsynchronized when it boots, and takes a slower clock.",
+        needs=("tsc-write",),
+        script=(
             CreateVcpu(vcpu=0, label="create-0"),
             CreateVcpu(vcpu=1, label="create-1"),
             Sleep(ns=1 * MS),
@@ -267,16 +297,21 @@ SCENARIOS = (
             write(1, 0, "zero-1"),
             *look_at(2),
         ),
-        count_together(2, "zero", first="zero-0"),
+        claims=count_together(2, "zero", first="zero-0"),
     ),
     Scenario(
-        "migration-recipe",
-        "vCPUs that get back their offsets by the attribute go on as though nothing had been written since.",
-        "Documentation/virt/kvm/devices/vcpu.rst, KVM_VCPU_TSC_OFFSET, steps 1, 2, 5 and 7, from a host to "
-        "itself: the terms for the two hosts cancel",
-        "A migration by the documented recipe loses the guest's time.",
-        ("tsc-write", "tsc-offset", "masterclock"),
-        (
+        name="migration-recipe",
+        contract=(
+            "vCPUs that get back their offsets by the attribute go on as though nothing had been written "
+            "since."
+        ),
+        source=(
+            "Documentation/virt/kvm/devices/vcpu.rst, KVM_VCPU_TSC_OFFSET, steps 1, 2, 5 and 7, from a host "
+            "to itself: the terms for the two hosts cancel"
+        ),
+        consequence="A migration by the documented recipe loses the guest's time.",
+        needs=("tsc-write", "tsc-offset", "masterclock"),
+        script=(
             *(CreateVcpu(vcpu=vcpu, label=f"create-{vcpu}") for vcpu in range(2)),
             *look_at(2),
             *(GetTscOffset(vcpu=vcpu, label=f"saved-{vcpu}") for vcpu in range(2)),
@@ -289,10 +324,10 @@ SCENARIOS = (
             *(Run(vcpu=vcpu, label=f"after-{vcpu}") for vcpu in range(2)),
             GetClock(label="clock-after"),
         ),
-        (
+        claims=(
             *(
-                Claim(
-                    f"vCPU {vcpu} goes on as before",
+                OffsetClaim(
+                    text=f"vCPU {vcpu} goes on as before",
                     seen=(f"after-{vcpu}",),
                     expected=(f"saved-{vcpu}", f"guest-{vcpu}"),
                     instead=f"lost-{vcpu}",
@@ -300,7 +335,7 @@ SCENARIOS = (
                 )
                 for vcpu in range(2)
             ),
-            ClockClaim("the clock is stable", "clock-after", stable=True),
+            ClockClaim(text="the clock is stable", seen="clock-after", stable=True),
         ),
     ),
 )

@@ -3,7 +3,7 @@
 
 from dataclasses import replace
 
-from kvmharness.contract import Claim, Promptly
+from kvmharness.contract import OffsetClaim, Promptly
 from kvmharness.scenarios.scenario import Scenario
 from kvmharness.scenarios.steps import MS, READ_BOTH, READ_ONE, count_together, look_at, write
 from kvmharness.script import CreateVcpu, GetMsrs, Read, Script, Sleep, Time
@@ -17,8 +17,8 @@ _OUTSIDE = 1000 + _MARGIN_MS
 
 _COMMENT = "kvm_synchronize_tsc(), whose comment takes a small delta (1 second) for an attempt to synchronize"
 
-_TOGETHER = Claim(
-    "vCPU 1 counts together with vCPU 0",
+_TOGETHER = OffsetClaim(
+    text="vCPU 1 counts together with vCPU 0",
     seen=("offset-1", "tsc-1", "guest-1"),
     expected=("offset-0", "tsc-0", "guest-0"),
     instead="second",
@@ -26,8 +26,8 @@ _TOGETHER = Claim(
     together=("first", "second"),
     within_ns=_SOON_NS,
 )
-_APART = Claim(
-    "vCPU 1 goes on from the TSC that was written to it",
+_APART = OffsetClaim(
+    text="vCPU 1 goes on from the TSC that was written to it",
     seen=("offset-1", "tsc-1", "guest-1"),
     expected=("second",),
     instead="first",
@@ -35,8 +35,8 @@ _APART = Claim(
     together=("first", "second"),
     within_ns=_SOON_NS,
 )
-_HONOURED = Claim(
-    "the vCPU goes on from the TSC that was written",
+_HONOURED = OffsetClaim(
+    text="the vCPU goes on from the TSC that was written",
     seen=("offset", "tsc", "guest"),
     expected=("write",),
     instead="tsc-new",
@@ -74,30 +74,37 @@ def _edge_of_a_pair(name: str, apart_ms: int) -> Scenario:
     where = f"{abs(apart_ms) / 1000:g} s {'ahead of' if apart_ms > 0 else 'behind'}"
     inside = abs(apart_ms) < 1000
     return Scenario(
-        name,
-        f"A vCPU written {where} another that was just restored "
+        name=name,
+        contract=f"A vCPU written {where} another that was just restored "
         + ("counts together with it." if inside else "goes on from its own value."),
-        _COMMENT,
-        "vCPUs that were saved a little apart come back with TSCs of their own."
+        source=_COMMENT,
+        consequence="vCPUs that were saved a little apart come back with TSCs of their own."
         if inside
         else "A VMM cannot give a vCPU a TSC that is more than a second from the others'.",
-        ("tsc-write",),
-        _pair(apart_ms),
-        (_TOGETHER if inside else _APART,),
+        needs=("tsc-write",),
+        script=_pair(apart_ms),
+        claims=(_TOGETHER if inside else _APART,),
     )
 
 
 def _edge_of_the_first(name: str, apart_ms: int, age_ms: int) -> Scenario:
     where = f"{abs(apart_ms) / 1000:g} s {'ahead of' if apart_ms > 0 else 'behind'}"
     return Scenario(
-        name,
-        f"The first TSC that userspace writes, {where} what KVM gave the vCPU, is the one it goes on from.",
-        "commit bf328e22e472: the first write by userspace synchronizes with nothing; before it, one within "
-        "a second of KVM's own did",
-        "What a snapshot's age, and the VM's own, happen to be decides whether it comes back right.",
-        ("tsc-write",),
-        _first_write(apart_ms, age_ms),
-        (_HONOURED,),
+        name=name,
+        contract=(
+            f"The first TSC that userspace writes, {where} what KVM gave the vCPU, is the one it goes on "
+            "from."
+        ),
+        source=(
+            "commit bf328e22e472: the first write by userspace synchronizes with nothing; before it, one "
+            "within a second of KVM's own did"
+        ),
+        consequence=(
+            "What a snapshot's age, and the VM's own, happen to be decides whether it comes back right."
+        ),
+        needs=("tsc-write",),
+        script=_first_write(apart_ms, age_ms),
+        claims=(_HONOURED,),
     )
 
 
@@ -111,32 +118,38 @@ SCENARIOS = (
     _edge_of_the_first("first-write-inside-below", -_INSIDE, age_ms=1100),
     _edge_of_the_first("first-write-outside-below", -_OUTSIDE, age_ms=1100),
     Scenario(
-        "pair-late",
-        "A vCPU that is restored to the same value as another, but 0.6 s later, counts together with it.",
-        f"{_COMMENT}: of virtual cycle time against real time",
-        "A VMM that takes half a second between its vCPUs restores a VM whose TSCs are apart.",
-        ("tsc-write",),
-        _pair(0, pause_ms=600),
-        (replace(_TOGETHER, within_ns=900 * MS),),
+        name="pair-late",
+        contract=(
+            "A vCPU that is restored to the same value as another, but 0.6 s later, counts together with it."
+        ),
+        source=f"{_COMMENT}: of virtual cycle time against real time",
+        consequence="A VMM that takes half a second between its vCPUs restores a VM whose TSCs are apart.",
+        needs=("tsc-write",),
+        script=_pair(0, pause_ms=600),
+        claims=(replace(_TOGETHER, within_ns=900 * MS),),
     ),
     Scenario(
-        "pair-late-and-behind",
-        "A vCPU written 0.6 s later than another, with a value 0.6 s less, is 1.2 s behind it, and goes on "
-        "from its own value.",
-        f"{_COMMENT}: what was written last goes on with the time",
-        "Whether a vCPU gets the TSC that was written depends on how long the VMM took.",
-        ("tsc-write",),
-        _pair(-600, pause_ms=600),
-        (replace(_APART, together=()),),
+        name="pair-late-and-behind",
+        contract=(
+            "A vCPU written 0.6 s later than another, with a value 0.6 s less, is 1.2 s behind it, and goes "
+            "on from its own value."
+        ),
+        source=f"{_COMMENT}: what was written last goes on with the time",
+        consequence="Whether a vCPU gets the TSC that was written depends on how long the VMM took.",
+        needs=("tsc-write",),
+        script=_pair(-600, pause_ms=600),
+        claims=(replace(_APART, together=()),),
     ),
     Scenario(
-        "third-write-behind-a-late-one",
-        "Of three vCPUs the second is restored 0.8 s later than the first, to where that is by then, and the "
-        "third at once behind it, half a second less: all count together.",
-        f"{_COMMENT}: what counts is when the last write was, also of one that synchronized",
-        "A vCPU that is restored behind a late one has a TSC of its own.",
-        ("tsc-write",),
-        (
+        name="third-write-behind-a-late-one",
+        contract=(
+            "Of three vCPUs the second is restored 0.8 s later than the first, to where that is by then, and "
+            "the third at once behind it, half a second less: all count together."
+        ),
+        source=f"{_COMMENT}: what counts is when the last write was, also of one that synchronized",
+        consequence="A vCPU that is restored behind a late one has a TSC of its own.",
+        needs=("tsc-write",),
+        script=(
             *(CreateVcpu(vcpu=vcpu, label=f"create-{vcpu}") for vcpu in range(3)),
             write(0, Time(100_000 * MS), "write-0"),
             Sleep(ns=800 * MS),
@@ -144,25 +157,27 @@ SCENARIOS = (
             write(2, Time(100_300 * MS), "write-2"),
             *look_at(3),
         ),
-        count_together(3, "write"),
+        claims=count_together(3, "write"),
         promptly=Promptly("write-0", "write-2", 1200 * MS),
     ),
     Scenario(
-        "write-below-zero",
-        "A vCPU whose TSC is written 0.3 s short of 2**64 goes on from there, and wraps to 0.",
-        "Intel SDM vol. 3, Time-Stamp Counter: 64 bits that wrap around; so do the sums in "
-        "kvm_synchronize_tsc(), whose window ends at the wrap",
-        "A TSC near the end of its 64 bits is dropped for another.",
-        ("tsc-write",),
-        (
+        name="write-below-zero",
+        contract="A vCPU whose TSC is written 0.3 s short of 2**64 goes on from there, and wraps to 0.",
+        source=(
+            "Intel SDM vol. 3, Time-Stamp Counter: 64 bits that wrap around; so do the sums in "
+            "kvm_synchronize_tsc(), whose window ends at the wrap"
+        ),
+        consequence="A TSC near the end of its 64 bits is dropped for another.",
+        needs=("tsc-write",),
+        script=(
             CreateVcpu(vcpu=0, label="create"),
             write(0, Time(200 * MS), "first"),
             write(0, Time(-300 * MS), "last"),
             *READ_ONE,
         ),
-        (
-            Claim(
-                "the vCPU goes on from the TSC that was written last",
+        claims=(
+            OffsetClaim(
+                text="the vCPU goes on from the TSC that was written last",
                 seen=("offset", "tsc", "guest"),
                 expected=("last",),
                 instead="first",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Several writes to one vCPU: which of them are attempts to synchronize, and with what."""
 
-from kvmharness.contract import AnyClaim, Claim, SameClaim
+from kvmharness.contract import Claim, OffsetClaim, SameClaim
 from kvmharness.scenarios.scenario import Scenario
 from kvmharness.scenarios.steps import READ_ONE
 from kvmharness.script import CreateVcpu, GetMsrs, GetTscOffset, Read, Run, SetMsrs, SetTscOffset, Sleep, Time
@@ -17,10 +17,10 @@ def _write(ms: int, label: str) -> SetMsrs:
     return SetMsrs(vcpu=0, msrs=(("TSC", Time(ms * MS)),), label=label)
 
 
-def _last_write_counts(last: str, instead: str, together: tuple[str, ...] = ()) -> tuple[AnyClaim, ...]:
+def _last_write_counts(last: str, instead: str, together: tuple[str, ...] = ()) -> tuple[Claim, ...]:
     return (
-        Claim(
-            "the vCPU goes on from the TSC that was written last",
+        OffsetClaim(
+            text="the vCPU goes on from the TSC that was written last",
             seen=("offset", "tsc", "guest"),
             expected=(last,),
             instead=instead,
@@ -32,29 +32,33 @@ def _last_write_counts(last: str, instead: str, together: tuple[str, ...] = ()) 
 
 SCENARIOS = (
     Scenario(
-        "young-restore-twice",
-        "A young vCPU that is restored twice in a row goes on from the second value.",
-        f"{_BUG}; a VMM's reset followed by its restore. {_ON_PURPOSE}",
-        _CONSEQUENCE,
-        ("tsc-write",),
-        (
+        name="young-restore-twice",
+        contract="A young vCPU that is restored twice in a row goes on from the second value.",
+        source=f"{_BUG}; a VMM's reset followed by its restore. {_ON_PURPOSE}",
+        consequence=_CONSEQUENCE,
+        needs=("tsc-write",),
+        script=(
             CreateVcpu(vcpu=0, label="create"),
             Sleep(ns=50 * MS),
             _write(900, "first"),
             _write(1600, "second"),
             *READ_ONE,
         ),
-        _last_write_counts("second", "first", ("create", "second")),
+        claims=_last_write_counts("second", "first", ("create", "second")),
     ),
     Scenario(
-        "offset-then-write",
-        "A vCPU whose offset was set by the attribute, and whose TSC is then written, goes on from the "
-        "value written.",
-        f"commit bf328e22e472, by which the attribute counts as a TSC set by userspace ({_ON_PURPOSE}); in "
-        "Oliver Upton's version of 30 June 2023 it does not",
-        _CONSEQUENCE,
-        ("tsc-write", "tsc-offset"),
-        (
+        name="offset-then-write",
+        contract=(
+            "A vCPU whose offset was set by the attribute, and whose TSC is then written, goes on from the "
+            "value written."
+        ),
+        source=(
+            f"commit bf328e22e472, by which the attribute counts as a TSC set by userspace ({_ON_PURPOSE}); "
+            "in Oliver Upton's version of 30 June 2023 it does not"
+        ),
+        consequence=_CONSEQUENCE,
+        needs=("tsc-write", "tsc-offset"),
+        script=(
             CreateVcpu(vcpu=0, label="create"),
             GetTscOffset(vcpu=0, label="offset-new"),
             Sleep(ns=50 * MS),
@@ -63,15 +67,18 @@ SCENARIOS = (
             SetMsrs(vcpu=0, msrs=(("TSC", Read("tsc-set", Time(300 * MS))),), label="write"),
             *READ_ONE,
         ),
-        _last_write_counts("write", "set", ("set", "write")),
+        claims=_last_write_counts("write", "set", ("set", "write")),
     ),
     Scenario(
-        "three-writes",
-        "A vCPU whose TSC is written three times, the last two half a second apart, goes on from the third.",
-        f"QEMU's loadvm and gVisor's loop of writes count on it; {_ON_PURPOSE}",
-        _CONSEQUENCE,
-        ("tsc-write",),
-        (
+        name="three-writes",
+        contract=(
+            "A vCPU whose TSC is written three times, the last two half a second apart, goes on from the "
+            "third."
+        ),
+        source=f"QEMU's loadvm and gVisor's loop of writes count on it; {_ON_PURPOSE}",
+        consequence=_CONSEQUENCE,
+        needs=("tsc-write",),
+        script=(
             CreateVcpu(vcpu=0, label="create"),
             Sleep(ns=50 * MS),
             _write(100_000, "first"),
@@ -79,89 +86,99 @@ SCENARIOS = (
             _write(200_500, "third"),
             *READ_ONE,
         ),
-        _last_write_counts("third", "second", ("second", "third")),
+        claims=_last_write_counts("third", "second", ("second", "third")),
     ),
     Scenario(
-        "write-after-run-near",
-        "A vCPU that has run, and whose TSC userspace then writes for the first time, goes on from the value "
-        "written, also when it is half a second off.",
-        "Sean Christopherson's proposal of 29 June 2023, which asks whether the vCPU has run",
-        _CONSEQUENCE,
-        ("tsc-write",),
-        (
+        name="write-after-run-near",
+        contract=(
+            "A vCPU that has run, and whose TSC userspace then writes for the first time, goes on from the "
+            "value written, also when it is half a second off."
+        ),
+        source="Sean Christopherson's proposal of 29 June 2023, which asks whether the vCPU has run",
+        consequence=_CONSEQUENCE,
+        needs=("tsc-write",),
+        script=(
             CreateVcpu(vcpu=0, label="create"),
             Run(vcpu=0, label="guest-before"),
             GetMsrs(vcpu=0, indices=("TSC",), label="tsc-new"),
             SetMsrs(vcpu=0, msrs=(("TSC", Read("tsc-new", Time(500 * MS))),), label="write"),
             *READ_ONE,
         ),
-        _last_write_counts("write", "tsc-new", ("create", "write")),
+        claims=_last_write_counts("write", "tsc-new", ("create", "write")),
     ),
     Scenario(
-        "write-after-run-far",
-        "A vCPU that has run, and whose TSC userspace then writes for the first time, goes on from the value "
-        "written when that is 100 s off.",
-        "Documentation/virt/kvm/api.rst, KVM_SET_MSRS",
-        _CONSEQUENCE,
-        ("tsc-write",),
-        (
+        name="write-after-run-far",
+        contract=(
+            "A vCPU that has run, and whose TSC userspace then writes for the first time, goes on from the "
+            "value written when that is 100 s off."
+        ),
+        source="Documentation/virt/kvm/api.rst, KVM_SET_MSRS",
+        consequence=_CONSEQUENCE,
+        needs=("tsc-write",),
+        script=(
             CreateVcpu(vcpu=0, label="create"),
             Run(vcpu=0, label="guest-before"),
             GetMsrs(vcpu=0, indices=("TSC",), label="tsc-new"),
             SetMsrs(vcpu=0, msrs=(("TSC", Read("tsc-new", Time(100_000 * MS))),), label="write"),
             *READ_ONE,
         ),
-        _last_write_counts("write", "tsc-new"),
+        claims=_last_write_counts("write", "tsc-new"),
     ),
     Scenario(
-        "rewrite-after-run-near",
-        "A restored vCPU that has run goes on from a TSC that is written half a second off.",
-        f"QEMU's loadvm into a running VM; {_ON_PURPOSE}",
-        _CONSEQUENCE,
-        ("tsc-write",),
-        (
+        name="rewrite-after-run-near",
+        contract="A restored vCPU that has run goes on from a TSC that is written half a second off.",
+        source=f"QEMU's loadvm into a running VM; {_ON_PURPOSE}",
+        consequence=_CONSEQUENCE,
+        needs=("tsc-write",),
+        script=(
             CreateVcpu(vcpu=0, label="create"),
             _write(100_000, "restore"),
             Run(vcpu=0, label="guest-before"),
             _write(100_500, "write"),
             *READ_ONE,
         ),
-        _last_write_counts("write", "restore", ("restore", "write")),
+        claims=_last_write_counts("write", "restore", ("restore", "write")),
     ),
     Scenario(
-        "rewrite-after-run-far",
-        "A restored vCPU that has run goes on from a TSC that is written 100 s off.",
-        "QEMU's loadvm into a running VM",
-        _CONSEQUENCE,
-        ("tsc-write",),
-        (
+        name="rewrite-after-run-far",
+        contract="A restored vCPU that has run goes on from a TSC that is written 100 s off.",
+        source="QEMU's loadvm into a running VM",
+        consequence=_CONSEQUENCE,
+        needs=("tsc-write",),
+        script=(
             CreateVcpu(vcpu=0, label="create"),
             _write(100_000, "restore"),
             Run(vcpu=0, label="guest-before"),
             _write(200_000, "write"),
             *READ_ONE,
         ),
-        _last_write_counts("write", "restore"),
+        claims=_last_write_counts("write", "restore"),
     ),
     Scenario(
-        "write-zero",
-        "A write of 0, by which VMMs have always had a vCPU synchronized, leaves a VM's only vCPU counting "
-        "as before.",
-        "kvm_synchronize_tsc(), whose comment calls 0 a special case; QEMU and kvmtool write it at the "
-        "start. OpenVMM wrote it to reset a VM, and found that it does not (pull request 4253)",
-        "0 is a request to synchronize and no value: a VMM that writes it at its start would have vCPUs that "
-        "do not count together. Who wants a reset writes 1.",
-        ("tsc-write",),
-        (
+        name="write-zero",
+        contract=(
+            "A write of 0, by which VMMs have always had a vCPU synchronized, leaves a VM's only vCPU "
+            "counting as before."
+        ),
+        source=(
+            "kvm_synchronize_tsc(), whose comment calls 0 a special case; QEMU and kvmtool write it at the "
+            "start. OpenVMM wrote it to reset a VM, and found that it does not (pull request 4253)"
+        ),
+        consequence=(
+            "0 is a request to synchronize and no value: a VMM that writes it at its start would have vCPUs "
+            "that do not count together. Who wants a reset writes 1."
+        ),
+        needs=("tsc-write",),
+        script=(
             CreateVcpu(vcpu=0, label="create"),
             GetMsrs(vcpu=0, indices=("TSC",), label="tsc-new"),
             Sleep(ns=300 * MS),
             SetMsrs(vcpu=0, msrs=(("TSC", 0),), label="write"),
             *READ_ONE,
         ),
-        (
-            Claim(
-                "the vCPU counts as it did before the write of 0",
+        claims=(
+            OffsetClaim(
+                text="the vCPU counts as it did before the write of 0",
                 seen=("offset", "tsc", "guest"),
                 expected=("tsc-new",),
                 instead="write",
@@ -170,47 +187,51 @@ SCENARIOS = (
         ),
     ),
     Scenario(
-        "write-one",
-        "A vCPU whose TSC is written to be 1 goes on from there.",
-        "QEMU writes 1 to each vCPU 4 ms after its start, and at each reset",
-        "A reset vCPU keeps its old TSC.",
-        ("tsc-write",),
-        (
+        name="write-one",
+        contract="A vCPU whose TSC is written to be 1 goes on from there.",
+        source="QEMU writes 1 to each vCPU 4 ms after its start, and at each reset",
+        consequence="A reset vCPU keeps its old TSC.",
+        needs=("tsc-write",),
+        script=(
             CreateVcpu(vcpu=0, label="create"),
             GetMsrs(vcpu=0, indices=("TSC",), label="tsc-new"),
             Sleep(ns=300 * MS),
             SetMsrs(vcpu=0, msrs=(("TSC", 1),), label="write"),
             *READ_ONE,
         ),
-        _last_write_counts("write", "tsc-new", ("create", "write")),
+        claims=_last_write_counts("write", "tsc-new", ("create", "write")),
     ),
     Scenario(
-        "adjust-by-host",
-        "A write of IA32_TSC_ADJUST by userspace is kept, and leaves the vCPU's TSC alone.",
-        "KVM selftest tsc_msrs_test: host writes to MSR_IA32_TSC_ADJUST do not affect MSR_IA32_TSC, nor "
-        "the other way round",
-        "The order in which a VMM restores the two MSRs decides which TSC a guest has.",
-        ("tsc-write",),
-        (
+        name="adjust-by-host",
+        contract="A write of IA32_TSC_ADJUST by userspace is kept, and leaves the vCPU's TSC alone.",
+        source=(
+            "KVM selftest tsc_msrs_test: host writes to MSR_IA32_TSC_ADJUST do not affect MSR_IA32_TSC, nor "
+            "the other way round"
+        ),
+        consequence="The order in which a VMM restores the two MSRs decides which TSC a guest has.",
+        needs=("tsc-write",),
+        script=(
             CreateVcpu(vcpu=0, label="create"),
             _write(100_000, "write"),
             SetMsrs(vcpu=0, msrs=(("TSC_ADJUST", Time(50 * MS)),), label="adjust"),
             GetMsrs(vcpu=0, indices=("TSC_ADJUST",), label="adjust-after"),
             *READ_ONE,
         ),
-        (
-            SameClaim("TSC_ADJUST is what was written", "adjust-after", "adjust"),
+        claims=(
+            SameClaim(text="TSC_ADJUST is what was written", seen="adjust-after", expected="adjust"),
             *_last_write_counts("write", "create"),
         ),
     ),
     Scenario(
-        "zero-then-young-restore",
-        "A vCPU whose VMM wrote 0 before it restored a young snapshot goes on from the saved TSC.",
-        f"{_BUG} once more: QEMU's own restore writes 0 and 1 before the saved value; Like Xu's v6 does not "
-        "count a write of 0",
-        "A young snapshot comes back with the wrong TSC in VMMs that write 0 at their start.",
-        ("tsc-write",),
-        (
+        name="zero-then-young-restore",
+        contract="A vCPU whose VMM wrote 0 before it restored a young snapshot goes on from the saved TSC.",
+        source=(
+            f"{_BUG} once more: QEMU's own restore writes 0 and 1 before the saved value; Like Xu's v6 does "
+            "not count a write of 0"
+        ),
+        consequence="A young snapshot comes back with the wrong TSC in VMMs that write 0 at their start.",
+        needs=("tsc-write",),
+        script=(
             CreateVcpu(vcpu=0, label="create"),
             Sleep(ns=50 * MS),
             SetMsrs(vcpu=0, msrs=(("TSC", 0),), label="reset"),
@@ -219,6 +240,6 @@ SCENARIOS = (
             _write(900, "restore"),
             *READ_ONE,
         ),
-        _last_write_counts("restore", "tsc-new", ("reset", "restore")),
+        claims=_last_write_counts("restore", "tsc-new", ("reset", "restore")),
     ),
 )
