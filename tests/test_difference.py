@@ -17,6 +17,7 @@ from kvmharness.scenarios import SCENARIOS, Scenario
 from kvmharness.trace import Event, Trace
 
 STABLE = {name: each for name, each in SCENARIOS.items() if "stable-tsc" not in each.lacks}
+CATCHES_UP = POLICIES["like-xu-v1"]
 RULES = [policy for policy in POLICIES.values() if policy.honours_writes]
 
 
@@ -62,7 +63,10 @@ def test_two_policies_differ_in_a_scenario_just_where_the_judge_tells_them_apart
     traces = {policy: played(scenario, policy.name) for policy in RULES}
     for one, other in combinations(RULES, 2):
         found = first_difference(traces[one], traces[other])
-        assert (found is not None) == parts(scenario.script, one, other, scenario.host, debugfs=True)
+        apart = parts(scenario.script, one, other, scenario.host, debugfs=True)
+        assert found is not None or not apart
+        # When KVM catches a TSC up by itself the judge knows only bounds of what that comes to.
+        assert apart or found is None or CATCHES_UP in (one, other)
 
 
 @given(st.sampled_from(sorted(STABLE)), st.sampled_from(RULES), st.integers(1, 40), st.integers(1, 40))

@@ -10,7 +10,7 @@ noisy machine makes no difference.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kvmharness.contract import Status
 from kvmharness.judging import capabilities
@@ -44,13 +44,16 @@ class Comparison:
     """All that differs between two kernels that played the same scenarios.
 
     `kept_by_first` and `kept_by_second` name the scenarios whose contract that kernel alone keeps, the other
-    breaking it; `compared` counts the scenarios that both played.
+    breaking it; `compared` counts the scenarios that both played. `only_first` and `only_second` say what
+    that kernel's KVM can do and the other's cannot, as the probe found by effect.
     """
 
     compared: int
     differences: tuple[Difference, ...]
     kept_by_first: tuple[str, ...] = ()
     kept_by_second: tuple[str, ...] = ()
+    only_first: tuple[str, ...] = ()
+    only_second: tuple[str, ...] = ()
 
 
 def compare_sessions(first: Mapping[str, Session], second: Mapping[str, Session]) -> Comparison:
@@ -61,12 +64,34 @@ def compare_sessions(first: Mapping[str, Session], second: Mapping[str, Session]
         for name, scenario in SCENARIOS.items()
         if all(_applies(scenario, of[name]) for of in (first, second) if name in of)
     }
-    return compare(
+    found = compare(
         {name: session.traces[name] for name, session in first.items()},
         {name: session.traces[name] for name, session in second.items()},
         can_be_told,
         stable=all(capabilities.host_facts(probe).stable for probe in probes.values()),
     )
+    one, other = _can_do(first), _can_do(second)
+    return replace(
+        found,
+        only_first=_only(one, other),
+        only_second=_only(other, one),
+    )
+
+
+def _can_do(sessions: Mapping[str, Session]) -> dict[str, Status]:
+    """What the probes of a kernel found of each capability; undecided where they do not agree."""
+    found: dict[str, Status] = {}
+    for probe in {id(each.probe): each.probe for each in sessions.values()}.values():
+        for name, finding in capabilities.findings(probe).items():
+            agrees = found.get(name, finding.status) is finding.status
+            found[name] = finding.status if agrees else Status.UNDECIDED
+    return found
+
+
+def _only(one: Mapping[str, Status], other: Mapping[str, Status]) -> tuple[str, ...]:
+    """What one can do and the other cannot, in words."""
+    names = [name for name in one if (one[name], other.get(name)) == (Status.KEPT, Status.BROKEN)]
+    return tuple(capabilities.CAPABILITIES[name].there for name in names)
 
 
 def _applies(scenario: Scenario, session: Session) -> bool:
@@ -139,5 +164,5 @@ def _differs(first: Relations, second: Relations) -> tuple[str, str, str] | None
     for what in (each for each in first if each in second):
         one, other = first[what], second[what]
         if one.contradicts(other):
-            return one.text, other.text, one.distance(other) or other.distance(one)
+            return one.text(other), other.text(one), one.distance(other) or other.distance(one)
     return None

@@ -25,7 +25,8 @@ class Relation:
 
     `names` are the relations that hold, in words. `gaps` say of each relation that was looked at how far it
     is from holding, in cycles (0: it holds), `widths` how far it could be without showing. Without gaps it
-    is known exactly which relations hold. `khz` turns cycles into a duration.
+    is known exactly which relations hold. `khz` turns cycles into a duration, and
+    `writes` says whether the step writes it.
     """
 
     subject: str
@@ -33,18 +34,24 @@ class Relation:
     gaps: Mapping[str, int] = field(default_factory=dict)
     widths: Mapping[str, int] = field(default_factory=dict)
     khz: int = 0
+    writes: bool = False
 
     def contradicts(self, other: "Relation") -> bool:
         """Whether nothing that holds here holds there, and is further from it than brackets leave open."""
+        if _moved_by_itself(self, other) or _moved_by_itself(other, self):
+            return True
         if self.names & other.names or not self.names | other.names:
             return False
         if not self.gaps and not other.gaps:
             return True
         return _clear(self, other) or _clear(other, self)
 
-    @property
-    def text(self) -> str:
-        """What it is related to, the plainest relation first."""
+    def text(self, other: "Relation") -> str:
+        """What it is related to, the plainest relation first, where the other trace has something else."""
+        if _moved_by_itself(self, other):
+            return f"{self.subject} {_KEEPS}"
+        if _moved_by_itself(other, self):
+            return f"{self.subject} gets another offset without a write"
         return f"{self.subject} {min(self.names, key=_plainness) if self.names else _OTHER}"
 
     def distance(self, other: "Relation") -> str:
@@ -52,6 +59,12 @@ class Relation:
         missed = next((name for name in sorted(other.names, key=_plainness) if self.gaps.get(name)), "")
         gap = abs(self.gaps.get(missed, 0))
         return f"{gap} cycles, {duration(gap, self.khz)}" if gap else ""
+
+
+def _moved_by_itself(one: Relation, other: Relation) -> bool:
+    """Whether an offset that nobody wrote stays to the cycle in one trace and moves in the other."""
+    stays = _KEEPS in one.names and one.widths.get(_KEEPS) == 0
+    return stays and not other.writes and bool(other.gaps.get(_KEEPS)) and other.widths.get(_KEEPS) == 0
 
 
 def _clear(one: Relation, other: Relation) -> bool:
@@ -142,7 +155,7 @@ class Reading:
         gaps = {name: offset.gap(seen) for name, offset in known.items() if offset}
         widths = {name: offset.width + seen.width for name, offset in known.items() if offset}
         names = frozenset(name for name, gap in gaps.items() if gap == 0)
-        return Relation(f"vCPU {number}", names, gaps, widths, self._khz_created.get(number, 0))
+        return Relation(f"vCPU {number}", names, gaps, widths, self._khz_created.get(number, 0), writes)
 
     def _of_rates(self, event: Event) -> Iterator[tuple[str, Relation]]:
         """A vCPU's kHz and its scaling ratio."""

@@ -43,6 +43,9 @@ def _one(report: DifferenceReport) -> Iterator[str]:
         yield from _wrap(printable(trouble), "  ", "    ")
     yield from _contracts("A", "B", found.kept_by_first)
     yield from _contracts("B", "A", found.kept_by_second)
+    for letter, can_do in (("A", found.only_first), ("B", found.only_second)):
+        for each in can_do:
+            yield from _wrap(f"{letter} alone: {each}", "", "  ")
     yield from differences(found.differences, ("A", "B"), WIDTH)
 
 
