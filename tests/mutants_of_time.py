@@ -113,7 +113,7 @@ MUTANTS = (
     Mutant(
         "the VM's rate is not that of its vCPUs",
         "vcpu_operations",
-        "world.default_tsc_khz = deed.written[0] or (world.host_khz if rules.host.khz_exact else None)",
+        "world.default_tsc_khz = action.written[0] or (world.host_khz if rules.host.khz_exact else None)",
         "pass",
         made_up("mainline-6.7"),
     ),

@@ -4,7 +4,7 @@
 from kvmharness.model.interval import Interval
 from kvmharness.model.line import OnLine
 from kvmharness.model.masterclock import scale
-from kvmharness.model.outcome import REFUSED, Answer, Clock, Deed, Flag, Guess, Outcome, Version, Within
+from kvmharness.model.outcome import REFUSED, Action, Answer, Clock, Flag, Guess, Outcome, Version, Within
 from kvmharness.model.rules import Rules
 from kvmharness.model.state import Page, World
 from kvmharness.script import HOST_TSC, PVCLOCK_GUEST_STOPPED, PVCLOCK_TSC_STABLE_BIT, REALTIME, TSC_STABLE
@@ -12,29 +12,29 @@ from kvmharness.script import HOST_TSC, PVCLOCK_GUEST_STOPPED, PVCLOCK_TSC_STABL
 _ZERO = Within(Interval(0, 0))
 
 
-def get_clock(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+def get_clock(rules: Rules, world: World, action: Action) -> list[Outcome]:
     """KVM_GET_CLOCK. Its flags are those of the last time the masterclock was looked at."""
     if not rules.policy.honours_writes:
-        return [Outcome(world, (None,) * (4 if deed.realtime is None else 2))]
+        return [Outcome(world, (None,) * (4 if action.realtime is None else 2))]
     outcomes = []
     if world.use_master_clock and world.tsc_clocksource is None:
         other = world.fork()
         other.tsc_clocksource = False
-        outcomes.append(_clock_of(rules, other, deed))
+        outcomes.append(_clock_of(rules, other, action))
         world.tsc_clocksource = True
-    return [*outcomes, _clock_of(rules, world, deed)]
+    return [*outcomes, _clock_of(rules, world, action)]
 
 
-def _clock_of(rules: Rules, world: World, deed: Deed) -> Outcome:
+def _clock_of(rules: Rules, world: World, action: Action) -> Outcome:
     stable = world.use_master_clock and world.tsc_clocksource is not False
-    clock = Clock(world.kvmclock_offset, rules.drift(world, deed.moment))
+    clock = Clock(world.kvmclock_offset, rules.drift(world, action.moment))
     flags = Flag(TSC_STABLE, TSC_STABLE if stable else 0)
-    answers: tuple[Answer, ...] = (clock, flags, None, Within(deed.moment.tsc))
-    if deed.realtime is not None:
+    answers: tuple[Answer, ...] = (clock, flags, None, Within(action.moment.tsc))
+    if action.realtime is not None:
         with_realtime = (
             Guess(TSC_STABLE | REALTIME | HOST_TSC),
-            Guess(deed.realtime),
-            Within(deed.moment.tsc),
+            Guess(action.realtime),
+            Within(action.moment.tsc),
         )
         answers = (clock, *(with_realtime if stable and world.knows_realtime else (flags,)))
     if rules.has_line(world) and world.clock_khz and world.line_raw:
@@ -43,9 +43,9 @@ def _clock_of(rules: Rules, world: World, deed: Deed) -> Outcome:
     return Outcome(world, answers)
 
 
-def set_clock(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+def set_clock(rules: Rules, world: World, action: Action) -> list[Outcome]:
     """KVM_SET_CLOCK: kernels that do not know KVM_CLOCK_REALTIME refuse all flags."""
-    clock, realtime = (*deed.written, None)[:2]
+    clock, realtime = (*action.written, None)[:2]
     outcomes = []
     if realtime is not None and not world.knows_realtime:
         refused = world if world.knows_realtime is False else world.fork()
@@ -55,14 +55,14 @@ def set_clock(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
             return outcomes
         world.knows_realtime = True
     assert clock is not None
-    rules.set_clock(world, clock, realtime, deed.realtime, deed.moment)
+    rules.set_clock(world, clock, realtime, action.realtime, action.moment)
     return [*outcomes, Outcome(world, (None, None))]
 
 
-def kvmclock_ctrl(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+def kvmclock_ctrl(rules: Rules, world: World, action: Action) -> list[Outcome]:
     """KVM_KVMCLOCK_CTRL: kvm_set_guest_paused()."""
-    number = deed.operation.vcpu
-    rules.load_vcpu(world, number, deed.moment)
+    number = action.operation.vcpu
+    rules.load_vcpu(world, number, action.moment)
     on = world.vcpus[number].pv_time
     refused = [] if on else [Outcome(world.fork(), (), REFUSED)]
     if on is False:
@@ -72,9 +72,9 @@ def kvmclock_ctrl(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
     return [*refused, Outcome(world)]
 
 
-def read_kvmclock(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+def read_kvmclock(rules: Rules, world: World, action: Action) -> list[Outcome]:
     """What lies in a vCPU's kvmclock page. Nothing does before it was first written."""
-    number = deed.operation.vcpu
+    number = action.operation.vcpu
     vcpu = world.vcpus[number]
     page = vcpu.page
     if not rules.policy.honours_writes or not world.pages_known:

@@ -16,7 +16,7 @@ from kvmharness.model.interval import Interval, TooWideError
 from kvmharness.model.masterclock import ClockBehindError
 from kvmharness.model.mismatch import Mismatch
 from kvmharness.model.operations import perform
-from kvmharness.model.outcome import Answer, Clock, Deed, Flag, Outcome, Tsc, Version, Within
+from kvmharness.model.outcome import Action, Answer, Clock, Flag, Outcome, Tsc, Version, Within
 from kvmharness.model.policy import Policy
 from kvmharness.model.quantity import Quantity, narrow
 from kvmharness.model.rates import UnknownRateError
@@ -118,14 +118,14 @@ class Replay:
         if self._is_dead(event):
             self.worlds, self.lost = [], None
             return []
-        deed = deed_of(event)
+        action = action_of(event)
         survivors: list[World] = []
         failed: list[Outcome] = []
         for world in self.worlds:
             world.begin(step)
             try:
-                for outcome in perform(self._rules, world, deed):
-                    if _agrees(outcome, event, deed.moment) and shows(self._rules, outcome.world, event):
+                for outcome in perform(self._rules, world, action):
+                    if _agrees(outcome, event, action.moment) and shows(self._rules, outcome.world, event):
                         survivors.append(outcome.world)
                     else:
                         failed.append(outcome)
@@ -171,7 +171,7 @@ def check(event: Event) -> None:
         raise DoubtError(doubt)
 
 
-def deed_of(event: Event) -> Deed:
+def action_of(event: Event) -> Action:
     """An event as the rules see it."""
     bracket = event.bracket
     moment = Moment(
@@ -179,7 +179,7 @@ def deed_of(event: Event) -> Deed:
     )
     operation, values = event.operation, event.values
     written, samples = operation.written(values, event.error), len(operation.samples(values))
-    return Deed(operation, moment, written, samples, bool(event.error))
+    return Action(operation, moment, written, samples, bool(event.error))
 
 
 def _agrees(outcome: Outcome, event: Event, moment: Moment) -> bool:

@@ -7,12 +7,12 @@ Its rule is the function of its name in one of these modules.
 from collections.abc import Callable
 
 from kvmharness.model import clock_operations, together, vcpu_operations
-from kvmharness.model.outcome import Deed, Outcome
+from kvmharness.model.outcome import Action, Outcome
 from kvmharness.model.rules import Rules
 from kvmharness.model.state import World
 from kvmharness.script import OPERATIONS
 
-HANDLERS: dict[str, Callable[[Rules, World, Deed], list[Outcome]]] = {
+HANDLERS: dict[str, Callable[[Rules, World, Action], list[Outcome]]] = {
     name: getattr(module, name)
     for module in (vcpu_operations, clock_operations, together)
     for name in OPERATIONS
@@ -20,6 +20,6 @@ HANDLERS: dict[str, Callable[[Rules, World, Deed], list[Outcome]]] = {
 }
 
 
-def perform(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+def perform(rules: Rules, world: World, action: Action) -> list[Outcome]:
     """All that an operation may lead to. Uses `world` up."""
-    return HANDLERS[deed.operation.name](rules, world, deed)
+    return HANDLERS[action.operation.name](rules, world, action)

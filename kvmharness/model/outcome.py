@@ -75,7 +75,7 @@ class Outcome(NamedTuple):
     on_line: OnLine | None = None
 
 
-class Deed(NamedTuple):
+class Action(NamedTuple):
     """An operation as it is carried out.
 
     `written` is the values it writes (cycles, kHz or ns); of a thread's move the CPUs before and after.

@@ -13,7 +13,7 @@ from kvmharness.guests.rdtsc import PROGRAMS
 from kvmharness.model import line
 from kvmharness.model.interval import Interval
 from kvmharness.model.operations import perform
-from kvmharness.model.outcome import Answer, Clock, Deed, Flag, Guess, Outcome, Tsc, Version, Within
+from kvmharness.model.outcome import Action, Answer, Clock, Flag, Guess, Outcome, Tsc, Version, Within
 from kvmharness.model.policy import Policy
 from kvmharness.model.quantity import Quantity, bounds, narrow
 from kvmharness.model.rules import Rules
@@ -136,8 +136,8 @@ class Simulation:
         ns = self._ns(clock)
         moment = Moment(Interval(event_tsc, event_tsc), Interval(ns, ns))
         samples = self._samples(operation)
-        deed = Deed(operation, moment, written, samples, realtime=_REALTIME_NS + ns)
-        return self._finish(operation, bracket, deed)
+        action = Action(operation, moment, written, samples, realtime=_REALTIME_NS + ns)
+        return self._finish(operation, bracket, action)
 
     def debugfs(self, operation: Operation, event: Event) -> tuple[DebugfsReading, ...]:
         """What debugfs shows behind a step."""
@@ -149,14 +149,14 @@ class Simulation:
             for vcpu in vcpus
         )
 
-    def _finish(self, operation: Operation, bracket: Bracket, deed: Deed) -> Event:
+    def _finish(self, operation: Operation, bracket: Bracket, action: Action) -> Event:
         self.world.begin(self.step)
-        possible = perform(self.rules, self.world, deed)
+        possible = perform(self.rules, self.world, action)
         outcomes = [each for each in possible if each.errors and not each.elsewhere] or possible
         outcome = outcomes[self.choose(len(outcomes))] if len(outcomes) > 1 else outcomes[0]
         self.world = outcome.world
         error = "" if "" in outcome.errors else min(outcome.errors)
-        values = self._values(outcome, deed) if not error else deed.written
+        values = self._values(outcome, action) if not error else action.written
         event = Event(operation, bracket, values, error, exits=() if error else self._exits(operation))
         if not error:
             self._remember(event)
@@ -200,11 +200,11 @@ class Simulation:
             return 1
         return PROGRAMS[self.world.vcpus[operation.vcpu_numbers[0]].guest].takes or 1
 
-    def _values(self, outcome: Outcome, deed: Deed) -> tuple[int, ...]:
-        read = [self._value(outcome.world, answer, deed.moment) % 2**64 for answer in outcome.answers]
-        self._put_on_line(read, outcome, deed.moment)
-        operation: Operation = deed.operation
-        return operation.recorded(deed.written, read)
+    def _values(self, outcome: Outcome, action: Action) -> tuple[int, ...]:
+        read = [self._value(outcome.world, answer, action.moment) % 2**64 for answer in outcome.answers]
+        self._put_on_line(read, outcome, action.moment)
+        operation: Operation = action.operation
+        return operation.recorded(action.written, read)
 
     def _put_on_line(self, values: list[int], outcome: Outcome, moment: Moment) -> None:
         """Has a clock be what its line makes of the host's TSC."""

@@ -4,7 +4,7 @@
 from itertools import permutations
 
 from kvmharness.model.interval import Interval
-from kvmharness.model.outcome import REFUSED, Answer, Deed, Guess, Outcome, Within
+from kvmharness.model.outcome import REFUSED, Action, Answer, Guess, Outcome, Within
 from kvmharness.model.quantity import bounds
 from kvmharness.model.rules import Rules
 from kvmharness.model.state import HOME, DoubtError, World, distinct
@@ -15,12 +15,12 @@ _MOST_WORLDS = 64
 _NONE = Within(Interval(0, 0))
 
 
-def run_together(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+def run_together(rules: Rules, world: World, action: Action) -> list[Outcome]:
     """KVM_RUN of several vCPUs, each on another CPU, in whatever order.
 
     `written` is four values for each, as the step reads them.
     """
-    numbers, values = deed.operation.vcpus, deed.written
+    numbers, values = action.operation.vcpus, action.written
     if not values:
         return [Outcome(world, (), REFUSED)]
     home = _home(world, values[0])
@@ -29,10 +29,10 @@ def run_together(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
         entered = []
         for each in worlds:
             each.cpu = values[4 * place]
-            rules.load_vcpu(each, number, deed.moment)
+            rules.load_vcpu(each, number, action.moment)
             if not values[4 * place + 1]:
                 entered.append(each.fork())  # it may have come too late to run at all
-            entered += rules.enter_guest(each, number, deed.moment)
+            entered += rules.enter_guest(each, number, action.moment)
         worlds = distinct(entered)
         if len(worlds) > _MOST_WORLDS:
             raise DoubtError(f"{len(numbers)} vCPUs at once leave too many ways open that it may have gone")
@@ -40,17 +40,17 @@ def run_together(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
         each.cpu = home
         for number in numbers:
             # One that was running already is sent out of the guest, and has its page written; or is not.
-            rules.look_again(each, number, deed.moment)
+            rules.look_again(each, number, action.moment)
     return [Outcome(each, _answers(rules, each, numbers)) for each in worlds]
 
 
-def write_together(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+def write_together(rules: Rules, world: World, action: Action) -> list[Outcome]:
     """KVM_SET_MSRS of MSR_IA32_TSC of several vCPUs, which KVM does one after the other, in whatever order.
 
     kvm_synchronize_tsc() takes the VM's tsc_write_lock. `written` is two values for each, as the step reads
     them.
     """
-    numbers, values = deed.operation.vcpus, deed.written
+    numbers, values = action.operation.vcpus, action.written
     home = _home(world, values[0])
     found: list[World] = []
     for order in permutations(range(len(numbers))):
@@ -59,9 +59,9 @@ def write_together(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
             written = []
             for each in worlds:
                 each.cpu = values[2 * place]
-                rules.load_vcpu(each, numbers[place], deed.moment)
+                rules.load_vcpu(each, numbers[place], action.moment)
                 written += rules.synchronize_tsc(
-                    each, numbers[place], values[2 * place + 1], deed.moment, user=True
+                    each, numbers[place], values[2 * place + 1], action.moment, user=True
                 )
             worlds = written
         found = distinct([*found, *worlds])

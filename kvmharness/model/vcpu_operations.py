@@ -3,7 +3,7 @@
 
 from kvmharness.model.interval import Interval
 from kvmharness.model.masterclock import SYSTEM_TIME, WALL_CLOCK
-from kvmharness.model.outcome import OK, REFUSED, UNKNOWN, Answer, Deed, Outcome, Tsc, Within
+from kvmharness.model.outcome import OK, REFUSED, UNKNOWN, Action, Answer, Outcome, Tsc, Within
 from kvmharness.model.quantity import Quantity
 from kvmharness.model.rules import Rules
 from kvmharness.model.state import HOME, DoubtError, Vcpu, World
@@ -15,46 +15,46 @@ _MOST_WORLDS = 256
 _READS_BY_RDMSR = "rdmsr-16"
 
 
-def _tsc(rules: Rules, world: World, vcpu: Vcpu, deed: Deed) -> Answer:
+def _tsc(rules: Rules, world: World, vcpu: Vcpu, action: Action) -> Answer:
     """The TSC that KVM reckons the vCPU has."""
     if not vcpu.follows:
         return None
     if vcpu.ratio_slack:
-        return Within(rules.l1_tsc(world, vcpu, deed.moment.tsc))
+        return Within(rules.l1_tsc(world, vcpu, action.moment.tsc))
     return Tsc(vcpu.l1_tsc_offset, vcpu.ratio)
 
 
-def create_vcpu(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+def create_vcpu(rules: Rules, world: World, action: Action) -> list[Outcome]:
     """KVM_CREATE_VCPU: kvm_arch_vcpu_create() and kvm_arch_vcpu_postcreate()."""
-    number = deed.operation.vcpu
+    number = action.operation.vcpu
     if number in world.vcpus:
         return [Outcome(world, (), frozenset({"EEXIST"}))]
-    if world.default_tsc_khz is None and deed.written:
+    if world.default_tsc_khz is None and action.written:
         # max_tsc_khz, which is the host's tsc_khz when KVM was loaded, or near it.
-        world.default_tsc_khz = deed.written[0]
-        world.host_khz = world.host_khz or deed.written[0]
-    worlds = rules.create_vcpu(world, number, deed.moment)
+        world.default_tsc_khz = action.written[0]
+        world.host_khz = world.host_khz or action.written[0]
+    worlds = rules.create_vcpu(world, number, action.moment)
     for each in worlds:
-        each.vcpus[number].guest = deed.operation.guest
+        each.vcpus[number].guest = action.operation.guest
     return [Outcome(each, (Quantity(each.vcpus[number].virtual_tsc_khz),)) for each in worlds]
 
 
-def set_msrs(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+def set_msrs(rules: Rules, world: World, action: Action) -> list[Outcome]:
     """KVM_SET_MSRS: one after the other, as far as they are modelled."""
-    number = deed.operation.vcpu
-    rules.load_vcpu(world, number, deed.moment)
-    names = [name for name, _ in deed.operation.msrs]
+    number = action.operation.vcpu
+    rules.load_vcpu(world, number, action.moment)
+    names = [name for name, _ in action.operation.msrs]
     others = not set(names) <= {"TSC", "TSC_ADJUST"}
     worlds, outcomes = [world], []
-    for name, value in zip(names, deed.written, strict=True):
-        if others and deed.refused:
+    for name, value in zip(names, action.written, strict=True):
+        if others and action.refused:
             # An MSR that is not modelled was refused, and with it all behind it: any number got through.
             outcomes += [Outcome(each.fork(), (), frozenset()) for each in worlds]
         if name == "TSC":
             worlds = [
                 after
                 for each in worlds
-                for after in rules.synchronize_tsc(each, number, value, deed.moment, user=True)
+                for after in rules.synchronize_tsc(each, number, value, action.moment, user=True)
             ]
             if len(worlds) + len(outcomes) > _MOST_WORLDS:
                 raise DoubtError(f"one step leaves more than {_MOST_WORLDS} ways open that it may have gone")
@@ -67,20 +67,20 @@ def set_msrs(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
     return outcomes + [Outcome(each, (None,) * len(names)) for each in worlds]
 
 
-def get_msrs(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+def get_msrs(rules: Rules, world: World, action: Action) -> list[Outcome]:
     """KVM_GET_MSRS."""
-    rules.load_vcpu(world, deed.operation.vcpu, deed.moment)
-    vcpu = world.vcpus[deed.operation.vcpu]
+    rules.load_vcpu(world, action.operation.vcpu, action.moment)
+    vcpu = world.vcpus[action.operation.vcpu]
     answers: dict[str, Answer] = {
-        "TSC": _tsc(rules, world, vcpu, deed),
+        "TSC": _tsc(rules, world, vcpu, action),
         "TSC_ADJUST": vcpu.ia32_tsc_adjust_msr,
     }
-    names = deed.operation.indices
+    names = action.operation.indices
     predicted = tuple(answers.get(name) for name in names)
     outcome = Outcome(world, predicted)
     if set(names) <= set(answers):
         return [outcome]
-    return [outcome, Outcome(world, (), frozenset())] if deed.refused else [outcome]
+    return [outcome, Outcome(world, (), frozenset())] if action.refused else [outcome]
 
 
 def _without_attribute(world: World) -> list[Outcome]:
@@ -92,33 +92,35 @@ def _without_attribute(world: World) -> list[Outcome]:
     return [Outcome(absent, (None,), UNKNOWN)]
 
 
-def set_tsc_offset(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+def set_tsc_offset(rules: Rules, world: World, action: Action) -> list[Outcome]:
     """KVM_SET_DEVICE_ATTR of KVM_VCPU_TSC_OFFSET: kvm_arch_tsc_set_attr()."""
-    number = deed.operation.vcpu
-    rules.load_vcpu(world, number, deed.moment)
-    (offset,) = deed.written or (0,)
+    number = action.operation.vcpu
+    rules.load_vcpu(world, number, action.moment)
+    (offset,) = action.written or (0,)
     outcomes = _without_attribute(world)
     if world.has_attribute is not False:
         world.has_attribute = True
-        outcomes += [Outcome(each, (None,)) for each in rules.set_offset(world, number, offset, deed.moment)]
+        outcomes += [
+            Outcome(each, (None,)) for each in rules.set_offset(world, number, offset, action.moment)
+        ]
     return outcomes
 
 
-def get_tsc_offset(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+def get_tsc_offset(rules: Rules, world: World, action: Action) -> list[Outcome]:
     """KVM_GET_DEVICE_ATTR of KVM_VCPU_TSC_OFFSET: kvm_arch_tsc_get_attr()."""
-    rules.load_vcpu(world, deed.operation.vcpu, deed.moment)
+    rules.load_vcpu(world, action.operation.vcpu, action.moment)
     outcomes = _without_attribute(world)
     if world.has_attribute is not False:
         world.has_attribute = True
-        outcomes.append(Outcome(world, (world.vcpus[deed.operation.vcpu].l1_tsc_offset,)))
+        outcomes.append(Outcome(world, (world.vcpus[action.operation.vcpu].l1_tsc_offset,)))
     return outcomes
 
 
-def set_tsc_khz(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+def set_tsc_khz(rules: Rules, world: World, action: Action) -> list[Outcome]:
     """KVM_SET_TSC_KHZ of a vCPU: kvm_set_tsc_khz()."""
-    number = deed.operation.vcpu
-    rules.load_vcpu(world, number, deed.moment)
-    (khz,) = deed.written
+    number = action.operation.vcpu
+    rules.load_vcpu(world, number, action.moment)
+    (khz,) = action.written
     outcomes = []
     if rules.policy.honours_writes and world.refuses_khz is not False and not world.fraction_bits:
         refused = world.fork()
@@ -142,31 +144,31 @@ def set_tsc_khz(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
     return outcomes
 
 
-def get_tsc_khz(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+def get_tsc_khz(rules: Rules, world: World, action: Action) -> list[Outcome]:
     """KVM_GET_TSC_KHZ of a vCPU."""
-    rules.load_vcpu(world, deed.operation.vcpu, deed.moment)
-    vcpu = world.vcpus[deed.operation.vcpu]
+    rules.load_vcpu(world, action.operation.vcpu, action.moment)
+    vcpu = world.vcpus[action.operation.vcpu]
     low, high = rules.khz(vcpu)
-    if high >= 2**31 and deed.refused:
+    if high >= 2**31 and action.refused:
         # kvm_arch_vcpu_ioctl() keeps them in an int, which becomes some errno or other.
         return [Outcome(world, (), frozenset())]
-    if vcpu.host_rate_at and deed.written:
-        world.learn_rate(vcpu.host_rate_at, deed.written[0])
+    if vcpu.host_rate_at and action.written:
+        world.learn_rate(vcpu.host_rate_at, action.written[0])
         return [Outcome(world, (Within(Interval(low, high)) if rules.policy.honours_writes else None,))]
     return [Outcome(world, (Quantity(vcpu.virtual_tsc_khz),))]
 
 
-def set_vm_tsc_khz(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+def set_vm_tsc_khz(rules: Rules, world: World, action: Action) -> list[Outcome]:
     """KVM_SET_TSC_KHZ of the VM: older kernels do not know it, newer ones refuse it behind the first vCPU."""
     refused = Outcome(world.fork(), (None,), UNKNOWN | REFUSED, elsewhere=True)
-    if not deed.written or (world.vcpus and world.refuses_vm_khz):
+    if not action.written or (world.vcpus and world.refuses_vm_khz):
         return [refused]
-    too_fast = rules.too_fast(world, deed.written[0])
+    too_fast = rules.too_fast(world, action.written[0])
     if rules.host.khz_exact and world.fraction_bits in too_fast:
         return [refused]
     # 0 stands for the host's own rate (kvm_arch_vm_ioctl): the next vCPU tells what that is.
-    world.default_tsc_khz = deed.written[0] or (world.host_khz if rules.host.khz_exact else None)
-    world.default_was_set = bool(deed.written[0])
+    world.default_tsc_khz = action.written[0] or (world.host_khz if rules.host.khz_exact else None)
+    world.default_was_set = bool(action.written[0])
     if world.vcpus:
         world.refuses_vm_khz = False
         if not too_fast:  # else it may be refused for that
@@ -174,67 +176,67 @@ def set_vm_tsc_khz(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
     return [Outcome(world, (None,)), refused]
 
 
-def run(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+def run(rules: Rules, world: World, action: Action) -> list[Outcome]:
     """KVM_RUN of a guest that reads its TSC."""
-    number, outcomes = deed.operation.vcpu, []
-    rules.load_vcpu(world, number, deed.moment)
-    if not deed.samples:
+    number, outcomes = action.operation.vcpu, []
+    rules.load_vcpu(world, number, action.moment)
+    if not action.samples:
         # Its time was up, or a signal came; whether that was before the guest began is not known.
         outcomes.append(Outcome(world.fork()))
-    for each in rules.enter_guest(world, number, deed.moment):
-        outcomes.append(Outcome(each, _samples(rules, each, each.vcpus[number], deed)))
-        rules.leave_guest(each, number, certain=deed.samples > 0)
+    for each in rules.enter_guest(world, number, action.moment):
+        outcomes.append(Outcome(each, _samples(rules, each, each.vcpus[number], action)))
+        rules.leave_guest(each, number, certain=action.samples > 0)
     return outcomes
 
 
-def _samples(rules: Rules, world: World, vcpu: Vcpu, deed: Deed) -> tuple[Answer, ...]:
+def _samples(rules: Rules, world: World, vcpu: Vcpu, action: Action) -> tuple[Answer, ...]:
     """What the guest reads while it runs."""
-    by_rdtsc = _by_rdtsc(rules, world, vcpu, deed)
-    if vcpu.guest != _READS_BY_RDMSR or vcpu.ratio != 0 or deed.samples < 2:
+    by_rdtsc = _by_rdtsc(rules, world, vcpu, action)
+    if vcpu.guest != _READS_BY_RDMSR or vcpu.ratio != 0 or action.samples < 2:
         return by_rdtsc
     # KVM answers an RDMSR itself, by the ratio that it has noted and the CPU does not know.
-    answer = None if vcpu.tsc_catchup or not rules.host.stable else _tsc(rules, world, vcpu, deed)
+    answer = None if vcpu.tsc_catchup or not rules.host.stable else _tsc(rules, world, vcpu, action)
     return (by_rdtsc[0], answer, *by_rdtsc[2:])
 
 
-def _by_rdtsc(rules: Rules, world: World, vcpu: Vcpu, deed: Deed) -> tuple[Answer, ...]:
+def _by_rdtsc(rules: Rules, world: World, vcpu: Vcpu, action: Action) -> tuple[Answer, ...]:
     """What RDTSC and RDTSCP read."""
     if rules.host.stable or not rules.policy.honours_writes:
         if not vcpu.tsc_catchup:
             if not vcpu.ratio and vcpu.follows:
                 # Without TSC scaling the CPU knows no ratio, whatever KVM has noted.
-                return (Tsc(vcpu.l1_tsc_offset, None),) * deed.samples
-            return (_tsc(rules, world, vcpu, deed),) * deed.samples
-        seen = rules.guest_tsc(world, vcpu, deed.moment.tsc)
-        return (Within(seen),) * deed.samples
+                return (Tsc(vcpu.l1_tsc_offset, None),) * action.samples
+            return (_tsc(rules, world, vcpu, action),) * action.samples
+        seen = rules.guest_tsc(world, vcpu, action.moment.tsc)
+        return (Within(seen),) * action.samples
     # With an unstable TSC the offset is set anew at every load. The guest's TSC does not run backwards,
     # unless it is caught up with one that has not wrapped around (catch_up).
-    seen, last = rules.guest_tsc(world, vcpu, deed.moment.tsc), vcpu.last_guest_tsc
+    seen, last = rules.guest_tsc(world, vcpu, action.moment.tsc), vcpu.last_guest_tsc
     if vcpu.ratio == 0:
-        vcpu.last_guest_tsc = rules.l1_tsc(world, vcpu, deed.moment.tsc)
+        vcpu.last_guest_tsc = rules.l1_tsc(world, vcpu, action.moment.tsc)
     else:
-        if seen.low >= last.low - deed.moment.tsc.width:
+        if seen.low >= last.low - action.moment.tsc.width:
             seen = Interval(min(last.low, seen.high), seen.high)
         vcpu.last_guest_tsc = seen
-    return (Within(seen),) * deed.samples
+    return (Within(seen),) * action.samples
 
 
-def guest_write(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+def guest_write(rules: Rules, world: World, action: Action) -> list[Outcome]:
     """KVM_RUN of a guest that executes WRMSR between two readings of its TSC."""
-    if not deed.written:
+    if not action.written:
         return [Outcome(world, (), frozenset())]
-    number, (value,) = deed.operation.vcpu, deed.written
-    name = deed.operation.msr
-    rules.load_vcpu(world, number, deed.moment)
-    outcomes = [Outcome(world.fork(), (None,))] if not deed.samples else []
-    for each in rules.enter_guest(world, number, deed.moment):
+    number, (value,) = action.operation.vcpu, action.written
+    name = action.operation.msr
+    rules.load_vcpu(world, number, action.moment)
+    outcomes = [Outcome(world.fork(), (None,))] if not action.samples else []
+    for each in rules.enter_guest(world, number, action.moment):
         vcpu = each.vcpus[number]
-        before = _samples(rules, each, vcpu, deed)[:1]
-        if deed.samples == 1:
+        before = _samples(rules, each, vcpu, action)[:1]
+        if action.samples == 1:
             outcomes.append(Outcome(each.fork(), (None, *before)))
         last = vcpu.last_guest_tsc
         if name == "TSC":
-            rules.guest_write_tsc(each, number, value, deed.moment)
+            rules.guest_write_tsc(each, number, value, action.moment)
         elif name == "TSC_ADJUST":
             rules.guest_write_adjust(each, number, value)
         elif name in (*SYSTEM_TIME, *WALL_CLOCK):
@@ -242,39 +244,39 @@ def guest_write(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
         # A load between the exit and the next entry may go on from the TSC at the exit: the write is lost.
         reloads = rules.policy.honours_writes and not rules.host.stable
         lost = each.fork() if reloads else None
-        after = _after_guest_write(rules, each, vcpu, deed)
-        if deed.samples < 2 and name in (*SYSTEM_TIME, "TSC_ADJUST"):
-            outcomes.append(Outcome(each.fork(), (None, *before, *after)[: 1 + deed.samples]))
-        for again in rules.process_requests(each, number, deed.moment):
-            outcomes.append(Outcome(again, (None, *before, *after)[: 1 + deed.samples]))
+        after = _after_guest_write(rules, each, vcpu, action)
+        if action.samples < 2 and name in (*SYSTEM_TIME, "TSC_ADJUST"):
+            outcomes.append(Outcome(each.fork(), (None, *before, *after)[: 1 + action.samples]))
+        for again in rules.process_requests(each, number, action.moment):
+            outcomes.append(Outcome(again, (None, *before, *after)[: 1 + action.samples]))
         if lost:
             own = lost.vcpus[number]
             own.last_guest_tsc = last
-            rules.go_on_from_last(lost, own, deed.moment)
-            after = _after_guest_write(rules, lost, own, deed)
-            outcomes.append(Outcome(lost, (None, *before, *after)[: 1 + deed.samples]))
+            rules.go_on_from_last(lost, own, action.moment)
+            after = _after_guest_write(rules, lost, own, action)
+            outcomes.append(Outcome(lost, (None, *before, *after)[: 1 + action.samples]))
     return outcomes
 
 
-def _after_guest_write(rules: Rules, world: World, vcpu: Vcpu, deed: Deed) -> tuple[Answer, ...]:
+def _after_guest_write(rules: Rules, world: World, vcpu: Vcpu, action: Action) -> tuple[Answer, ...]:
     if vcpu.tsc_catchup:
         if not rules.host.stable:
-            vcpu.last_guest_tsc = rules.l1_tsc(world, vcpu, deed.moment.tsc)
-        rules.catch_up(world, vcpu, deed.moment)
-    return _samples(rules, world, vcpu, deed)
+            vcpu.last_guest_tsc = rules.l1_tsc(world, vcpu, action.moment.tsc)
+        rules.catch_up(world, vcpu, action.moment)
+    return _samples(rules, world, vcpu, action)
 
 
-def move_thread(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+def move_thread(rules: Rules, world: World, action: Action) -> list[Outcome]:
     """sched_setaffinity() of the playing thread."""
     refused = Outcome(world.fork(), (), REFUSED, elsewhere=True)
-    if deed.written:
-        before, world.cpu = deed.written[0], deed.written[1]
+    if action.written:
+        before, world.cpu = action.written[0], action.written[1]
         for vcpu in world.vcpus.values():
             # The first move tells where the thread had been all the time before.
             vcpu.cpu = before if vcpu.cpu == HOME else vcpu.cpu
     return [Outcome(world, (None, None)), refused]
 
 
-def sleep(rules: Rules, world: World, deed: Deed) -> list[Outcome]:
+def sleep(rules: Rules, world: World, action: Action) -> list[Outcome]:
     """Time passes."""
     return [Outcome(world)]
