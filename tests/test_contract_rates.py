@@ -4,7 +4,8 @@
 from dataclasses import replace
 
 from kvmharness.contract import EndClaim, Finding, ForwardClaim, RateClaim, SameClaim, Status
-from kvmharness.script import CreateVcpu, GetMsrs, GetTscKhz, Operation, Run, SetMsrs, SetTscKhz
+from kvmharness.contract.host_rate import CORRECTED_PPB, measured_khz, off_ppb
+from kvmharness.script import CreateVcpu, GetMsrs, GetTscKhz, Operation, Run, SetMsrs, SetTscKhz, Sleep
 from kvmharness.trace import Bracket, Event, Trace
 
 MS = 1_000_000
@@ -39,12 +40,12 @@ def test_a_guest_at_half_the_rate_counts_half_the_time_that_passed() -> None:
 
 
 def test_a_guest_that_counts_at_the_hosts_rate_instead_breaks_the_claim() -> None:
-    # At most 100.001 ms passed, which make 50,000,500 cycles; with 1 % more and one, 50,500,506.
+    # At most 100.001 ms passed, which make 50,000,500 cycles, and 2 of rounding.
     finding = AT_HALF.check(half_as_fast(100 * MS))
     assert (finding.status, finding.step) == (Status.BROKEN, 4)
     assert finding.reason == (
-        "the TSC advanced 100000000 cycles from step 'write' to 'guest', 49499494 cycles (99.0 ms) more than "
-        "at 500000 kHz"
+        "the TSC advanced 100000000 cycles from step 'write' to 'guest', 49999498 cycles (100.0 ms) more "
+        "than at 500000 kHz"
     )
 
 
@@ -76,9 +77,46 @@ def test_a_tsc_that_stood_still_before_it_was_read_may_count_from_where_it_stopp
 
 def test_a_guest_that_is_ahead_by_less_than_its_entry_took_is_undecided() -> None:
     # Entered and left in 10 ms: held up for as long between its two clocks, KVM brings the TSC so far ahead.
-    at_most = (110 * MS * 101 // 100 + 10 * MS) // 2
+    at_most = (110 * MS + 10 * MS) // 2 + 2
     assert AT_HALF.check(half_as_fast(at_most, width=10 * MS)).status is Status.UNDECIDED
-    assert AT_HALF.check(half_as_fast(at_most + 2, width=10 * MS)).status is Status.BROKEN
+    assert AT_HALF.check(half_as_fast(at_most + 1, width=10 * MS)).status is Status.BROKEN
+
+
+def test_a_rate_that_is_a_hundred_millionths_off_breaks_the_claim() -> None:
+    # In 100 ms, known to 1000 ns each way, 500 MHz make 50 million cycles, known to 502.
+    assert AT_HALF.check(half_as_fast(50 * MS + 502)).status is Status.KEPT
+    assert AT_HALF.check(half_as_fast(50 * MS + 5_000)).status is Status.BROKEN
+    assert AT_HALF.check(half_as_fast(50 * MS - 5_000)).status is Status.BROKEN
+
+
+def test_a_rate_within_what_kvm_tolerates_is_the_hosts() -> None:
+    # 1,000,200 kHz are 200 ppm more than the host's: there is no ratio, and the TSC counts as the host's.
+    played = half_as_fast(100 * MS)
+    tolerated = event(SetTscKhz(vcpu=0, khz=1_000_200, label="khz"), 950 * MS, 1_000_200)
+    claim = replace(AT_HALF, instead="")
+    assert claim.check(trace(played.events[0], tolerated, *played.events[2:])).status is Status.KEPT
+    beyond = event(SetTscKhz(vcpu=0, khz=1_000_300, label="khz"), 950 * MS, 1_000_300)
+    assert claim.check(trace(played.events[0], beyond, *played.events[2:])).status is Status.BROKEN
+
+
+def test_the_rate_of_a_tsc_is_measured_by_the_brackets_of_a_trace() -> None:
+    # 2 GHz: 2000 cycles and 1000 ns in each bracket.
+    def at(tsc: int, ns: int) -> Event:
+        return Event(Sleep(ns=1), Bracket(tsc, ns, ns + 1000, tsc + 2000))
+
+    low, high = measured_khz(trace(at(0, 0), at(2_000_000_000, 1_000_000_000)))
+    assert (round(low, 3), round(high, 3)) == (2_000_000, 2_000_000)
+    # A bracket whose readings of the TSC are 500 cycles away from the clock's on each side.
+    wide = Event(Sleep(ns=1), Bracket(1_999_999_500, 1_000_000_000, 1_000_001_000, 2_000_002_500))
+    low, high = measured_khz(trace(at(0, 0), wide))
+    assert (round(low, 2), round(high, 2)) == (1_999_999.5, 2_000_000.5)
+
+
+def test_what_kvm_may_be_off_is_at_most_what_a_kernel_corrects_its_rate_by() -> None:
+    create = event(CreateVcpu(vcpu=0, label="create"), 900 * MS, KHZ - 49)
+    assert 48_990 < off_ppb(trace(create, event(Sleep(ns=1), 1000 * MS))) < 49_010
+    # A lone step measures nothing.
+    assert off_ppb(trace(create)) == CORRECTED_PPB
 
 
 def test_a_rate_that_was_refused_proves_nothing() -> None:

@@ -3,19 +3,25 @@
 
 The VM's time is compared with the host's raw clock, on which it runs. A time of t, read or set while the raw
 clock went from b to a, means that the two are between t - a and t - b apart. Between two readings of the raw
-clock KVM counts cycles, at a rate that it knows to 1 % at the worst.
+clock KVM counts cycles, at a rate that may be off the raw clock's (host_rate).
 """
 
 from dataclasses import dataclass
 
 from kvmharness.contract.finding import Claim, Finding
-from kvmharness.contract.rate import TOLERANCE_PPM
+from kvmharness.contract.host_rate import off_ppb
 from kvmharness.model.interval import Interval, signed
 from kvmharness.script import (
     PVCLOCK_GUEST_STOPPED,
     PVCLOCK_TSC_STABLE_BIT,
 )
 from kvmharness.trace import Bracket, Event, Trace
+
+# The most by which NTP has the host's real time go faster or slower than its raw clock (MAXFREQ of
+# linux/timex.h), in 10**-9.
+_SLEWED_PPB = 500_000
+# The kernel rounds clocks down to a ns, and a guest that computes the time from its page does so once more.
+_ROUNDED_NS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +109,7 @@ class RealtimeClaim(Claim):
         if clock is None or realtime is None:
             return self.undecided("KVM_GET_CLOCK reported no real time")
         passed = after.bracket.ns_after - before.bracket.ns_before
-        slack = passed * TOLERANCE_PPM // 1_000_000 + by.bracket.ns_after - by.bracket.ns_before
+        slack = passed * (off_ppb(trace) + _SLEWED_PPB) // 10**9 + by.bracket.ns_after - by.bracket.ns_before
         if abs(clock - realtime) <= slack:
             return self.kept()
         said = f"the VM's time advanced by {clock / 1e6:.3f} ms, the host's by {realtime / 1e6:.3f} ms"
@@ -145,7 +151,7 @@ def _apart(trace: Trace, number: int) -> Interval | None:
     if known is None:
         return None
     time, bracket = known
-    slack = (bracket.ns_after - trace.events[0].bracket.ns_before) * TOLERANCE_PPM // 1_000_000
+    slack = (bracket.ns_after - trace.events[0].bracket.ns_before) * off_ppb(trace) // 10**9 + _ROUNDED_NS
     return Interval(time - bracket.ns_after - slack, time - bracket.ns_before + slack)
 
 

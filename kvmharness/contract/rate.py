@@ -9,13 +9,10 @@ brackets.
 from dataclasses import dataclass
 
 from kvmharness.contract.finding import Claim, Finding, read_nothing
+from kvmharness.contract.host_rate import Passed, kvm_khz
 from kvmharness.model.arithmetic import duration
 from kvmharness.model.interval import signed
 from kvmharness.trace import Event, Trace
-
-# How far off a rate may be, in millionths: a host knows that of its own TSC to 1 % at the worst, until it
-# has calibrated it for good (tsc_refine_calibration_work). It covers kvm.tsc_tolerance_ppm as well.
-TOLERANCE_PPM = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +41,13 @@ class RateClaim(Claim):
         if missing:
             return self.undecided(missing)
         first, last = events[self.first], events[self.last]
-        shortest = last.bracket.ns_before - first.bracket.ns_after
-        longest = last.bracket.ns_after - events[since].bracket.ns_before
+        passed = Passed.between(events[since], first, last, kvm_khz(trace))
         begin, end = first.guest_tsc, last.guest_tsc
         if begin is None or end is None:
             return self.undecided(f"step {self.first!r} or {self.last!r} read no TSC")
         counted = signed(end - begin)
         khz = events[self.khz].values[0]
-        least, most = _due(shortest, longest, khz)
+        least, most = passed.due(khz)
         entries = trace.events[steps[self.first] - 1 : steps[self.last]]
         held_up_ns = sum(_entry_ns(event, last) for event in entries)
         if most < counted <= most + held_up_ns * khz // 1_000_000:
@@ -66,7 +62,7 @@ class RateClaim(Claim):
             said += f"{gap} cycles ({duration(gap, khz)}) {more} than at {khz} kHz"
             return self.broken(said, steps[self.last])
         if self.instead:
-            least, most = _due(shortest, longest, events[self.instead].values[0])
+            least, most = passed.due(events[self.instead].values[0])
             if least <= counted <= most:
                 return self.undecided("too little time passed to tell the rates apart")
         return self.kept()
@@ -107,12 +103,6 @@ def _entry_ns(event: Event, last: Event) -> int:
     """
     same = {*event.operation.vcpu_numbers} & {*last.operation.vcpu_numbers}
     return event.bracket.ns_after - event.bracket.ns_before if event.operation.enters_guest and same else 0
-
-
-def _due(shortest: int, longest: int, khz: int) -> tuple[int, int]:
-    """The least and the most cycles that a TSC of `khz` kHz counts in `shortest` to `longest` ns."""
-    least = shortest * khz * (1_000_000 - TOLERANCE_PPM) // 10**12
-    return least - 1, longest * khz * (1_000_000 + TOLERANCE_PPM) // 10**12 + 1
 
 
 def _missing(events: dict[str, Event], labels: tuple[str, ...]) -> str:

@@ -5,18 +5,26 @@ KVM's time goes on while a host sleeps (offs_boot), CLOCK_MONOTONIC_RAW does not
 Of what was played meanwhile nothing can be told.
 """
 
-from kvmharness.model.state import DoubtError
+from kvmharness.model.state import DoubtError, Host
 from kvmharness.trace import Bracket, Trace
 
 # How far the clocks may run in one trace: about ten hours of ns, two days of cycles at 1 GHz.
 _MAX_NS = 2**45
 _MAX_CYCLES = 2**48
 
+# How far off the rate may be at which the TSC counts by that clock, in millionths. Where the clock runs on
+# the TSC: its multiplier has 24 bits or more (clocks_calc_mult_shift). Otherwise, and before the kernel has
+# corrected the rate, it may be as much as that is corrected by (the sanity check of
+# tsc_refine_calibration_work).
+_RAW_PPM = 1
+_UNKNOWN_PPM = 10_000
+
 
 class HostClocks:
-    """The brackets of a trace, one after the other."""
+    """The brackets of a trace, one after the other, on a host of which so much is known."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: Host) -> None:
+        self._off_ppm = _RAW_PPM if host.khz_exact and host.tsc_clocksource else _UNKNOWN_PPM
         self._first: Bracket | None = None
         # Two, as a step's own bracket does not tell how long the player was held up within it. Across a step
         # it shows.
@@ -28,31 +36,31 @@ class HostClocks:
         before = self._last[-1] if self._last else None
         if before and (bracket.ns_before < before.ns_after or bracket.tsc_before < before.tsc_after):
             raise DoubtError("the host's clocks ran backwards before this step")
-        if khz and not all(_agree(earlier, bracket, khz) for earlier in self._last):
+        if khz and not all(_agree(earlier, bracket, khz, self._off_ppm) for earlier in self._last):
             raise DoubtError("the host's two clocks disagree before this step: was it suspended?")
         if bracket.ns_after - first.ns_before > _MAX_NS or bracket.tsc_after - first.tsc_before > _MAX_CYCLES:
             raise DoubtError("the trace takes too long for a judgement")
         self._last = [*self._last[-1:], bracket]
 
 
-def clocks_disagree(trace: Trace, khz: int | None) -> str:
+def clocks_disagree(trace: Trace, host: Host) -> str:
     """Why nothing can be told of a trace, whatever the rules, or ""."""
-    clocks = HostClocks()
+    clocks = HostClocks(host)
     try:
         for event in trace.events:
-            clocks.check(event.bracket, khz)
+            clocks.check(event.bracket, host.khz)
     except DoubtError as doubt:
         return str(doubt)
     return ""
 
 
-def _agree(earlier: Bracket, later: Bracket, khz: int) -> bool:
+def _agree(earlier: Bracket, later: Bracket, khz: int, off_ppm: int) -> bool:
     """Whether as much time passed between two brackets by the one clock as by the other.
 
-    The clock was read within the readings of the TSC, however long the player was held up between them. A
-    host knows the rate of its TSC to 1 % at the worst (tsc_refine_calibration_work).
+    The clock was read within the readings of the TSC, however long the player was held up between them.
     """
     passed = (later.ns_before - earlier.ns_after) * khz // 1_000_000
     least, most = later.tsc_before - earlier.tsc_after, later.tsc_after - earlier.tsc_before
     of_a_ns = khz // 1_000_000 + 1  # each reading of the clock is rounded down to one
-    return least - least // 100 - of_a_ns <= passed <= most + most // 100 + of_a_ns
+    off = abs(passed) * off_ppm // 1_000_000 + of_a_ns
+    return least - off <= passed <= most + off

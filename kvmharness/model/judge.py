@@ -102,7 +102,7 @@ class Replay:
         self.worlds = [rules.new_vm()]
         self.lost: tuple[int, str] | None = None
         self._rules = rules
-        self._clocks = HostClocks()
+        self._clocks = HostClocks(rules.host)
         self._previous: Bracket | None = None
         self._followed = 0.0
 

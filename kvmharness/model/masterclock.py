@@ -50,10 +50,9 @@ class Masterclock(Rates):
     def _update(self, world: World, moment: Moment, *, certain: bool) -> None:
         """pvclock_update_vm_gtod_copy() and kvm_end_pvclock_update(), which asks for new pages."""
         world.use_master_clock = self._all_match(world) and not world.boot_vcpu_runs_old_kvmclock
-        taken = self.snapshot(moment)
-        first = taken if certain or world.master is None else world.master[0]
-        world.master = first, taken
-        self._draw_line(world, taken, certain=certain)
+        first = moment if certain or world.master is None else world.master[0]
+        world.master = first, moment
+        self._draw_line(world, self.snapshot(moment), certain=certain)
         for vcpu in world.vcpus.values():
             if vcpu.pv_time is not False:
                 vcpu.clock_request = vcpu.clock_request or (True if certain else None)
