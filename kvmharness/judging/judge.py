@@ -35,7 +35,7 @@ def judge(scenario: Scenario, trace: Trace, kvm: Kvm) -> Result:
     else:
         bare = replace(bare, finding=f"not asked: {lacking}")
     if kvm.policy is None:
-        judged = _by_contract(bare, clocks_disagree(trace, kvm.host.khz))
+        judged = _by_contract(bare, clocks_disagree(trace, kvm.host))
     else:
         judged = _by_policy(bare, scenario, trace, kvm, kvm.policy)
     if asked is Status.KEPT or judged.verdict is Verdict.FAIL or judged.is_doubted:
