@@ -8,12 +8,12 @@ from kvmharness.judging import capabilities
 from kvmharness.judging.probe import Probe
 from kvmharness.judging.session import Outcome
 from kvmharness.judging.verdict import Verdict
-from kvmharness.model.identify import parts
+from kvmharness.model.identify import distinguishes
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.state import Host
-from kvmharness.report.catalogue import places
+from kvmharness.report.catalogue import judged_on
 from kvmharness.scenarios import SCENARIOS, Scenario
-from kvmharness.scenarios.outlook import outlook
+from kvmharness.scenarios.predicted import predicted_contract
 
 _VERDICTS = {Status.KEPT: Verdict.PASS, Status.BROKEN: Verdict.XFAIL, Status.UNDECIDED: Verdict.INCONCLUSIVE}
 
@@ -40,7 +40,7 @@ def not_foretold(outcome: Outcome, policy: str, judged_by: str = "") -> dict[str
 def oddly_skipped(outcome: Outcome, place: str) -> set[str]:
     """What is skipped there though the catalogue's page says that it is judged, or the other way round."""
     skipped = {each.scenario for each in outcome.results if each.verdict is Verdict.SKIP}
-    return skipped ^ {name for name, scenario in SCENARIOS.items() if place not in places(scenario)}
+    return skipped ^ {name for name, scenario in SCENARIOS.items() if place not in judged_on(scenario)}
 
 
 def _verdicts(scenario: Scenario, probe: Probe, host: Host, policy: str, judged_by: str) -> set[Verdict]:
@@ -48,14 +48,14 @@ def _verdicts(scenario: Scenario, probe: Probe, host: Host, policy: str, judged_
     played_by, judging = POLICIES[policy], POLICIES[judged_by or policy]
     found = capabilities.findings(probe)
     if capabilities.unmet(found, scenario.needs, scenario.lacks)[0] is not Status.KEPT:
-        if not parts(scenario.script, played_by, judging, host, debugfs=debugfs):
+        if not distinguishes(scenario.script, played_by, judging, host, debugfs=debugfs):
             return {Verdict.SKIP}
         # The model's own machines have two CPUs; on one the policies may do the same.
         alone = found["two-cpus"].status is Status.BROKEN and "two-cpus" in scenario.needs
         return {Verdict.FAIL, Verdict.SKIP} if alone else {Verdict.FAIL}
-    if parts(scenario.script, played_by, judging, scenario.host, debugfs=debugfs):
+    if distinguishes(scenario.script, played_by, judging, scenario.host, debugfs=debugfs):
         return {Verdict.FAIL}
-    return {_VERDICTS[status] for status in outlook(scenario, POLICIES[policy], host)}
+    return {_VERDICTS[status] for status in predicted_contract(scenario, POLICIES[policy], host)}
 
 
 def _machine(probe: Probe) -> Host:

@@ -29,12 +29,12 @@ def test_every_scenario_has_its_place_on_the_page() -> None:
 
 
 def test_every_pair_is_parted_or_it_is_said_why_not() -> None:
-    unparted = {frozenset(pair) for pair, names in catalogue.parting_pairs().items() if not names}
+    unparted = {frozenset(pair) for pair, names in catalogue.distinguished_pairs().items() if not names}
     assert unparted == set(catalogue.INSEPARABLE)
 
 
 def test_every_scenario_says_something_somewhere() -> None:
-    assert [scenario.name for scenario in SCENARIOS.values() if not catalogue.places(scenario)] == []
+    assert [scenario.name for scenario in SCENARIOS.values() if not catalogue.judged_on(scenario)] == []
 
 
 def test_what_is_done_to_one_vcpu_after_the_other_is_said_once() -> None:

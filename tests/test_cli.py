@@ -183,7 +183,7 @@ def test_predict_shows_where_policies_part_and_needs_no_kvm(
     assert status_of(*arguments, "--format", "json") == 0
     (prediction,) = json.loads(capsys.readouterr().out)["predictions"]
     assert prediction["first_difference"] == 4
-    assert [course["contract"] for course in prediction["courses"]] == ["broken", "kept"]
+    assert [each["contract"] for each in prediction["by_policy"]] == ["broken", "kept"]
 
 
 def test_predict_works_for_every_scenario(capsys: Capture) -> None:

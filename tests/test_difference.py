@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvmharness.judging.difference import compare, first_difference
-from kvmharness.model.identify import parts
+from kvmharness.model.identify import distinguishes
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.policy import Policy
 from kvmharness.model.simulate import Pace, simulate
@@ -63,7 +63,7 @@ def test_two_policies_differ_in_a_scenario_just_where_the_judge_tells_them_apart
     traces = {policy: played(scenario, policy.name) for policy in RULES}
     for one, other in combinations(RULES, 2):
         found = first_difference(traces[one], traces[other])
-        apart = parts(scenario.script, one, other, scenario.host, debugfs=True)
+        apart = distinguishes(scenario.script, one, other, scenario.host, debugfs=True)
         assert found is not None or not apart
         # When KVM catches a TSC up by itself the judge knows only bounds of what that comes to.
         assert apart or found is None or CATCHES_UP in (one, other)

@@ -102,8 +102,8 @@ def test_the_model_predicts_what_was_measured(
 ) -> None:
     script = SCENARIOS[scenario].script
     policies = [POLICIES[name] for name in MEASURED]
-    courses = predict(scenario, script, policies)
-    traces = {name: course.trace for course in courses for name in course.policies}
+    predictions = predict(scenario, script, policies)
+    traces = {name: prediction.trace for prediction in predictions for name in prediction.policies}
     assert {name: outcome(traces[name]) for name in MEASURED} == dict(zip(MEASURED, expected, strict=True))
 
 

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import pytest
 
-from kvmharness.model.identify import parting
+from kvmharness.model.identify import distinguishing
 from kvmharness.model.policies import EXPECTED, POLICIES
 from kvmharness.model.policy import Policy, PolicyError, from_tables
 from kvmharness.scenarios import SCENARIOS
@@ -29,7 +29,7 @@ def test_four_scenarios_are_enough_to_tell_the_five_that_were_measured_apart() -
     four = ("young-restore", "qemu-pair-old", "offset-then-write", "ioctl-from-another-cpu")
     five = ("mainline-before-6.7", "like-xu-v1", "sean-christopherson", "oliver-upton", "mainline-6.7")
     for one, other in combinations(five, 2):
-        assert parting(POLICIES[one], POLICIES[other], {name: PLAYS[name] for name in four})
+        assert distinguishing(POLICIES[one], POLICIES[other], {name: PLAYS[name] for name in four})
 
 
 def test_a_stated_policy_takes_what_it_does_not_say_from_the_one_it_is_like() -> None:

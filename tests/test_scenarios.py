@@ -9,7 +9,7 @@ from kvmharness.contract import Claim, Status
 from kvmharness.judging.capabilities import CAPABILITIES
 from kvmharness.model.policies import POLICIES
 from kvmharness.scenarios import SCENARIOS, SUBJECTS
-from kvmharness.scenarios.outlook import outlook
+from kvmharness.scenarios.predicted import predicted_contract
 from kvmharness.scenarios.scenario import Scenario
 
 each_scenario = pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS)
@@ -61,12 +61,12 @@ def test_a_scenario_takes_little_time_and_few_steps(scenario: Scenario) -> None:
 def test_the_contract_can_be_decided_under_every_policy_that_honours_writes(scenario: Scenario) -> None:
     for policy in POLICIES.values():
         if policy.honours_writes:
-            assert Status.UNDECIDED not in outlook(scenario, policy), policy.name
+            assert Status.UNDECIDED not in predicted_contract(scenario, policy), policy.name
 
 
 def test_the_rules_leave_open_only_what_rests_on_catching_up_and_how_fast_is_too_fast() -> None:
     # Which entry into the guest catches up is not modelled (Rules.catch_up), nor which scaling is there.
     for scenario in SCENARIOS.values():
         for policy in POLICIES.values():
-            if policy.honours_writes and len(outlook(scenario, policy)) > 1:
+            if policy.honours_writes and len(predicted_contract(scenario, policy)) > 1:
                 assert scenario.name == "khz-too-fast" or "stable-tsc" in scenario.lacks

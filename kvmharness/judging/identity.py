@@ -8,7 +8,7 @@ from itertools import combinations
 from kvmharness.judging import capabilities
 from kvmharness.judging.kvm import Kvm
 from kvmharness.judging.verdict import MAINLINE, Expectation
-from kvmharness.model.identify import is_told, parting, standing
+from kvmharness.model.identify import consistent_policies, distinguishing, says_something
 from kvmharness.model.policy import Policy
 from kvmharness.model.state import Host
 from kvmharness.scenarios import SCENARIOS
@@ -17,7 +17,7 @@ from kvmharness.trace import Trace
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The policies that a kernel's traces leave standing, by name, and what would tell two of them apart."""
+    """The policies that are consistent with a kernel's traces, by name, and what would distinguish two."""
 
     behaves_as: tuple[str, ...] = ()
     parted_by: str = ""
@@ -53,8 +53,8 @@ def identify(
         kvms.append(kvm)
     if not pairs:
         return None
-    left = standing(pairs, expectation.policies.values())
-    if not any(is_told(trace, host) for trace, host in pairs):
+    left = consistent_policies(pairs, expectation.policies.values())
+    if not any(says_something(trace, host) for trace, host in pairs):
         return None
     parted_by = _what_parts(left, names, kvms[-1]) if len(left) > 1 else ""
     return Identity(tuple(policy.name for policy in left), parted_by)
@@ -64,12 +64,12 @@ def _what_parts(left: list[Policy], played: set[str], kvm: Kvm) -> str:
     """Which scenario of the catalogue would tell two of them apart, and what keeps it from it here."""
     plays = {name: (scenario.script, scenario.host) for name, scenario in SCENARIOS.items()}
     for one, other in combinations(left, 2):
-        telling = parting(one, other, plays)
+        telling = distinguishing(one, other, plays)
         lacking = {
             name: capabilities.unmet(kvm.found, SCENARIOS[name].needs, SCENARIOS[name].lacks)[1]
             for name in telling
         }
-        # First what could be played here, then what could not; last what was played and left both standing.
+        # First what could be played here, then what could not; last what was played and told nothing apart.
         for name in sorted(
             telling, key=lambda name: (name in played and not lacking[name], bool(lacking[name]))
         ):

@@ -18,7 +18,7 @@ from kvmharness.model.judge import Judgement, Possibility
 from kvmharness.model.judge import judge as judge_by
 from kvmharness.model.policy import Policy
 from kvmharness.scenarios import Scenario
-from kvmharness.scenarios.outlook import outlook
+from kvmharness.scenarios.predicted import predicted_contract
 from kvmharness.trace import Trace
 
 
@@ -124,7 +124,7 @@ def _by_policy(bare: Result, scenario: Scenario, trace: Trace, kvm: Kvm, policy:
     bare = replace(bare, conforms=True, reason=bare.finding)
     if bare.kept is not False:
         return replace(bare, verdict=Verdict.PASS if bare.kept else Verdict.INCONCLUSIVE)
-    foretold = Status.BROKEN in outlook(scenario, policy)
+    foretold = Status.BROKEN in predicted_contract(scenario, policy)
     return replace(bare, verdict=Verdict.XFAIL, foretold=foretold)
 
 

@@ -8,7 +8,7 @@ from kvmharness.contract import Finding, Status
 from kvmharness.judging import capabilities
 from kvmharness.judging.probe import Probe
 from kvmharness.judging.verdict import MAINLINE, Expectation
-from kvmharness.model.identify import standing
+from kvmharness.model.identify import consistent_policies
 from kvmharness.model.judge import Judgement, Possibility, judge
 from kvmharness.model.policy import Policy
 from kvmharness.model.state import Host
@@ -52,7 +52,7 @@ class Kvm:
 
     def explaining(self, trace: Trace) -> tuple[str, ...]:
         """The known policies, by name, under which a trace is possible."""
-        return tuple(policy.name for policy in standing([(trace, self.host)], self.known))
+        return tuple(policy.name for policy in consistent_policies([(trace, self.host)], self.known))
 
     def may_protect(self, trace: Trace) -> str:
         """Why a trace that does not conform may be that of protected TSCs; "" where it cannot be.
@@ -61,7 +61,7 @@ class Kvm:
         """
         if not self.expectation.may_be_protected or self.found["tsc-write"].status is not Status.UNDECIDED:
             return ""
-        if standing([(trace, self.host)], _without_writes(self.expectation)):
+        if consistent_policies([(trace, self.host)], _without_writes(self.expectation)):
             return f"the probe could not tell tsc-write: {self.found['tsc-write'].reason}"
         return ""
 
@@ -86,7 +86,9 @@ def seen(probe: Probe, expectation: Expectation = MAINLINE) -> Kvm:
     known = [
         each
         for each in expectation.policies.values()
-        if standing([(trace, host) for trace in probe.traces if trace.scenario not in divergences], [each])
+        if consistent_policies(
+            [(trace, host) for trace in probe.traces if trace.scenario not in divergences], [each]
+        )
     ]
     return Kvm(probe, expectation, host, found, policy, divergences, tuple(known), doubt)
 

@@ -8,5 +8,5 @@ state, rules, rates    what KVM keeps, and what it does
 operations             what each operation of a script leads to
 judge, sentence        whether a trace is possible, and what to say if it is not
 simulate               the model as a player
-predict, identify      what policies would do of a script, which of them a kernel's traces leave standing
+predict, identify      what policies would do of a script, which of them a kernel's traces are consistent with
 """

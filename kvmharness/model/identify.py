@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which policies a kernel's traces leave standing, and what would tell those apart."""
+"""Which policies a kernel's traces are consistent with, and what would distinguish those."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
@@ -13,7 +13,7 @@ from kvmharness.script import Script
 from kvmharness.trace import Trace
 
 
-def standing(traces: Iterable[tuple[Trace, Host]], policies: Iterable[Policy]) -> list[Policy]:
+def consistent_policies(traces: Iterable[tuple[Trace, Host]], policies: Iterable[Policy]) -> list[Policy]:
     """The policies under which none of the traces is impossible, in the order given."""
     left = list(policies)
     for trace, host in traces:
@@ -23,14 +23,16 @@ def standing(traces: Iterable[tuple[Trace, Host]], policies: Iterable[Policy]) -
     return left
 
 
-def is_told(trace: Trace, host: Host) -> bool:
+def says_something(trace: Trace, host: Host) -> bool:
     """Whether a trace says anything at all, or is so broken off that no rule can be applied to it."""
     return judge(trace, POLICIES[EXPECTED], host).possibility is not Possibility.UNDECIDED
 
 
-# The catalogue does not change while a file is judged, and most kernels leave the same policies standing.
+# The catalogue does not change while a file is judged, and most kernels have one of a few sets of policies.
 @lru_cache(maxsize=16384)
-def parts(script: Script, one: Policy, other: Policy, host: Host = HOST, *, debugfs: bool = False) -> bool:
+def distinguishes(
+    script: Script, one: Policy, other: Policy, host: Host = HOST, *, debugfs: bool = False
+) -> bool:
     """Whether the two policies play this script on `host` so differently that the judge tells them apart.
 
     With `debugfs` by what debugfs shows, too. Where the rules leave a value open, they have to be told apart
@@ -55,6 +57,6 @@ def _simulated(script: Script, policy: Policy, host: Host, debugfs: bool) -> lis
     return found[:1] if found[0] == found[1] else found
 
 
-def parting(one: Policy, other: Policy, plays: Mapping[str, tuple[Script, Host]]) -> list[str]:
+def distinguishing(one: Policy, other: Policy, plays: Mapping[str, tuple[Script, Host]]) -> list[str]:
     """The names of the scripts that, each on its host, tell two policies apart."""
-    return [name for name, (script, host) in plays.items() if parts(script, one, other, host)]
+    return [name for name, (script, host) in plays.items() if distinguishes(script, one, other, host)]

@@ -16,7 +16,7 @@ _KHZ = HOST.khz or 0
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class Prediction:
     """What a script does under some policies that do the same: an effect for each step, and the trace.
 
     `reasons` say for each step why, with the names of the policies that have this reason.
@@ -28,12 +28,12 @@ class Course:
     trace: Trace
 
 
-def predict(scenario: str, script: Script, policies: Iterable[Policy], host: Host = HOST) -> list[Course]:
-    """Play a script under each policy on the simulated clock; policies that do the same share a course.
+def predict(scenario: str, script: Script, policies: Iterable[Policy], host: Host = HOST) -> list[Prediction]:
+    """Play a script under each policy on the simulated clock; policies that do the same share a prediction.
 
     `host` is what simulate() takes.
     """
-    courses: dict[object, Course] = {}
+    predictions: dict[object, Prediction] = {}
     for policy in policies:
         effects: list[str] = []
         reasons: list[str] = []
@@ -46,24 +46,27 @@ def predict(scenario: str, script: Script, policies: Iterable[Policy], host: Hos
         trace = simulate(scenario, script, policy, host, watch=watch)
         # Not by the words alone: they round.
         alike = (*effects, *(event.values for event in trace.events))
-        course = courses.setdefault(alike, Course([], tuple(effects), [{} for _ in effects], trace))
-        course.policies.append(policy.name)
-        for known, reason in zip(course.reasons, reasons, strict=True):
+        prediction = predictions.setdefault(
+            alike, Prediction([], tuple(effects), [{} for _ in effects], trace)
+        )
+        prediction.policies.append(policy.name)
+        for known, reason in zip(prediction.reasons, reasons, strict=True):
             if reason:
                 known.setdefault(reason, []).append(policy.name)
-    return list(courses.values())
+    return list(predictions.values())
 
 
-def first_difference(courses: Sequence[Course]) -> int:
-    """The first step (from 1) at which the courses differ; 0 if there is only one course."""
-    for number, steps in enumerate(zip(*map(_steps, courses), strict=False), 1):
+def first_difference(predictions: Sequence[Prediction]) -> int:
+    """The first step (from 1) at which the predictions differ; 0 if there is only one."""
+    for number, steps in enumerate(zip(*map(_steps, predictions), strict=False), 1):
         if len(set(steps)) > 1:
             return number
     return 0
 
 
-def _steps(course: Course) -> list[tuple[object, ...]]:
-    return [(effect, event.values) for effect, event in zip(course.effects, course.trace.events, strict=True)]
+def _steps(prediction: Prediction) -> list[tuple[object, ...]]:
+    events = prediction.trace.events
+    return [(effect, event.values) for effect, event in zip(prediction.effects, events, strict=True)]
 
 
 def _effect(step: Step) -> tuple[str, str]:

@@ -11,12 +11,12 @@ from types import ModuleType
 
 from kvmharness.contract import Status
 from kvmharness.judging import capabilities
-from kvmharness.model.identify import parts
+from kvmharness.model.identify import distinguishes
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.policy import Policy
 from kvmharness.report.steps import in_short
 from kvmharness.scenarios import SCENARIOS, SUBJECTS, Scenario
-from kvmharness.scenarios.outlook import outlook
+from kvmharness.scenarios.predicted import predicted_contract
 
 WIDTH = 110
 _MOST_NAMES = 5
@@ -100,16 +100,15 @@ def _overview() -> str:
     ]
     for scenario in SCENARIOS.values():
         states = [_in_a_word(scenario, POLICIES[name]) for name in ("mainline-before-6.7", "mainline-6.7")]
-        rows.append(
-            f"| [{scenario.name}](#{scenario.name}) | {' | '.join(states)} | {', '.join(places(scenario))} |"
-        )
+        where = ", ".join(judged_on(scenario))
+        rows.append(f"| [{scenario.name}](#{scenario.name}) | {' | '.join(states)} | {where} |")
     return "\n".join(rows) + "\n"
 
 
 def _in_a_word(scenario: Scenario, policy: Policy) -> str:
     if policy not in _speaking(scenario):
         return "-"
-    states = outlook(scenario, policy)
+    states = predicted_contract(scenario, policy)
     return next(iter(states)).value if len(states) == 1 else "left open"
 
 
@@ -136,9 +135,9 @@ def facts(scenario: Scenario) -> Iterator[tuple[str, str]]:
     yield "If it is broken", scenario.consequence
     yield "Steps", "; ".join(in_short(scenario.script))
     yield "Needs", needed(scenario)
-    yield "Judged on", ", ".join(places(scenario)) or "no machine of the lab"
-    yield from fate(scenario).items()
-    groups = parted(scenario)
+    yield "Judged on", ", ".join(judged_on(scenario)) or "no machine of the lab"
+    yield from by_policy(scenario).items()
+    groups = distinguished_groups(scenario)
     yield "Parts", " from ".join(groups) if len(groups) > 1 else "no policies"
 
 
@@ -148,7 +147,7 @@ def needed(scenario: Scenario) -> str:
     return ", ".join(found)
 
 
-def places(scenario: Scenario) -> list[str]:
+def judged_on(scenario: Scenario) -> list[str]:
     """Where it is judged and not skipped."""
     needs = set(capabilities.implied(scenario.needs))
     return [
@@ -156,18 +155,18 @@ def places(scenario: Scenario) -> list[str]:
     ]
 
 
-def fate(scenario: Scenario) -> dict[str, str]:
+def by_policy(scenario: Scenario) -> dict[str, str]:
     """The policies that keep the contract, break it, or leave it open; where there are any."""
     found: dict[str, list[str]] = {}
     for policy in _speaking(scenario):
-        states = outlook(scenario, policy)
-        what = _FATES[next(iter(states))] if len(states) == 1 else "Left open by"
+        states = predicted_contract(scenario, policy)
+        what = _HEADINGS[next(iter(states))] if len(states) == 1 else "Left open by"
         found.setdefault(what, []).append(policy.name)
     texts = _with_others(list(found.values()))
     return dict(sorted(zip(found, texts, strict=True), reverse=True))
 
 
-_FATES = {Status.KEPT: "Kept by", Status.BROKEN: "Broken by"}
+_HEADINGS = {Status.KEPT: "Kept by", Status.BROKEN: "Broken by"}
 
 
 def _with_others(groups: list[list[str]]) -> list[str]:
@@ -189,12 +188,12 @@ def _speaking(scenario: Scenario) -> list[Policy]:
     ]
 
 
-def parted(scenario: Scenario) -> list[str]:
+def distinguished_groups(scenario: Scenario) -> list[str]:
     """The policies in groups that cannot be told from each other by this scenario, each as text."""
     groups: list[list[Policy]] = []
     for policy in _speaking(scenario):
         for group in groups:
-            if not parts(scenario.script, group[0], policy, scenario.host):
+            if not distinguishes(scenario.script, group[0], policy, scenario.host):
                 group.append(policy)
                 break
         else:
@@ -203,13 +202,13 @@ def parted(scenario: Scenario) -> list[str]:
     return _with_others(sorted(names, key=len))
 
 
-def parting_pairs() -> dict[tuple[str, str], list[str]]:
+def distinguished_pairs() -> dict[tuple[str, str], list[str]]:
     """For each pair of policies the scenarios that tell the two apart."""
     return {
         (one.name, other.name): [
             scenario.name
             for scenario in SCENARIOS.values()
-            if parts(scenario.script, one, other, scenario.host)
+            if distinguishes(scenario.script, one, other, scenario.host)
         ]
         for one, other in combinations(POLICIES.values(), 2)
     }
@@ -217,7 +216,7 @@ def parting_pairs() -> dict[tuple[str, str], list[str]]:
 
 def _pairs() -> str:
     rows = ["", "| | | parted by |", "|---|---|---|"]
-    for (one, other), names in parting_pairs().items():
+    for (one, other), names in distinguished_pairs().items():
         said = _some(names) or INSEPARABLE[frozenset({one, other})]
         rows.append(f"| {one} | {other} | {said} |")
     return "\n".join(rows)
