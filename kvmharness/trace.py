@@ -78,6 +78,11 @@ class DebugfsReading(NamedTuple):
     ratio: int | None = None
 
 
+# What a machine that is short of something, or a signal, makes of any operation, and what only somebody else
+# on the machine can make of one.
+_SHORTAGES = frozenset({"ENOMEM", "EINTR", "EMFILE", "ENFILE"})
+_OF_OTHERS = frozenset({"EAGAIN", "EBUSY", "EPERM", "EACCES", "ENOSPC"})
+
 # How KVM_RUN comes back from our guests: they leave by an OUT, or their deadline comes.
 _IO, _INTR = "IO", "INTR"
 
@@ -186,6 +191,21 @@ class Trace:
     def script(self) -> Script:
         """The operations that were played."""
         return tuple(event.operation for event in self.events)
+
+    @property
+    def excuses(self) -> frozenset[str]:
+        """The errnos that say nothing about the kernel where this was played."""
+        return _SHORTAGES if self.is_undisturbed else _SHORTAGES | _OF_OTHERS
+
+    @property
+    def blames(self) -> frozenset[str]:
+        """The errnos that are an excuse elsewhere, but only KVM itself can have returned here."""
+        return _OF_OTHERS if self.is_undisturbed else frozenset()
+
+    @property
+    def is_undisturbed(self) -> bool:
+        """Whether nothing but the kernel and the player ran where this was played."""
+        return self.place is not None and self.place.counts_instructions
 
 
 def from_played(

@@ -17,7 +17,6 @@ from kvmharness.judging import capabilities
 from kvmharness.judging.relations import Reading, Relations
 from kvmharness.judging.session import Session
 from kvmharness.model.interval import TooWideError
-from kvmharness.model.judge import ENVIRONMENT
 from kvmharness.model.outcome import UNKNOWN
 from kvmharness.scenarios import SCENARIOS, Scenario
 from kvmharness.trace import Event, Trace
@@ -136,8 +135,9 @@ def _contract(scenario: Scenario, trace: Trace) -> Status:
 def first_difference(first: Trace, second: Trace, *, stable: bool = True) -> Difference | None:
     """The first step of a script at which two kernels differ; None if they do not, or it is not known."""
     one, other = Reading(stable), Reading(stable)
+    excuses = first.excuses | second.excuses
     for number, (mine, others) in enumerate(zip(first.events, second.events, strict=False), 1):
-        if mine.operation != others.operation or {mine.error, others.error} & ENVIRONMENT:
+        if mine.operation != others.operation or {mine.error, others.error} & excuses:
             return None
         if _is_unknown(mine, others):
             continue  # one of the capabilities that are compared apart

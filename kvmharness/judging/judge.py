@@ -90,12 +90,22 @@ def _with_contract(bare: Result, scenario: Scenario, trace: Trace) -> Result:
 
 def _contract(scenario: Scenario, trace: Trace) -> Finding | None:
     """The finding that keeps the contract from being kept, a broken one first; None when it is kept."""
-    found = scenario.findings(trace)
-    for state in (Status.BROKEN, Status.UNDECIDED):
+    found = [_excused(each, trace) for each in scenario.findings(trace)]
+    for status in (Status.BROKEN, Status.UNDECIDED):
         for finding in found:
-            if finding.status is state:
+            if finding.status is status:
                 return finding
     return None
+
+
+def _excused(finding: Finding, trace: Trace) -> Finding:
+    """The finding; undecided where a claim was broken after a step that failed for a reason that says nothing
+    about the kernel."""
+    for number, event in enumerate(trace.events[: finding.step], 1):
+        if event.error in trace.excuses and finding.status is Status.BROKEN:
+            reason = f"step {number} failed with {event.error}, which says nothing about the kernel"
+            return Finding(finding.claim, Status.UNDECIDED, reason, number)
+    return finding
 
 
 def _words(finding: Finding) -> str:

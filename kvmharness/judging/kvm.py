@@ -59,10 +59,13 @@ class Kvm:
 
         That is where the probe could not tell whether writes are honoured.
         """
-        if not self.expectation.may_be_protected or self.found["tsc-write"].status is not Status.UNDECIDED:
-            return ""
-        if consistent_policies([(trace, self.host)], _without_writes(self.expectation)):
-            return f"the probe could not tell tsc-write: {self.found['tsc-write'].reason}"
+        written = self.found["tsc-write"]
+        if (
+            written.status is Status.UNDECIDED
+            and _may_be_protected(self.probe, self.expectation)
+            and consistent_policies([(trace, self.host)], _without_writes(self.expectation))
+        ):
+            return f"the probe could not tell tsc-write: {written.reason}"
         return ""
 
 
@@ -77,7 +80,7 @@ def seen(probe: Probe, expectation: Expectation = MAINLINE) -> Kvm:
         divergences = _impossible(probe, policy, host)
         protecting = [
             each
-            for each in (_without_writes(expectation) if expectation.may_be_protected else ())
+            for each in (_without_writes(expectation) if _may_be_protected(probe, expectation) else ())
             if not _impossible(probe, each, host)
         ]
         if divergences and protecting:
@@ -91,6 +94,12 @@ def seen(probe: Probe, expectation: Expectation = MAINLINE) -> Kvm:
         )
     ]
     return Kvm(probe, expectation, host, found, policy, divergences, tuple(known), doubt)
+
+
+def _may_be_protected(probe: Probe, expectation: Expectation) -> bool:
+    """Whether TSCs may be protected where the probe was played, by what is expected and by what it says."""
+    places = [trace.place for trace in probe.traces if trace.place]
+    return expectation.may_be_protected and all(place.may_protect_tscs for place in places)
 
 
 def _without_writes(expectation: Expectation) -> list[Policy]:

@@ -24,11 +24,6 @@ from kvmharness.model.rules import Rules
 from kvmharness.model.state import DoubtError, Host, Moment, World, distinct
 from kvmharness.trace import Bracket, Event, Trace
 
-# What a machine that is short of something, or a signal, makes of any operation.
-ENVIRONMENT = frozenset(
-    {"ENOMEM", "EINTR", "EAGAIN", "EMFILE", "ENFILE", "EBUSY", "EPERM", "EACCES", "ENOSPC"}
-)
-
 # How many worlds beside the first may be followed through a trace, as a sum over its steps; one with many
 # vCPUs counts for more. Beyond that lies a trace whose brackets leave everything open, and which reads
 # nothing: on real kernels the catalogue needs 255 at the most. A file of such traces has to be judged under
@@ -71,6 +66,7 @@ def judge(trace: Trace, policy: Policy, host: Host = UNKNOWN_HOST) -> Judgement:
     replay = Replay(Rules(policy, host))
     for step, event in enumerate(trace.events, 1):
         try:
+            check(event, trace)
             failed = replay.play(step, event)
         except DoubtError as doubt:
             return Judgement(policy, Possibility.UNDECIDED, step, str(doubt))
@@ -110,7 +106,6 @@ class Replay:
         """Take a step; the outcomes that what was seen rules out. DoubtError where nothing can be told."""
         self._clocks.check(event.bracket, self.worlds[0].host_khz)
         self._previous = event.bracket
-        check(event)
         if not event.operation.creates_vcpu:
             for vcpu in event.operation.vcpu_numbers:
                 if vcpu not in self.worlds[0].vcpus:
@@ -161,12 +156,13 @@ class Replay:
             raise DoubtError(f"too much stays open: {count} ways it may have gone")
 
 
-def check(event: Event) -> None:
-    """DoubtError where nothing can be said of what follows a step."""
-    if event.error in ENVIRONMENT:
+def check(event: Event, trace: Trace) -> None:
+    """DoubtError where nothing can be said of what follows a step of a trace."""
+    if event.error in trace.excuses:
         doubt = f"it failed with {event.error}, which says nothing about the rule"
     else:
-        doubt = event.operation.doubt(event.values, event.error)
+        # No rule answers with an errno of which KVM alone is to blame: that is impossible, and no doubt.
+        doubt = event.operation.doubt(event.values, "" if event.error in trace.blames else event.error)
     if doubt:
         raise DoubtError(doubt)
 
