@@ -43,9 +43,7 @@ class EndClaim(Claim):
                 if event.error in self.errors:
                     return self.kept()
                 if event.error in trace.excuses:
-                    said = (
-                        f"step {self.seen!r} failed with {event.error}, which says nothing about the kernel"
-                    )
+                    said = f"step {self.seen!r} failed with {event.error}, which says nothing about KVM"
                     return self.undecided(said, number)
                 ended = f"failed with {event.error}" if event.error else "succeeded"
                 return self.broken(f"step {self.seen!r} {ended}", number)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from kvmharness.judging import capabilities
+from kvmharness.judging.divergence import Divergence, diverging
 from kvmharness.judging.kvm import Kvm
 from kvmharness.judging.verdict import MAINLINE, Expectation
 from kvmharness.model.identify import consistent_policies, distinguishing, says_something
@@ -21,10 +22,13 @@ class Identity:
 
     behaves_as: tuple[str, ...] = ()
     parted_by: str = ""
+    divergence: Divergence | None = None
 
     @property
     def in_short(self) -> str:
         """The finding in a sentence, without what would tell two of them apart."""
+        if self.divergence:
+            return f"behaves as {self.divergence.text}"
         return f"behaves as {' or '.join(self.behaves_as) or 'no known policy'}"
 
     @property
@@ -56,6 +60,8 @@ def identify(
     left = consistent_policies(pairs, expectation.policies.values())
     if not any(says_something(trace, host) for trace, host in pairs):
         return None
+    if not left:
+        return Identity(divergence=diverging(pairs, expectation.policies.values()))
     parted_by = _what_parts(left, names, kvms[-1]) if len(left) > 1 else ""
     return Identity(tuple(policy.name for policy in left), parted_by)
 
