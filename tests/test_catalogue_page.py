@@ -28,9 +28,11 @@ def test_every_scenario_has_its_place_on_the_page() -> None:
     assert [line[4:] for line in lines if line.startswith("### ")] == list(SCENARIOS)
 
 
-def test_every_pair_is_parted_or_it_is_said_why_not() -> None:
-    unparted = {frozenset(pair) for pair, names in catalogue.distinguished_pairs().items() if not names}
-    assert unparted == set(catalogue.INSEPARABLE)
+def test_every_pair_is_distinguished_or_the_page_says_why_not() -> None:
+    undistinguished = {
+        frozenset(pair) for pair, names in catalogue.distinguished_pairs().items() if not names
+    }
+    assert undistinguished == set(catalogue.INSEPARABLE)
 
 
 def test_every_scenario_says_something_somewhere() -> None:

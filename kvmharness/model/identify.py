@@ -24,7 +24,7 @@ def consistent_policies(traces: Iterable[tuple[Trace, Host]], policies: Iterable
 
 
 def says_something(trace: Trace, host: Host) -> bool:
-    """Whether a trace says anything at all, or is so broken off that no rule can be applied to it."""
+    """Whether a trace says anything: whether it is long enough that a rule can be applied to it."""
     return judge(trace, POLICIES[EXPECTED], host).possibility is not Possibility.UNDECIDED
 
 
@@ -33,10 +33,10 @@ def says_something(trace: Trace, host: Host) -> bool:
 def distinguishes(
     script: Script, one: Policy, other: Policy, host: Host = HOST, *, debugfs: bool = False
 ) -> bool:
-    """Whether the two policies play this script on `host` so differently that the judge tells them apart.
+    """Whether the judge can distinguish the two policies by this script, played on `host`.
 
-    With `debugfs` by what debugfs shows, too. Where the rules leave a value open, they have to be told apart
-    whatever it is.
+    With `debugfs` it also has what debugfs shows. Where the rules leave a value open, it must be able to
+    whatever that value is.
     """
     mine, others = (_simulated(script, policy, host, debugfs) for policy in (one, other))
     if mine == others:
@@ -58,5 +58,5 @@ def _simulated(script: Script, policy: Policy, host: Host, debugfs: bool) -> lis
 
 
 def distinguishing(one: Policy, other: Policy, plays: Mapping[str, tuple[Script, Host]]) -> list[str]:
-    """The names of the scripts that, each on its host, tell two policies apart."""
+    """The names of the scripts that distinguish two policies, each played on its host."""
     return [name for name, (script, host) in plays.items() if distinguishes(script, one, other, host)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The catalogue as a page of Markdown: what each scenario does, and what the model foretells of it.
+"""The catalogue as a page of Markdown: what each scenario does, and what the model predicts for it.
 
 `scripts/catalogue` writes it to docs/scenarios.md.
 """
@@ -32,11 +32,11 @@ LACKS = {
     "a KVM that ignores writes": frozenset({"tsc-write", "tsc-offset", "tsc-scaling"}),
 }
 
-# Why no scenario parts a pair of policies.
+# Why no scenario distinguishes a pair of policies.
 INSEPARABLE = {
     frozenset({"clock-series-2026", "clock-series-2026-origin"}): (
-        "none: a snap remembered as the TSC that the vCPU has now, and one remembered as the generation's "
-        "first TSC of then, lie on one line. With kHz that are not quite the host's they drift apart, by 250 "
+        "none: one records the TSC that the vCPU has now, the other the generation's first TSC and its time, "
+        "and both are on one line. With kHz slightly different from the host's they drift apart, by 250 "
         "millionths of the time that passes; a scenario of a second would have to hit the window's edge to a "
         "quarter of a millisecond"
     ),
@@ -48,17 +48,16 @@ _INTRO = """\
 *Made by `scripts/catalogue`; a change here is lost.*
 
 KVM offers userspace three ways to set a guest's TSC: a write of `MSR_IA32_TSC`, the vCPU attribute
-`KVM_VCPU_TSC_OFFSET`, and the rate, `KVM_SET_TSC_KHZ`. The first it second-guesses: a write that comes near
-to what it expects is taken for an attempt to synchronize vCPUs, and then the vCPU gets the offset that the
-others have, not the value written ([policies.md](policies.md)). Each scenario here puts one consequence of
-that to the test. Of two vCPUs that are written within a second they claim that these count together; of one
-that is written twice, that the last value counts.
+`KVM_VCPU_TSC_OFFSET`, and the rate, `KVM_SET_TSC_KHZ`. KVM second-guesses the first: it treats a write near
+the TSC that it expects as a request to synchronize vCPUs. Such a write *snaps*: the vCPU gets the offset of
+the current generation, not the value written ([policies.md](policies.md)). Each scenario tests one
+consequence of that.
 
-Its first sentence is its *contract*, what userspace is entitled to. *Kept* and *broken* say by which
-policies, as the model foretells; "left open" means that the rules do not decide it. *Parts* lists the groups
-of policies that it tells from each other. *Judged on* names the machines of the lab (`kvmharness list
-machines`) where it says something, and otherwise the KVMs. `kvmharness predict NAME` shows each step under
-each policy.
+The first sentence of a scenario is its *contract*: what userspace is entitled to. *Kept by* and *Broken by*
+list the policies that keep or break the contract, as the model predicts; *Left open by* lists those whose
+rules do not decide it. *Distinguishes* lists the groups of policies that the scenario's trace can tell from
+each other. *Judged on* names the machines of the lab (`kvmharness list machines`) where the scenario is not
+skipped. `kvmharness predict NAME` shows each step under each policy.
 """
 
 
@@ -67,15 +66,15 @@ def page() -> str:
     blocks = [_INTRO, _contents(), _overview()]
     for subject in SUBJECTS:
         blocks += _subject(subject)
-    blocks += ["## Which scenarios part which policies\n", _fill(_PAIRS_INTRO), _pairs()]
+    blocks += ["## Which scenarios distinguish which policies\n", _fill(_PAIRS_INTRO), _pairs()]
     return "\n".join(blocks).rstrip() + "\n"
 
 
-_PAIRS_INTRO = "Every pair of policies, with the scenarios whose traces tell the two apart."
+_PAIRS_INTRO = "Every pair of policies, with the scenarios whose traces distinguish the two."
 
 
 def heading(subject: ModuleType) -> tuple[str, str]:
-    """A subject's title, and what else there is to say of it."""
+    """A subject's title, and its explanation."""
     first, _, rest = (subject.__doc__ or "").partition("\n")
     title, _, more = first.partition(": ")
     more = more[:1].upper() + more[1:]
@@ -92,9 +91,9 @@ def _contents() -> str:
 
 
 def _overview() -> str:
-    """A table of all scenarios, with what becomes of each contract in mainline."""
+    """A table of all scenarios, with what mainline does to each contract."""
     rows = [
-        "What becomes of the contracts in mainline:\n",
+        "What mainline does to the contracts:\n",
         "| scenario | before 6.7 | 6.7 and later | judged on |",
         "|---|---|---|---|",
     ]
@@ -130,7 +129,7 @@ def _scenario(scenario: Scenario) -> Iterator[str]:
 
 
 def facts(scenario: Scenario) -> Iterator[tuple[str, str]]:
-    """What there is to say of a scenario, each with its heading."""
+    """The facts about a scenario, each with its heading."""
     yield "Source", scenario.source
     yield "If it is broken", scenario.consequence
     yield "Steps", "; ".join(in_short(scenario.script))
@@ -138,7 +137,7 @@ def facts(scenario: Scenario) -> Iterator[tuple[str, str]]:
     yield "Judged on", ", ".join(judged_on(scenario)) or "no machine of the lab"
     yield from by_policy(scenario).items()
     groups = distinguished_groups(scenario)
-    yield "Parts", " from ".join(groups) if len(groups) > 1 else "no policies"
+    yield "Distinguishes", " from ".join(groups) if len(groups) > 1 else "no policies"
 
 
 def needed(scenario: Scenario) -> str:
@@ -178,7 +177,7 @@ def _with_others(groups: list[list[str]]) -> list[str]:
 
 
 def _speaking(scenario: Scenario) -> list[Policy]:
-    """The policies it has something to say of: those that honour writes, or those that do not, or both."""
+    """The policies that it says something about: those that honour writes, those that do not, or both."""
     if "tsc-write" in scenario.lacks:
         return [policy for policy in POLICIES.values() if not policy.honours_writes]
     needs = set(capabilities.implied(scenario.needs))
@@ -189,7 +188,7 @@ def _speaking(scenario: Scenario) -> list[Policy]:
 
 
 def distinguished_groups(scenario: Scenario) -> list[str]:
-    """The policies in groups that cannot be told from each other by this scenario, each as text."""
+    """The policies in groups, each as text; this scenario cannot distinguish those of one group."""
     groups: list[list[Policy]] = []
     for policy in _speaking(scenario):
         for group in groups:
@@ -203,7 +202,7 @@ def distinguished_groups(scenario: Scenario) -> list[str]:
 
 
 def distinguished_pairs() -> dict[tuple[str, str], list[str]]:
-    """For each pair of policies the scenarios that tell the two apart."""
+    """For each pair of policies the scenarios that distinguish the two."""
     return {
         (one.name, other.name): [
             scenario.name
@@ -215,7 +214,7 @@ def distinguished_pairs() -> dict[tuple[str, str], list[str]]:
 
 
 def _pairs() -> str:
-    rows = ["", "| | | parted by |", "|---|---|---|"]
+    rows = ["", "| | | distinguished by |", "|---|---|---|"]
     for (one, other), names in distinguished_pairs().items():
         said = _some(names) or INSEPARABLE[frozenset({one, other})]
         rows.append(f"| {one} | {other} | {said} |")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """At once: vCPUs that are written, or run, from threads of their own at the same time.
 
-Those that run hold their TSCs against each other's, each on a CPU of its own. Of those that are written, KVM
-takes whichever comes first for the one that the others are to be synchronized with.
+Those that run compare their TSCs, each on a CPU of its own. Of those that are written, KVM
+synchronizes the others with whichever comes first.
 """
 
 from kvmharness.contract import NoWarpClaim, OffsetClaim, Promptly
@@ -24,7 +24,7 @@ from kvmharness.script import (
 MS = 1_000_000
 
 _CONSEQUENCE = (
-    "The guest's kernel finds its TSCs unsynchronized and gives them up for a slow clock, or time runs "
+    "The guest's kernel finds its TSCs unsynchronized, gives them up and uses a slow clock, or time runs "
     "backwards in it when a thread moves to another vCPU."
 )
 _MEET = RunTogether(vcpus=(0, 1), label="meet")
@@ -64,7 +64,7 @@ def _same_tsc(vcpus: int) -> tuple[OffsetClaim, ...]:
 
 def _from_what_was_written(vcpu: int, together: tuple[str, ...] = ()) -> OffsetClaim:
     return goes_on(
-        f"vCPU {vcpu} goes on from its saved TSC", "restore", "create-0", vcpu=vcpu, together=together
+        f"vCPU {vcpu} continues from its saved TSC", "restore", "create-0", vcpu=vcpu, together=together
     )
 
 
@@ -74,7 +74,8 @@ _APART = "After a restore the guest's vCPUs disagree about the time, depending o
 SCENARIOS = (
     Scenario(
         name="restored-at-once",
-        contract="Two vCPUs whose threads write them one saved TSC at the same time go on from it, together.",
+        contract="Two vCPUs whose threads write them one saved TSC at the same time continue from it, "
+        "together.",
         source=_CROSVM,
         consequence=_APART,
         needs=("tsc-write",),
@@ -85,7 +86,7 @@ SCENARIOS = (
         name="restored-at-once-young",
         contract=(
             "Two vCPUs whose threads write them one saved TSC at the same time, within a second of their "
-            "creation and of what that gave them, go on from it, together."
+            "creation and of what that gave them, continue from it, together."
         ),
         source=f"{_CROSVM}; kernel bug 217423",
         consequence="Restored VMs do not get their saved TSC back when the snapshot is young.",

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Known defects: what mainline does to this day, though userspace asked for something else.
 
-Most come from one cause: a write that snaps leaves behind the value that was written, not the TSC that the
-vCPU got instead, and the next write is measured by that. See also restore-one-by-one, young-restore-twice,
+Most come from one cause: KVM records the value that a write that snaps has written, not the TSC that
+the vCPU got instead, and compares the next write with that. See also restore-one-by-one, young-restore-twice,
 three-writes, zero-then-young-restore, khz-refused and QEMU's young restores.
 """
 
@@ -56,7 +56,7 @@ SCENARIOS = (
         name="offset-copied-to-the-other",
         contract=(
             "Two vCPUs that have one rate and one offset, to the cycle, have a stable clock, however they "
-            "came by it."
+            "got it."
         ),
         source="kvm_arch_tsc_set_attr() compares an offset with the one set last, not with the other vCPUs'",
         consequence=(
@@ -91,7 +91,7 @@ SCENARIOS = (
         ),
         source=(
             "two recordings of QEMU 7.2 in one, device_add and tsc-frequency: the vCPU is created at the "
-            "host's rate, gets its own behind that, then a TSC of 0"
+            "host's rate, gets its own after that, then a TSC of 0"
         ),
         consequence=(
             "A vCPU plugged into such a guest counts from 0: KVM synchronizes it neither when it is created, "

@@ -2,7 +2,7 @@
 """Frequencies: the rate a guest's TSC counts at, of a vCPU and of the VM, and what it does to writes.
 
 A rate within kvm.tsc_tolerance_ppm (250) of the host's is left alone. Another one the hardware scales, if it
-can; if not, a faster one is caught up with in software, and a slower one is refused.
+can; if not, KVM advances a faster one in software, and a slower one is refused.
 """
 
 from kvmharness.contract import Claim, EndClaim, OffsetClaim, Promptly, RateClaim, SameClaim
@@ -60,7 +60,7 @@ _SAYS_SO = SameClaim(text="KVM_GET_TSC_KHZ says the rate that was set", seen="kh
 SCENARIOS = (
     Scenario(
         name="khz-tolerated",
-        contract="A rate 200 ppm above the host's is accepted, and the vCPU's TSC goes on as before.",
+        contract="A rate 200 ppm above the host's is accepted, and the vCPU's TSC continues as before.",
         source="kvm_set_tsc_khz() and the module's parameter tsc_tolerance_ppm, 250",
         consequence="VMs cannot move between hosts of one model, whose rates differ by some millionths.",
         needs=("tsc-write",),
@@ -75,7 +75,7 @@ SCENARIOS = (
             EndClaim(text="the rate is accepted", seen="set"),
             _SAYS_SO,
             OffsetClaim(
-                text="the TSC goes on as before", seen=("offset", "tsc", "guest"), expected=("tsc-new",)
+                text="the TSC continues as before", seen=("offset", "tsc", "guest"), expected=("tsc-new",)
             ),
         ),
     ),
@@ -95,7 +95,7 @@ SCENARIOS = (
             "whether the hardware scales it or KVM catches up at each run."
         ),
         source=(
-            f"{_API}; set_tsc_khz(). With a masterclock the catching up stops short: 'KVM: x86: Fix software "
+            f"{_API}; set_tsc_khz(). With a masterclock KVM advances it too little: 'KVM: x86: Fix software "
             "TSC upscaling in kvm_update_guest_time()', David Woodhouse, May 2024, unmerged"
         ),
         consequence=_WRONG_RATE,
@@ -110,8 +110,7 @@ SCENARIOS = (
             "a masterclock."
         ),
         source=(
-            f"{_API}; set_tsc_khz() and vcpu_enter_guest(): tsc_always_catchup has it caught up with at each "
-            "run"
+            f"{_API}; set_tsc_khz() and vcpu_enter_guest(): tsc_always_catchup has it advanced at each run"
         ),
         consequence=_WRONG_RATE,
         needs=("tsc-write",),
@@ -152,8 +151,8 @@ SCENARIOS = (
         contract="A rate that KVM refuses changes nothing: KVM_GET_TSC_KHZ says what it said before.",
         source="kvm_set_tsc_khz() stores the rate before it finds that it cannot have it",
         consequence=(
-            "A VMM that asked in vain is told a rate its guest does not have, and saves it; and the vCPU's "
-            "TSC no longer matches the others'."
+            "A VMM that asked in vain reads a rate that its guest does not have, and saves it; and the "
+            "vCPU's TSC no longer matches the others'."
         ),
         needs=("tsc-write",),
         script=(
@@ -174,7 +173,7 @@ SCENARIOS = (
     Scenario(
         name="khz-change-then-write",
         contract=(
-            "A vCPU that got another rate, and then a TSC 0.3 s ahead of another vCPU's, goes on from that."
+            "A vCPU that got another rate, and then a TSC 0.3 s ahead of another vCPU's, continues from that."
         ),
         source="kvm_synchronize_tsc(): only vCPUs of the same virtual_tsc_khz are synchronized",
         consequence="A vCPU would be given the offset of one that counts at another rate.",
@@ -190,7 +189,7 @@ SCENARIOS = (
         claims=(
             EndClaim(text="the rate is accepted", seen="set"),
             OffsetClaim(
-                text="vCPU 1 goes on from the TSC that was written to it",
+                text="vCPU 1 continues from the TSC that was written to it",
                 seen=("offset-1", "guest-1"),
                 expected=("write-1",),
                 instead="write-0",
@@ -201,7 +200,7 @@ SCENARIOS = (
     Scenario(
         name="khz-restore-pair",
         contract=(
-            "Two vCPUs that are restored from a host of half the rate, 0.6 s apart, go on from the first "
+            "Two vCPUs that are restored from a host of half the rate, 0.6 s apart, continue from the first "
             "one's saved TSC, at their own rate, and together."
         ),
         source=(
@@ -220,14 +219,14 @@ SCENARIOS = (
         ),
         claims=(
             RateClaim(
-                text="vCPU 0 goes on at its rate",
+                text="vCPU 0 continues at its rate",
                 first="write-0",
                 last="guest-0",
                 khz="set-0",
                 instead="create-0",
             ),
             RateClaim(
-                text="vCPU 1 goes on together with vCPU 0",
+                text="vCPU 1 continues together with vCPU 0",
                 first="write-0",
                 last="guest-1",
                 khz="set-1",
@@ -240,8 +239,8 @@ SCENARIOS = (
     Scenario(
         name="khz-window",
         contract=(
-            "A vCPU of half the host's rate that is written 1.9 s of its own cycles ahead of another goes on "
-            "from its own value."
+            "A vCPU of half the host's rate that is written 1.9 s of its own cycles ahead of another "
+            "continues from its own value."
         ),
         source=(
             "kvm_synchronize_tsc(): the second within which a write synchronizes is one of virtual_tsc_khz"
@@ -258,14 +257,14 @@ SCENARIOS = (
         ),
         claims=(
             RateClaim(
-                text="vCPU 0 goes on at its rate",
+                text="vCPU 0 continues at its rate",
                 first="write-0",
                 last="guest-0",
                 khz="set-0",
                 instead="create-0",
             ),
             RateClaim(
-                text="vCPU 1 goes on at its rate",
+                text="vCPU 1 continues at its rate",
                 first="write-1",
                 last="guest-1",
                 khz="set-1",
@@ -313,14 +312,14 @@ SCENARIOS = (
             EndClaim(text="the rate is refused", seen="set", errors=("EINVAL",)),
             SameClaim(text="the vCPU keeps its rate", seen="khz-after", expected="khz-before"),
             OffsetClaim(
-                text="its TSC goes on as before", seen=("offset", "tsc", "guest"), expected=("tsc-new",)
+                text="its TSC continues as before", seen=("offset", "tsc", "guest"), expected=("tsc-new",)
             ),
         ),
     ),
     Scenario(
         name="vm-khz",
         contract=(
-            "vCPUs that are created behind a KVM_SET_TSC_KHZ of the VM have that rate, and count together "
+            "vCPUs that are created after a KVM_SET_TSC_KHZ of the VM have that rate, and count together "
             "once they are restored."
         ),
         source=f"{_API}, as a VM ioctl; KVM selftest tsc_scaling_sync",
@@ -365,7 +364,7 @@ SCENARIOS = (
             EndClaim(text="it is accepted for later vCPUs, or refused", seen="vm-khz", errors=("", "EINVAL")),
             SameClaim(text="the vCPU keeps its rate", seen="khz-after", expected="khz-before"),
             OffsetClaim(
-                text="its TSC goes on as before", seen=("offset", "tsc", "guest"), expected=("tsc-new",)
+                text="its TSC continues as before", seen=("offset", "tsc", "guest"), expected=("tsc-new",)
             ),
         ),
     ),
@@ -375,8 +374,8 @@ SCENARIOS = (
             "A vCPU of a VM whose rate KVM cannot provide counts from its creation, if it is created at all."
         ),
         source=(
-            f"{_API}, as a VM ioctl; kvm_arch_vcpu_create() ignores that kvm_set_tsc_khz() fails, and takes "
-            "the host's TSC for 0 from then on"
+            f"{_API}, as a VM ioctl; kvm_arch_vcpu_create() ignores that kvm_set_tsc_khz() fails, and from "
+            "then on counts as if the host's TSC were 0"
         ),
         consequence=(
             "A guest on a host too fast for it starts with the host's own TSC, and at the host's rate."
@@ -399,8 +398,8 @@ SCENARIOS = (
         name="qemu-tsc-frequency",
         contract="The vCPUs of a VM that QEMU starts with a tsc-frequency of its own count together.",
         source=(
-            "recorded from QEMU 7.2 with tsc-frequency 63 ppm above the host's: the rate is set behind each "
-            "KVM_CREATE_VCPU"
+            "recorded from QEMU 7.2 with tsc-frequency 63 ppm above the host's: the rate is set "
+            "after each KVM_CREATE_VCPU"
         ),
         consequence=_APART,
         needs=("tsc-write",),

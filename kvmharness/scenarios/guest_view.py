@@ -29,7 +29,7 @@ SCENARIOS = (
         ),
         claims=(
             OffsetClaim(
-                text="RDTSCP goes on from the TSC that was written",
+                text="RDTSCP continues from the TSC that was written",
                 seen=("offset", "tsc", "guest", "guest-later"),
                 expected=("write",),
                 instead="tsc-new",
@@ -39,7 +39,7 @@ SCENARIOS = (
     Scenario(
         name="guest-rdmsr",
         contract=(
-            "A guest reads the same TSC by RDMSR as by RDTSC before and behind it: the one that was written."
+            "A guest reads the same TSC by RDMSR as by RDTSC before and after it: the one that was written."
         ),
         source=(
             "Intel SDM vol. 3, IA32_TIME_STAMP_COUNTER; kvm_get_msr_common(), where RDMSR is not left to the "
@@ -55,7 +55,7 @@ SCENARIOS = (
         ),
         claims=(
             OffsetClaim(
-                text="the guest goes on from the TSC that was written",
+                text="the guest continues from the TSC that was written",
                 seen=("offset", "tsc", "guest"),
                 expected=("write",),
                 instead="tsc-new",
@@ -99,7 +99,7 @@ SCENARIOS = (
         ),
         claims=(
             OffsetClaim(
-                text="the guest goes on from the TSC that was written",
+                text="the guest continues from the TSC that was written",
                 seen=("offset", "tsc", "guest"),
                 expected=("write",),
                 instead="tsc-new",
@@ -109,7 +109,7 @@ SCENARIOS = (
     Scenario(
         name="guest-never-runs-back",
         contract=(
-            "A guest that reads its TSC over and over, and is stopped and goes on, never sees it run "
+            "A guest that reads its TSC over and over, and is stopped and continues, never sees it run "
             "backwards."
         ),
         source="Intel SDM vol. 3, 'Time-Stamp Counter', of RDTSC; Documentation/virt/kvm/x86/timekeeping.rst",
@@ -144,7 +144,7 @@ SCENARIOS = (
         ),
         claims=(
             OffsetClaim(
-                text="the vCPU goes on from what its guest wrote",
+                text="the vCPU continues from what its guest wrote",
                 seen=("offset-0", "tsc-0", "guest-0"),
                 expected=("guest-writes",),
                 instead="tsc-new",
@@ -160,7 +160,7 @@ SCENARIOS = (
     Scenario(
         name="guest-writes-adjust",
         contract=(
-            "A guest that sets its TSC forth, and then its TSC_ADJUST back to 0, counts as before, and the "
+            "A guest that sets its TSC forward, and then its TSC_ADJUST back to 0, counts as before, and the "
             "host reads that 0."
         ),
         source=f"kvm_set_msr_common(), MSR_IA32_TSC_ADJUST not written by the host; {_ADJUST}",
@@ -215,7 +215,7 @@ SCENARIOS = (
         claims=(
             SameClaim(text="TSC_ADJUST reads back as written", seen="adjust-after", expected="adjust-again"),
             OffsetClaim(
-                text="the vCPU goes on from the TSC that was written",
+                text="the vCPU continues from the TSC that was written",
                 seen=("offset", "tsc", "guest"),
                 expected=("restore",),
                 instead="tsc-new",

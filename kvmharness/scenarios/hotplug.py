@@ -30,7 +30,8 @@ SCENARIOS = (
         claims=(
             OffsetClaim(
                 text=(
-                    "the restored vCPU goes on from the TSC that was written, also after the other was added"
+                    "the restored vCPU continues from the TSC that was written, also after the other was "
+                    "added"
                 ),
                 seen=("guest-before", "offset-0", "tsc-0", "guest-0"),
                 expected=("restore",),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guest's kvmclock page and the VM's clock: what they say of synchronized TSCs, and that time goes on."""
+"""The guest's kvmclock page and the VM's clock: what they say of synchronized TSCs and of the time."""
 
 from kvmharness.contract import ClockClaim, EndClaim, PageClaim, Promptly, RealtimeClaim, TimeClaim
 from kvmharness.guests.layout import kvmclock_address
@@ -64,8 +64,8 @@ SCENARIOS = (
     Scenario(
         name="page-after-run",
         contract=(
-            "The guest's kvmclock page is there once the vCPU has run, and with its TSC the guest makes of "
-            "it the time that KVM_GET_CLOCK tells."
+            "The guest's kvmclock page is there once the vCPU has run, and with its TSC the guest computes "
+            "the time that KVM_GET_CLOCK reports."
         ),
         source=f"{_MSR}; kvm_guest_time_update() and pvclock_clocksource_read()",
         consequence=_JUMP,
@@ -91,7 +91,7 @@ SCENARIOS = (
     ),
     Scenario(
         name="page-by-guest",
-        contract="A guest that switches its kvmclock page on by WRMSR finds it written when it goes on.",
+        contract="A guest that switches its kvmclock page on by WRMSR finds it written when it continues.",
         source=f"{_MSR}; kvm_write_system_time()",
         consequence="The guest reads an empty page, and its clock stands still.",
         needs=("masterclock",),
@@ -115,7 +115,7 @@ SCENARIOS = (
         ),
         source=f"{_MSR}, flags; kvm_track_tsc_matching()",
         consequence=(
-            "The guest takes its vCPUs' TSCs for synchronized, reads them without care, and sees time run "
+            "The guest considers its vCPUs' TSCs synchronized, reads them without care, and sees time run "
             "back."
         ),
         needs=("tsc-write", "masterclock"),
@@ -131,7 +131,7 @@ SCENARIOS = (
             PageClaim(text="vCPU 1's page is not stable any more", seen="page-1-parted", stable=False),
             PageClaim(text="vCPU 0's page is not stable any more", seen="page-0-parted", stable=False),
             TimeClaim(
-                text="the guest's time goes on, whichever vCPU tells it",
+                text="the guest's time continues, whichever vCPU reads it",
                 seen=("page-1-parted", "page-0-parted", "clock-parted"),
                 expected="page-0-before",
             ),
@@ -143,7 +143,7 @@ SCENARIOS = (
             "vCPUs that were set apart, and are then written together, have stable kvmclock pages again once "
             "they have run."
         ),
-        source=f"{_MSR}, flags; kvm_track_tsc_matching(); a restore into a VM whose vCPUs had parted",
+        source=f"{_MSR}, flags; kvm_track_tsc_matching(); a restore into a VM whose vCPUs had been set apart",
         consequence="The guest's clock stays slow and unstable after every restore.",
         needs=("tsc-write", "masterclock"),
         script=(
@@ -160,9 +160,9 @@ SCENARIOS = (
         claims=(
             PageClaim(text="vCPU 1's page is stable again", seen="page-1-again", stable=True),
             PageClaim(text="vCPU 0's page is stable again", seen="page-0-again", stable=True),
-            ClockClaim(text="KVM_GET_CLOCK says so too", seen="clock-again", stable=True),
+            ClockClaim(text="KVM_GET_CLOCK agrees", seen="clock-again", stable=True),
             TimeClaim(
-                text="the guest's time goes on, whichever vCPU tells it",
+                text="the guest's time continues, whichever vCPU reads it",
                 seen=("page-1-again", "page-0-again", "clock-again"),
                 expected="page-0-before",
             ),
@@ -188,16 +188,16 @@ SCENARIOS = (
         claims=(
             ClockClaim(text="the clock is stable before", seen="clock-before", stable=True),
             PageClaim(text="the page is there, and not stable", seen="page", stable=False),
-            ClockClaim(text="KVM_GET_CLOCK says so too", seen="clock", stable=False),
-            TimeClaim(text="the guest's time goes on", seen=("page", "clock"), expected="clock-before"),
+            ClockClaim(text="KVM_GET_CLOCK agrees", seen="clock", stable=False),
+            TimeClaim(text="the guest's time continues", seen=("page", "clock"), expected="clock-before"),
         ),
     ),
     Scenario(
         name="page-follows-write",
         contract=(
-            "The guest's time goes on as before when its host writes the TSC: its page moves with its TSC."
+            "The guest's time continues as before when its host writes the TSC: its page moves with its TSC."
         ),
-        source=f"{_MSR}; kvm_track_tsc_matching(), which has the pages written anew for a new generation",
+        source=f"{_MSR}; kvm_track_tsc_matching(), which has the pages written again for a new generation",
         consequence=_JUMP,
         needs=("tsc-write", "masterclock"),
         script=(
@@ -211,14 +211,14 @@ SCENARIOS = (
         claims=(
             PageClaim(text="the page is stable", seen="page-0-after", stable=True),
             TimeClaim(
-                text="the guest's time goes on", seen=("page-0-after", "clock"), expected="page-0-before"
+                text="the guest's time continues", seen=("page-0-after", "clock"), expected="page-0-before"
             ),
         ),
     ),
     Scenario(
         name="page-follows-adjust",
         contract=(
-            "The guest's time goes on as before when its guest writes TSC_ADJUST: its page moves with its "
+            "The guest's time continues as before when its guest writes TSC_ADJUST: its page moves with its "
             "TSC."
         ),
         source=(
@@ -237,14 +237,14 @@ SCENARIOS = (
         claims=(
             PageClaim(text="the page is stable", seen="page-after", stable=True),
             TimeClaim(
-                text="the guest's time goes on", seen=("page-after", "clock"), expected="page-0-before"
+                text="the guest's time continues", seen=("page-after", "clock"), expected="page-0-before"
             ),
         ),
     ),
     Scenario(
         name="page-at-half-rate",
         contract=(
-            "The kvmclock page of a vCPU that gets half its rate, and then a TSC, tells the time by that "
+            "The kvmclock page of a vCPU that gets half its rate, and then a TSC, gives the time by that "
             "rate."
         ),
         source=f"{_MSR}, tsc_to_system_mul; kvm_guest_time_update() and hw_tsc_khz",
@@ -266,7 +266,7 @@ SCENARIOS = (
         claims=(
             PageClaim(text="the page is stable", seen="page-0-later", stable=True),
             TimeClaim(
-                text="the guest's time goes on",
+                text="the guest's time continues",
                 seen=("page-0-first", "page-0-later", "clock"),
                 expected="page-0-before",
             ),
@@ -275,7 +275,7 @@ SCENARIOS = (
     Scenario(
         name="set-clock",
         contract=(
-            "The VM's clock goes on from what KVM_SET_CLOCK says, in KVM_GET_CLOCK and in the guest's page."
+            "The VM's clock continues from what KVM_SET_CLOCK says, in KVM_GET_CLOCK and in the guest's page."
         ),
         source=f"{_API}, KVM_SET_CLOCK; QEMU's and Firecracker's restore",
         consequence="A restored guest's clock is wrong.",
@@ -293,7 +293,7 @@ SCENARIOS = (
         ),
         claims=(
             TimeClaim(
-                text="the clock goes on from what was set",
+                text="the clock continues from what was set",
                 seen=("clock-set", "page-0-after", "clock-after"),
                 expected="set",
             ),
@@ -303,8 +303,8 @@ SCENARIOS = (
     Scenario(
         name="set-clock-with-realtime",
         contract=(
-            "A clock that is saved with KVM_GET_CLOCK, and is later set with the real time of then, has gone "
-            "on with real time."
+            "A clock that is saved with KVM_GET_CLOCK, and is later set with the real time of then, has "
+            "advanced with real time."
         ),
         source=(
             f"{_API}, KVM_SET_CLOCK and KVM_CLOCK_REALTIME (Linux 5.16); "
@@ -326,7 +326,7 @@ SCENARIOS = (
         ),
         claims=(
             RealtimeClaim(
-                text="the clock has gone on with real time",
+                text="the clock has advanced with real time",
                 before="saved",
                 by="restored",
                 after="clock-after",
@@ -341,7 +341,7 @@ SCENARIOS = (
     Scenario(
         name="set-clock-ahead-of-realtime",
         contract=(
-            "A clock that is set with a real time that is yet to come goes on from what was set, not from "
+            "A clock that is set with a real time that is yet to come continues from what was set, not from "
             "less."
         ),
         source=(
@@ -362,7 +362,9 @@ SCENARIOS = (
         ),
         claims=(
             TimeClaim(
-                text="the clock goes on from what was set", seen=("clock-set", "page-0-after"), expected="set"
+                text="the clock continues from what was set",
+                seen=("clock-set", "page-0-after"),
+                expected="set",
             ),
             PageClaim(text="the page is stable", seen="page-0-after", stable=True),
         ),
@@ -372,10 +374,8 @@ SCENARIOS = (
         contract=(
             "After KVM_KVMCLOCK_CTRL, once it runs again, the guest's kvmclock page says that it was stopped."
         ),
-        source=f"{_API}, KVM_KVMCLOCK_CTRL; QEMU calls it on every vCPU whenever it goes on",
-        consequence=(
-            "A guest that was paused for long takes that for a lockup of its own, and says so, or panics."
-        ),
+        source=f"{_API}, KVM_KVMCLOCK_CTRL; QEMU calls it on every vCPU whenever it continues",
+        consequence=("A guest that was paused for long reports a lockup of its own, or panics."),
         needs=("masterclock",),
         script=(
             CreateVcpu(vcpu=0, label="create"),
@@ -387,20 +387,18 @@ SCENARIOS = (
         ),
         claims=(
             EndClaim(text="without a page it is refused", seen="too-early", errors=("EINVAL",)),
-            PageClaim(text="before, the page says nothing of it", seen="page-0-before", stopped=False),
+            PageClaim(text="before, the page does not say so", seen="page-0-before", stopped=False),
             PageClaim(text="then it says so", seen="page-0-after", stopped=True, stable=True),
         ),
     ),
     Scenario(
         name="stopped-stays-told",
         contract=(
-            "A kvmclock page that says that the guest was stopped still says so when it is written anew, "
-            "until the guest takes note."
+            "A kvmclock page that says that the guest was stopped still says so when it is written again, "
+            "until the guest clears the flag."
         ),
         source=f"{_API}, KVM_KVMCLOCK_CTRL; kvm_setup_guest_pvclock()",
-        consequence=(
-            "A guest that was paused for long takes that for a lockup of its own, and says so, or panics."
-        ),
+        consequence=("A guest that was paused for long reports a lockup of its own, or panics."),
         needs=("masterclock",),
         script=(
             CreateVcpu(vcpu=0, label="create"),
@@ -413,7 +411,7 @@ SCENARIOS = (
         ),
         claims=(
             PageClaim(text="the page says that the guest was stopped", seen="page-0-stopped", stopped=True),
-            PageClaim(text="written anew, it still does", seen="page-0-after", stopped=True),
+            PageClaim(text="written again, it still does", seen="page-0-after", stopped=True),
         ),
     ),
 )

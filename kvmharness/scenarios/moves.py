@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Moves to another CPU: nothing may hang on where a thread runs before its vCPU first does."""
+"""Moves to another CPU: nothing may depend on where a thread runs before its vCPU first does."""
 
 from kvmharness.contract import OffsetClaim
 from kvmharness.scenarios.scenario import Scenario
@@ -19,13 +19,13 @@ from kvmharness.script import (
 MS = 1_000_000
 
 _SOURCE = (
-    "Sean Christopherson's reply of 29 June 2023 to Like Xu's patch, which sets the offset anew at a vCPU "
+    "Sean Christopherson's reply of 29 June 2023 to Like Xu's patch, which sets the offset again at a vCPU "
     "load on another CPU"
 )
 _CONSEQUENCE = "Whether a restored VM has the right TSC depends on where the scheduler puts its threads."
 
 _RESTORED = OffsetClaim(
-    text="the restored vCPU goes on from the TSC that was written",
+    text="the restored vCPU continues from the TSC that was written",
     seen=("offset", "tsc", "guest"),
     expected=("restore",),
     instead="tsc-new",

@@ -102,7 +102,8 @@ SCENARIOS = (
     Scenario(
         name="offset-then-far-write",
         contract=(
-            "A vCPU whose offset was set by the attribute goes on from a TSC that is then written 100 s off."
+            "A vCPU whose offset was set by the attribute continues from a TSC that is then written 100 s "
+            "off."
         ),
         source="Documentation/virt/kvm/api.rst, KVM_SET_MSRS",
         consequence="The attribute cannot be taken back by a write.",
@@ -116,7 +117,7 @@ SCENARIOS = (
         ),
         claims=(
             OffsetClaim(
-                text="the vCPU goes on from the TSC that was written",
+                text="the vCPU continues from the TSC that was written",
                 seen=("offset", "tsc", "guest"),
                 expected=("write",),
                 instead="set",
@@ -128,8 +129,8 @@ SCENARIOS = (
         name="offset-then-zero",
         contract="A write of 0 leaves the offset that was set by the attribute.",
         source=(
-            "kvm_synchronize_tsc(): a write of 0 synchronizes, and the attribute's offset is what there is "
-            "to synchronize with"
+            "kvm_synchronize_tsc(): a write of 0 synchronizes, and the attribute's offset is what the "
+            "write synchronizes with"
         ),
         consequence="A VMM that writes 0 to each vCPU when it starts undoes the offsets that were restored.",
         needs=("tsc-write", "tsc-offset"),
@@ -189,7 +190,7 @@ SCENARIOS = (
             "Documentation/virt/kvm/api.rst, KVM_CLOCK_TSC_STABLE; kvm_arch_tsc_set_attr(): an equal offset "
             "matches only at an equal rate"
         ),
-        consequence="A guest is told that its vCPUs have one time when they drift apart.",
+        consequence="The guest's clock claims that its vCPUs have one time while they drift apart.",
         needs=("tsc-offset", "masterclock", "tsc-scaling"),
         script=(
             CreateVcpu(vcpu=0, label="create-0"),

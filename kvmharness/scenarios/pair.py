@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""QEMU's restore of two vCPUs: it cannot save both TSCs in one instant, and counts on KVM to match them."""
+"""QEMU's restore of two vCPUs: it cannot save both TSCs in one instant, and relies on KVM to match them."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from kvmharness.script import CreateVcpu, GetMsrs, Script, SetMsrs, Sleep, Time
 MS = 1_000_000
 
 FIRST_GOES_ON = OffsetClaim(
-    text="vCPU 0 goes on from the TSC that was written to it",
+    text="vCPU 0 continues from the TSC that was written to it",
     seen=("offset-0", "tsc-0", "guest-0"),
     expected=("restore-0",),
     instead="tsc-new",
@@ -46,12 +46,12 @@ SCENARIOS = (
     Scenario(
         name="qemu-pair-old",
         contract=(
-            "Two vCPUs of a snapshot older than a second, restored one after the other, go on from the first "
-            "one's saved TSC and count together."
+            "Two vCPUs of a snapshot older than a second, restored one after the other, continue from the "
+            "first one's saved TSC and count together."
         ),
         source="QEMU, cpu_synchronize_all_post_init(); Oliver Upton's reply of 30 June 2023",
         consequence=(
-            "After a restore the guest's vCPUs disagree about the time, and KVM takes its clock for unstable."
+            "After a restore the guest's vCPUs disagree about the time, and KVM considers its clock unstable."
         ),
         needs=("tsc-write",),
         script=_restore_pair(100_000),
@@ -61,7 +61,7 @@ SCENARIOS = (
         name="qemu-pair-young",
         contract=(
             "Two vCPUs of a snapshot taken within a second of their creation, restored one after the other, "
-            "go on from the first one's saved TSC and count together."
+            "continue from the first one's saved TSC and count together."
         ),
         source="kernel bug 217423 with more than one vCPU; Oliver Upton's reply of 30 June 2023",
         consequence=(
@@ -79,7 +79,7 @@ SCENARIOS = (
             "copies vCPU 0's offset"
         ),
         consequence=(
-            "After a restore the guest's vCPUs disagree about the time, and KVM takes its clock for unstable."
+            "After a restore the guest's vCPUs disagree about the time, and KVM considers its clock unstable."
         ),
         needs=("tsc-write",),
         script=(

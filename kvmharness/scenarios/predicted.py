@@ -23,7 +23,7 @@ def contract_status(scenario: Scenario, trace: Trace) -> Status:
 
 @lru_cache(maxsize=4096)
 def predicted_contract(scenario: Scenario, policy: Policy, host: Host | None = None) -> frozenset[Status]:
-    """What may become of the contract; two states where the rules leave it open.
+    """The states that the contract may end in; two where the rules leave it open.
 
     On `host`, all of which has to be known, or on a machine that has what the scenario needs.
     """

@@ -18,7 +18,7 @@ SCENARIOS = (
     Scenario(
         name="protected-write",
         contract=(
-            "A guest whose TSC is protected goes on as before when userspace writes its TSC, near or far."
+            "A guest whose TSC is protected continues as before when userspace writes its TSC, near or far."
         ),
         source=_SOURCE,
         consequence=_CONSEQUENCE,
@@ -33,7 +33,7 @@ SCENARIOS = (
         ),
         claims=(
             OffsetClaim(
-                text="the TSC goes on as before",
+                text="the TSC continues as before",
                 seen=("offset", "tsc", "guest"),
                 expected=("tsc-new",),
                 instead="far",
@@ -45,8 +45,8 @@ SCENARIOS = (
     Scenario(
         name="protected-offset",
         contract=(
-            "A guest whose TSC is protected goes on as before when userspace sets its offset, and the offset "
-            "reads back as it was."
+            "A guest whose TSC is protected continues as before when userspace sets its offset, and the "
+            "offset reads back as it was."
         ),
         source=_SOURCE,
         consequence=_CONSEQUENCE,
@@ -60,7 +60,7 @@ SCENARIOS = (
         ),
         claims=(
             OffsetClaim(
-                text="the TSC goes on as before",
+                text="the TSC continues as before",
                 seen=("offset", "tsc", "guest"),
                 expected=("tsc-new",),
                 instead="set",

@@ -19,7 +19,7 @@ def _after_start(vcpus: int, source: str, name: str) -> Scenario:
         name=name,
         contract=f"The {vcpus} vCPUs of a VM that QEMU starts count together.",
         source=source,
-        consequence="The guest finds its TSCs unsynchronized when it boots, and takes a slower clock.",
+        consequence="The guest finds its TSCs unsynchronized when it boots, and uses a slower clock.",
         needs=("tsc-write",),
         script=(*start(vcpus), *look_at(vcpus)),
         claims=count_together(vcpus, "one", first="one-0"),
@@ -37,7 +37,7 @@ def _reset(age_ms: int) -> Script:
     )
 
 
-_STARTS_ANEW = "vCPU 0 goes on from the 1 that the reset wrote"
+_STARTS_AGAIN = "vCPU 0 continues from the 1 that the reset wrote"
 
 SCENARIOS = (
     _after_start(2, "recorded from QEMU 7.2: all machine types put 0, and 4 ms later 1", "qemu-start"),
@@ -53,7 +53,7 @@ SCENARIOS = (
         needs=("tsc-write",),
         script=_reset(1050),
         claims=(
-            goes_on(_STARTS_ANEW, "reset-0", "tsc-before", together=("reset-0", "reset-1")),
+            goes_on(_STARTS_AGAIN, "reset-0", "tsc-before", together=("reset-0", "reset-1")),
             *count_together(2, "reset", first="reset-0"),
         ),
     ),
@@ -70,7 +70,7 @@ SCENARIOS = (
         needs=("tsc-write",),
         script=_reset(300),
         claims=(
-            goes_on(_STARTS_ANEW, "reset-0", "tsc-before", together=("one-0", "reset-0")),
+            goes_on(_STARTS_AGAIN, "reset-0", "tsc-before", together=("one-0", "reset-0")),
             *count_together(2, "reset", first="reset-0"),
         ),
         alone=True,
@@ -99,8 +99,8 @@ SCENARIOS = (
     Scenario(
         name="qemu-hotplug",
         contract=(
-            "A vCPU that QEMU adds to a running VM counts together with the one that is there, which goes on "
-            "undisturbed."
+            "A vCPU that QEMU adds to a running VM counts together with the one that is there, which "
+            "continues undisturbed."
         ),
         source=(
             "recorded from QEMU 7.2, device_add: a new vCPU is written 0 once, and nothing else is written"
@@ -118,7 +118,7 @@ SCENARIOS = (
         ),
         claims=(
             OffsetClaim(
-                text="vCPU 0 goes on as before", seen=("offset-0", "guest-0"), expected=("tsc-before",)
+                text="vCPU 0 continues as before", seen=("offset-0", "guest-0"), expected=("tsc-before",)
             ),
             *count_together(2, "plug"),
         ),
@@ -126,7 +126,7 @@ SCENARIOS = (
     Scenario(
         name="qemu-hotplug-then-reset",
         contract="After a reset both the first and the added vCPU of a QEMU VM count from 1, together.",
-        source="recorded from QEMU 7.2: the first reset behind a device_add writes 1 to both",
+        source="recorded from QEMU 7.2: the first reset after a device_add writes 1 to both",
         consequence="A guest that is rebooted after a hotplug has TSCs that are apart.",
         needs=("tsc-write",),
         script=(
@@ -140,7 +140,7 @@ SCENARIOS = (
             *look_at(2),
         ),
         claims=(
-            goes_on(_STARTS_ANEW, "reset-0", "tsc-before", together=("reset-0", "reset-1")),
+            goes_on(_STARTS_AGAIN, "reset-0", "tsc-before", together=("reset-0", "reset-1")),
             *count_together(2, "reset", first="reset-0"),
         ),
     ),
@@ -177,7 +177,7 @@ SCENARIOS = (
     ),
     Scenario(
         name="qemu-stop-continue",
-        contract="A guest's TSC goes on through a stop of its VM as though there had been none.",
+        contract="A guest's TSC continues through a stop of its VM as though there had been none.",
         source="recorded from QEMU 7.2: stop reads the TSCs, cont writes none",
         consequence="A guest that was stopped for a moment finds its TSC behind, or set back.",
         needs=("stable-tsc", "guest-16"),
@@ -191,7 +191,7 @@ SCENARIOS = (
         ),
         claims=(
             OffsetClaim(
-                text="the guest goes on from where it was before the stop",
+                text="the guest continues from where it was before the stop",
                 seen=("guest-after", "tsc-after"),
                 expected=("guest-before", "tsc-stopped"),
             ),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""QEMU restores a snapshot: loadvm and -incoming, each behind the writes of its own start or reset."""
+"""QEMU restores a snapshot: loadvm and -incoming, each after the writes of its own start or reset."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ _TOGETHER = count_together(2, "load", first="load-0")
 
 
 def _restored(instead: str, together: tuple[str, ...] = ()) -> tuple[OffsetClaim, ...]:
-    first = goes_on("vCPU 0 goes on from its saved TSC", "load-0", instead, together=together)
+    first = goes_on("vCPU 0 continues from its saved TSC", "load-0", instead, together=together)
     first = replace(first, otherwise="the saved TSC was dropped, it counts as after the reset")
     return (first, *_TOGETHER)
 
@@ -33,8 +33,8 @@ SCENARIOS = (
     Scenario(
         name="qemu-loadvm-young",
         contract=(
-            "The vCPUs of a running QEMU VM go on, together, from a snapshot that was taken within a second "
-            "of their start."
+            "The vCPUs of a running QEMU VM continue, together, from a snapshot that was taken within a "
+            "second of their start."
         ),
         source=f"recorded from QEMU 7.2, savevm and loadvm; {_BUG}",
         consequence=_CONSEQUENCE,
@@ -57,7 +57,7 @@ SCENARIOS = (
     Scenario(
         name="qemu-loadvm-old",
         contract=(
-            "The vCPUs of a running QEMU VM go on, together, from a snapshot that is older than a second."
+            "The vCPUs of a running QEMU VM continue, together, from a snapshot that is older than a second."
         ),
         source="recorded from QEMU 7.2, loadvm: stop, a reset, and the saved TSCs 3 to 35 ms later",
         consequence=(
@@ -79,7 +79,7 @@ SCENARIOS = (
     Scenario(
         name="qemu-incoming-young",
         contract=(
-            "The vCPUs of a new QEMU go on, together, from a snapshot that was taken within a second of "
+            "The vCPUs of a new QEMU continue, together, from a snapshot that was taken within a second of "
             "their start."
         ),
         source=f"recorded from QEMU 7.2, -incoming: 0 and 1 to each, the saved TSCs 34 ms later; {_BUG}",
@@ -90,7 +90,7 @@ SCENARIOS = (
     ),
     Scenario(
         name="qemu-incoming-old",
-        contract="The vCPUs of a new QEMU go on, together, from a snapshot that is older than a second.",
+        contract="The vCPUs of a new QEMU continue, together, from a snapshot that is older than a second.",
         source=(
             "recorded from QEMU 7.2, -incoming: vCPU 1 is given a TSC 77 to 194 us behind vCPU 0's, which "
             "only KVM's matching hides"
@@ -103,7 +103,7 @@ SCENARIOS = (
     Scenario(
         name="qemu-incoming-deferred",
         contract=(
-            "The vCPUs of a QEMU that waited for more than a second go on, together, from a snapshot of a "
+            "The vCPUs of a QEMU that waited for more than a second continue, together, from a snapshot of a "
             "young VM."
         ),
         source="recorded from QEMU 7.2, -incoming defer: the saved TSCs come seconds after the start's 1",

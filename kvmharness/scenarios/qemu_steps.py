@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What QEMU does to its vCPUs' TSCs, recorded from QEMU 7.2: the order of its ioctls, and the time between.
 
-QEMU puts a vCPU's state in one KVM_SET_MSRS, with TSC_ADJUST before TSC and the old kvmclock MSRs behind
+QEMU puts a vCPU's state in one KVM_SET_MSRS, with TSC_ADJUST before TSC and the old kvmclock MSRs after
 it (kvm_put_msrs), one vCPU after the other. Where the whole state is put, at the start and after loadvm,
-KVM_SET_TSC_KHZ with the rate there is comes before it (KVM_PUT_FULL_STATE). A reset puts a TSC of 1, for a
-0 would be taken for an attempt to synchronize (QEMU commit 5286c3662294).
+KVM_SET_TSC_KHZ with the rate there is comes before it (KVM_PUT_FULL_STATE). A reset puts a TSC of 1, because
+a 0 would be a request to synchronize (QEMU commit 5286c3662294).
 """
 
 from kvmharness.scenarios.steps import MS
@@ -21,7 +21,7 @@ def put(vcpu: int, tsc: Value, label: str) -> SetMsrs:
 
 
 def put_full(vcpu: int, tsc: Value, label: str, ppm: int = 0) -> Script:
-    """The same behind the rate it already has, so far from the one it was created with."""
+    """The same after the vCPU's rate is set; `ppm` is how far that is from the rate at its creation."""
     return (SetTscKhz(vcpu=vcpu, khz=Ppm(ppm)), put(vcpu, tsc, label))
 
 

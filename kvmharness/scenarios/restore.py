@@ -10,7 +10,7 @@ from kvmharness.script import CreateVcpu, GetMsrs, GetTscOffset, Run, Script, Se
 MS = 1_000_000
 
 GOES_ON = OffsetClaim(
-    text="the restored vCPU goes on from the TSC that was written",
+    text="the restored vCPU continues from the TSC that was written",
     seen=("offset", "tsc", "guest", "tsc-later"),
     expected=("restore",),
     instead="tsc-new",
@@ -38,16 +38,16 @@ SCENARIOS = (
     Scenario(
         name="young-restore",
         contract=(
-            "A vCPU restored from a snapshot that was taken within a second of its creation goes on from the "
-            "saved TSC."
+            "A vCPU restored from a snapshot that was taken within a second of its creation continues from "
+            "the saved TSC."
         ),
         source=(
             "kernel bug 217423; 'KVM: x86/tsc: Update guest tsc_offset again before vcpu first runs', Like "
             "Xu, June 2023, and the replies; fixed by commit bf328e22e472 (Linux 6.7)"
         ),
         consequence=(
-            "A snapshot taken within a second of a VM's creation comes back with the wrong TSC: KVM mistakes "
-            "the restore for an attempt to synchronize with its own start-up value, and drops the saved one "
+            "A snapshot taken within a second of a VM's creation comes back with the wrong TSC: KVM treats "
+            "the restore as a request to synchronize with its own start-up value, and drops the saved one "
             "(kernel bug 217423)."
         ),
         needs=("tsc-write",),
@@ -56,8 +56,8 @@ SCENARIOS = (
     ),
     Scenario(
         name="old-restore",
-        contract="A vCPU restored from a snapshot that is older than a second goes on from the saved TSC.",
-        source="Documentation/virt/kvm/api.rst, KVM_SET_MSRS; what every VMM's restore rests on",
+        contract="A vCPU restored from a snapshot that is older than a second continues from the saved TSC.",
+        source="Documentation/virt/kvm/api.rst, KVM_SET_MSRS; every VMM's restore relies on it",
         consequence="Restored VMs do not get their saved TSC back: the guest's clock jumps.",
         needs=("tsc-write",),
         script=_restore(Time(100_000 * MS)),

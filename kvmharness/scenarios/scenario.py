@@ -33,7 +33,7 @@ class Scenario:
     promptly: Promptly | None = None
 
     def findings(self, trace: Trace) -> list[Finding]:
-        """What becomes of each claim in a trace."""
+        """Check each claim on a trace."""
         return check_all(self.claims, trace, self.promptly)
 
     @property

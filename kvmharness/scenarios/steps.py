@@ -53,7 +53,7 @@ def look_at(vcpus: int) -> Script:
 def goes_on(
     text: str, expected: str, instead: str, *, vcpu: int = 0, together: tuple[str, ...] = ()
 ) -> OffsetClaim:
-    """A vCPU, read by look_at(), goes on from a step's TSC and not from another's."""
+    """A vCPU, read by look_at(), continues from a step's TSC and not from another's."""
     return OffsetClaim(
         text=text,
         seen=(f"offset-{vcpu}", f"guest-{vcpu}"),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Unstable host TSC: what a guest is entitled to all the same.
 
-KVM then sets each vCPU's offset anew whenever it loads it, from the TSC it last had, and at the next run
+KVM then sets each vCPU's offset again whenever it loads it, from the TSC it last had, and at the next run
 moves it up to where the time that passed should have brought it (kvm_arch_vcpu_load,
 kvm_guest_time_update). So no offset stays, and what userspace reads of a vCPU that does not run stands
 still; only what guests read counts.
@@ -12,7 +12,7 @@ from kvmharness.scenarios.scenario import Scenario
 from kvmharness.scenarios.steps import MS, write
 from kvmharness.script import CreateVcpu, GetClock, GetMsrs, Run, SetTscOffset, Sleep, Time
 
-_LOAD = "kvm_arch_vcpu_load(): with an unstable TSC the vCPU goes on from the TSC it last had"
+_LOAD = "kvm_arch_vcpu_load(): with an unstable TSC the vCPU continues from the TSC it last had"
 _UNSTABLE = ("stable-tsc",)
 
 SCENARIOS = (
@@ -44,7 +44,7 @@ SCENARIOS = (
             "On a host with an unstable TSC a guest's TSC keeps pace with the time, also while the guest "
             "does not run."
         ),
-        source="kvm_guest_time_update(): the TSC is caught up with what the time comes to",
+        source="kvm_guest_time_update(): KVM advances the TSC to what the time requires",
         consequence="A guest that sleeps much finds its clock behind.",
         needs=(),
         script=(
@@ -65,7 +65,7 @@ SCENARIOS = (
     ),
     Scenario(
         name="unstable-restore",
-        contract="On a host with an unstable TSC a restored guest goes on from the TSC that was written.",
+        contract="On a host with an unstable TSC a restored guest continues from the TSC that was written.",
         source=f"Documentation/virt/kvm/api.rst, KVM_SET_MSRS; {_LOAD}",
         consequence="Restored VMs do not get their saved TSC back on such hosts.",
         needs=(),
@@ -79,7 +79,10 @@ SCENARIOS = (
         ),
         claims=(
             RateClaim(
-                text="the guest goes on from the value written", first="restore", last="guest-0", khz="create"
+                text="the guest continues from the value written",
+                first="restore",
+                last="guest-0",
+                khz="create",
             ),
             RateClaim(text="and at its second run as well", first="restore", last="guest-1", khz="create"),
         ),
@@ -108,13 +111,16 @@ SCENARIOS = (
         ),
         claims=(
             RateClaim(
-                text="vCPU 0 goes on from the value written",
+                text="vCPU 0 continues from the value written",
                 first="restore-0",
                 last="guest-0",
                 khz="create-0",
             ),
             RateClaim(
-                text="vCPU 1 goes on together with vCPU 0", first="restore-0", last="guest-1", khz="create-0"
+                text="vCPU 1 continues together with vCPU 0",
+                first="restore-0",
+                last="guest-1",
+                khz="create-0",
             ),
         ),
         lacks=_UNSTABLE,
@@ -138,7 +144,7 @@ SCENARIOS = (
         ),
         claims=(
             RateClaim(
-                text="the guest goes on from there",
+                text="the guest continues from there",
                 first="tsc-set",
                 last="guest-0",
                 khz="create",

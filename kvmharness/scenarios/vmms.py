@@ -27,15 +27,15 @@ from kvmharness.script import (
     Time,
 )
 
-_APART = "After a restore the guest's vCPUs disagree about the time, and KVM takes its clock for unstable."
+_APART = "After a restore the guest's vCPUs disagree about the time, and KVM considers its clock unstable."
 _FIRECRACKER = "Firecracker, restore of a snapshot: all vCPUs are created, then each is given its MSRs"
 
-# How far behind the one before it each vCPU's TSC was saved, in ns: the threads answer as they come.
+# How far behind the previous one each vCPU's TSC was saved, in ns: the threads answer as they come.
 _SAVED_APART = MS
 
 
 def _firecracker(vcpus: int, saved_ms: int) -> Script:
-    """vCPU by vCPU a chunk of MSRs with the TSC, and the deadline in a chunk of its own behind it."""
+    """vCPU by vCPU a chunk of MSRs with the TSC, and the deadline in a chunk of its own after it."""
     steps: list[Operation] = [CreateVcpu(vcpu=vcpu, label=f"create-{vcpu}") for vcpu in range(vcpus)]
     steps.append(GetMsrs(vcpu=0, indices=("TSC",), label="tsc-new"))
     steps.append(Sleep(ns=5 * MS))
@@ -77,7 +77,7 @@ def _at_one_khz(vcpu: int) -> Script:
     )
 
 
-_FIRST = goes_on("vCPU 0 goes on from its saved TSC", "restore-0", "tsc-new")
+_FIRST = goes_on("vCPU 0 continues from its saved TSC", "restore-0", "tsc-new")
 
 _ONE_BY_ONE: Script = (
     CreateVcpu(vcpu=0, label="create-0"),
@@ -91,7 +91,8 @@ _ONE_BY_ONE: Script = (
 SCENARIOS = (
     Scenario(
         name="firecracker-restore",
-        contract="The four vCPUs of a Firecracker snapshot go on from the first one's saved TSC, together.",
+        contract="The four vCPUs of a Firecracker snapshot continue from the first one's saved TSC, "
+        "together.",
         source=_FIRECRACKER,
         consequence=_APART,
         needs=("tsc-write",),
@@ -101,8 +102,8 @@ SCENARIOS = (
     Scenario(
         name="firecracker-restore-young",
         contract=(
-            "The two vCPUs of a Firecracker snapshot that was taken within a second of their creation go on "
-            "from the first one's saved TSC, together."
+            "The two vCPUs of a Firecracker snapshot that was taken within a second of their creation "
+            "continue from the first one's saved TSC, together."
         ),
         source=(
             f"{_FIRECRACKER}; nothing was written before, so this is the VMM that commit bf328e22e472 helps"
@@ -138,12 +139,12 @@ SCENARIOS = (
         consequence=_APART,
         needs=("tsc-write", "tsc-offset"),
         script=(*_ONE_BY_ONE, *_copy_offset(2), *look_at(2)),
-        claims=(goes_on("vCPU 0 goes on from its saved TSC", "restore-0", "create-0"), *_same_offset(2)),
+        claims=(goes_on("vCPU 0 continues from its saved TSC", "restore-0", "create-0"), *_same_offset(2)),
     ),
     Scenario(
         name="crosvm-restore",
         contract=(
-            "vCPUs that get their MSRs one ioctl each, in the order of the MSRs' numbers, go on from the "
+            "vCPUs that get their MSRs one ioctl each, in the order of the MSRs' numbers, continue from the "
             "first one's saved TSC, together."
         ),
         source="crosvm, restore: one KVM_SET_MSRS an MSR, in index order, so TSC comes before TSC_ADJUST",
@@ -163,7 +164,7 @@ SCENARIOS = (
             *look_at(2),
         ),
         claims=(
-            goes_on("vCPU 0 goes on from its saved TSC", "restore-0", "create-0"),
+            goes_on("vCPU 0 continues from its saved TSC", "restore-0", "create-0"),
             *count_together(2, "restore", first="restore-0"),
         ),
     ),
@@ -188,7 +189,7 @@ SCENARIOS = (
     Scenario(
         name="gvisor-calibrated-writes",
         contract=(
-            "A vCPU whose TSC is written again and again, each time with a better value, goes on from the "
+            "A vCPU whose TSC is written again and again, each time with a better value, continues from the "
             "last one."
         ),
         source=(
@@ -207,11 +208,11 @@ SCENARIOS = (
         ),
         claims=(
             OffsetClaim(
-                text="the vCPU goes on from the value that was written last",
+                text="the vCPU continues from the value that was written last",
                 seen=("offset", "tsc", "guest"),
                 expected=("guess-2",),
                 instead="guess-0",
-                otherwise="the write was overridden, it goes on from the first",
+                otherwise="the write was overridden, it continues from the first",
                 together=("guess-0", "guess-2"),
             ),
         ),
@@ -285,7 +286,7 @@ SCENARIOS = (
         source=(
             "recorded from kvmtool: each vCPU's thread writes 0 and enters the guest, 2.7 ms after the other"
         ),
-        consequence="The guest finds its TSCs unsynchronized when it boots, and takes a slower clock.",
+        consequence="The guest finds its TSCs unsynchronized when it boots, and uses a slower clock.",
         needs=("tsc-write",),
         script=(
             CreateVcpu(vcpu=0, label="create-0"),
@@ -302,7 +303,7 @@ SCENARIOS = (
     Scenario(
         name="migration-recipe",
         contract=(
-            "vCPUs that get back their offsets by the attribute go on as though nothing had been written "
+            "vCPUs that get back their offsets by the attribute continue as though nothing had been written "
             "since."
         ),
         source=(
@@ -327,11 +328,11 @@ SCENARIOS = (
         claims=(
             *(
                 OffsetClaim(
-                    text=f"vCPU {vcpu} goes on as before",
+                    text=f"vCPU {vcpu} continues as before",
                     seen=(f"after-{vcpu}",),
                     expected=(f"saved-{vcpu}", f"guest-{vcpu}"),
                     instead=f"lost-{vcpu}",
-                    otherwise="it goes on from what was written since",
+                    otherwise="it continues from what was written since",
                 )
                 for vcpu in range(2)
             ),

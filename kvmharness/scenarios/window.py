@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The edges of the second: what is near enough to what KVM expects to be an attempt to synchronize."""
+"""The edges of the second: what is near enough to what KVM expects to be a request to synchronize."""
 
 from dataclasses import replace
 
@@ -15,7 +15,8 @@ _SOON_NS = 15 * MS
 _INSIDE = 1000 - _MARGIN_MS
 _OUTSIDE = 1000 + _MARGIN_MS
 
-_COMMENT = "kvm_synchronize_tsc(), whose comment takes a small delta (1 second) for an attempt to synchronize"
+_COMMENT = "kvm_synchronize_tsc(), whose comment interprets a small delta (1 second) as an attempt to "
+"synchronize"
 
 _TOGETHER = OffsetClaim(
     text="vCPU 1 counts together with vCPU 0",
@@ -27,7 +28,7 @@ _TOGETHER = OffsetClaim(
     within_ns=_SOON_NS,
 )
 _APART = OffsetClaim(
-    text="vCPU 1 goes on from the TSC that was written to it",
+    text="vCPU 1 continues from the TSC that was written to it",
     seen=("offset-1", "tsc-1", "guest-1"),
     expected=("second",),
     instead="first",
@@ -36,7 +37,7 @@ _APART = OffsetClaim(
     within_ns=_SOON_NS,
 )
 _HONOURED = OffsetClaim(
-    text="the vCPU goes on from the TSC that was written",
+    text="the vCPU continues from the TSC that was written",
     seen=("offset", "tsc", "guest"),
     expected=("write",),
     instead="tsc-new",
@@ -76,7 +77,7 @@ def _edge_of_a_pair(name: str, apart_ms: int) -> Scenario:
     return Scenario(
         name=name,
         contract=f"A vCPU written {where} another that was just restored "
-        + ("counts together with it." if inside else "goes on from its own value."),
+        + ("counts together with it." if inside else "continues from its own value."),
         source=_COMMENT,
         consequence="vCPUs that were saved a little apart come back with TSCs of their own."
         if inside
@@ -92,16 +93,14 @@ def _edge_of_the_first(name: str, apart_ms: int, age_ms: int) -> Scenario:
     return Scenario(
         name=name,
         contract=(
-            f"The first TSC that userspace writes, {where} what KVM gave the vCPU, is the one it goes on "
+            f"The first TSC that userspace writes, {where} what KVM gave the vCPU, is the one it continues "
             "from."
         ),
         source=(
             "commit bf328e22e472: the first write by userspace synchronizes with nothing; before it, one "
             "within a second of KVM's own did"
         ),
-        consequence=(
-            "What a snapshot's age, and the VM's own, happen to be decides whether it comes back right."
-        ),
+        consequence=("Whether a snapshot comes back right depends on its age and on the VM's own."),
         needs=("tsc-write",),
         script=_first_write(apart_ms, age_ms),
         claims=(_HONOURED,),
@@ -131,10 +130,10 @@ SCENARIOS = (
     Scenario(
         name="pair-late-and-behind",
         contract=(
-            "A vCPU written 0.6 s later than another, with a value 0.6 s less, is 1.2 s behind it, and goes "
-            "on from its own value."
+            "A vCPU written 0.6 s later than another, with a value 0.6 s less, is 1.2 s behind it, and "
+            "continues from its own value."
         ),
-        source=f"{_COMMENT}: what was written last goes on with the time",
+        source=f"{_COMMENT}: what was written last advances with the time",
         consequence="Whether a vCPU gets the TSC that was written depends on how long the VMM took.",
         needs=("tsc-write",),
         script=_pair(-600, pause_ms=600),
@@ -144,10 +143,10 @@ SCENARIOS = (
         name="third-write-behind-a-late-one",
         contract=(
             "Of three vCPUs the second is restored 0.8 s later than the first, to where that is by then, and "
-            "the third at once behind it, half a second less: all count together."
+            "the third right after it, half a second less: all count together."
         ),
         source=f"{_COMMENT}: what counts is when the last write was, also of one that synchronized",
-        consequence="A vCPU that is restored behind a late one has a TSC of its own.",
+        consequence="A vCPU that is restored after a late one has a TSC of its own.",
         needs=("tsc-write",),
         script=(
             *(CreateVcpu(vcpu=vcpu, label=f"create-{vcpu}") for vcpu in range(3)),
@@ -162,7 +161,7 @@ SCENARIOS = (
     ),
     Scenario(
         name="write-below-zero",
-        contract="A vCPU whose TSC is written 0.3 s short of 2**64 goes on from there, and wraps to 0.",
+        contract="A vCPU whose TSC is written 0.3 s short of 2**64 continues from there, and wraps to 0.",
         source=(
             "Intel SDM vol. 3, Time-Stamp Counter: 64 bits that wrap around; so do the sums in "
             "kvm_synchronize_tsc(), whose window ends at the wrap"
@@ -177,7 +176,7 @@ SCENARIOS = (
         ),
         claims=(
             OffsetClaim(
-                text="the vCPU goes on from the TSC that was written last",
+                text="the vCPU continues from the TSC that was written last",
                 seen=("offset", "tsc", "guest"),
                 expected=("last",),
                 instead="first",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Several writes to one vCPU: which of them are attempts to synchronize, and with what."""
+"""Several writes to one vCPU: which of them are requests to synchronize, and with what."""
 
 from kvmharness.contract import Claim, OffsetClaim, SameClaim
 from kvmharness.scenarios.scenario import Scenario
@@ -20,7 +20,7 @@ def _write(ms: int, label: str) -> SetMsrs:
 def _last_write_counts(last: str, instead: str, together: tuple[str, ...] = ()) -> tuple[Claim, ...]:
     return (
         OffsetClaim(
-            text="the vCPU goes on from the TSC that was written last",
+            text="the vCPU continues from the TSC that was written last",
             seen=("offset", "tsc", "guest"),
             expected=(last,),
             instead=instead,
@@ -33,7 +33,7 @@ def _last_write_counts(last: str, instead: str, together: tuple[str, ...] = ()) 
 SCENARIOS = (
     Scenario(
         name="young-restore-twice",
-        contract="A young vCPU that is restored twice in a row goes on from the second value.",
+        contract="A young vCPU that is restored twice in a row continues from the second value.",
         source=f"{_BUG}; a VMM's reset followed by its restore. {_ON_PURPOSE}",
         consequence=_CONSEQUENCE,
         needs=("tsc-write",),
@@ -49,7 +49,7 @@ SCENARIOS = (
     Scenario(
         name="offset-then-write",
         contract=(
-            "A vCPU whose offset was set by the attribute, and whose TSC is then written, goes on from the "
+            "A vCPU whose offset was set by the attribute, and whose TSC is then written, continues from the "
             "value written."
         ),
         source=(
@@ -72,7 +72,7 @@ SCENARIOS = (
     Scenario(
         name="three-writes",
         contract=(
-            "A vCPU whose TSC is written three times, the last two half a second apart, goes on from the "
+            "A vCPU whose TSC is written three times, the last two half a second apart, continues from the "
             "third."
         ),
         source=f"QEMU's loadvm and gVisor's loop of writes count on it; {_ON_PURPOSE}",
@@ -91,7 +91,7 @@ SCENARIOS = (
     Scenario(
         name="write-after-run-near",
         contract=(
-            "A vCPU that has run, and whose TSC userspace then writes for the first time, goes on from the "
+            "A vCPU that has run, and whose TSC userspace then writes for the first time, continues from the "
             "value written, also when it is half a second off."
         ),
         source="Sean Christopherson's proposal of 29 June 2023, which asks whether the vCPU has run",
@@ -109,7 +109,7 @@ SCENARIOS = (
     Scenario(
         name="write-after-run-far",
         contract=(
-            "A vCPU that has run, and whose TSC userspace then writes for the first time, goes on from the "
+            "A vCPU that has run, and whose TSC userspace then writes for the first time, continues from the "
             "value written when that is 100 s off."
         ),
         source="Documentation/virt/kvm/api.rst, KVM_SET_MSRS",
@@ -126,7 +126,7 @@ SCENARIOS = (
     ),
     Scenario(
         name="rewrite-after-run-near",
-        contract="A restored vCPU that has run goes on from a TSC that is written half a second off.",
+        contract="A restored vCPU that has run continues from a TSC that is written half a second off.",
         source=f"QEMU's loadvm into a running VM; {_ON_PURPOSE}",
         consequence=_CONSEQUENCE,
         needs=("tsc-write",),
@@ -141,7 +141,7 @@ SCENARIOS = (
     ),
     Scenario(
         name="rewrite-after-run-far",
-        contract="A restored vCPU that has run goes on from a TSC that is written 100 s off.",
+        contract="A restored vCPU that has run continues from a TSC that is written 100 s off.",
         source="QEMU's loadvm into a running VM",
         consequence=_CONSEQUENCE,
         needs=("tsc-write",),
@@ -166,7 +166,7 @@ SCENARIOS = (
         ),
         consequence=(
             "0 is a request to synchronize and no value: a VMM that writes it at its start would have vCPUs "
-            "that do not count together. Who wants a reset writes 1."
+            "that do not count together. A VMM that wants a reset writes 1."
         ),
         needs=("tsc-write",),
         script=(
@@ -188,7 +188,7 @@ SCENARIOS = (
     ),
     Scenario(
         name="write-one",
-        contract="A vCPU whose TSC is written to be 1 goes on from there.",
+        contract="A vCPU whose TSC is written to be 1 continues from there.",
         source="QEMU writes 1 to each vCPU 4 ms after its start, and at each reset",
         consequence="A reset vCPU keeps its old TSC.",
         needs=("tsc-write",),
@@ -224,7 +224,7 @@ SCENARIOS = (
     ),
     Scenario(
         name="zero-then-young-restore",
-        contract="A vCPU whose VMM wrote 0 before it restored a young snapshot goes on from the saved TSC.",
+        contract="A vCPU whose VMM wrote 0 before it restored a young snapshot continues from the saved TSC.",
         source=(
             f"{_BUG} once more: QEMU's own restore writes 0 and 1 before the saved value; Like Xu's v6 does "
             "not count a write of 0"
