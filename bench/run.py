@@ -32,8 +32,7 @@ from kvmharness.kvm import lib as kvm_lib
 from kvmharness.lab import build, cache, kernels
 from kvmharness.lab.machines import initramfs, machine
 from kvmharness.lab.machines.catalogue import AMD
-from kvmharness.model.judge import Possibility
-from kvmharness.model.judge import judge as judge_by
+from kvmharness.model.judge import Possibility, judge
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.policy import Policy
 from kvmharness.model.simulate import HOST, Pace, simulate
@@ -249,7 +248,7 @@ def mixed(vcpus: int, steps: int, policy: Policy, *, held_up: bool = False) -> T
 def judge_rate(trace: Trace, policy: Policy) -> float:
     """Steps judged a second of this process's own time: nothing here waits for anything."""
     begin = time.process_time()
-    judgement = judge_by(trace, policy, HOST)
+    judgement = judge(trace, policy, HOST)
     seconds = time.process_time() - begin
     # A judgement that ends early says nothing about the steps behind it.
     if judgement.possibility is not Possibility.POSSIBLE:

@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from kvmharness import host
 from kvmharness.cli import bisect_step
-from kvmharness.judging.session import Outcome, settle
+from kvmharness.judging.session import SessionResult, settle
 from kvmharness.kvm import KvmUnavailableError, System, Vm
 from kvmharness.lab import kernels, play, runs
 from kvmharness.lab.build.incremental_tree import Tree
@@ -72,11 +72,11 @@ def kernel() -> Callable[[str], Kernel]:
 
 
 @pytest.fixture(scope="session")
-def outcome(kernel: Callable[[str], Kernel]) -> Callable[[str], Outcome]:
+def outcome(kernel: Callable[[str], Kernel]) -> Callable[[str], SessionResult]:
     """What all scenarios came to on a kernel, booted once for all tests that ask."""
-    known: dict[str, Outcome] = {}
+    known: dict[str, SessionResult] = {}
 
-    def ask(spec: str) -> Outcome:
+    def ask(spec: str) -> SessionResult:
         if spec not in known:
             found = kernel(spec)
             known[spec] = settle(list(SCENARIOS.values()), lambda each: play.play(found, AMD, each))

@@ -6,7 +6,7 @@ import dataclasses
 from kvmharness.contract import Status
 from kvmharness.judging import capabilities
 from kvmharness.judging.probe import Probe
-from kvmharness.judging.session import Outcome
+from kvmharness.judging.session import SessionResult
 from kvmharness.judging.verdict import Verdict
 from kvmharness.model.identify import distinguishes
 from kvmharness.model.policies import POLICIES
@@ -27,7 +27,7 @@ def foretold(probe: Probe, policy: str, judged_by: str = "") -> dict[str, set[Ve
     return {name: _verdicts(scenario, probe, host, policy, judged_by) for name, scenario in SCENARIOS.items()}
 
 
-def not_foretold(outcome: Outcome, policy: str, judged_by: str = "") -> dict[str, tuple[str, str]]:
+def not_foretold(outcome: SessionResult, policy: str, judged_by: str = "") -> dict[str, tuple[str, str]]:
     """By scenario, the verdicts that were not foretold, each with its reason."""
     expected = foretold(next(iter(outcome.sessions.values())).probe, policy, judged_by)
     return {
@@ -37,7 +37,7 @@ def not_foretold(outcome: Outcome, policy: str, judged_by: str = "") -> dict[str
     }
 
 
-def oddly_skipped(outcome: Outcome, place: str) -> set[str]:
+def oddly_skipped(outcome: SessionResult, place: str) -> set[str]:
     """What is skipped there though the catalogue's page says that it is judged, or the other way round."""
     skipped = {each.scenario for each in outcome.results if each.verdict is Verdict.SKIP}
     return skipped ^ {name for name, scenario in SCENARIOS.items() if place not in judged_on(scenario)}

@@ -8,7 +8,7 @@ import pytest
 
 from kvmharness.judging.divergence import kind_of
 from kvmharness.judging.identity import Identity
-from kvmharness.judging.session import Outcome, Session, settle
+from kvmharness.judging.session import Session, SessionResult, settle
 from kvmharness.judging.verdict import Verdict, exit_status
 from kvmharness.model import operations, vcpu_operations
 from kvmharness.model.outcome import Action
@@ -24,11 +24,11 @@ from tests.made_up import session
 ALL = list(SCENARIOS.values())
 
 
-def told(played: Session) -> Outcome:
+def told(played: Session) -> SessionResult:
     return settle(ALL, lambda wanted: played)
 
 
-def names(outcome: Outcome, verdict: Verdict) -> set[str]:
+def names(outcome: SessionResult, verdict: Verdict) -> set[str]:
     return {each.scenario for each in outcome.results if each.verdict is verdict}
 
 
@@ -41,7 +41,7 @@ def ignored(self: Rules, world: World, number: int, offset: int, moment: Moment)
 
 
 @cache
-def on_a_kernel_that_ignores_the_attribute() -> Outcome:
+def on_a_kernel_that_ignores_the_attribute() -> SessionResult:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Rules, "set_offset", ignored)
         played = session(ALL)

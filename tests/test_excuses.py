@@ -7,7 +7,7 @@ import pytest
 
 from kvmharness.contract import EndClaim, Status
 from kvmharness.judging import kvm
-from kvmharness.judging.judge import judge as verdict_of
+from kvmharness.judging.judge import judge_scenario as verdict_of
 from kvmharness.judging.verdict import BY_CONTRACTS, MAINLINE, Expectation, Verdict
 from kvmharness.model.judge import Possibility, judge
 from kvmharness.model.policies import POLICIES

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kvmharness.lab.patches import apply, diffs
-from kvmharness.lab.patches.apply import RefusedError
+from kvmharness.lab.patches.apply import PatchRefusedError
 from kvmharness.lab.patches.diffs import FileDiff
 from tests.made_up_mails import CHANGED, DIFF, OTHER_DIFF, SOURCE, damaged
 
@@ -88,7 +88,7 @@ def test_where_lines_come_again_a_patch_is_applied_rightly_or_refused(
         for text in (diff_of(before, after), damaged(diff_of(before, after))):
             try:
                 applied = apply.apply(file_of(text), joined(before))
-            except RefusedError:
+            except PatchRefusedError:
                 continue
             assert bare(applied.text) == bare(joined(after))
 
@@ -100,7 +100,7 @@ def test_a_hunk_whose_lines_are_there_twice_is_always_refused(
     before, after = edit
     if before != after:
         twice = joined([*above, *before, *below, *before])
-        with pytest.raises(RefusedError):
+        with pytest.raises(PatchRefusedError):
             apply.apply(file_of(diff_of(before, after, 20)), twice)
 
 
@@ -114,7 +114,7 @@ def test_nothing_is_applied_where_the_lines_differ(
     diff = file_of(damaged(diff_of(before, after, 1)))
     try:
         applied = apply.apply(diff, joined(other))
-    except RefusedError:
+    except PatchRefusedError:
         return
     there = bare(joined(other))
     for hunk, at in zip(diff.hunks, applied.at, strict=True):
@@ -190,7 +190,7 @@ def test_a_compiler_has_nothing_to_say_of_code_whose_indentation_was_lost(
 
 
 def refused(text: str, source: str | None = SOURCE) -> tuple[str, str]:
-    with pytest.raises(RefusedError) as error:
+    with pytest.raises(PatchRefusedError) as error:
         apply.apply(file_of(text), source)
     return str(error.value), "\n".join(error.value.details)
 

@@ -9,7 +9,7 @@ import pytest
 
 from kvmharness.cli.main import main
 from kvmharness.judging.difference import compare_sessions
-from kvmharness.judging.session import Outcome, settle
+from kvmharness.judging.session import SessionResult, settle
 from kvmharness.lab import play
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.catalogue import AMD, AMD_SMP
@@ -22,7 +22,7 @@ FIXED = {"young-restore", "qemu-pair-young", "firecracker-restore-young", "write
 
 
 def test_the_fix_of_young_restores_is_what_differs_between_6_1_and_6_12(
-    outcome: Callable[[str], Outcome],
+    outcome: Callable[[str], SessionResult],
 ) -> None:
     found = compare_sessions(outcome("debian:6.1").sessions, outcome("debian:6.12").sessions)
     assert found.compared == len(SCENARIOS)

@@ -7,9 +7,9 @@ import pytest
 
 from kvmharness.judging import kvm
 from kvmharness.judging.identity import Identity
-from kvmharness.judging.judge import judge
+from kvmharness.judging.judge import judge_scenario
 from kvmharness.judging.probe import PROBES
-from kvmharness.judging.session import Outcome
+from kvmharness.judging.session import SessionResult
 from kvmharness.judging.verdict import Expectation, Verdict, exit_status
 from kvmharness.lab import play
 from kvmharness.lab.kernels import Kernel
@@ -22,7 +22,7 @@ from tests.foretold import not_foretold, oddly_skipped
 pytestmark = pytest.mark.lab
 
 Find = Callable[[str], Kernel]
-Ask = Callable[[str], Outcome]
+Ask = Callable[[str], SessionResult]
 
 
 def test_debian_6_1_snaps_to_its_own_start_up_value(outcome: Ask) -> None:
@@ -48,7 +48,7 @@ def test_a_kernel_judged_by_its_own_policy_fails_nothing(outcome: Ask, spec: str
     for name, session in played.sessions.items():
         here = kvm.seen(session.probe, Expectation(POLICIES[policy]))
         assert here.divergences == {}
-        result = judge(SCENARIOS[name], session.traces[name], here)
+        result = judge_scenario(SCENARIOS[name], session.traces[name], here)
         assert result.verdict in (Verdict.PASS, Verdict.XFAIL, Verdict.SKIP), result
 
 

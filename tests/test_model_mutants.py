@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kvmharness.judging import capabilities
-from kvmharness.judging.session import Outcome, Session
+from kvmharness.judging.session import Session, SessionResult
 from kvmharness.lab import play
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.catalogue import MACHINES
@@ -91,7 +91,7 @@ def made_up_by(policy: Policy) -> Played:
 
 
 @pytest.fixture(scope="module")
-def ask(kernel: Callable[[str], Kernel], outcome: Callable[[str], Outcome]) -> Ask:
+def ask(kernel: Callable[[str], Kernel], outcome: Callable[[str], SessionResult]) -> Ask:
     """What was played on a kernel and machine, each booted once, and the kernel's policy."""
     known: dict[str, tuple[Policy, Played]] = {}
 

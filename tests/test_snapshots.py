@@ -15,7 +15,7 @@ from kvmharness.lab import play
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines import machine, snapshot
 from kvmharness.lab.machines.catalogue import AMD, AMD_SMP, INTEL
-from kvmharness.lab.machines.qmp import EndedError, Monitor, RefusedError
+from kvmharness.lab.machines.qmp import CommandRefusedError, EndedError, Monitor
 from kvmharness.lab.machines.snapshot import Snapshot
 from kvmharness.scenarios import SCENARIOS
 from kvmharness.trace import to_lines
@@ -134,7 +134,7 @@ def test_a_monitor_keeps_events_for_later_and_other_output_for_the_end() -> None
 def test_a_command_that_qemu_refuses_or_does_not_live_to_answer_is_told() -> None:
     with qemu_that_prints('{"error": {"desc": "no such command"}}') as process:
         monitor = Monitor(process)
-        with pytest.raises(RefusedError, match="no such command"):
+        with pytest.raises(CommandRefusedError, match="no such command"):
             monitor.execute("nonsense")
         with pytest.raises(EndedError):
             monitor.execute("query-status")

@@ -11,9 +11,9 @@ import pytest
 from kvmharness.contract import Status
 from kvmharness.judging import capabilities, kvm
 from kvmharness.judging.identity import Identity, identify
-from kvmharness.judging.judge import judge, judge_probe
+from kvmharness.judging.judge import judge_probe, judge_scenario
 from kvmharness.judging.probe import Probe
-from kvmharness.judging.session import Outcome, Session, settle
+from kvmharness.judging.session import Session, SessionResult, settle
 from kvmharness.judging.verdict import MAINLINE, Expectation, Result, Verdict, exit_status
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.policy import Policy
@@ -35,7 +35,7 @@ def verdict(name: str, policy: str | Policy, expect: str | None = "mainline-6.7"
 
 def judged(scenario: Scenario, trace: Trace, probed: Probe, expectation: Expectation = MAINLINE) -> Result:
     """A scenario that was played on the KVM of that probe."""
-    return judge(scenario, trace, kvm.seen(probed, expectation))
+    return judge_scenario(scenario, trace, kvm.seen(probed, expectation))
 
 
 def states(probed: Probe) -> dict[str, Status]:
@@ -135,7 +135,7 @@ def test_a_kernel_judged_by_its_own_policy_never_fails(policy: str) -> None:
             assert found is not Verdict.SKIP or "tsc-write" in scenario.lacks
 
 
-def on_a_mutant(monkeypatch: pytest.MonkeyPatch, rule: str, mutant: object) -> Outcome:
+def on_a_mutant(monkeypatch: pytest.MonkeyPatch, rule: str, mutant: object) -> SessionResult:
     """What all scenarios come to on a kernel of 6.7 in which one rule is another."""
     with monkeypatch.context() as patch:
         patch.setattr(Rules, rule, mutant)
@@ -143,7 +143,7 @@ def on_a_mutant(monkeypatch: pytest.MonkeyPatch, rule: str, mutant: object) -> O
     return settle(list(SCENARIOS.values()), lambda wanted: played)
 
 
-def failed(outcome: Outcome) -> dict[str, Result]:
+def failed(outcome: SessionResult) -> dict[str, Result]:
     return {each.scenario: each for each in outcome.results if each.verdict is Verdict.FAIL}
 
 

@@ -13,7 +13,7 @@ from kvmharness import host
 from kvmharness.cli import options
 from kvmharness.cli.errors import UsageError
 from kvmharness.judging import bisection
-from kvmharness.judging.bisection import SKIP, Answer
+from kvmharness.judging.bisection import SKIP, BisectAnswer
 from kvmharness.judging.session import Session, settle
 from kvmharness.judging.verdict import Expectation, Result
 from kvmharness.kvm import KvmError, KvmUnavailableError
@@ -91,20 +91,20 @@ def run(arguments: argparse.Namespace) -> int:
     return found.status
 
 
-def _of_host(scenarios: Sequence[Scenario], expectation: Expectation, by_name: bool) -> Answer:
+def _of_host(scenarios: Sequence[Scenario], expectation: Expectation, by_name: bool) -> BisectAnswer:
     try:
         outcome = settle(scenarios, host.play, expectation, confirm=True)
     except (KvmUnavailableError, KvmError) as error:
         if error.errno in (errno.EACCES, errno.EPERM):
             raise
         # Its modules did not load, perhaps.
-        return Answer(SKIP, f"{os.uname().release}: {error}")
+        return BisectAnswer(SKIP, f"{os.uname().release}: {error}")
     return _answer(outcome.results, outcome.sessions, expectation, by_name)
 
 
 def _of_tree(
     arguments: argparse.Namespace, scenarios: Sequence[Scenario], expectation: Expectation
-) -> Answer:
+) -> BisectAnswer:
     (machine,) = options.pick([arguments.machine or "amd"], MACHINES, "machine")
     machine = replace(machine, hang_after_s=arguments.hang_after)
     check_emulator(machine)
@@ -120,7 +120,7 @@ def _of_tree(
             raise
         for line in error.details if isinstance(error, CompileError) else ():
             options.complain(line)
-        return Answer(SKIP, str(error))
+        return BisectAnswer(SKIP, str(error))
     for note in played.notes:
         options.complain(f"  | {note}")
     return _answer(played.results, played.sessions, expectation, bool(arguments.scenario))
@@ -128,7 +128,7 @@ def _of_tree(
 
 def _answer(
     results: Sequence[Result], sessions: Mapping[str, Session], expectation: Expectation, by_name: bool
-) -> Answer:
+) -> BisectAnswer:
     ignores = [bisection.ignored_writes(each.probe, expectation) for each in sessions.values()]
     return bisection.answer(results, by_name, next(filter(None, ignores), ""))
 

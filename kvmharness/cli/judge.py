@@ -9,7 +9,7 @@ from kvmharness.cli import options
 from kvmharness.cli.errors import UsageError
 from kvmharness.judging import kvm
 from kvmharness.judging.identity import identify
-from kvmharness.judging.judge import judge, judge_probe
+from kvmharness.judging.judge import judge_probe, judge_scenario
 from kvmharness.judging.kvm import Kvm
 from kvmharness.judging.probe import PROBES, Probe, split
 from kvmharness.judging.verdict import Result, exit_status
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         reported = {result.scenario for result in found}
         # The files of one run begin with the same probe.
         found += [each for each in judge_probe(here) if each.scenario not in reported]
-        found += [judge(SCENARIOS[each.scenario], each, here) for each in traces]
+        found += [judge_scenario(SCENARIOS[each.scenario], each, here) for each in traces]
         played.setdefault(column, []).extend((here, each) for each in traces)
     several = len({folder for folder, _, _ in columns}) > 1
     reports = []

@@ -13,7 +13,7 @@ from kvmharness.lab import build
 from kvmharness.lab.build.make import CompileError
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import Kernel
-from kvmharness.lab.patches.apply import RefusedError
+from kvmharness.lab.patches.apply import PatchRefusedError
 
 
 def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -57,7 +57,7 @@ def build_kernel(arguments: argparse.Namespace, files: Sequence[PatchFile]) -> K
     name = arguments.name or _default_name(arguments.kernel, files)
     try:
         built = build.build(arguments.kernel, chosen, name, arguments.offline)
-    except RefusedError as refused:
+    except PatchRefusedError as refused:
         _tell(refused.details)
         raise LabError(f"{arguments.kernel}: {refused}: nothing was built") from None
     except CompileError as error:

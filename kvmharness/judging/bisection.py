@@ -19,7 +19,7 @@ _NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class BisectAnswer:
     """What git is told, and why, in words."""
 
     status: int
@@ -31,7 +31,7 @@ class Answer:
         return f"{_CALLED[self.status]}: {' '.join(self.reason.split())}"
 
 
-def answer(results: Sequence[Result], by_name: bool, ignores: str = "") -> Answer:
+def answer(results: Sequence[Result], by_name: bool, ignores: str = "") -> BisectAnswer:
     """Bad if anything failed; good only if everything was judged.
 
     A scenario that a machine lacks something for says nothing against a kernel, unless it was asked for
@@ -41,14 +41,14 @@ def answer(results: Sequence[Result], by_name: bool, ignores: str = "") -> Answe
     if failed:
         first, others = failed[0], [each.scenario for each in failed[1:]]
         also = f" {_and_more(others)}" if others else ""
-        return Answer(BAD, f"{first.scenario} FAIL, step {first.step}: {first.reason}{also}")
+        return BisectAnswer(BAD, f"{first.scenario} FAIL, step {first.step}: {first.reason}{also}")
     left_open = _left_open(results, by_name)
     if left_open or (ignores and not by_name):
-        return Answer(SKIP, left_open or ignores)
+        return BisectAnswer(SKIP, left_open or ignores)
     if len(results) == 1:
-        return Answer(GOOD, f"{results[0].scenario} {results[0].verdict.value}")
+        return BisectAnswer(GOOD, f"{results[0].scenario} {results[0].verdict.value}")
     counted = Counter(each.verdict for each in results)
-    return Answer(GOOD, ", ".join(f"{counted[each]} {each.value}" for each in Verdict if counted[each]))
+    return BisectAnswer(GOOD, ", ".join(f"{counted[each]} {each.value}" for each in Verdict if counted[each]))
 
 
 def _left_open(results: Sequence[Result], by_name: bool) -> str:

@@ -14,15 +14,14 @@ from kvmharness.judging.capabilities import CAPABILITIES
 from kvmharness.judging.kvm import Kvm
 from kvmharness.judging.verdict import Result, Verdict
 from kvmharness.model.host_clocks import clocks_disagree
-from kvmharness.model.judge import Judgement, Possibility
-from kvmharness.model.judge import judge as judge_by
+from kvmharness.model.judge import Judgement, Possibility, judge
 from kvmharness.model.policy import Policy
 from kvmharness.scenarios import Scenario
 from kvmharness.scenarios.predicted import predicted_contract
 from kvmharness.trace import Trace
 
 
-def judge(scenario: Scenario, trace: Trace, kvm: Kvm) -> Result:
+def judge_scenario(scenario: Scenario, trace: Trace, kvm: Kvm) -> Result:
     """The verdict on a scenario that was played on `kvm`."""
     bare = Result(scenario.name, Verdict.INCONCLUSIVE, scenario.contract)
     if trace.script != scenario.script[: len(trace.script)]:
@@ -123,7 +122,7 @@ def _by_contract(bare: Result, doubt: str) -> Result:
 
 def _by_policy(bare: Result, scenario: Scenario, trace: Trace, kvm: Kvm, policy: Policy) -> Result:
     """The verdict where the model has a say."""
-    judgement = judge_by(trace, policy, kvm.host)
+    judgement = judge(trace, policy, kvm.host)
     if judgement.possibility is Possibility.UNDECIDED:
         return replace(bare, reason=f"the model cannot tell: {judgement.doubt}", step=judgement.step)
     if judgement.possibility is Possibility.IMPOSSIBLE:

@@ -8,7 +8,7 @@ from kvmharness import script
 from kvmharness.judging import kvm
 from kvmharness.judging.decision import decide, is_decided
 from kvmharness.judging.identity import Identity, identify
-from kvmharness.judging.judge import judge, judge_probe
+from kvmharness.judging.judge import judge_probe, judge_scenario
 from kvmharness.judging.kvm import Kvm
 from kvmharness.judging.probe import PROBES, Probe, split
 from kvmharness.judging.verdict import MAINLINE, Expectation, Result, Verdict
@@ -46,7 +46,7 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SessionResult:
     """Verdicts: what the probe diverges in, then the scenarios in their order; and the session that each of
     these rests on, by name.
 
@@ -86,7 +86,7 @@ def settle(
     expectation: Expectation = MAINLINE,
     *,
     confirm: bool = False,
-) -> Outcome:
+) -> SessionResult:
     """Play, judge, identify; what stays inconclusive is played again, alone, three times in all.
 
     With `confirm`, for what runs in real time and no two runs are the same, a FAIL is one only if it comes a
@@ -132,7 +132,7 @@ def _judged(
     probe = {each.scenario: each for each in judge_probe(here)}
     probe |= {name: Result(name, Verdict.PASS, "") for name in diverged if name not in probe}
     played = [each for each in scenarios if each.name in session.traces]
-    return [*probe.values(), *(judge(each, session.traces[each.name], here) for each in played)]
+    return [*probe.values(), *(judge_scenario(each, session.traces[each.name], here) for each in played)]
 
 
 def _outcome(
@@ -141,7 +141,7 @@ def _outcome(
     expectation: Expectation,
     *,
     confirm: bool,
-) -> Outcome:
+) -> SessionResult:
     """What the attempts come to, the probe's scripts before the scenarios."""
     chosen: dict[str, _Attempt] = {}
     order = [
@@ -157,4 +157,4 @@ def _outcome(
     doubted = {each.scenario for each in results if each.is_doubted}
     played = [(chosen[name].kvm, each.traces[name]) for name, each in sessions.items() if name not in doubted]
     identity = identify(played, expectation, doubted & PROBES.keys())
-    return Outcome(results, sessions, identity, tuple(notes))
+    return SessionResult(results, sessions, identity, tuple(notes))

@@ -10,7 +10,7 @@ from itertools import chain, repeat
 from types import TracebackType
 
 from kvmharness.judging.identity import Identity
-from kvmharness.judging.session import LostError, Outcome, Session, settle
+from kvmharness.judging.session import LostError, Session, SessionResult, settle
 from kvmharness.judging.verdict import JUDGED, Expectation, Result, Verdict
 from kvmharness.lab import cpus
 from kvmharness.lab.crashes import Crashes
@@ -66,7 +66,7 @@ def play_on(
     try:
         outcome = settle(scenarios, play_there, expectation, confirm=not machine.counts_instructions)
     except LostError as error:
-        outcome, lost = Outcome((), {}), str(error)
+        outcome, lost = SessionResult((), {}), str(error)
         notes += error.console if isinstance(error, LostMachineError) else []
     results = _merged(scenarios, outcome.results, crashes, machine, lost)
     notes = [*outcome.notes, *crashes.notes, *notes]

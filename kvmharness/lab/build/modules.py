@@ -20,7 +20,7 @@ from kvmharness.lab.build.incremental_tree import Tree
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import Kernel, config, modules, stored
 from kvmharness.lab.patches import Patch, apply
-from kvmharness.lab.patches.apply import RefusedError
+from kvmharness.lab.patches.apply import PatchRefusedError
 
 _LOG = logging.getLogger(__name__)
 
@@ -76,8 +76,8 @@ def ground(spec: str, offline: bool = False) -> Ground:
 def build(spec: str, patches: Sequence[Patch], name: str, offline: bool = False) -> Built:
     """Build KVM's modules for the kernel `spec` with these patches, as the kernel built:NAME.
 
-    LabError when the kernel or what it was built from is not to be had, RefusedError with every hunk that
-    does not apply, CompileError when make fails.
+    LabError when the kernel or what it was built from is not to be had, PatchRefusedError with every hunk
+    that does not apply, CompileError when make fails.
     """
     on = ground(spec, offline)
     with cache.locked(on.tree.place):
@@ -174,14 +174,14 @@ def _patched(tree: Tree, patches: Sequence[Patch]) -> tuple[dict[str, str], list
             before = contents[file.path] if file.path in contents else tree.original(file.path)
             try:
                 result = apply.apply(file, before)
-            except RefusedError as refused:
+            except PatchRefusedError as refused:
                 summaries.append(str(refused))
                 troubles += refused.details
                 continue
             contents[file.path] = result.text
             applied.append(f"{file.path}: at {', '.join(map(str, result.at))}")
     if summaries:
-        raise RefusedError(summaries[0], troubles)
+        raise PatchRefusedError(summaries[0], troubles)
     return contents, applied
 
 

@@ -23,7 +23,7 @@ from kvmharness.lab.machines.emulator import (
     MemoryFiles,
     Start,
 )
-from kvmharness.lab.machines.qmp import EndedError, Monitor, RefusedError
+from kvmharness.lab.machines.qmp import CommandRefusedError, EndedError, Monitor
 
 # What all of QEMU's machines have in common. The calendar is the machine's own: setting the host's does not
 # reach into it.
@@ -99,7 +99,7 @@ class Qemu:
                 self._leave_snapshot(files, monitor)
         except EndedError:
             pass  # the status tells
-        except RefusedError:
+        except CommandRefusedError:
             process.kill()  # it may be one that stands still
         return monitor.rest()
 
@@ -129,7 +129,7 @@ class Qemu:
                 monitor.execute("migrate", uri=f"exec:exec cat > {_path_for_others(files, SNAPSHOT)}")
                 while (status := monitor.execute("query-migrate")["status"]) not in _OVER:
                     time.sleep(_POLL_S)
-            except RefusedError:
+            except CommandRefusedError:
                 status = "refused"
             if status == "completed":
                 # From here on every run is one from the snapshot, this one too: QEMU rounds the times of some

@@ -14,7 +14,7 @@ class EndedError(Exception):
     """QEMU ended; what it printed until then is still to be had."""
 
 
-class RefusedError(Exception):
+class CommandRefusedError(Exception):
     """QEMU said no to a command."""
 
 
@@ -32,7 +32,7 @@ class Monitor:
         self._events: set[str] = set()
 
     def execute(self, command: str, **arguments: object) -> dict[str, Any]:
-        """What a command returned; RefusedError when QEMU does not do it, EndedError when it is gone."""
+        """What a command returned; CommandRefusedError if QEMU does not do it, EndedError if it is gone."""
         request = {"execute": command, "arguments": arguments}
         try:
             self._to.write(json.dumps(request).encode() + b"\n")
@@ -47,7 +47,7 @@ class Monitor:
                 returned = answer["return"]
                 return returned if isinstance(returned, dict) else {}
             if "error" in answer:
-                raise RefusedError(f"{command}: {answer['error']}")
+                raise CommandRefusedError(f"{command}: {answer['error']}")
 
     def wait_for(self, event: str) -> None:
         """Return once the event came; EndedError when QEMU ends without it."""

@@ -23,7 +23,7 @@ class Applied:
     at: tuple[int, ...]
 
 
-class RefusedError(Exception):
+class PatchRefusedError(Exception):
     """Hunks do not apply. `details` are lines for the user: each hunk, and the places that it might mean."""
 
     def __init__(self, summary: str, details: Sequence[str]) -> None:
@@ -35,7 +35,7 @@ def apply(diff: FileDiff, text: str | None) -> Applied:
     """The file that a diff makes of `text`, which is None where there is no such file yet.
 
     Kept lines stay as the file has them, added ones are taken as they are: what an archive did to their white
-    space a compiler does not see. RefusedError names every hunk that does not apply.
+    space a compiler does not see. PatchRefusedError names every hunk that does not apply.
     """
     if text is None or diff.is_new:
         return _made(diff, text)
@@ -54,7 +54,7 @@ def apply(diff: FileDiff, text: str | None) -> Applied:
     if not troubles and any(end > after for end, (_, after) in zip(ends, pairwise(places), strict=False)):
         troubles.append(f"the hunks of {diff.path} fit, but not in their order")
     if troubles:
-        raise RefusedError(troubles[0].partition(":")[0], troubles)
+        raise PatchRefusedError(troubles[0].partition(":")[0], troubles)
     for place, hunk in reversed(list(zip(places, diff.hunks, strict=True))):
         lines[place : place + len(hunk.before)] = _changed(hunk, lines[place : place + len(hunk.before)])
     return Applied("".join(lines), tuple(place + 1 for place in places))
@@ -62,9 +62,9 @@ def apply(diff: FileDiff, text: str | None) -> Applied:
 
 def _made(diff: FileDiff, text: str | None) -> Applied:
     if text is not None:
-        raise RefusedError(f"{diff.path} is to be made, but is already there", ())
+        raise PatchRefusedError(f"{diff.path} is to be made, but is already there", ())
     if not diff.is_new or any(hunk.before for hunk in diff.hunks):
-        raise RefusedError(f"{diff.path} is not in the kernel's source", ())
+        raise PatchRefusedError(f"{diff.path} is not in the kernel's source", ())
     return Applied("".join(line for hunk in diff.hunks for line in hunk.after), (1,) * len(diff.hunks))
 
 
