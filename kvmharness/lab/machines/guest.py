@@ -40,7 +40,8 @@ def _announce(name: str) -> None:
     """A line on the console, so that what the kernel says there can be told from one scenario to the next."""
     try:
         with open("/dev/kmsg", "wb", buffering=0) as log:
-            log.write(b"<4>" + protocol.PLAYING + name.encode())
+            # Without a line end the kernel keeps it back, to be continued, until it says something else.
+            log.write(b"<4>" + protocol.PLAYING + name.encode() + b"\n")
     except OSError:
         pass  # a kernel without printk
 

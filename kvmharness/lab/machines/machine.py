@@ -37,7 +37,7 @@ _WORDS = {
 }
 
 # How long a machine may make no progress (see `watch`). A good boot is through in seconds.
-HANG_AFTER_S = 120.0
+HANG_AFTER_S = 60.0
 
 
 class StoppedError(Exception):
