@@ -23,11 +23,11 @@ class Scenario:
 
     name: str
     contract: str
-    source: str
-    consequence: str
-    needs: tuple[str, ...]
     script: Script
     claims: tuple[Claim, ...]
+    needs: tuple[str, ...] = ()
+    source: str = ""
+    consequence: str = ""
     lacks: tuple[str, ...] = ()
     alone: bool = False
     promptly: Promptly | None = None

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The Python API: what `import kvmharness` offers. docs/python.md shows each name at work.
+
+The names in __all__ keep their meaning from release to release. Everything else in the package may change.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from os import PathLike, uname
+from pathlib import Path
+
+from kvmharness import host, trace
+from kvmharness.contract import (
+    Claim,
+    ClockClaim,
+    EndClaim,
+    ForwardClaim,
+    NoWarpClaim,
+    OffsetClaim,
+    RateClaim,
+    ReadsClaim,
+    SameClaim,
+    Status,
+)
+from kvmharness.judging import kvm
+from kvmharness.judging.difference import Comparison, Difference, compare_sessions
+from kvmharness.judging.identity import Identity, identify
+from kvmharness.judging.judge import judge_probe, judge_scenario
+from kvmharness.judging.session import Session, settle
+from kvmharness.judging.verdict import Expectation, Result, Verdict
+from kvmharness.kvm import KvmError, KvmUnavailableError, System
+from kvmharness.lab import kernels, runs
+from kvmharness.lab.errors import LabError
+from kvmharness.lab.machines.catalogue import MACHINES
+from kvmharness.lab.machines.machine import check_emulator
+from kvmharness.model.policies import EXPECTED, POLICIES
+from kvmharness.model.policy import Policy
+from kvmharness.model.predict import Prediction
+from kvmharness.model.predict import predict as predict_script
+from kvmharness.player.msr import MSRS
+from kvmharness.report import KernelReport, Report, render
+from kvmharness.scenarios import SCENARIOS, Scenario
+from kvmharness.trace import Event, Trace, TraceError
+
+__all__ = [
+    "MSRS",
+    "POLICIES",
+    "SCENARIOS",
+    "Claim",
+    "ClockClaim",
+    "Comparison",
+    "Difference",
+    "EndClaim",
+    "Event",
+    "ForwardClaim",
+    "Identity",
+    "KvmError",
+    "KvmUnavailableError",
+    "LabError",
+    "NoWarpClaim",
+    "OffsetClaim",
+    "Policy",
+    "Prediction",
+    "RateClaim",
+    "ReadsClaim",
+    "Result",
+    "Run",
+    "SameClaim",
+    "Scenario",
+    "Session",
+    "Status",
+    "System",
+    "Trace",
+    "TraceError",
+    "Verdict",
+    "compare",
+    "load",
+    "predict",
+    "run_in_lab",
+    "run_on_host",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Scenarios played on one kernel, with all that was measured.
+
+    `results` hold what the probe diverges in, then each scenario's verdict; `sessions` the traces that each
+    rests on, by scenario; `identity` the policies that all of them are consistent with.
+    """
+
+    kernel: str
+    machine: str
+    release: str
+    scenarios: tuple[Scenario, ...]
+    expectation: Expectation
+    results: tuple[Result, ...]
+    sessions: Mapping[str, Session]
+    identity: Identity | None = None
+    notes: tuple[str, ...] = ()
+
+    def result(self, scenario: str) -> Result:
+        """A scenario's result; KeyError where it was not played."""
+        found = {each.scenario: each for each in self.results}
+        return found[scenario]
+
+    def trace(self, scenario: str) -> Trace:
+        """A scenario's trace; KeyError where it was not played."""
+        return self.sessions[scenario].traces[scenario]
+
+    @property
+    def failed(self) -> list[Result]:
+        """The results that are FAIL."""
+        return [each for each in self.results if each.verdict is Verdict.FAIL]
+
+    def judged_by(self, expect: str | Policy) -> "Run":
+        """The same traces, judged by another policy: nothing is played again."""
+        expectation = _expectation(expect, self.expectation.may_be_protected)
+        results: list[Result] = []
+        played: list[tuple[kvm.Kvm, Trace]] = []
+        for scenario in self.scenarios:
+            if scenario.name not in self.sessions:
+                continue
+            session = self.sessions[scenario.name]
+            here = kvm.seen(session.probe, expectation)
+            reported = {each.scenario for each in results}
+            results += [each for each in judge_probe(here) if each.scenario not in reported]
+            results.append(judge_scenario(scenario, session.traces[scenario.name], here))
+            played.append((here, session.traces[scenario.name]))
+        identity = identify(played, expectation)
+        return replace(self, expectation=expectation, results=tuple(results), identity=identity)
+
+    def report(self, form: str = "text") -> str:
+        """What the command line would print: "text", "ktap" or "json"."""
+        of_kernel = KernelReport(
+            *(self.kernel, self.machine, self.release, self.results, self.expectation.name),
+            *(self.identity, self.notes),
+        )
+        return render(Report((of_kernel,)), form)
+
+    def save(self, folder: str | PathLike[str]) -> list[Path]:
+        """Write each scenario's trace, after its probe's, to a folder; the files' paths. OSError."""
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        paths = []
+        for name, session in self.sessions.items():
+            traces = [*session.probe.traces, session.traces[name]]
+            lines = [line for each in traces for line in trace.to_lines(each)]
+            paths.append(place / f"{name}.jsonl")
+            paths[-1].write_text("".join(f"{line}\n" for line in lines))
+        return paths
+
+
+def run_on_host(scenarios: Iterable[Scenario | str] | None = None, expect: str | Policy = EXPECTED) -> Run:
+    """Play scenarios (all, without any) on this host's /dev/kvm, and judge them by a policy or its name.
+
+    KvmUnavailableError without a /dev/kvm that opens, KvmError where not even a VM can be created.
+    """
+    wanted = _scenarios(scenarios)
+    expectation = _expectation(expect, may_be_protected=True)
+    outcome = settle(wanted, host.play, expectation, confirm=True)
+    return Run(
+        *("host", "/dev/kvm", uname().release, wanted, expectation),
+        *(outcome.results, outcome.sessions, outcome.identity, outcome.notes),
+    )
+
+
+def run_in_lab(
+    kernel: str,
+    scenarios: Iterable[Scenario | str] | None = None,
+    *,
+    machine: str = "amd",
+    expect: str | Policy = EXPECTED,
+) -> Run:
+    """Play scenarios (all, without any) on a kernel in an emulated machine, and judge them.
+
+    `kernel` is what `kvmharness lab run` takes ("debian:6.1", a path, ...), `machine` one of `kvmharness list
+    machines`. LabError where the kernel or the machine cannot be had; a lost machine is a verdict.
+    """
+    wanted, on = _scenarios(scenarios), MACHINES[machine]
+    check_emulator(on)
+    found = kernels.find(kernel)
+    expectation = _expectation(expect, on.may_protect_tscs)
+    played = runs.play_on(found, on, wanted, expectation)
+    return Run(
+        *(found.spec, on.name, found.release, wanted, expectation),
+        *(played.results, played.sessions, played.identity, played.notes),
+    )
+
+
+def load(
+    paths: Iterable[str | PathLike[str]],
+    expect: str | Policy = EXPECTED,
+    *,
+    scenarios: Iterable[Scenario | str] | None = None,
+) -> Run:
+    """Read saved traces of one kernel and judge them.
+
+    `scenarios` are those that the traces are of, where they are not in the catalogue. OSError; TraceError
+    where a file is broken.
+    """
+    known = {each.name: each for each in _scenarios(scenarios)}
+    sessions: dict[str, Session] = {}
+    for path in paths:
+        with open(path, encoding="ascii") as file:
+            session = Session.of(list(trace.from_lines(iter(lambda: file.readline(trace.MAX_LINE + 1), ""))))
+        sessions |= dict.fromkeys(session.traces, session)
+    unknown = sessions.keys() - known.keys()
+    if unknown:
+        raise TraceError(f"unknown scenario {min(unknown)}")
+    release = next((each.probe.release for each in sessions.values()), "")
+    played = tuple(known[name] for name in sessions)
+    expectation = _expectation(expect, may_be_protected=True)
+    return Run("saved traces", "", release, played, expectation, (), sessions).judged_by(expect)
+
+
+def compare(first: Run, second: Run) -> Comparison:
+    """Where two kernels do something different, scenario by scenario, without any policy."""
+    return compare_sessions(first.sessions, second.sessions)
+
+
+def predict(scenario: Scenario | str, policies: Iterable[Policy | str] | None = None) -> list[Prediction]:
+    """What each policy (all, without any) would make of a scenario, on the model alone.
+
+    Policies that do the same share one prediction: `policies` names them, `effects` say step by step what
+    each does, `trace` is what a kernel would leave.
+    """
+    (wanted,) = _scenarios([scenario])
+    chosen = [POLICIES[each] if isinstance(each, str) else each for each in policies or POLICIES.values()]
+    return predict_script(wanted.name, wanted.script, chosen, wanted.host)
+
+
+def _scenarios(scenarios: Iterable[Scenario | str] | None) -> tuple[Scenario, ...]:
+    if scenarios is None:
+        return tuple(SCENARIOS.values())
+    return tuple(SCENARIOS[each] if isinstance(each, str) else each for each in scenarios)
+
+
+def _expectation(expect: str | Policy, may_be_protected: bool) -> Expectation:
+    policy = POLICIES[expect] if isinstance(expect, str) else expect
+    known: Mapping[str, Policy] = {**POLICIES, policy.name: policy}
+    return Expectation(policy, known, may_be_protected)
