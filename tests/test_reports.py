@@ -146,6 +146,9 @@ def test_a_report_that_was_cut_short_says_so_in_every_format(form: str) -> None:
     assert cut.count(missing) == 1
     if form == "ktap":
         assert cut.splitlines()[:3] == ["KTAP version 1", "1..2", f"# CUT SHORT: {missing}"]
+    if form == "json":
+        statuses = [json.loads(text)["summary"]["exit_status"] for text in (whole, cut)]
+        assert statuses == [1, None]
     if form == "text":
         assert cut.startswith(f"CUT SHORT: {missing}.\n\n")
     if form == "json":

@@ -24,7 +24,8 @@ def render(report: Report) -> str:
         "cut_short": report.cut_short or None,
         "summary": {
             **{verdict.value: counter[verdict.value] for verdict in Verdict},
-            "exit_status": exit_status(results),
+            # Of what is there; a run that was cut short has none of its own.
+            "exit_status": None if report.cut_short else exit_status(results),
         },
     }
     return json.dumps(data, indent=1) + "\n"
