@@ -367,5 +367,8 @@ BENCHES = {
 }
 
 if __name__ == "__main__":
+    unknown = [name for name in sys.argv[1:] if name not in BENCHES]
+    if unknown:
+        raise SystemExit(f"no bench is called {unknown[0]!r}: {', '.join(BENCHES)}")
     for name in sys.argv[1:] or BENCHES:
         BENCHES[name]()

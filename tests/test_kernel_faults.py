@@ -94,6 +94,7 @@ def test_a_fault_is_noticed(kernel: Callable[[str], Kernel], fault: Fault) -> No
     scenarios = [SCENARIOS[fault.noticed_by]] if fault.noticed_by else list(SCENARIOS.values())
     results = kernel_faults.played(kernel_faults.faulty(fault), fault.on, scenarios)
     assert Verdict.LOST not in {result.verdict for result in results}, results[0].reason
+    assert any(result.verdict in JUDGED for result in results)
     failed = [result for result in results if result.verdict is Verdict.FAIL]
     assert bool(failed) is not bool(fault.survives), fault.survives
     assert all(result.step and result.reason for result in failed)

@@ -5,17 +5,21 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from kvmharness import host
 from kvmharness.cli import main, options
 from kvmharness.judging.identity import Identity
+from kvmharness.judging.session import Session
 from kvmharness.judging.verdict import Result, Verdict
 from kvmharness.model.mismatch import Allowed, Mismatch
 from kvmharness.report import FORMATS, KernelReport, Report, render
+from kvmharness.scenarios import Scenario
+from kvmharness.trace import Trace
 from tests.command_line import Capture, one_line, status_of
 
 MISMATCH = Mismatch(
@@ -66,12 +70,13 @@ REPORT = Report((BAD, LOST))
 
 def test_the_text_report_begins_with_the_verdict_on_each_kernel() -> None:
     lines = render(REPORT).splitlines()
-    assert lines[:6] == [
-        "FAIL  debian:6.1 on amd (6.1.0) does not conform to mainline-6.7: 1 PASS,",
-        "      2 FAIL. It behaves as mainline-before-6.7 or like-xu-v1.",
+    assert lines[:7] == [
+        "FAIL  debian:6.1 on amd (6.1.0) does not conform to mainline-6.7:",
+        "      3 of 3 judged, 1 PASS, 2 FAIL. It behaves as mainline-before-6.7 or",
+        "      like-xu-v1.",
         "      (offset-moved would tell them apart)",
         "LOST  debian:6.12 on amd (6.12.9) was lost, so nothing is known about the",
-        "      kernel: 1 SKIP, 2 LOST.",
+        "      kernel: 0 of 3 judged, 1 SKIP, 2 LOST.",
         "",
     ]
     assert max(map(len, lines)) <= 78
@@ -279,7 +284,7 @@ def test_every_report_says_what_the_kernel_behaves_as(
 ) -> None:
     made_up_host("oliver-upton")
     assert status_of("run") == 1
-    assert "It behaves as oliver-upton." in capsys.readouterr().out
+    assert "It behaves as oliver-upton." in " ".join(capsys.readouterr().out.split())
     status_of("run", "--format", "ktap")
     assert "  # behaves as oliver-upton\n" in capsys.readouterr().out
     status_of("run", "--format", "json")
@@ -317,3 +322,35 @@ def test_an_xfail_is_one_line_unless_the_policy_does_not_predict_it() -> None:
     assert text.index("  odd: ") < text.index("  known: ")
     assert "it does not" not in text
     assert f"{contract} it does not" in " ".join(render(report, verbose=True).split())
+
+
+def test_the_first_lines_say_how_much_was_judged_and_that_most_was_not() -> None:
+    left_open = [Result("old-restore", Verdict.INCONCLUSIVE, "It goes on.", "too wide")] * 105
+    kernel = replace(BAD, results=(Result("young-restore", Verdict.PASS, "It goes on."), *left_open))
+    first = " ".join(render(Report((kernel,))).split("\n\n")[0].split())
+    assert "conforms to mainline-6.7 as far as could be told, with 105 left open: 1 of 106 judged" in first
+    assert Report((kernel,)).exit_status == 0
+    strict = Report((kernel,), strict=True)
+    assert strict.exit_status == 4
+    assert json.loads(render(strict, "json"))["summary"]["exit_status"] == 4
+
+
+@pytest.mark.parametrize(("given", "status"), [((), 0), (("--strict",), 4)])
+def test_strict_makes_a_run_that_leaves_something_open_no_success(
+    made_up_host: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+    given: tuple[str, ...],
+    status: int,
+) -> None:
+    made_up_host()
+    play = host.play
+
+    def disturbed(scenarios: Sequence[Scenario]) -> Session:
+        made: Session = play(scenarios)
+        cut = {"old-restore": Trace("old-restore", "made-up", ())} if "old-restore" in made.traces else {}
+        return replace(made, traces={**made.traces, **cut})
+
+    monkeypatch.setattr(host, "play", disturbed)
+    assert status_of("run", "old-restore", "young-restore", *given) == status
+    assert "with 1 left open: 1 of 2 judged" in " ".join(capsys.readouterr().out.split())

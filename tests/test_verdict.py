@@ -380,3 +380,17 @@ def results(*verdicts: Verdict) -> list[Result]:
 )
 def test_the_exit_status_is_that_of_the_gravest_verdict(verdicts: list[Verdict], status: int) -> None:
     assert exit_status(results(*verdicts)) == status
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "status"),
+    [
+        ([Verdict.PASS, Verdict.XFAIL, Verdict.SKIP], 0),
+        ([Verdict.PASS, *[Verdict.INCONCLUSIVE] * 105], 4),
+        ([Verdict.FAIL, Verdict.INCONCLUSIVE], 1),
+        ([Verdict.PASS, Verdict.LOST], 3),
+        ([Verdict.SKIP], 4),
+    ],
+)
+def test_if_strict_everything_has_to_be_judged_that_should_be(verdicts: list[Verdict], status: int) -> None:
+    assert exit_status(results(*verdicts), strict=True) == status

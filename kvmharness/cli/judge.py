@@ -12,7 +12,7 @@ from kvmharness.judging.identity import identify
 from kvmharness.judging.judge import judge_probe, judge_scenario
 from kvmharness.judging.kvm import Kvm
 from kvmharness.judging.probe import PROBES, Probe, split
-from kvmharness.judging.verdict import Result, exit_status
+from kvmharness.judging.verdict import Result
 from kvmharness.report import KernelReport, Report
 from kvmharness.scenarios import SCENARIOS
 from kvmharness.trace import Trace, TraceError
@@ -23,6 +23,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser("judge", help="judge saved traces again (see --save-traces)")
     parser.add_argument("trace", nargs="+", type=Path, help="a file saved by --save-traces")
     options.add_judging(parser)
+    options.add_strict(parser)
     options.add_report_options(parser)
     parser.set_defaults(run=run)
 
@@ -52,8 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
         title = str(folder / name) if several else name
         identity = identify(played[folder, name, release], expectation)
         reports.append(KernelReport(title, "saved traces", release, tuple(found), expectation.name, identity))
-    options.write_report(Report(tuple(reports)), arguments)
-    return exit_status(result for found in columns.values() for result in found)
+    report = Report(tuple(reports), strict=arguments.strict)
+    options.write_report(report, arguments)
+    return report.exit_status
 
 
 def _read(path: Path) -> tuple[Probe, list[Trace]]:

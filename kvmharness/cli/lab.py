@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kvmharness.cli import lab_build, lab_diff, lab_validate, options
 from kvmharness.cli.errors import BAD_INPUT, FAILED, UsageError
-from kvmharness.judging.verdict import Expectation, exit_status
+from kvmharness.judging.verdict import Expectation
 from kvmharness.lab import kernels, runs
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.machines.catalogue import MACHINES
@@ -68,6 +68,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     options.add_hang_after(parser)
     options.add_report_options(parser)
     options.add_judging(parser)
+    options.add_strict(parser)
     options.add_save_traces(parser)
     parser.set_defaults(run=run)
     lab_build.add_parser(lab_commands)
@@ -140,10 +141,11 @@ def _report(arguments: argparse.Namespace, expectation: Expectation, matrix: Mat
         if each.trouble
     ]
     missing += [f"{kernel.spec} on {machine.name} was interrupted" for kernel, machine in unfinished]
-    options.write_report(Report(tuple(reports), "; ".join(missing), len(missing)), arguments)
+    report = Report(tuple(reports), "; ".join(missing), len(missing), arguments.strict)
+    options.write_report(report, arguments)
     for trouble in troubles:
         if not isinstance(trouble, LabError | OSError):
             raise trouble  # a fault of our own, for the command line to tell; the others are reported
         options.complain(f"kvmharness: {trouble}")
-    status = exit_status(result for report in reports for result in report.results)
+    status = report.exit_status
     return BAD_INPUT if troubles and status != FAILED else status

@@ -87,6 +87,15 @@ def add_judging(parser: argparse.ArgumentParser) -> None:
     add_policy_file(parser)
 
 
+def add_strict(parser: argparse.ArgumentParser) -> None:
+    """--strict."""
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="exit with 4 if anything that should have been judged was not (INCONCLUSIVE)",
+    )
+
+
 def add_policy_file(parser: argparse.ArgumentParser) -> None:
     """--policy-file."""
     parser.add_argument(

@@ -8,7 +8,6 @@ from kvmharness import host
 from kvmharness.cli import options
 from kvmharness.judging.bisection import ignored_writes
 from kvmharness.judging.session import settle
-from kvmharness.judging.verdict import exit_status
 from kvmharness.report import KernelReport, Report
 
 
@@ -18,6 +17,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("scenario", nargs="*", help="the name of a scenario (default: all)")
     options.add_report_options(parser)
     options.add_judging(parser)
+    options.add_strict(parser)
     options.add_save_traces(parser)
     parser.set_defaults(run=run)
 
@@ -34,5 +34,6 @@ def run(arguments: argparse.Namespace) -> int:
         *("host", "/dev/kvm", os.uname().release, outcome.results, expectation.name, outcome.identity),
         ignores_writes=next(filter(None, (ignored_writes(each, expectation) for each in probes)), ""),
     )
-    options.write_report(Report((report,)), arguments)
-    return exit_status(outcome.results)
+    whole = Report((report,), strict=arguments.strict)
+    options.write_report(whole, arguments)
+    return whole.exit_status

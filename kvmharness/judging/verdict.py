@@ -22,6 +22,8 @@ class Verdict(Enum):
 
 
 JUDGED = frozenset({Verdict.PASS, Verdict.XFAIL, Verdict.FAIL})
+# What should have been judged, and was not.
+OPEN = frozenset({Verdict.INCONCLUSIVE, Verdict.LOST})
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +90,15 @@ class Result:
         return self.conforms is False and self.verdict is not Verdict.FAIL
 
 
-def exit_status(results: Iterable[Result]) -> int:
+def exit_status(results: Iterable[Result], *, strict: bool = False) -> int:
     """What a run with these results exits with.
 
-    1 when something failed, else 3 when a machine was lost, else 0 when something was judged, else 4.
+    1 when something failed, else 3 when a machine was lost, else 0 when something was judged, else 4. If
+    `strict`, 4 also when something that should have been judged was not.
     """
     verdicts = {result.verdict for result in results}
     if Verdict.FAIL in verdicts:
         return 1
     if Verdict.LOST in verdicts:
         return 3
-    return 0 if verdicts & JUDGED else 4
+    return 0 if verdicts & JUDGED and not (strict and verdicts & OPEN) else 4

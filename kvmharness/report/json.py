@@ -6,7 +6,8 @@ from collections import Counter
 from typing import Any
 
 from kvmharness import __version__
-from kvmharness.judging.verdict import Result, Verdict, exit_status
+from kvmharness.judging.identity import Identity
+from kvmharness.judging.verdict import Result, Verdict
 from kvmharness.report.kernel import KernelReport, Report
 
 SCHEMA = 2
@@ -24,8 +25,9 @@ def render(report: Report) -> str:
         "cut_short": report.cut_short or None,
         "summary": {
             **{verdict.value: counter[verdict.value] for verdict in Verdict},
+            "judged": sum(kernel.judged for kernel in report.kernels),
             # Of what is there; a run that was cut short has none of its own.
-            "exit_status": None if report.cut_short else exit_status(results),
+            "exit_status": None if report.cut_short else report.exit_status,
         },
     }
     return json.dumps(data, indent=1) + "\n"
@@ -37,11 +39,20 @@ def _kernel(report: KernelReport) -> dict[str, Any]:
         "machine": report.machine,
         "release": report.release,
         "behaves_as": list(report.identity.behaves_as) if report.identity else None,
+        "but_for": _but_for(report.identity),
         "parted_by": report.identity.parted_by if report.identity else "",
         "expect": report.expect,
         "results": [_result(result) for result in report.results],
         "notes": list(report.notes),
     }
+
+
+def _but_for(identity: Identity | None) -> dict[str, Any] | None:
+    """The policies that a kernel follows but for some operations, where no policy explains all of it."""
+    if identity is None or identity.divergence is None:
+        return None
+    found = identity.divergence
+    return {"policies": list(found.policies), "operations": list(found.kinds), "first": found.first}
 
 
 def _result(result: Result) -> dict[str, Any]:

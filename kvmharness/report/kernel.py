@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from kvmharness.judging.identity import Identity
-from kvmharness.judging.verdict import BY_CONTRACTS, MAINLINE, Result, Verdict
+from kvmharness.judging.verdict import BY_CONTRACTS, JUDGED, MAINLINE, OPEN, Result, Verdict, exit_status
 from kvmharness.printable import printable
 
 
@@ -57,17 +57,35 @@ class KernelReport:
         counter = Counter(result.verdict for result in self.results)
         return {verdict.value: counter[verdict] for verdict in Verdict if counter[verdict]}
 
+    @property
+    def judged(self) -> int:
+        """How many scenarios were judged."""
+        return sum(result.verdict in JUDGED for result in self.results)
+
+    @property
+    def left_open(self) -> int:
+        """How many should have been judged, and were not."""
+        return sum(result.verdict in OPEN for result in self.results)
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
     """A run: what became of each kernel.
 
     `cut_short` says in words what is missing and why ("" where nothing is), `missing` how many kernels are.
+    If `strict`, everything that should have been judged has to be.
     """
 
     kernels: tuple[KernelReport, ...]
     cut_short: str = ""
     missing: int = 0
+    strict: bool = False
+
+    @property
+    def exit_status(self) -> int:
+        """What the run exits with, whatever is missing of it."""
+        results = (result for kernel in self.kernels for result in kernel.results)
+        return exit_status(results, strict=self.strict)
 
     @property
     def printable(self) -> "Report":

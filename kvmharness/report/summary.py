@@ -45,11 +45,14 @@ def sentence(kernel: KernelReport) -> str:
         "LOST": "was lost, so nothing is known about the kernel",
         "NONE": "could not be judged, which says nothing about the kernel, good or bad",
     }[overall(kernel)]
+    if overall(kernel) == "PASS" and kernel.left_open:
+        what += f" as far as could be told, with {kernel.left_open} left open"
     release = f" ({kernel.release})" if kernel.release else ""
     # A count and its verdict stay on one line.
     counts = ", ".join(f"{count}\N{NO-BREAK SPACE}{verdict}" for verdict, count in kernel.counts().items())
     behaves = f" It {kernel.identity.in_short}." if kernel.identity else ""
-    return f"{kernel.title}{release} {what}: {counts}.{behaves}"
+    judged = f"{kernel.judged} of {len(kernel.results)} judged".replace(" ", "\N{NO-BREAK SPACE}")
+    return f"{kernel.title}{release} {what}: {judged}, {counts}.{behaves}"
 
 
 def _no_use(kernels: Sequence[KernelReport]) -> Iterator[str]:
