@@ -116,9 +116,9 @@ def test_an_expected_failure_is_no_failure(made_up_host: Callable[..., None], ca
     assert status_of("run", "young-restore", "--expect", "mainline-before-6.7") == 0
     out = capsys.readouterr().out
     assert "XFAIL: every kernel with mainline-before-6.7 breaks these contracts" in out
-    assert "conforms to mainline-before-6.7: 1 XFAIL." in " ".join(out.split())
+    assert "conforms to mainline-before-6.7. " in " ".join(out.split())
     assert status_of("run", "young-restore", "--judge", "contract") == 1
-    assert "does not keep the contracts alone: 1 FAIL." in " ".join(capsys.readouterr().out.split())
+    assert "does not keep the contracts alone. " in " ".join(capsys.readouterr().out.split())
 
 
 def test_where_policies_remain_a_scenario_that_would_part_them_is_named(
@@ -128,7 +128,9 @@ def test_where_policies_remain_a_scenario_that_would_part_them_is_named(
     status_of("run", "young-restore", "old-restore", "--format", "json")
     (kernel,) = json.loads(capsys.readouterr().out)["kernels"]
     assert kernel["behaves_as"] == ["mainline-before-6.7", "like-xu-v1"]
-    assert kernel["parted_by"] == "offset-moved would part mainline-before-6.7 from like-xu-v1"
+    assert kernel["distinguished_by"] == (
+        "scenario offset-moved would distinguish mainline-before-6.7 from like-xu-v1"
+    )
 
 
 POLICY_FILE = """
@@ -146,7 +148,7 @@ def test_a_policy_of_ones_own_is_judged_by_and_identified(
     made_up_host("oliver-upton")
     assert status_of("run", "--expect", "my-patch", "--policy-file", str(file)) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "It behaves as oliver-upton or my-patch. (no scenario parts them)" in out
+    assert "(no scenario distinguishes them)" in out
 
 
 @pytest.mark.parametrize(

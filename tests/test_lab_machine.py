@@ -57,7 +57,8 @@ def test_kernels_are_identified_by_what_they_do(outcome: Ask) -> None:
     # One CPU cannot tell these apart, and the report says what could.
     assert outcome("debian:6.1").identity == Identity(
         ("mainline-before-6.7", "like-xu-v1"),
-        "offset-moved would part mainline-before-6.7 from like-xu-v1, but there is only one CPU to play on",
+        "scenario offset-moved would distinguish mainline-before-6.7 from like-xu-v1, but there is only one "
+        "CPU to play on: try `lab run --machine amd-smp`",
     )
 
 
@@ -70,7 +71,7 @@ def test_a_failure_says_what_was_read_what_had_to_be_and_who_would_do_it(outcome
     assert young.mismatch.observed.startswith("wrote 899")
     assert young.mismatch.observed.endswith(" (debugfs)")
     assert young.mismatch.because.startswith("at step 4 the write takes effect: userspace had not set a TSC ")
-    assert young.explained_by == ("mainline-before-6.7", "like-xu-v1")
+    assert young.consistent_with == ("mainline-before-6.7", "like-xu-v1")
     assert "lower than required: the write was overridden" in young.finding
 
 

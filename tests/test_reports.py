@@ -38,7 +38,7 @@ def failed(name: str, *, kept: bool = False, step: int = 4, mismatch: Mismatch |
     finding = "" if kept else "offset read an offset of -1050 (required: it goes on)"
     return Result(
         *(name, Verdict.FAIL, "It goes on.", reason, step, kept, False, finding),
-        explained_by=("mainline-before-6.7", "like-xu-v1"),
+        consistent_with=("mainline-before-6.7", "like-xu-v1"),
         mismatch=mismatch,
     )
 
@@ -110,7 +110,7 @@ def test_a_verbose_report_shows_each_fail_in_full_and_every_scenario_in_its_tabl
 
 
 def test_fails_that_other_policies_explain_have_another_cause() -> None:
-    other = replace(failed("write-one"), explained_by=())
+    other = replace(failed("write-one"), consistent_with=())
     by_other_rule = failed(
         "pair", mismatch=MISMATCH._replace(allowed=(Allowed("offset 5", "", "it snaps", 4),))
     )
@@ -289,7 +289,7 @@ def test_every_report_says_what_the_kernel_behaves_as(
     assert "  # behaves as oliver-upton\n" in capsys.readouterr().out
     status_of("run", "--format", "json")
     (kernel,) = json.loads(capsys.readouterr().out)["kernels"]
-    assert (kernel["behaves_as"], kernel["parted_by"], kernel["expect"]) == (
+    assert (kernel["behaves_as"], kernel["distinguished_by"], kernel["expect"]) == (
         ["oliver-upton"],
         "",
         "mainline-6.7",
@@ -311,7 +311,7 @@ def test_an_xfail_is_one_line_unless_the_policy_does_not_predict_it() -> None:
     contract = "It does, and goes on doing so for much longer than fits into a single line of a report."
     results = (
         Result("known", Verdict.XFAIL, contract, "it does not", 3),
-        Result("odd", Verdict.XFAIL, "It goes on.", "it went back", 4, foretold=False),
+        Result("odd", Verdict.XFAIL, "It goes on.", "it went back", 4, predicted=False),
     )
     report = Report((KernelReport("k", "amd", "6", results),))
     text = render(report)

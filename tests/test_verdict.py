@@ -102,7 +102,7 @@ def test_a_failure_names_the_step_what_had_to_be_what_was_and_who_would_do_it() 
     assert allowed.result.startswith("offset -7198300046400 to ")
     assert allowed.difference.endswith(" cycles (850.0 ms) higher than observed")
     assert allowed.because.startswith("at step 4 the write takes effect: ")
-    assert result.explained_by == ("mainline-before-6.7", "like-xu-v1")
+    assert result.consistent_with == ("mainline-before-6.7", "like-xu-v1")
     assert result.reason == (
         f"read the TSC offset of vCPU 0: observed offset -7200000002000; expected (mainline-6.7) "
         f"{allowed.result}, {allowed.difference}, because {allowed.because}; consistent with "
@@ -234,7 +234,7 @@ def test_a_probe_of_another_version_judges_nothing() -> None:
         result = judged(scenario, trace, other)
         assert (result.verdict, result.reason) == (
             Verdict.INCONCLUSIVE,
-            "the probe is not the one of this version",
+            "the probe is not that of this version",
         )
 
 
@@ -286,7 +286,7 @@ def test_a_probe_that_could_not_tell_is_no_missing_capability() -> None:
     unsure = with_step(probe(), "write", error="ENOMEM")
     result = judged(scenario, play(scenario.name, scenario.script), unsure)
     assert result.verdict is Verdict.INCONCLUSIVE
-    assert result.reason == "the probe could not tell tsc-write: step 'write' failed with ENOMEM"
+    assert result.reason == "the probe could not decide tsc-write: step 'write' failed with ENOMEM"
 
 
 def test_on_an_unstable_tsc_the_probe_cannot_tell_what_a_write_did() -> None:
@@ -317,7 +317,7 @@ def test_a_trace_that_ended_early_is_not_judged() -> None:
 
 
 def test_a_contract_that_is_broken_where_the_model_leaves_it_open_is_not_foretold() -> None:
-    assert verdict("three-writes", "mainline-6.7").foretold
+    assert verdict("three-writes", "mainline-6.7").predicted
     scenario = SCENARIOS["set-clock-with-realtime"]
     trace = play(scenario.name, scenario.script, "mainline-6.7")
     after = next(each for each in trace.events if each.operation.label == "clock-after")
@@ -327,7 +327,7 @@ def test_a_contract_that_is_broken_where_the_model_leaves_it_open_is_not_foretol
         dataclasses.replace(each, values=values) if each is after else each for each in trace.events
     )
     result = judged(scenario, dataclasses.replace(trace, events=later), probe())
-    assert (result.verdict, result.foretold) == (Verdict.XFAIL, False)
+    assert (result.verdict, result.predicted) == (Verdict.XFAIL, False)
 
 
 def test_a_kvm_that_ignores_writes_is_at_fault_where_nothing_protects_a_tsc() -> None:
@@ -336,9 +336,9 @@ def test_a_kvm_that_ignores_writes_is_at_fault_where_nothing_protects_a_tsc() ->
     assert judged(scenario, trace, probe("tsc-protected")).verdict is Verdict.SKIP
     firm = Expectation(may_be_protected=False)
     result = judged(scenario, trace, probe("tsc-protected"), firm)
-    assert (result.verdict, result.explained_by) == (Verdict.FAIL, ("tsc-protected",))
+    assert (result.verdict, result.consistent_with) == (Verdict.FAIL, ("tsc-protected",))
     (once,) = judge_probe(kvm.seen(probe("tsc-protected"), firm))
-    assert (once.scenario, once.explained_by) == ("probe", ("tsc-protected",))
+    assert (once.scenario, once.consistent_with) == ("probe", ("tsc-protected",))
     assert once.reason.endswith("; the same in probe-guests, probe-write, probe-offset, probe-scaling")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What `git bisect run` is told of a step, from the verdicts that were reached there. Pure."""
+"""The answer to `git bisect run` for a step, from the verdicts reached there. Pure."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ _NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class BisectAnswer:
-    """What git is told, and why, in words."""
+    """The exit status for git, and the reason in words."""
 
     status: int
     reason: str

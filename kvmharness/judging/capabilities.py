@@ -56,7 +56,7 @@ CAPABILITIES = {
             "stable-tsc",
             HOST,
             OffsetClaim(
-                text="a vCPU's TSC goes on with the host's while it does not run",
+                text="a vCPU's TSC advances with the host's while the vCPU does not run",
                 seen=("tsc-aged",),
                 expected=("tsc-new",),
             ),
@@ -109,7 +109,9 @@ CAPABILITIES = {
         Capability(
             "offset-attribute",
             OFFSET,
-            EndClaim(text="the kernel knows KVM_VCPU_TSC_OFFSET, whatever comes of it", seen="offset-before"),
+            EndClaim(
+                text="the kernel knows KVM_VCPU_TSC_OFFSET, whatever it does with it", seen="offset-before"
+            ),
             missing="this KVM has no offset attribute (KVM_VCPU_TSC_OFFSET)",
             there="this KVM has an offset attribute (KVM_VCPU_TSC_OFFSET)",
         ),
@@ -130,7 +132,9 @@ CAPABILITIES = {
         Capability(
             "masterclock",
             HOST,
-            ClockClaim(text="KVM_GET_CLOCK calls the clock of a lone vCPU stable", seen="clock", stable=True),
+            ClockClaim(
+                text="KVM_GET_CLOCK reports a stable clock while there is one vCPU", seen="clock", stable=True
+            ),
             missing="this host's own clock does not run on the TSC, so no VM has a masterclock",
             there="this host's own clock runs on the TSC, so VMs have a masterclock",
             implies=_READABLE,
@@ -138,16 +142,16 @@ CAPABILITIES = {
         Capability(
             "clock-realtime",
             HOST,
-            HostTimeClaim(text="KVM_GET_CLOCK tells the host's real time and TSC", seen="clock"),
-            missing="this KVM does not tell the host's time with a VM's clock (KVM_CLOCK_REALTIME)",
-            there="this KVM tells the host's time with a VM's clock (KVM_CLOCK_REALTIME)",
+            HostTimeClaim(text="KVM_GET_CLOCK also reports the host's real time and TSC", seen="clock"),
+            missing="this KVM does not report the host's time with a VM's clock (KVM_CLOCK_REALTIME)",
+            there="this KVM reports the host's time with a VM's clock (KVM_CLOCK_REALTIME)",
             implies=("masterclock",),
         ),
         Capability(
             "tsc-scaling",
             SCALING,
             RateClaim(
-                text="a vCPU that is set to half its rate counts at half its rate",
+                text="a vCPU set to half its rate counts at half its rate",
                 first="tsc-slower",
                 last="tsc-slower-later",
                 khz="slower",
@@ -241,7 +245,7 @@ def findings(probe: Probe) -> dict[str, Finding]:
 def _without(name: str, found: Mapping[str, Finding]) -> str:
     """Why nothing can be told that needs a capability which is missing, or is not known to be there."""
     missing = found[name].status is Status.BROKEN
-    return CAPABILITIES[name].missing if missing else f"whether {name} is there could not be told"
+    return CAPABILITIES[name].missing if missing else f"the probe could not find out whether {name} is there"
 
 
 def implied(needs: Iterable[str]) -> list[str]:
@@ -261,7 +265,7 @@ def unmet(
     wanted = [(name, Status.KEPT) for name in implied(needs)] + [(name, Status.BROKEN) for name in lacks]
     for name, state in wanted:
         if found[name].status is Status.UNDECIDED:
-            return Status.UNDECIDED, f"the probe could not tell {name}: {found[name].reason}"
+            return Status.UNDECIDED, f"the probe could not decide {name}: {found[name].reason}"
         if found[name].status is not state:
             capability = CAPABILITIES[name]
             return Status.BROKEN, capability.missing if state is Status.KEPT else capability.there

@@ -37,7 +37,7 @@ def _not_confirmed(first: Result, later: Sequence[Result]) -> Result:
     """The failure that did not come again, and what came instead of it."""
     instead = "; ".join(filter(None, map(_in_words, later)))
     again = f" ({instead})" if instead else ""
-    reason = f"it failed once, and was not seen to fail again{again}: {first.reason}"
+    reason = f"it failed once and did not fail again{again}: {first.reason}"
     return replace(first, verdict=Verdict.INCONCLUSIVE, reason=reason)
 
 

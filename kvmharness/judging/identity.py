@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import combinations
 
+from kvmharness.contract import Status
 from kvmharness.judging import capabilities
 from kvmharness.judging.divergence import Divergence, diverging
 from kvmharness.judging.kvm import Kvm
@@ -21,7 +22,7 @@ class Identity:
     """The policies that are consistent with a kernel's traces, by name, and what would distinguish two."""
 
     behaves_as: tuple[str, ...] = ()
-    parted_by: str = ""
+    distinguished_by: str = ""
     divergence: Divergence | None = None
 
     @property
@@ -34,7 +35,7 @@ class Identity:
     @property
     def text(self) -> str:
         """The finding in a sentence."""
-        return self.in_short + (f" ({self.parted_by})" if self.parted_by else "")
+        return self.in_short + (f" ({self.distinguished_by})" if self.distinguished_by else "")
 
 
 def identify(
@@ -62,12 +63,12 @@ def identify(
         return None
     if not left:
         return Identity(divergence=diverging(pairs, expectation.policies.values()))
-    parted_by = _what_parts(left, names, kvms[-1]) if len(left) > 1 else ""
-    return Identity(tuple(policy.name for policy in left), parted_by)
+    distinguished_by = _what_distinguishes(left, names, kvms[-1]) if len(left) > 1 else ""
+    return Identity(tuple(policy.name for policy in left), distinguished_by)
 
 
-def _what_parts(left: list[Policy], played: set[str], kvm: Kvm) -> str:
-    """Which scenario of the catalogue would tell two of them apart, and what keeps it from it here."""
+def _what_distinguishes(left: list[Policy], played: set[str], kvm: Kvm) -> str:
+    """Which scenario of the catalogue would distinguish two of them, and what it lacks here."""
     plays = {name: (scenario.script, scenario.host) for name, scenario in SCENARIOS.items()}
     for one, other in combinations(left, 2):
         telling = distinguishing(one, other, plays)
@@ -75,10 +76,21 @@ def _what_parts(left: list[Policy], played: set[str], kvm: Kvm) -> str:
             name: capabilities.unmet(kvm.found, SCENARIOS[name].needs, SCENARIOS[name].lacks)[1]
             for name in telling
         }
-        # First what could be played here, then what could not; last what was played and told nothing apart.
+        # First what could be played here, then what could not; last what was played and did not distinguish.
         for name in sorted(
             telling, key=lambda name: (name in played and not lacking[name], bool(lacking[name]))
         ):
-            but = f", but {lacking[name]}" if lacking[name] else ""
-            return f"{name} would part {one.name} from {other.name}{but}"
-    return "no scenario parts them"
+            but = f", but {lacking[name]}{_elsewhere(name, kvm)}" if lacking[name] else ""
+            return f"scenario {name} would distinguish {one.name} from {other.name}{but}"
+    return "no scenario distinguishes them"
+
+
+# Which machine of the lab has what another lacks.
+_MACHINES = {"two-cpus": "amd-smp", "tsc-scaling": "intel"}
+
+
+def _elsewhere(name: str, kvm: Kvm) -> str:
+    """Where a scenario could be played that lacks something here; "" where nothing is known to help."""
+    missing = {each for each in SCENARIOS[name].needs if kvm.found[each].status is not Status.KEPT}
+    machine = _MACHINES.get(missing.pop()) if len(missing) == 1 else None
+    return f": try `lab run --machine {machine}`" if machine else ""

@@ -133,8 +133,8 @@ def _by_policy(bare: Result, scenario: Scenario, trace: Trace, kvm: Kvm, policy:
     bare = replace(bare, conforms=True, reason=bare.finding)
     if bare.kept is not False:
         return replace(bare, verdict=Verdict.PASS if bare.kept else Verdict.INCONCLUSIVE)
-    foretold = Status.BROKEN in predicted_contract(scenario, policy)
-    return replace(bare, verdict=Verdict.XFAIL, foretold=foretold)
+    predicted = Status.BROKEN in predicted_contract(scenario, policy)
+    return replace(bare, verdict=Verdict.XFAIL, predicted=predicted)
 
 
 def _impossible(bare: Result, judgement: Judgement, explained: Sequence[str]) -> Result:
@@ -148,4 +148,4 @@ def _impossible(bare: Result, judgement: Judgement, explained: Sequence[str]) ->
         f"consistent with {', '.join(explained) or 'no known policy'}"
     )
     failed = replace(bare, verdict=Verdict.FAIL, reason=reason, step=judgement.step)
-    return replace(failed, conforms=False, explained_by=tuple(explained), mismatch=mismatch)
+    return replace(failed, conforms=False, consistent_with=tuple(explained), mismatch=mismatch)

@@ -65,7 +65,7 @@ class Kvm:
             and _may_be_protected(self.probe, self.expectation)
             and consistent_policies([(trace, self.host)], _without_writes(self.expectation))
         ):
-            return f"the probe could not tell tsc-write: {written.reason}"
+            return f"the probe could not decide tsc-write: {written.reason}"
         return ""
 
 
@@ -108,9 +108,9 @@ def _without_writes(expectation: Expectation) -> list[Policy]:
 
 def _doubt(probe: Probe, found: Mapping[str, Finding]) -> str:
     if not probe.is_current:
-        return "the probe is not the one of this version"
+        return "the probe is not that of this version"
     if found["stable-tsc"].status is Status.UNDECIDED:
-        return f"the probe could not tell stable-tsc: {found['stable-tsc'].reason}"
+        return f"the probe could not decide stable-tsc: {found['stable-tsc'].reason}"
     return ""
 
 

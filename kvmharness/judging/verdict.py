@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Verdicts: what a scenario comes to, and what a whole run then exits with. `judge` reaches them."""
+"""Verdicts: the result of a scenario, and the exit status of a run. `judge` reaches them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from kvmharness.model.policy import Policy
 
 
 class Verdict(Enum):
-    """What a scenario came to. PASS, XFAIL and FAIL are judgements of the kernel, the others are none."""
+    """The result of a scenario. PASS, XFAIL and FAIL judge the kernel, the others do not."""
 
     PASS = "PASS"
     XFAIL = "XFAIL"
@@ -57,8 +57,8 @@ class Result:
 
     `contract` is the scenario's, in words. `kept` says whether the trace keeps it, and `finding` what
     broke it or left it open. `conforms` says whether a kernel with the expected policy can have left the
-    trace; if it cannot, `mismatch` is the step that shows this, and `explained_by` names the policies under
-    which the trace is possible. `kept` and `conforms` are None where that is not known, or not asked.
+    trace; if it cannot, `mismatch` is the step that shows this, and `consistent_with` names the policies
+    under which the trace is possible. `kept` and `conforms` are None where that is not known, or not asked.
     `foretold` is False for an XFAIL that the expected policy allows but does not predict.
     """
 
@@ -70,14 +70,14 @@ class Result:
     kept: bool | None = None
     conforms: bool | None = None
     finding: str = ""
-    explained_by: tuple[str, ...] = ()
-    foretold: bool = True
+    consistent_with: tuple[str, ...] = ()
+    predicted: bool = True
     mismatch: Mismatch | None = None
     kind: str = ""
 
     def is_same_failure(self, other: "Result") -> bool:
         """Whether both failed, in a step of one kind, and one policy explains both, or none does either."""
-        explained = {*self.explained_by}, {*other.explained_by}
+        explained = {*self.consistent_with}, {*other.consistent_with}
         return (
             self.verdict is other.verdict is Verdict.FAIL
             and self.kind == other.kind

@@ -27,7 +27,7 @@ def pieces(result: Result, expect: str) -> list[tuple[str, str]]:
         ("observed", mismatch.observed),
         (f"expected ({expect})", mismatch.expected),
         ("because", mismatch.because),
-        ("consistent with", ", ".join(result.explained_by) or "no known policy"),
+        ("consistent with", ", ".join(result.consistent_with) or "no known policy"),
     ]
 
 
@@ -60,7 +60,7 @@ def by_cause(failed: Sequence[Result]) -> list[list[Result]]:
     groups: dict[object, list[Result]] = {}
     for result in failed:
         rules = result.mismatch.rules if result.mismatch else ()
-        key = (rules or result.reason, result.explained_by)
+        key = (rules or result.reason, result.consistent_with)
         groups.setdefault(key, []).append(result)
     return sorted(groups.values(), key=len, reverse=True)
 

@@ -40,7 +40,7 @@ def _kernel(report: KernelReport) -> dict[str, Any]:
         "release": report.release,
         "behaves_as": list(report.identity.behaves_as) if report.identity else None,
         "but_for": _but_for(report.identity),
-        "parted_by": report.identity.parted_by if report.identity else "",
+        "distinguished_by": report.identity.distinguished_by if report.identity else "",
         "expect": report.expect,
         "results": [_result(result) for result in report.results],
         "notes": list(report.notes),
@@ -71,6 +71,6 @@ def _result(result: Result) -> dict[str, Any]:
             {"expected": each.result, "difference": each.difference, "because": each.because}
             for each in (mismatch.allowed if mismatch else ())
         ],
-        "consistent_with": list(result.explained_by),
-        "predicted": result.foretold,
+        "consistent_with": list(result.consistent_with),
+        "predicted": result.predicted,
     }

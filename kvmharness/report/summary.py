@@ -22,8 +22,10 @@ def lines(report: Report, titles: Sequence[str]) -> list[str]:
     for kernel, letter in zip(report.kernels, titles, strict=True):
         name = f"{letter} " if letter != kernel.title else ""
         found += wrap(f"{name}{overall(kernel):4}  {sentence(kernel)}", "", " " * (len(name) + 6))
-        if kernel.identity and kernel.identity.parted_by:
-            found += wrap(f"({kernel.identity.parted_by})", " " * (len(name) + 6), " " * (len(name) + 7))
+        if kernel.identity and kernel.identity.distinguished_by:
+            found += wrap(
+                f"({kernel.identity.distinguished_by})", " " * (len(name) + 6), " " * (len(name) + 7)
+            )
     return [line.replace("\N{NO-BREAK SPACE}", " ") for line in found]
 
 

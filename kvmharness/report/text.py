@@ -115,7 +115,7 @@ def _notes(kernels: Sequence[KernelReport], titles: Sequence[str]) -> Iterator[l
 def _unpredicted(kernels: Sequence[KernelReport], titles: Sequence[str]) -> Iterator[list[str]]:
     """The contracts that are broken though the expected policy does not predict it: look into those."""
     for kernel, title in zip(kernels, titles, strict=True):
-        found = [each for each in _xfailed(kernel) if not each.foretold]
+        found = [each for each in _xfailed(kernel) if not each.predicted]
         if found:
             why = f"contract broken; {kernel.expect} allows this but does not predict it"
             lines = wrap(f"XFAIL to look into, {title}: {why}", "", "  ")
@@ -127,7 +127,7 @@ def _unpredicted(kernels: Sequence[KernelReport], titles: Sequence[str]) -> Iter
 
 def _known(kernels: Sequence[KernelReport], *, verbose: bool) -> list[str]:
     """The contracts that the expected policy itself breaks; nobody has to look into those."""
-    found = {each.scenario: each for kernel in kernels for each in _xfailed(kernel) if each.foretold}
+    found = {each.scenario: each for kernel in kernels for each in _xfailed(kernel) if each.predicted}
     if not found:
         return []
     expect = kernels[0].expect
