@@ -13,8 +13,12 @@ from kvmharness.scenarios import Scenario
 def play_on(
     kernel: Kernel, machine: Machine, scenarios: Sequence[Scenario], expectation: Expectation
 ) -> Played:
-    """A machine that does not survive a kernel that panics, and fails one whose clock is frozen."""
+    """A machine that does not survive a kernel that panics, and fails one whose clock is frozen, or one that
+    crashes in a scenario."""
     content = (kernel.folder / "kvm.ko").read_bytes()
-    found = Verdict.LOST if b"panics" in content else Verdict.FAIL if b"frozen" in content else Verdict.PASS
+    fails = b"frozen" in content or b"crashes" in content
+    found = Verdict.LOST if b"panics" in content else Verdict.FAIL if fails else Verdict.PASS
     notes = ("BUG: it panics",) if found is Verdict.LOST else ()
-    return Played(tuple(Result(each.name, found, "", "so it is", 3) for each in scenarios), {}, notes=notes)
+    crashed = frozenset(each.name for each in scenarios if b"crashes" in content)
+    results = tuple(Result(each.name, found, "", "so it is", 3) for each in scenarios)
+    return Played(results, {}, notes=notes, crashed=crashed)

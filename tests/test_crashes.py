@@ -40,6 +40,7 @@ class Lab:
         self.crashing = {name.replace("_", "-"): list(each) for name, each in crashing.items()}
         self.played: list[list[str]] = []
         self.alone: list[str] = []
+        self.crashed: frozenset[str] = frozenset()
 
     def play(self, kernel: Kernel, on: Machine, scenarios: Sequence[Scenario]) -> Session:
         self.played.append([each.name for each in scenarios])
@@ -59,6 +60,7 @@ def results_of(
     scenarios = [SCENARIOS[name] for name in names]
     played = runs.play_on(Kernel("made-up", "6.1", Path(), {}), on, scenarios, Expectation())
     assert [each.scenario for each in played.results] == list(names)
+    lab.crashed = played.crashed
     return {each.scenario: each for each in played.results}
 
 
@@ -74,6 +76,7 @@ def test_a_fault_that_comes_twice_is_a_fail_and_the_others_have_their_verdicts(
     assert verdicts(found) == ["PASS", "PASS", "FAIL", "PASS", "PASS"]
     assert found["write-zero"].reason == f"the kernel oopsed during write-zero: {OOPS}, 2 times"
     assert found["write-zero"].conforms is False
+    assert lab.crashed == {"write-zero"}
     others = [name for name in NAMES if name != "write-zero"]
     assert lab.played == [list(NAMES), others, ["write-zero"]]
     assert lab.alone == ["write-zero"]

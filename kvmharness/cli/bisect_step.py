@@ -15,7 +15,7 @@ from kvmharness.cli.errors import UsageError
 from kvmharness.judging import bisection
 from kvmharness.judging.bisection import SKIP, BisectAnswer
 from kvmharness.judging.session import Session, settle
-from kvmharness.judging.verdict import Expectation, Result
+from kvmharness.judging.verdict import Expectation, Result, Verdict
 from kvmharness.kvm import KvmError, KvmUnavailableError
 from kvmharness.lab import build, cache, kernels, runs
 from kvmharness.lab.build import user_tree, whole_kernel
@@ -123,7 +123,12 @@ def _of_tree(
         return BisectAnswer(SKIP, str(error))
     for note in played.notes:
         options.complain(f"  | {note}")
-    return _answer(played.results, played.sessions, expectation, bool(arguments.scenario))
+    # A kernel that crashes has another fault than the one that is looked for, most likely.
+    results = [
+        replace(each, verdict=Verdict.LOST) if each.scenario in played.crashed else each
+        for each in played.results
+    ]
+    return _answer(results, played.sessions, expectation, bool(arguments.scenario))
 
 
 def _answer(

@@ -26,12 +26,15 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """What became of the scenarios on one kernel and machine; `notes` are what its console said of it."""
+    """What became of the scenarios on one kernel and machine; `notes` are what its console said of it. Of the
+    FAILs those of `crashed` are crashes of the kernel, which leave no trace.
+    """
 
     results: tuple[Result, ...]
     sessions: dict[str, Session]
     identity: Identity | None = None
     notes: tuple[str, ...] = ()
+    crashed: frozenset[str] = frozenset()
 
 
 def play_on(
@@ -70,7 +73,11 @@ def play_on(
         notes += error.console if isinstance(error, LostMachineError) else []
     results = _merged(scenarios, outcome.results, crashes, machine, lost)
     notes = [*outcome.notes, *crashes.notes, *notes]
-    return Played(results, outcome.sessions, outcome.identity, tuple(dict.fromkeys(notes)))
+    crashed = [each for each in results if each.verdict is Verdict.FAIL and each not in outcome.results]
+    return Played(
+        *(results, outcome.sessions, outcome.identity, tuple(dict.fromkeys(notes))),
+        crashed=frozenset(each.scenario for each in crashed),
+    )
 
 
 def _merged(
