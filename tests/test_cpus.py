@@ -93,6 +93,28 @@ def test_as_many_machines_run_at_a_time_as_there_are_cpus_to_use_or_jobs_asked_f
     assert max(most) == expected
 
 
+def test_what_still_runs_at_the_end_of_the_block_is_told_to_stop_and_the_rest_never_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, told = threading.Event(), threading.Event()
+
+    def play_there(kernel: Kernel, machine: Machine, scenarios: Sequence[Scenario]) -> Session:
+        assert machine.stop
+        begun.set()
+        if machine.stop.wait(60):
+            told.set()
+        return session(scenarios)
+
+    monkeypatch.setattr(play, "play", play_there)
+    kernel = Kernel("made-up", "6.1.0", tmp_path, {})
+    with Matrix([(kernel, AMD)] * 3, [SCENARIOS["old-restore"]], Expectation(), jobs=1) as matrix:
+        assert begun.wait(60)
+        assert (matrix.finished, len(matrix.unfinished)) == ([], 3)
+        begun.clear()
+    assert told.wait(60)
+    assert not begun.is_set()
+
+
 @pytest.mark.parametrize("words", ["0", "-1", "many", "1e3", "9999999"])
 def test_a_number_of_jobs_that_is_none_is_one_line(capsys: Capture, words: str) -> None:
     assert status_of("lab", "run", "debian:6.1", f"--jobs={words}") == 2

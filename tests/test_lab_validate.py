@@ -4,9 +4,12 @@ up."""
 
 import hashlib
 import io
+import os
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,6 +92,42 @@ def test_what_a_validation_says_to_reproduce_it_works_from_anywhere(
     again = capsys.readouterr().out
     assert to_reproduce(again) == to_reproduce(text)
     assert again.splitlines()[:3] == text.splitlines()[:3]
+
+
+@pytest.mark.usefixtures("validated")
+def test_an_interrupted_validation_says_what_it_has_and_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, play_on = runs.Matrix.__iter__, runs.play_on
+
+    def endless_on_smp(kernel: Kernel, machine: Machine, *rest: Any) -> Played:
+        assert machine.stop
+        if machine.name == "amd-smp":
+            assert machine.stop.wait(60)
+        return play_on(kernel, machine, *rest)
+
+    def two_only(matrix: runs.Matrix) -> Iterator[runs.Finished]:
+        for number, each in enumerate(whole(matrix)):
+            yield each
+            if number == 1:
+                raise KeyboardInterrupt
+
+    def leave(status: int) -> None:
+        raise SystemExit(status)
+
+    monkeypatch.setattr(runs, "play_on", endless_on_smp)
+    monkeypatch.setattr(runs.Matrix, "__iter__", two_only)
+    monkeypatch.setattr(os, "_exit", leave)
+    patch = str(put(tmp_path / "a.patch", DIFF))
+    machines = ("--machine", "amd", "--machine", "amd-smp", "--jobs", "1")
+    with pytest.raises(SystemExit, match="130"):
+        main(["lab", "validate", SPEC, "--patch", patch, *machines, "--scenario", "old-restore", "--offline"])
+    out, error = capsys.readouterr()
+    assert error.splitlines()[-1] == "kvmharness: interrupted"
+    assert "emulated machine amd\n" in out
+    missing = f"CUT SHORT: {SPEC} on amd-smp, built:debian-6.18+a on amd-smp was interrupted"
+    assert missing in " ".join(out.split())
+    assert "emulated machine amd-smp" not in out
 
 
 @pytest.mark.parametrize(
