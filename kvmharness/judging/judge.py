@@ -18,7 +18,7 @@ from kvmharness.model.judge import Judgement, Possibility, judge
 from kvmharness.model.policy import Policy
 from kvmharness.scenarios import Scenario
 from kvmharness.scenarios.predicted import predicted_contract
-from kvmharness.trace import Trace
+from kvmharness.trace import Event, Trace
 
 
 def judge_scenario(scenario: Scenario, trace: Trace, kvm: Kvm) -> Result:
@@ -38,9 +38,23 @@ def judge_scenario(scenario: Scenario, trace: Trace, kvm: Kvm) -> Result:
     else:
         judged = _by_policy(bare, scenario, trace, kvm, kvm.policy)
     if asked is Status.KEPT or judged.verdict is Verdict.FAIL or judged.is_doubted:
-        return _with_kind(judged, trace)
+        return _with_kind(_if_whole(judged, scenario, trace), trace)
     verdict = Verdict.SKIP if asked is Status.BROKEN else Verdict.INCONCLUSIVE
     return replace(judged, verdict=verdict, reason=lacking, step=0, finding="")
+
+
+def _if_whole(judged: Result, scenario: Scenario, trace: Trace) -> Result:
+    """The verdict; none where a trace ends early though nothing failed: what was cut off might say more."""
+    ended, whole = len(trace.events), len(scenario.script)
+    if ended == whole or judged.verdict is Verdict.FAIL or any(map(_came_to_nothing, trace.events)):
+        return judged
+    reason = f"the trace ends after {ended} of {whole} steps, though nothing failed"
+    return replace(judged, verdict=Verdict.INCONCLUSIVE, reason=reason, step=0)
+
+
+def _came_to_nothing(event: Event) -> bool:
+    """Whether a step failed, or its guest read nothing, so that a player may not have been able to go on."""
+    return bool(event.error) or (event.operation.enters_guest and not event.values)
 
 
 def judge_probe(kvm: Kvm) -> list[Result]:

@@ -2,7 +2,7 @@
 """A KVM as its probe shows it, judged once: what is known of it whatever is then played on it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kvmharness.contract import Finding, Status
 from kvmharness.judging import capabilities
@@ -73,6 +73,9 @@ def seen(probe: Probe, expectation: Expectation = MAINLINE) -> Kvm:
     """What a probe shows of its KVM."""
     found = capabilities.findings(probe)
     host = capabilities.host_facts(probe, found)
+    if expectation.stable_tsc:
+        # What looks otherwise is not the host.
+        host = replace(host, stable=True, tsc_clocksource=True)
     doubt = _doubt(probe, found)
     policy = expectation.policy
     divergences: dict[str, Judgement] = {}

@@ -31,12 +31,14 @@ class Expectation:
     """What a kernel is judged by: `policy`, or the contracts alone where that is None.
 
     `policies` are all that are known, by name: those that may explain what `policy` does not. Where TSCs
-    `may_be_protected` a KVM that ignores writes has a reason to; elsewhere it is at fault.
+    `may_be_protected` a KVM that ignores writes has a reason to; elsewhere it is at fault. Where the host is
+    known to have a `stable_tsc`, and its clock to run on that, a KVM that does otherwise is at fault.
     """
 
     policy: Policy | None = POLICIES[EXPECTED]
     policies: Mapping[str, Policy] = field(default_factory=lambda: POLICIES)
     may_be_protected: bool = True
+    stable_tsc: bool = False
 
     @property
     def name(self) -> str:

@@ -47,7 +47,9 @@ def play_on(
     it. LabError when the kernel cannot be played on at all.
     """
     _LOG.info("%s: %s boots on %s", kernel.spec, kernel.release, machine.name)
-    expectation = replace(expectation, may_be_protected=machine.may_protect_tscs)
+    expectation = replace(
+        expectation, may_be_protected=machine.may_protect_tscs, stable_tsc=machine.keeps_tsc_stable
+    )
     # What a snapshot left inconclusive (a rate that was measured while the host was busy) a boot may not.
     again = machine if machine.counts_instructions else machine.without_snapshots
     machines = chain([machine], repeat(again))

@@ -71,6 +71,14 @@ class Machine:
         return " ".join(self.emulator.packages)
 
     @property
+    def keeps_tsc_stable(self) -> bool:
+        """Whether no kernel has a reason to take the TSC for unstable, or another clock for its own.
+
+        Nothing disturbs a machine that counts instructions, and its kernel is told to rely on the TSC.
+        """
+        return self.counts_instructions and "tsc=reliable" in self.kernel_options.split()
+
+    @property
     def without_snapshots(self) -> "Machine":
         """This machine, booting every time."""
         return replace(self, emulator=self.emulator.without_snapshots)

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What might be taken for something else: a fault for a poor host, a part of a trace for the whole."""
+
+import dataclasses
+
+import pytest
+
+from kvmharness.judging import kvm
+from kvmharness.judging.judge import judge_scenario
+from kvmharness.judging.session import Session, settle
+from kvmharness.judging.verdict import BY_CONTRACTS, Expectation, Result, Verdict, exit_status
+from kvmharness.lab.machines.catalogue import MACHINES
+from kvmharness.model.simulate import HOST
+from kvmharness.scenarios import SCENARIOS
+from tests.made_up import play, probe, session
+
+ALL = list(SCENARIOS.values())
+IN_THE_LAB = Expectation(may_be_protected=False, stable_tsc=True)
+
+
+def results(played: Session, expectation: Expectation) -> tuple[Result, ...]:
+    return settle(ALL, lambda wanted: played, expectation).results
+
+
+def test_a_kvm_that_moves_offsets_by_itself_is_at_fault_where_the_tsc_is_stable() -> None:
+    played = session(ALL, stable=False)
+    assert Verdict.FAIL not in {each.verdict for each in results(played, Expectation())}
+    found = results(played, IN_THE_LAB)
+    assert (found[0].scenario, found[0].verdict) == ("probe", Verdict.FAIL)
+    assert exit_status(found) == 1
+
+
+def test_a_kvm_without_a_masterclock_is_at_fault_where_the_hosts_clock_runs_on_the_tsc() -> None:
+    host = dataclasses.replace(HOST, tsc_clocksource=False)
+    without = probe(host=host)
+    assert kvm.seen(without).divergences == {}
+    assert [*kvm.seen(without, IN_THE_LAB).divergences] == ["probe"]
+    assert kvm.seen(probe(), IN_THE_LAB).divergences == {}
+
+
+def test_only_machines_that_nothing_disturbs_are_known_to_have_a_stable_tsc() -> None:
+    stable = {name for name, machine in MACHINES.items() if machine.keeps_tsc_stable}
+    assert stable == {"amd", "amd-early", "intel"}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("expectation", [Expectation(), BY_CONTRACTS], ids=["policy", "contracts"])
+def test_a_trace_that_was_cut_off_is_no_success(name: str, expectation: Expectation) -> None:
+    scenario = SCENARIOS[name]
+    here = kvm.seen(probe(host=scenario.host), expectation)
+    trace = play(name, scenario.script, host=scenario.host)
+    for length in range(len(trace.events)):
+        cut = dataclasses.replace(trace, events=trace.events[:length])
+        verdict = judge_scenario(scenario, cut, here).verdict
+        failed = any(each.error or (each.operation.enters_guest and not each.values) for each in cut.events)
+        assert failed or verdict not in (Verdict.PASS, Verdict.XFAIL), length
