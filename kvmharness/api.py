@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from os import PathLike, uname
 from pathlib import Path
 
-from kvmharness import host, trace
+from kvmharness import host
 from kvmharness.contract import (
     Claim,
     ClockClaim,
@@ -22,10 +22,9 @@ from kvmharness.contract import (
     SameClaim,
     Status,
 )
-from kvmharness.judging import kvm
+from kvmharness.judging import saved
 from kvmharness.judging.difference import Comparison, Difference, compare_sessions
-from kvmharness.judging.identity import Identity, identify
-from kvmharness.judging.judge import judge_probe, judge_scenario
+from kvmharness.judging.identity import Identity
 from kvmharness.judging.session import Session, settle
 from kvmharness.judging.verdict import Expectation, Result, Verdict
 from kvmharness.kvm import KvmError, KvmUnavailableError, System
@@ -86,7 +85,8 @@ class Run:
     """Scenarios played on one kernel, with all that was measured.
 
     `results` hold what the probe diverges in, then each scenario's verdict; `sessions` the traces that each
-    rests on, by scenario; `identity` the policies that all of them are consistent with.
+    rests on, by scenario; `identity` the policies that all of them are consistent with. `attempts` are all
+    sessions, in the order in which they were played.
     """
 
     kernel: str
@@ -98,6 +98,7 @@ class Run:
     sessions: Mapping[str, Session]
     identity: Identity | None = None
     notes: tuple[str, ...] = ()
+    attempts: tuple[Session, ...] = ()
 
     def result(self, scenario: str) -> Result:
         """A scenario's result; KeyError where it was not played."""
@@ -116,19 +117,16 @@ class Run:
     def judged_by(self, expect: str | Policy) -> "Run":
         """The same traces, judged by another policy: nothing is played again."""
         expectation = _expectation(expect, self.expectation.may_be_protected)
-        results: list[Result] = []
-        played: list[tuple[kvm.Kvm, Trace]] = []
-        for scenario in self.scenarios:
-            if scenario.name not in self.sessions:
-                continue
-            session = self.sessions[scenario.name]
-            here = kvm.seen(session.probe, expectation)
-            reported = {each.scenario for each in results}
-            results += [each for each in judge_probe(here) if each.scenario not in reported]
-            results.append(judge_scenario(scenario, session.traces[scenario.name], here))
-            played.append((here, session.traces[scenario.name]))
-        identity = identify(played, expectation)
-        return replace(self, expectation=expectation, results=tuple(results), identity=identity)
+        if not self.attempts:
+            return replace(self, expectation=expectation)
+        found = saved.SavedRun(self.attempts).judged(self.scenarios, expectation)
+        return replace(
+            self,
+            expectation=expectation,
+            results=found.results,
+            sessions=found.sessions,
+            identity=found.identity,
+        )
 
     def report(self, form: str = "text") -> str:
         """What the command line would print: "text", "ktap" or "json"."""
@@ -139,15 +137,13 @@ class Run:
         return render(Report((of_kernel,)), form)
 
     def save(self, folder: str | PathLike[str]) -> list[Path]:
-        """Write each scenario's trace, after its probe's, to a folder; the files' paths. OSError."""
+        """Write what was played of each scenario to a folder, a file each; the files' paths. OSError."""
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         paths = []
-        for name, session in self.sessions.items():
-            traces = [*session.probe.traces, session.traces[name]]
-            lines = [line for each in traces for line in trace.to_lines(each)]
-            paths.append(place / f"{name}.jsonl")
-            paths[-1].write_text("".join(f"{line}\n" for line in lines))
+        for name in self.sessions:
+            paths.append(place / saved.file_name(self.kernel, self.machine, name))
+            paths[-1].write_text("".join(f"{line}\n" for line in saved.lines(name, self.attempts)))
         return paths
 
 
@@ -160,8 +156,8 @@ def run_on_host(scenarios: Iterable[Scenario | str] | None = None, expect: str |
     expectation = _expectation(expect, may_be_protected=True)
     outcome = settle(wanted, host.play, expectation, confirm=True)
     return Run(
-        *("host", "/dev/kvm", uname().release, wanted, expectation),
-        *(outcome.results, outcome.sessions, outcome.identity, outcome.notes),
+        *("host", saved.HOSTS_OWN, uname().release, wanted, expectation),
+        *(outcome.results, outcome.sessions, outcome.identity, outcome.notes, outcome.attempts),
     )
 
 
@@ -184,7 +180,7 @@ def run_in_lab(
     played = runs.play_on(found, on, wanted, expectation)
     return Run(
         *(found.spec, on.name, found.release, wanted, expectation),
-        *(played.results, played.sessions, played.identity, played.notes),
+        *(played.results, played.sessions, played.identity, played.notes, played.attempts),
     )
 
 
@@ -194,24 +190,24 @@ def load(
     *,
     scenarios: Iterable[Scenario | str] | None = None,
 ) -> Run:
-    """Read saved traces of one kernel and judge them.
+    """Read the saved traces of one run and judge them, as where they were played.
 
     `scenarios` are those that the traces are of, where they are not in the catalogue. OSError; TraceError
-    where a file is broken.
+    where a file is broken, or they are of several runs.
     """
     known = {each.name: each for each in _scenarios(scenarios)}
-    sessions: dict[str, Session] = {}
-    for path in paths:
-        with open(path, encoding="ascii") as file:
-            session = Session.of(list(trace.from_lines(iter(lambda: file.readline(trace.MAX_LINE + 1), ""))))
-        sessions |= dict.fromkeys(session.traces, session)
-    unknown = sessions.keys() - known.keys()
+    found = saved.runs_of([saved.read(Path(path)) for path in paths])
+    if len(found) != 1:
+        raise TraceError(f"files of {len(found)} runs, instead of one")
+    (read,) = found
+    unknown = [name for name in read.scenarios if name not in known]
     if unknown:
         raise TraceError(f"unknown scenario {min(unknown)}")
-    release = next((each.probe.release for each in sessions.values()), "")
-    played = tuple(known[name] for name in sessions)
-    expectation = _expectation(expect, may_be_protected=True)
-    return Run("saved traces", "", release, played, expectation, (), sessions).judged_by(expect)
+    played = tuple(known[name] for name in read.scenarios)
+    place = read.place
+    called = (place.kernel, place.machine) if place else ("saved traces", "")
+    expectation = read.expectation(_expectation(expect, may_be_protected=True))
+    return Run(*called, read.release, played, expectation, (), {}, attempts=read.sessions).judged_by(expect)
 
 
 def compare(first: Run, second: Run) -> Comparison:

@@ -18,6 +18,11 @@ def printable(text: str) -> str:
     return "".join(map(_printable, text)) if not text.isprintable() else text
 
 
+def plain(text: str, most: int = 200) -> str:
+    """The text in printable ASCII, cut off at so many characters: for a trace's header."""
+    return printable(text).encode("ascii", "backslashreplace").decode()[:most]
+
+
 def printable_lines(text: str) -> str:
     """The same for text of several lines: line feeds stay."""
     return "\n".join(map(printable, text.split("\n")))

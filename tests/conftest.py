@@ -19,7 +19,7 @@ from kvmharness.lab.build.incremental_tree import Tree
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.catalogue import AMD
 from kvmharness.scenarios import SCENARIOS
-from tests.made_up import session
+from tests.made_up import on_host, session
 from tests.made_up_builds import put_debian
 from tests.made_up_kernels import put
 from tests.made_up_mails import SOURCE, SOURCE_PATH
@@ -74,7 +74,7 @@ def made_up_host(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Replaces this host's KVM by a made-up one, with a policy."""
 
     def use(policy: str = "mainline-6.7") -> None:
-        monkeypatch.setattr(host, "play", lambda scenarios: session(scenarios, policy))
+        monkeypatch.setattr(host, "play", lambda scenarios: session(scenarios, policy, place=on_host()))
 
     return use
 

@@ -2,11 +2,13 @@
 """Made-up KVMs: the reference model as a player, behind the same interface as a real one."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 from kvmharness.judging.probe import PROBES, Probe
+from kvmharness.judging.saved import HOSTS_OWN
 from kvmharness.judging.session import Session
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.policy import Policy
@@ -14,7 +16,7 @@ from kvmharness.model.simulate import HOST, Pace, simulate
 from kvmharness.model.state import Host
 from kvmharness.scenarios import Scenario
 from kvmharness.script import Operation, Script
-from kvmharness.trace import Trace
+from kvmharness.trace import Place, Trace
 
 KHZ = HOST.khz or 0
 
@@ -89,10 +91,21 @@ def with_step(probe: Probe, label: str, **changes: Any) -> Probe:
 
 
 def session(
-    scenarios: Sequence[Scenario], policy: str | Policy = "mainline-6.7", *, stable: bool = True
+    scenarios: Sequence[Scenario],
+    policy: str | Policy = "mainline-6.7",
+    *,
+    stable: bool = True,
+    host: Host = HOST,
+    place: Place | None = None,
 ) -> Session:
     """Everything played on such a KVM."""
-    return Session(
-        probe(policy, stable=stable),
-        {each.name: play(each.name, each.script, policy, stable=stable) for each in scenarios},
-    )
+    traces = [
+        *probe(policy, stable=stable, host=host).traces,
+        *(play(each.name, each.script, policy, stable=stable, host=host) for each in scenarios),
+    ]
+    return Session.of([dataclasses.replace(each, place=place) for each in traces])
+
+
+def on_host() -> Place:
+    """A session of this host's."""
+    return Place("host", HOSTS_OWN, os.urandom(8).hex(), may_protect_tscs=True, counts_instructions=False)

@@ -4,18 +4,16 @@
 import argparse
 from pathlib import Path
 
-from kvmharness import trace
 from kvmharness.cli import options
 from kvmharness.cli.errors import UsageError
-from kvmharness.judging import kvm
-from kvmharness.judging.identity import identify
-from kvmharness.judging.judge import judge_probe, judge_scenario
-from kvmharness.judging.kvm import Kvm
-from kvmharness.judging.probe import PROBES, Probe, split
-from kvmharness.judging.verdict import Result
+from kvmharness.judging import saved
+from kvmharness.judging.bisection import ignored_writes
+from kvmharness.judging.saved import SavedRun
+from kvmharness.judging.session import Session
+from kvmharness.judging.verdict import Expectation
 from kvmharness.report import KernelReport, Report
 from kvmharness.scenarios import SCENARIOS
-from kvmharness.trace import Trace, TraceError
+from kvmharness.trace import TraceError
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -29,49 +27,55 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read, judge, report: a column for each kernel and machine the files are named for."""
+    """Read, judge, report: a column for each run that the files are of."""
     options.check_places(arguments.output, None)
     expectation = options.expectation(arguments)
-    columns: dict[tuple[Path, str, str], list[Result]] = {}
-    played: dict[tuple[Path, str, str], list[tuple[Kvm, Trace]]] = {}
+    files: dict[tuple[Path, str], list[list[Session]]] = {}
     for path in dict.fromkeys(arguments.trace):
-        probe, traces = _read(path)
-        name = path.name.removesuffix(".jsonl")
-        for each in traces:
-            name = name.removesuffix(f".{each.scenario}")
-        column = path.parent, name, probe.release
-        here = kvm.seen(probe, expectation)
-        found = columns.setdefault(column, [])
-        reported = {result.scenario for result in found}
-        # The files of one run begin with the same probe.
-        found += [each for each in judge_probe(here) if each.scenario not in reported]
-        found += [judge_scenario(SCENARIOS[each.scenario], each, here) for each in traces]
-        played.setdefault(column, []).extend((here, each) for each in traces)
-    several = len({folder for folder, _, _ in columns}) > 1
-    reports = []
-    for (folder, name, release), found in columns.items():
-        title = str(folder / name) if several else name
-        identity = identify(played[folder, name, release], expectation)
-        reports.append(KernelReport(title, "saved traces", release, tuple(found), expectation.name, identity))
+        sessions = _read(path)
+        files.setdefault((path.parent, _kernel(path, SavedRun(tuple(sessions)))), []).append(sessions)
+    several = len({folder for folder, _ in files}) > 1
+    reports = [
+        _report(run, str(folder / kernel) if several else kernel, expectation)
+        for (folder, kernel), of_kernel in files.items()
+        for run in saved.runs_of(of_kernel)
+    ]
     report = Report(tuple(reports), strict=arguments.strict)
     options.write_report(report, arguments)
     return report.exit_status
 
 
-def _read(path: Path) -> tuple[Probe, list[Trace]]:
-    """The probe's traces and the scenarios'. UsageError when the file does not hold that."""
+def _report(run: SavedRun, kernel: str, expectation: Expectation) -> KernelReport:
+    """The verdicts of a run, by what it says of the place where it was played."""
+    place, here = run.place, run.expectation(expectation)
+    result = run.judged([each for name, each in SCENARIOS.items() if name in run.scenarios], expectation)
+    on_host = place is None or place.machine == saved.HOSTS_OWN
+    ignores = [ignored_writes(each.probe, here) for each in run.sessions if on_host]
+    return KernelReport(
+        *(kernel, place.machine if place else "saved traces", run.release, result.results),
+        *(expectation.name, result.identity),
+        ignores_writes=next(filter(None, ignores), ""),
+    )
+
+
+def _kernel(path: Path, run: SavedRun) -> str:
+    """What the kernel of a file is called; where it does not say so, by the file's name."""
+    if run.place:
+        return run.place.kernel
+    name = path.name.removesuffix(".jsonl")
+    for scenario in run.scenarios:
+        name = name.removesuffix(f".{scenario}")
+    return name
+
+
+def _read(path: Path) -> list[Session]:
+    """The sessions in a file. UsageError when it does not hold that."""
     try:
-        with path.open(encoding="ascii") as file:
-            traces = list(trace.from_lines(iter(lambda: file.readline(trace.MAX_LINE + 1), "")))
+        sessions = saved.read(path)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path}: not a trace: it has bytes that are not ASCII") from None
     except TraceError as error:
         raise UsageError(f"{path}: {error}") from None
-    if not traces or traces[0].scenario not in PROBES:
-        raise UsageError(f"{path}: not a saved trace: it does not begin with a probe")
-    probe, others = split(traces)
-    for each in others:
-        options.pick([each.scenario], SCENARIOS, f"scenario in {path}:")
-    return probe, others
+    for name in SavedRun(tuple(sessions)).scenarios:
+        options.pick([name], SCENARIOS, f"scenario in {path}:")
+    return sessions

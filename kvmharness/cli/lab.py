@@ -97,9 +97,11 @@ def run(arguments: argparse.Namespace) -> int:
     with Matrix(boots, scenarios, expectation, arguments.jobs) as matrix:
         try:
             for done, each in enumerate(matrix, 1):
-                title = f"{each.kernel.spec}.{each.machine.name}"
+                place = each.kernel.spec, each.machine.name
                 if each.played:
-                    options.save_sessions(each.played.sessions, title, arguments.save_traces)
+                    options.save_sessions(
+                        each.played.sessions, each.played.attempts, *place, arguments.save_traces
+                    )
                 _LOG.info("%s on %s is done, %d of %d", each.kernel.spec, each.machine.name, done, len(boots))
         except KeyboardInterrupt:
             if matrix.finished:

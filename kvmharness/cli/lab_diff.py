@@ -81,8 +81,10 @@ def run(arguments: argparse.Namespace) -> int:
             if each.trouble:
                 raise each.trouble
             if each.played:
-                title = f"{each.kernel.spec}.{each.machine.name}"
-                options.save_sessions(each.played.sessions, title, arguments.save_traces)
+                place = each.kernel.spec, each.machine.name
+                options.save_sessions(
+                    each.played.sessions, each.played.attempts, *place, arguments.save_traces
+                )
             _LOG.info("%s on %s is done, %d of %d", each.kernel.spec, each.machine.name, done, len(boots))
         finished = matrix.finished
     reports = [_report(*pair) for pair in zip(finished[::2], finished[1::2], strict=True)]

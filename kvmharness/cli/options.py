@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from kvmharness import trace
 from kvmharness.cli.errors import BAD_INPUT, UsageError
 from kvmharness.files import write_whole
+from kvmharness.judging import saved
 from kvmharness.judging.session import Session
 from kvmharness.judging.verdict import Expectation
 from kvmharness.lab.machines.machine import HANG_AFTER_S
@@ -247,17 +247,14 @@ def write_text(text: str, output: Path | None, *, for_people: bool = True) -> No
     sys.stdout.flush()
 
 
-def save_sessions(sessions: Mapping[str, Session], prefix: str, folder: Path | None) -> None:
-    """Write each scenario's trace behind its probe's to `folder`, as PREFIX.SCENARIO.jsonl."""
-    if folder is None:
-        return
-    for name, session in sessions.items():
-        lines = [
-            line for each in (*session.probe.traces, session.traces[name]) for line in trace.to_lines(each)
-        ]
-        path = folder / f"{prefix.replace('/', '_')}.{name}.jsonl"
+def save_sessions(
+    scenarios: Iterable[str], sessions: Sequence[Session], kernel: str, machine: str, folder: Path | None
+) -> None:
+    """Write what was played of each scenario to `folder`, a file each (see `saved`)."""
+    for name in scenarios if folder is not None else ():
+        path = Path(folder or "") / saved.file_name(kernel, machine, name)
         try:
-            write_whole(path, "".join(f"{line}\n" for line in lines).encode())
+            write_whole(path, "".join(f"{line}\n" for line in saved.lines(name, sessions)).encode())
         except OSError as error:
             unwritten.append(path)
             complain(f"kvmharness: cannot write to {path}: {error.strerror}")

@@ -6,6 +6,7 @@ import os
 
 from kvmharness import host
 from kvmharness.cli import options
+from kvmharness.judging import saved
 from kvmharness.judging.bisection import ignored_writes
 from kvmharness.judging.session import settle
 from kvmharness.report import KernelReport, Report
@@ -28,10 +29,11 @@ def run(arguments: argparse.Namespace) -> int:
     options.check_places(arguments.output, arguments.save_traces)
     expectation = options.expectation(arguments)
     outcome = settle(scenarios, host.play, expectation, confirm=True)
-    options.save_sessions(outcome.sessions, "host", arguments.save_traces)
+    place = "host", saved.HOSTS_OWN
+    options.save_sessions(outcome.sessions, outcome.attempts, *place, arguments.save_traces)
     probes = [session.probe for session in outcome.sessions.values()]
     report = KernelReport(
-        *("host", "/dev/kvm", os.uname().release, outcome.results, expectation.name, outcome.identity),
+        *(*place, os.uname().release, outcome.results, expectation.name, outcome.identity),
         ignores_writes=next(filter(None, (ignored_writes(each, expectation) for each in probes)), ""),
     )
     whole = Report((report,), strict=arguments.strict)

@@ -12,8 +12,9 @@ from dataclasses import replace
 from kvmharness.contract import Finding, Status
 from kvmharness.judging.capabilities import CAPABILITIES
 from kvmharness.judging.kvm import Kvm
+from kvmharness.judging.probe import HOST
 from kvmharness.judging.verdict import Result, Verdict
-from kvmharness.model.host_clocks import clocks_disagree
+from kvmharness.model.host_clocks import clocks_apart, clocks_disagree
 from kvmharness.model.judge import Judgement, Possibility, judge
 from kvmharness.model.policy import Policy
 from kvmharness.scenarios import Scenario
@@ -26,8 +27,9 @@ def judge_scenario(scenario: Scenario, trace: Trace, kvm: Kvm) -> Result:
     bare = Result(scenario.name, Verdict.INCONCLUSIVE, scenario.contract)
     if trace.script != scenario.script[: len(trace.script)]:
         return replace(bare, reason="the trace is not of this scenario's script")
-    if kvm.doubt:
-        return replace(bare, reason=kvm.doubt)
+    doubt = kvm.doubt or clocks_apart(kvm.probe.trace(HOST), trace, kvm.host.khz)
+    if doubt:
+        return replace(bare, reason=doubt)
     asked, lacking = kvm.unmet(scenario)
     if asked is Status.KEPT:
         bare = _with_contract(bare, scenario, trace)

@@ -50,13 +50,15 @@ class SessionResult:
     """Verdicts: what the probe diverges in, then the scenarios in their order; and the session that each of
     these rests on, by name.
 
-    `identity` is None where nothing was played that says anything; `notes` are all sessions'.
+    `identity` is None where nothing was played that says anything; `notes` are all sessions'. `attempts` are
+    the sessions in their order, all of which a verdict may depend on: judged() makes the same of them.
     """
 
     results: tuple[Result, ...]
     sessions: dict[str, Session]
     identity: Identity | None = None
     notes: tuple[str, ...] = ()
+    attempts: tuple[Session, ...] = ()
 
 
 def rounds(scenarios: Sequence[Scenario]) -> list[list[tuple[str, list[dict[str, object]]]]]:
@@ -96,6 +98,7 @@ def settle(
     that there are.
     """
     attempts: dict[str, list[_Attempt]] = {}
+    sessions: list[Session] = []
     open_ones = list(scenarios)
     for _ in range(ATTEMPTS):
         try:
@@ -104,9 +107,8 @@ def settle(
             if not attempts:
                 raise
             break
-        here = kvm.seen(session.probe, expectation)
-        for result in _judged(open_ones, session, here, attempts.keys() & PROBES.keys()):
-            attempts.setdefault(result.scenario, []).append(_Attempt(result, session, here))
+        sessions.append(session)
+        _judge(session, open_ones, expectation, attempts)
         decided = {
             name
             for name, each in attempts.items()
@@ -115,7 +117,17 @@ def settle(
         open_ones = [_again(each, attempts) for each in open_ones if each.name not in decided]
         if not open_ones and decided == attempts.keys():
             break
-    return _outcome(scenarios, attempts, expectation, confirm=confirm)
+    return _outcome(scenarios, sessions, attempts, expectation, confirm=confirm)
+
+
+def judged(
+    sessions: Sequence[Session], scenarios: Sequence[Scenario], expectation: Expectation, *, confirm: bool
+) -> SessionResult:
+    """What settle() made of these sessions, in the order in which they were played."""
+    attempts: dict[str, list[_Attempt]] = {}
+    for session in sessions:
+        _judge(session, scenarios, expectation, attempts)
+    return _outcome(scenarios, sessions, attempts, expectation, confirm=confirm)
 
 
 def _again(scenario: Scenario, attempts: Mapping[str, Sequence[_Attempt]]) -> Scenario:
@@ -123,6 +135,18 @@ def _again(scenario: Scenario, attempts: Mapping[str, Sequence[_Attempt]]) -> Sc
     last = attempts[scenario.name][-1].result if scenario.name in attempts else None
     failed = last is not None and last.verdict is Verdict.FAIL
     return replace(scenario, alone=scenario.alone or not failed)
+
+
+def _judge(
+    session: Session,
+    scenarios: Sequence[Scenario],
+    expectation: Expectation,
+    attempts: dict[str, list[_Attempt]],
+) -> None:
+    """Judge a session, and put its verdicts behind those of the sessions before."""
+    here = kvm.seen(session.probe, expectation)
+    for result in _judged(scenarios, session, here, attempts.keys() & PROBES.keys()):
+        attempts.setdefault(result.scenario, []).append(_Attempt(result, session, here))
 
 
 def _judged(
@@ -137,6 +161,7 @@ def _judged(
 
 def _outcome(
     scenarios: Sequence[Scenario],
+    played_in: Sequence[Session],
     attempts: Mapping[str, Sequence[_Attempt]],
     expectation: Expectation,
     *,
@@ -157,4 +182,4 @@ def _outcome(
     doubted = {each.scenario for each in results if each.is_doubted}
     played = [(chosen[name].kvm, each.traces[name]) for name, each in sessions.items() if name not in doubted]
     identity = identify(played, expectation, doubted & PROBES.keys())
-    return SessionResult(results, sessions, identity, tuple(notes))
+    return SessionResult(results, sessions, identity, tuple(notes), tuple(played_in))

@@ -4,6 +4,7 @@
 import hashlib
 import logging
 import marshal
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,8 +14,9 @@ from kvmharness.judging.session import LostError, Session, rounds
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines import console, initramfs, machine, results, snapshot
 from kvmharness.lab.machines.machine import Boot, Machine
+from kvmharness.printable import plain
 from kvmharness.scenarios import Scenario
-from kvmharness.trace import Trace, TraceError
+from kvmharness.trace import Place, Trace, TraceError
 
 _LOG = logging.getLogger(__name__)
 
@@ -85,7 +87,7 @@ def play(kernel: Kernel, on: Machine, scenarios: Sequence[Scenario]) -> Session:
     for attempt in range(1, ATTEMPTS + 1):
         boot = machine.boot(on, kernel.vmlinux, whole_image, job.content, kept)
         try:
-            traces = _read(job, boot)
+            traces = [replace(each, place=_place(kernel, on, job)) for each in _read(job, boot)]
             if place and boot.snapshot:
                 snapshot.keep(place, boot.snapshot)
             break
@@ -101,6 +103,12 @@ def play(kernel: Kernel, on: Machine, scenarios: Sequence[Scenario]) -> Session:
             if attempt == ATTEMPTS:
                 raise LostMachineError(f"{error}, {ATTEMPTS} times", words) from None
     return Session.of(traces, console.warnings(boot.console))
+
+
+def _place(kernel: Kernel, on: Machine, job: Job) -> Place:
+    """Where a job is played. Where time is the host's, no two sessions are the same."""
+    session = job.number if on.counts_instructions else f"{job.number}.{os.urandom(4).hex()}"
+    return Place(plain(kernel.spec), on.name, session, on.may_protect_tscs, on.counts_instructions)
 
 
 def _read(job: Job, boot: Boot) -> list[Trace]:

@@ -35,6 +35,7 @@ class Played:
     identity: Identity | None = None
     notes: tuple[str, ...] = ()
     crashed: frozenset[str] = frozenset()
+    attempts: tuple[Session, ...] = ()
 
 
 def play_on(
@@ -79,6 +80,7 @@ def play_on(
     return Played(
         *(results, outcome.sessions, outcome.identity, tuple(dict.fromkeys(notes))),
         crashed=frozenset(each.scenario for each in crashed),
+        attempts=outcome.attempts,
     )
 
 

@@ -54,6 +54,18 @@ def clocks_disagree(trace: Trace, host: Host) -> str:
     return ""
 
 
+def clocks_apart(one: Trace, other: Trace, khz: int | None) -> str:
+    """Why two traces cannot be of one machine, on which they were played without a pause, or ""."""
+    if not khz or not one.events or not other.events:
+        return ""
+    first, second = one.events[0].bracket, other.events[0].bracket
+    passed = (second.ns_before - first.ns_before) * khz // 1_000_000
+    counted = second.tsc_before - first.tsc_before
+    # As in _agree(). Another machine's clocks are off by its uptime, so a rate known to 1 % will do.
+    slack = first.width + second.width + abs(counted) * _UNKNOWN_PPM // 1_000_000 + khz // 1_000_000 + 1
+    return "" if abs(passed - counted) <= slack else f"its clocks do not go on from those of {one.scenario}"
+
+
 def _agree(earlier: Bracket, later: Bracket, khz: int, off_ppm: int) -> bool:
     """Whether as much time passed between two brackets by the one clock as by the other.
 
