@@ -41,3 +41,9 @@ def test_every_verdict_has_an_answer() -> None:
     assert {each for each, status in statuses.items() if status == GOOD} == {PASS, XFAIL}
     assert {each for each, status in statuses.items() if status == BAD} == {FAIL}
     assert set(statuses.values()) == {GOOD, BAD, SKIP}
+
+
+def test_a_fault_that_the_probe_finds_is_not_the_one_that_is_looked_for_by_name() -> None:
+    found = [Result("probe-khz", FAIL, "", "odd", 2), Result("young-restore", PASS, "")]
+    assert answer(found, True).line == "good: young-restore PASS"
+    assert answer(found, False).line == "bad: probe-khz FAIL, step 2: odd"

@@ -160,4 +160,4 @@ def test_a_fail_that_nothing_explains_is_not_confirmed_by_a_machine_that_was_los
 
     outcome = settle(OLD_AND_YOUNG, lost_later, confirm=True)
     assert [each.verdict for each in outcome.results] == [Verdict.PASS, Verdict.INCONCLUSIVE]
-    assert outcome.results[1].reason.startswith("it failed once and did not fail again: ")
+    assert outcome.results[1].reason.startswith("it failed once and could not be played again: ")

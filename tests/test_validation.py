@@ -124,3 +124,14 @@ def test_a_machine_that_was_lost_breaks_and_fixes_nothing() -> None:
     assert "whether it follows oliver-upton: not known\n" in text
     assert text.count("after: the machine was lost: it hung\n") == 1
     assert ["old-restore", "kept", "lost", "-"] in [line.split() for line in text.splitlines()]
+
+
+def test_what_only_the_patched_kernels_probe_finds_is_among_the_pairs() -> None:
+    fine = Result("young-restore", Verdict.PASS, "It goes on.")
+    odd = Result("probe-khz", Verdict.FAIL, "It is known.", "odd", 2)
+    plain, patched = (KernelReport("k", "amd", "6", results) for results in ((fine,), (odd, fine)))
+    for before, after in ((plain, patched), (patched, plain)):
+        found = Validation(before, after).pairs()
+        pairs = {one.scenario: (one.verdict, other.verdict) for one, other in found}
+        assert {*pairs["probe-khz"]} == {Verdict.FAIL, Verdict.PASS}
+        assert pairs["young-restore"] == (Verdict.PASS, Verdict.PASS)

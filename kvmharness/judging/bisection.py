@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kvmharness.contract import Status
 from kvmharness.judging import capabilities
-from kvmharness.judging.probe import Probe
+from kvmharness.judging.probe import PROBES, Probe
 from kvmharness.judging.verdict import JUDGED, Expectation, Result, Verdict
 
 # What git takes an exit status for. Any other up to 127 would be bad, too; from 128 on git bisect gives up.
@@ -35,8 +35,11 @@ def answer(results: Sequence[Result], by_name: bool, ignores: str = "") -> Bisec
     """Bad if anything failed; good only if everything was judged.
 
     A scenario that a machine lacks something for says nothing against a kernel, unless it was asked for
-    by its name, or almost all do: `ignores` is what ignored_writes() says.
+    by its name, or almost all do: `ignores` is what ignored_writes() says. Where scenarios were asked for by
+    name, what the probe diverges in is another fault than the one that is looked for.
     """
+    if by_name:
+        results = [each for each in results if each.scenario not in PROBES]
     failed = [each for each in results if each.verdict is Verdict.FAIL]
     if failed:
         first, others = failed[0], [each.scenario for each in failed[1:]]

@@ -37,7 +37,8 @@ def _not_confirmed(first: Result, later: Sequence[Result]) -> Result:
     """The failure that did not come again, and what came instead of it."""
     instead = "; ".join(filter(None, map(_in_words, later)))
     again = f" ({instead})" if instead else ""
-    reason = f"it failed once and did not fail again{again}: {first.reason}"
+    ended = "did not fail again" if later else "could not be played again"
+    reason = f"it failed once and {ended}{again}: {first.reason}"
     return replace(first, verdict=Verdict.INCONCLUSIVE, reason=reason)
 
 

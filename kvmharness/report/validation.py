@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from kvmharness.judging.difference import Comparison
+from kvmharness.judging.probe import PROBES
 from kvmharness.judging.verdict import Result, Verdict
 from kvmharness.printable import printable
 from kvmharness.report import failures
@@ -30,10 +31,16 @@ class Validation:
     comparison: Comparison = _NOT_COMPARED
 
     def pairs(self) -> list[tuple[Result, Result]]:
-        """Each scenario's results, before and after."""
+        """Each scenario's results, before and after, and those of the probe's scripts that fail in either."""
         before = {result.scenario: result for result in self.before.results}
-        both = [result for result in self.after.results if result.scenario in before]
-        return [(before[result.scenario], result) for result in both]
+        after = {result.scenario: result for result in self.after.results}
+        for name in PROBES:
+            one, other = before.get(name), after.get(name)
+            if one and not other:
+                after[name] = Result(name, Verdict.PASS, one.contract)
+            elif other and not one:
+                before[name] = Result(name, Verdict.PASS, other.contract)
+        return [(before[name], result) for name, result in after.items() if name in before]
 
     @property
     def fixed(self) -> list[str]:
