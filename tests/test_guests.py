@@ -30,16 +30,16 @@ def test_the_bytes_are_what_an_assembler_makes_of_the_text(name: str, tmp_path: 
     assert program.code.hex() == flat.read_bytes().hex()
 
 
-def test_there_is_room_for_sixteen_vcpus_and_no_more() -> None:
+def test_there_is_room_for_twenty_four_vcpus_and_no_more() -> None:
     last = layout.results_address(layout.MAX_VCPUS - 1)
     assert last + 0x1000 == layout.MEMORY_SIZE
-    with pytest.raises(ValueError, match="vcpu 16"):
-        layout.code_address(16)
+    with pytest.raises(ValueError, match="vcpu 24"):
+        layout.code_address(24)
 
 
 @pytest.mark.kvm
 @pytest.mark.parametrize("name", ONCE)
-@pytest.mark.parametrize("number", [0, 15])
+@pytest.mark.parametrize("number", [0, 15, 23])
 def test_a_guest_reads_its_tsc_inside_the_bracket_of_its_run(vm: Vm, name: str, number: int) -> None:
     memory = vm.add_memory(layout.MEMORY_SIZE)
     vcpu = vm.create_vcpu(number)

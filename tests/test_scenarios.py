@@ -64,9 +64,11 @@ def test_the_contract_can_be_decided_under_every_policy_that_honours_writes(scen
             assert Status.UNDECIDED not in predicted_contract(scenario, policy), policy.name
 
 
-def test_the_rules_leave_open_only_what_rests_on_catching_up_and_how_fast_is_too_fast() -> None:
-    # Which entry into the guest catches up is not modelled (Rules.catch_up), nor which scaling is there.
+def test_the_rules_leave_open_only_what_rests_on_unmodelled_requests_and_how_fast_is_too_fast() -> None:
+    # Which entry into the guest catches up (Rules.catch_up) or writes a page once more is not modelled, nor
+    # which scaling is there.
+    open_names = ("khz-too-fast", "page-follows-guest-write")
     for scenario in SCENARIOS.values():
         for policy in POLICIES.values():
             if policy.honours_writes and len(predicted_contract(scenario, policy)) > 1:
-                assert scenario.name == "khz-too-fast" or "stable-tsc" in scenario.lacks
+                assert scenario.name in open_names or "stable-tsc" in scenario.lacks

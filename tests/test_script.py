@@ -63,7 +63,7 @@ def test_a_guest_has_as_long_for_a_write_as_for_a_run() -> None:
         ({"op": "sleep", "ns": 1, "vcpu": 0}, "sleep: missing or unknown: vcpu"),
         ({"op": "sleep", "ns": True}, "whole number"),
         ({"op": "sleep", "ns": -1}, "whole number from 0"),
-        ({"op": "get_msrs", "vcpu": 16, "indices": ["TSC"]}, "whole number from 0 to 15"),
+        ({"op": "get_msrs", "vcpu": 24, "indices": ["TSC"]}, "whole number from 0 to 23"),
         ({"op": "get_msrs", "vcpu": 0, "indices": ["TCS"]}, "no MSR is called 'TCS'"),
         ({"op": "get_msrs", "vcpu": 0, "indices": []}, "a list that is not empty"),
         ({"op": "set_msrs", "vcpu": 0, "msrs": [["TSC"]]}, "an MSR and its value"),

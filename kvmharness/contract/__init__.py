@@ -4,6 +4,7 @@
 offset    a vCPU continues from a TSC, or counts together with another vCPU: TSC offsets agree
 rate      a TSC counts at a rate, and never backwards; also at other rates than the host's
 clock     the VM's clock continues, and its kvmclock pages agree with it
+line      the VM's clock stays the same function of the TSC, to the ns
 warp      vCPUs that run at the same time never see each other's TSC run backwards
 answer    how an operation ends, and what it returns
 promptly  steps that must follow each other soon; if they do not, the claim is undecided
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from kvmharness.contract.answer import ClockClaim, EndClaim, ReadsClaim, SameClaim
 from kvmharness.contract.clock import HostTimeClaim, PageClaim, RealtimeClaim, TimeClaim
 from kvmharness.contract.finding import Claim, Finding, Status
+from kvmharness.contract.line import LineClaim
 from kvmharness.contract.offset import OffsetClaim, implied_offset
 from kvmharness.contract.promptly import TOGETHER_NS, Promptly, held_up
 from kvmharness.contract.rate import ForwardClaim, RateClaim
@@ -45,6 +47,7 @@ __all__ = [
     "Finding",
     "ForwardClaim",
     "HostTimeClaim",
+    "LineClaim",
     "NoWarpClaim",
     "OffsetClaim",
     "PageClaim",

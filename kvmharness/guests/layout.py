@@ -3,7 +3,7 @@
 
 0x1000          page tables of long mode: PML4, PDPT, page directory; the first 2 MiB, one to one
 0x3800 + 0x20 * n     vCPU n: its kvmclock page, when that is switched on (behind the directory's entry)
-0x3a00                where guests meet that run at once: a lock (u32); 0x08 the TSC that was read last (u64);
+0x3b00                where guests meet that run at once: a lock (u32); 0x08 the TSC that was read last (u64);
                       0x10 who read it (u64)
 0x4000 + 0x2000 * n   vCPU n: a page of code, then a page of results
 in the results  0x000  how many samples were taken (u64; only the endless programs count)
@@ -20,10 +20,10 @@ in the results  0x000  how many samples were taken (u64; only the endless progra
 PML4 = 0x1000
 PDPT = 0x2000
 PAGE_DIRECTORY = 0x3000
-MAX_VCPUS = 16
+MAX_VCPUS = 24
 KVMCLOCK = 0x3800
 KVMCLOCK_SIZE = 0x20
-MEETING = 0x3A00
+MEETING = 0x3B00
 MEETING_SIZE = 0x18
 CODE = 0x4000
 VCPU_STRIDE = 0x2000
@@ -45,7 +45,7 @@ EXIT_PORT = 0x10
 
 
 def code_address(vcpu: int) -> int:
-    """Where a vCPU's program begins; ValueError beyond the sixteenth vCPU."""
+    """Where a vCPU's program begins; ValueError beyond the last vCPU that there is room for."""
     if not 0 <= vcpu < MAX_VCPUS:
         raise ValueError(f"vcpu {vcpu}: the guest's memory has room for vCPUs 0 to {MAX_VCPUS - 1}")
     return CODE + vcpu * VCPU_STRIDE

@@ -206,7 +206,7 @@ class Masterclock(Rates):
         offset = bounds(world.kvmclock_offset, world.unknowns)
         snapshots = self._snapshots(world, moment)
         tscs: list[Interval | None] = [self.l1_tsc(world, vcpu, each.tsc) for each in snapshots]
-        times: list[Interval | None] = [_sum(each.ns, offset) for each in snapshots if offset]
+        times: list[Interval | None] = [_sum(self.snapshot(each).ns, offset) for each in snapshots if offset]
         khz = world.clock_khz or world.host_khz
         if khz and vcpu.ratio:
             khz = khz * vcpu.ratio >> (world.fraction_bits or 0)

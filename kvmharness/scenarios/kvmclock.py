@@ -4,12 +4,12 @@
 from kvmharness.contract import ClockClaim, EndClaim, PageClaim, Promptly, RealtimeClaim, TimeClaim
 from kvmharness.guests.layout import kvmclock_address
 from kvmharness.scenarios.scenario import Scenario
+from kvmharness.scenarios.steps import look_at_page, page_on
 from kvmharness.script import (
     CreateVcpu,
     GetClock,
     GuestWrite,
     KvmclockCtrl,
-    Operation,
     Ppm,
     Read,
     ReadKvmclock,
@@ -29,18 +29,6 @@ _API = "Documentation/virt/kvm/api.rst"
 _JUMP = "The guest's clock jumps, or its vCPUs disagree about the time."
 
 
-def _page_on(vcpu: int) -> SetMsrs:
-    """The host switches a vCPU's page on, as VMMs do at a restore."""
-    return SetMsrs(vcpu=vcpu, msrs=(("SYSTEM_TIME", kvmclock_address(vcpu) + 1),), label=f"page-on-{vcpu}")
-
-
-def _look(vcpu: int, when: str) -> tuple[Operation, Operation]:
-    return (
-        Run(vcpu=vcpu, label=f"guest-{vcpu}-{when}"),
-        ReadKvmclock(vcpu=vcpu, label=f"page-{vcpu}-{when}"),
-    )
-
-
 def _write(vcpu: int, ms: int, label: str) -> SetMsrs:
     return SetMsrs(vcpu=vcpu, msrs=(("TSC", Time(ms * MS)),), label=label)
 
@@ -48,10 +36,10 @@ def _write(vcpu: int, ms: int, label: str) -> SetMsrs:
 _TWO: Script = (
     CreateVcpu(vcpu=0, label="create-0"),
     CreateVcpu(vcpu=1, label="create-1"),
-    _page_on(0),
-    _page_on(1),
-    *_look(1, "before"),
-    *_look(0, "before"),
+    page_on(0),
+    page_on(1),
+    *look_at_page(1, "before"),
+    *look_at_page(0, "before"),
 )
 _STABLE_BEFORE = tuple(
     PageClaim(
@@ -73,11 +61,11 @@ SCENARIOS = (
         script=(
             CreateVcpu(vcpu=0, label="create"),
             Sleep(ns=20 * MS),
-            _page_on(0),
-            *_look(0, "first"),
+            page_on(0),
+            *look_at_page(0, "first"),
             GetClock(label="clock"),
             Sleep(ns=20 * MS),
-            *_look(0, "later"),
+            *look_at_page(0, "later"),
             GetClock(label="clock-later"),
         ),
         claims=(
@@ -122,8 +110,8 @@ SCENARIOS = (
         script=(
             *_TWO,
             _write(1, 100_000, "part"),
-            *_look(1, "parted"),
-            *_look(0, "parted"),
+            *look_at_page(1, "parted"),
+            *look_at_page(0, "parted"),
             GetClock(label="clock-parted"),
         ),
         claims=(
@@ -149,12 +137,12 @@ SCENARIOS = (
         script=(
             *_TWO,
             _write(1, 100_000, "part"),
-            *_look(1, "parted"),
+            *look_at_page(1, "parted"),
             _write(0, 200_000, "together-0"),
             _write(1, 200_000, "together-1"),
-            *_look(0, "again-first"),
-            *_look(1, "again"),
-            *_look(0, "again"),
+            *look_at_page(0, "again-first"),
+            *look_at_page(1, "again"),
+            *look_at_page(0, "again"),
             GetClock(label="clock-again"),
         ),
         claims=(
@@ -202,10 +190,10 @@ SCENARIOS = (
         needs=("tsc-write", "masterclock"),
         script=(
             CreateVcpu(vcpu=0, label="create"),
-            _page_on(0),
-            *_look(0, "before"),
+            page_on(0),
+            *look_at_page(0, "before"),
             _write(0, 100_000, "write"),
-            *_look(0, "after"),
+            *look_at_page(0, "after"),
             GetClock(label="clock"),
         ),
         claims=(
@@ -228,8 +216,8 @@ SCENARIOS = (
         needs=("tsc-write", "masterclock"),
         script=(
             CreateVcpu(vcpu=0, guest="wrmsr-16", label="create"),
-            _page_on(0),
-            *_look(0, "before"),
+            page_on(0),
+            *look_at_page(0, "before"),
             GuestWrite(vcpu=0, msr="TSC_ADJUST", value=Time(10_000 * MS), label="forth"),
             ReadKvmclock(vcpu=0, label="page-after"),
             GetClock(label="clock"),
@@ -254,13 +242,13 @@ SCENARIOS = (
         needs=("tsc-scaling", "masterclock"),
         script=(
             CreateVcpu(vcpu=0, label="create"),
-            _page_on(0),
-            *_look(0, "before"),
+            page_on(0),
+            *look_at_page(0, "before"),
             SetTscKhz(vcpu=0, khz=Ppm(-500_000), label="set"),
             _write(0, 100_000, "write"),
-            *_look(0, "first"),
+            *look_at_page(0, "first"),
             Sleep(ns=100 * MS),
-            *_look(0, "later"),
+            *look_at_page(0, "later"),
             GetClock(label="clock"),
         ),
         claims=(
@@ -282,13 +270,13 @@ SCENARIOS = (
         needs=("masterclock",),
         script=(
             CreateVcpu(vcpu=0, label="create"),
-            _page_on(0),
-            *_look(0, "before"),
+            page_on(0),
+            *look_at_page(0, "before"),
             GetClock(label="clock-before"),
             SetClock(clock=Time(100_000 * MS), label="set"),
             GetClock(label="clock-set"),
             Sleep(ns=20 * MS),
-            *_look(0, "after"),
+            *look_at_page(0, "after"),
             GetClock(label="clock-after"),
         ),
         claims=(
@@ -314,15 +302,15 @@ SCENARIOS = (
         needs=("clock-realtime",),
         script=(
             CreateVcpu(vcpu=0, label="create"),
-            _page_on(0),
-            *_look(0, "before"),
+            page_on(0),
+            *look_at_page(0, "before"),
             GetClock(label="saved"),
             Sleep(ns=50 * MS),
             # As if the VM were another one, whose clock has counted from its own creation.
             SetClock(clock=0, label="reset"),
             SetClock(clock=Read("saved"), realtime=Read("saved", place=2), label="restored"),
             GetClock(label="clock-after"),
-            *_look(0, "after"),
+            *look_at_page(0, "after"),
         ),
         claims=(
             RealtimeClaim(
@@ -351,14 +339,14 @@ SCENARIOS = (
         needs=("clock-realtime",),
         script=(
             CreateVcpu(vcpu=0, label="create"),
-            _page_on(0),
-            *_look(0, "before"),
+            page_on(0),
+            *look_at_page(0, "before"),
             GetClock(label="saved"),
             SetClock(
                 clock=Time(100_000 * MS), realtime=Read("saved", Time(50_000 * MS), place=2), label="set"
             ),
             GetClock(label="clock-set"),
-            *_look(0, "after"),
+            *look_at_page(0, "after"),
         ),
         claims=(
             TimeClaim(
@@ -380,10 +368,10 @@ SCENARIOS = (
         script=(
             CreateVcpu(vcpu=0, label="create"),
             KvmclockCtrl(vcpu=0, label="too-early"),
-            _page_on(0),
-            *_look(0, "before"),
+            page_on(0),
+            *look_at_page(0, "before"),
             KvmclockCtrl(vcpu=0, label="stopped"),
-            *_look(0, "after"),
+            *look_at_page(0, "after"),
         ),
         claims=(
             EndClaim(text="without a page it is refused", seen="too-early", errors=("EINVAL",)),
@@ -402,12 +390,12 @@ SCENARIOS = (
         needs=("masterclock",),
         script=(
             CreateVcpu(vcpu=0, label="create"),
-            _page_on(0),
-            *_look(0, "before"),
+            page_on(0),
+            *look_at_page(0, "before"),
             KvmclockCtrl(vcpu=0, label="stopped"),
-            *_look(0, "stopped"),
+            *look_at_page(0, "stopped"),
             SetClock(clock=Time(100_000 * MS), label="set"),
-            *_look(0, "after"),
+            *look_at_page(0, "after"),
         ),
         claims=(
             PageClaim(text="the page says that the guest was stopped", seen="page-0-stopped", stopped=True),

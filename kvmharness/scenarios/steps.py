@@ -2,7 +2,8 @@
 """Steps and claims that several scenarios have in common."""
 
 from kvmharness.contract import TOGETHER_NS, OffsetClaim
-from kvmharness.script import GetClock, GetMsrs, GetTscOffset, Run, Script, SetMsrs, Value
+from kvmharness.guests.layout import kvmclock_address
+from kvmharness.script import GetClock, GetMsrs, GetTscOffset, ReadKvmclock, Run, Script, SetMsrs, Value
 
 MS = 1_000_000  # ns
 SECOND = 1000 * MS
@@ -83,4 +84,17 @@ def count_together(
             within_ns=within_ns,
         )
         for vcpu in range(1, vcpus)
+    )
+
+
+def page_on(vcpu: int) -> SetMsrs:
+    """The host switches a vCPU's kvmclock page on, as VMMs do at a restore."""
+    return SetMsrs(vcpu=vcpu, msrs=(("SYSTEM_TIME", kvmclock_address(vcpu) + 1),), label=f"page-on-{vcpu}")
+
+
+def look_at_page(vcpu: int, when: str) -> Script:
+    """A run, after which KVM has written the vCPU's page if it was to, and a look at the page."""
+    return (
+        Run(vcpu=vcpu, label=f"guest-{vcpu}-{when}"),
+        ReadKvmclock(vcpu=vcpu, label=f"page-{vcpu}-{when}"),
     )

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The claim that a guest's kvmclock stays the same function of its TSC.
+
+Two pages of one vCPU, or of two that have one TSC, tell one time at one TSC. So does KVM_GET_CLOCK, which
+reads the host's TSC with the clock. All of this is arithmetic on what was read: no bracket and no reading of
+a clock of ours comes into it.
+"""
+
+from dataclasses import dataclass
+
+from kvmharness.contract.clock import page_time
+from kvmharness.contract.finding import Claim, Finding
+from kvmharness.model.interval import signed
+from kvmharness.script import PVCLOCK_TSC_STABLE_BIT
+from kvmharness.trace import Event, Trace
+
+# Each of two times is rounded down, by less than a ns where KVM shifts and by less than a ns where it
+# multiplies (pvclock_scale_delta).
+_ROUNDED_NS = 2
+
+# The host's raw clock, from which KVM draws each new line, multiplies by a number of 24 bits
+# (clocks_calc_mult_shift): it is off by one part in so many as this at the most.
+_RAW_PARTS = 2**24
+
+# Over less time than this a difference is not that of two rates.
+_LONG_NS = 500_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineClaim(Claim):
+    """The time that the steps labelled `seen` report is that of the page read at the step `expected`, at one
+    TSC.
+
+    A step reads a kvmclock page, or it is a KVM_GET_CLOCK that reads the host's TSC as well. A page is asked
+    at the TSC that its vCPU's guest had read last. Between two steps there may be a new masterclock; then the
+    time may move by what the host's raw clock may be off its rate.
+    """
+
+    seen: tuple[str, ...]
+    expected: str
+
+    def check(self, trace: Trace) -> Finding:
+        """Check that both times are the same at the TSC of each of the steps."""
+        steps = {event.operation.label: number for number, event in enumerate(trace.events)}
+        if self.expected not in steps or not _is_stable(trace.events[steps[self.expected]]):
+            return self.undecided(f"step {self.expected!r} read no page of a masterclock")
+        origin = trace.events[steps[self.expected]]
+        for label in self.seen:
+            if label not in steps:
+                return self.undecided(f"step {label!r} was not reached")
+            told = _told(trace.events[: steps[label] + 1], origin)
+            if told is None:
+                return self.undecided(f"step {label!r} reported no time of a masterclock with its TSC")
+            tsc, time = told
+            between = trace.events[steps[label]].bracket.ns_after - origin.bracket.ns_before
+            gap = signed(time - page_time(origin.values, tsc))
+            if abs(gap) > _ROUNDED_NS + abs(between) // _RAW_PARTS:
+                return self.broken(self._words(label, gap, between), steps[label] + 1)
+        return self.kept()
+
+    def _words(self, label: str, gap: int, between: int) -> str:
+        said = f"at one TSC step {label!r} reports a time {_in_words(abs(gap))} "
+        said += f"{'ahead of' if gap > 0 else 'behind'} step {self.expected!r}"
+        if between < _LONG_NS:
+            return said
+        return f"{said}, {abs(gap) * 1e6 / between:.1f} millionths of the {between / 1e9:.3f} s between them"
+
+
+def _in_words(ns: int) -> str:
+    if ns < 1_000:
+        return f"{ns} ns"
+    return f"{ns / 1e3:.1f} us" if ns < 1_000_000 else f"{ns / 1e6:.3f} ms"
+
+
+def _is_stable(page: Event) -> bool:
+    return bool((page.value("flags") or 0) & PVCLOCK_TSC_STABLE_BIT and page.value("version"))
+
+
+def _told(events: tuple[Event, ...], origin: Event) -> tuple[int, int] | None:
+    """A guest's TSC, and the time in ns that the last of these steps reports for it; None if it reports none.
+
+    Of a KVM_GET_CLOCK that is the TSC of the vCPU whose page `origin` is.
+    """
+    last = events[-1]
+    if last.value("version") is not None:
+        tsc = _last_read(events, last)
+        return None if tsc is None or not _is_stable(last) else (tsc, page_time(last.values, tsc))
+    clock, host_tsc = last.value("clock"), last.value("host_tsc")
+    shown = _shown(events, origin)
+    if clock is None or host_tsc is None or shown is None:
+        return None
+    offset, ratio, bits = shown
+    return ((host_tsc * ratio >> bits) + offset) % 2**64, clock
+
+
+def _last_read(events: tuple[Event, ...], page: Event) -> int | None:
+    """The TSC that the guest of a page's vCPU read last."""
+    for event in reversed(events):
+        if event.operation.enters_guest and event.operation.vcpu_numbers == page.operation.vcpu_numbers:
+            return None if event.error else event.guest_tsc
+    return None
+
+
+def _shown(events: tuple[Event, ...], page: Event) -> tuple[int, int, int] | None:
+    """The offset of a page's vCPU, its ratio, and the ratio's fraction bits; None where none was shown.
+
+    debugfs shows offset and ratio; without TSC scaling the offset attribute says as much.
+    """
+    for event in reversed(events):
+        if event.operation.vcpu_numbers == page.operation.vcpu_numbers:
+            if event.debugfs:
+                ratio = event.debugfs[0].ratio
+                # AMD's ratio has 8 bits before the point and 32 after it, Intel's 48 after it.
+                bits = 0 if ratio is None else 48 if ratio >= 2**40 else 32
+                return event.debugfs[0].offset, 1 if ratio is None else ratio, bits
+            offset = event.value("offset")
+            if offset is not None and not event.error:
+                return offset, 1, 0
+    return None
