@@ -6,7 +6,7 @@ import pytest
 from kvmharness.contract import LineClaim, Status
 from kvmharness.contract.clock import page_time
 from kvmharness.model.masterclock import scale
-from kvmharness.script import CreateVcpu, GetClock, GetTscOffset, ReadKvmclock, Run
+from kvmharness.script import CreateVcpu, GetClock, GetTscOffset, ReadKvmclock, Run, SetTscKhz
 from kvmharness.trace import Bracket, DebugfsReading, Event, Trace
 
 MS = 1_000_000
@@ -46,7 +46,7 @@ def found(*events: Event, seen: str = "later") -> tuple[Status, str]:
 @pytest.mark.parametrize("tsc", [5 * MS, 7 * MS, 2**62])
 @pytest.mark.parametrize("khz", [1_000_000, 999_951, 2_100_000, 50_000, 5_000_000])
 def test_a_pages_time_is_what_the_abi_says_it_is(tsc: int, khz: int) -> None:
-    # By Documentation/virt/kvm/x86/msr.rst: take the cycles since tsc_timestamp; shift them left by tsc_shift,
+    # Documentation/virt/kvm/x86/msr.rst: take the cycles since tsc_timestamp; shift them left by tsc_shift,
     # or right if that is negative; multiply by tsc_to_system_mul, drop 32 bits, and add system_time.
     multiplier, shift = scale(khz)
     by = int.from_bytes(bytes([shift]), signed=True)
@@ -109,9 +109,11 @@ def test_the_ratio_is_taken_by_its_own_fraction_bits(bits: int) -> None:
     # Half the host's rate, and an offset with which the vCPU's TSC is 13 ms at a host's of 1003 ms.
     offset = 13 * MS - 1003 * MS // 2
     shown = (DebugfsReading(offset % 2**64, 1 << bits - 1),)
-    run = step(Run(vcpu=0), 1002 * MS, 12 * MS, debugfs=shown)
-    assert found(run, clock(1003 * MS, 113 * MS, 1003 * MS), seen="clock")[0] is Status.KEPT
-    assert found(run, clock(1003 * MS, 114 * MS, 1003 * MS), seen="clock")[0] is Status.BROKEN
+    # The ratio is shown when it is set, and not with each step.
+    rate = step(SetTscKhz(vcpu=0, khz=500_000), 1001 * MS, 500_000, debugfs=shown)
+    run = step(Run(vcpu=0), 1002 * MS, 12 * MS, debugfs=(DebugfsReading(offset % 2**64),))
+    assert found(rate, run, clock(1003 * MS, 113 * MS, 1003 * MS), seen="clock")[0] is Status.KEPT
+    assert found(rate, run, clock(1003 * MS, 114 * MS, 1003 * MS), seen="clock")[0] is Status.BROKEN
 
 
 def test_without_a_masterclock_there_is_no_line() -> None:

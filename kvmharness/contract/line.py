@@ -104,16 +104,18 @@ def _last_read(events: tuple[Event, ...], page: Event) -> int | None:
 def _shown(events: tuple[Event, ...], page: Event) -> tuple[int, int, int] | None:
     """The offset of a page's vCPU, its ratio, and the ratio's fraction bits; None where none was shown.
 
-    debugfs shows offset and ratio; without TSC scaling the offset attribute says as much.
+    debugfs shows offset and ratio, the ratio only after steps that may change it. Without TSC scaling the
+    offset attribute says as much.
     """
-    for event in reversed(events):
-        if event.operation.vcpu_numbers == page.operation.vcpu_numbers:
-            if event.debugfs:
-                ratio = event.debugfs[0].ratio
-                # AMD's ratio has 8 bits before the point and 32 after it, Intel's 48 after it.
-                bits = 0 if ratio is None else 48 if ratio >= 2**40 else 32
-                return event.debugfs[0].offset, 1 if ratio is None else ratio, bits
-            offset = event.value("offset")
-            if offset is not None and not event.error:
-                return offset, 1, 0
-    return None
+    ours = [each for each in events if each.operation.vcpu_numbers == page.operation.vcpu_numbers]
+    read = [each.value("offset") for each in ours if not each.error]
+    offsets = [each.debugfs[0].offset for each in ours if each.debugfs] or [each for each in read if each]
+    if not offsets:
+        return None
+    ratio = next(
+        (each.debugfs[0].ratio for each in reversed(ours) if each.debugfs and each.debugfs[0].ratio), None
+    )
+    if ratio is None:
+        return offsets[-1], 1, 0
+    # AMD's ratio has 8 bits before the point and 32 after it, Intel's 48 after it.
+    return offsets[-1], ratio, 48 if ratio >= 2**40 else 32
