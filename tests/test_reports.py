@@ -165,6 +165,8 @@ def test_a_kvm_that_ignores_writes_is_said_first_with_what_to_do() -> None:
     first = " ".join(text.partition("\n\n")[0].split())
     assert first.startswith("debian:6.1 on amd: this KVM ignores writes of MSR_IA32_TSC. ")
     assert "kvmharness lab run KERNEL" in first
+    good = replace(BAD, results=(passed("protected-write"),), ignores_writes="this KVM ignores writes")
+    assert "PASS  debian:6.1 on amd (6.1.0) ignores TSC writes;" in render(Report((good,)))
 
 
 def test_a_terminal_gets_colours_unless_it_does_not_want_them(

@@ -47,6 +47,8 @@ def sentence(kernel: KernelReport) -> str:
         "LOST": "was lost, so nothing is known about the kernel",
         "NONE": "could not be judged, which says nothing about the kernel, good or bad",
     }[overall(kernel)]
+    if kernel.ignores_writes and overall(kernel) == "PASS":
+        what = "ignores TSC writes; what could be judged conforms to tsc-protected"
     if overall(kernel) == "PASS" and kernel.left_open:
         what += f" as far as could be told, with {kernel.left_open} left open"
     release = f" ({kernel.release})" if kernel.release else ""
