@@ -2,7 +2,7 @@
 """Where things lie in a guest's memory (guest physical addresses, in bytes).
 
 0x1000          page tables of long mode: PML4, PDPT, page directory; the first 2 MiB, one to one
-0x3800 + 0x20 * n     vCPU n: its kvmclock page, when that is switched on (behind the directory's entry)
+0x3800 + 0x20 * n     vCPU n: its kvmclock page, when that is switched on (after the directory's entry)
 0x3b00                where guests meet that run at once: a lock (u32); 0x08 the TSC that was read last (u64);
                       0x10 who read it (u64)
 0x4000 + 0x2000 * n   vCPU n: a page of code, then a page of results

@@ -56,7 +56,7 @@ class Program:
         return any(instruction.text == "fault:" for instruction in self.instructions)
 
     def place_of(self, label: str) -> int:
-        """How many bytes behind the program's start a label is; ValueError when there is none."""
+        """How many bytes after the program's start a label is; ValueError when there is none."""
         texts = [instruction.text for instruction in self.instructions]
         return len(code_of(self.instructions[: texts.index(f"{label}:")]))
 

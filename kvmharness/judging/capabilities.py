@@ -243,7 +243,7 @@ def findings(probe: Probe) -> dict[str, Finding]:
 
 
 def _without(name: str, found: Mapping[str, Finding]) -> str:
-    """Why nothing can be told that needs a capability which is missing, or is not known to be there."""
+    """Why nothing can be decided that needs a capability which is missing, or is not known to be there."""
     missing = found[name].status is Status.BROKEN
     return CAPABILITIES[name].missing if missing else f"the probe could not find out whether {name} is there"
 
@@ -257,7 +257,7 @@ def implied(needs: Iterable[str]) -> list[str]:
 def unmet(
     found: Mapping[str, Finding], needs: Iterable[str], lacks: Iterable[str] = ()
 ) -> tuple[Status, str]:
-    """Whether something that needs these capabilities, and that those be missing, can be told here.
+    """Whether something that needs these capabilities, and that those be missing, can be judged here.
 
     `found` are the findings() of a probe. KEPT if it can; BROKEN with what is missing, or is there; UNDECIDED
     with why the probe could not tell.

@@ -19,7 +19,7 @@ def decide(results: Sequence[Result], *, confirm: bool) -> tuple[int, Result]:
     """Which attempt the verdict rests on, and the verdict.
 
     The last attempt's counts. With `confirm` a FAIL is one only if another attempt failed in the same way
-    (Result.is_same_failure()). Else it is INCONCLUSIVE, with what became of the other attempts, and rests on
+    (Result.is_same_failure()). Else it is INCONCLUSIVE, with the results of the other attempts, and rests on
     the attempt that failed first.
     """
     place = len(results) - 1
@@ -43,7 +43,7 @@ def _not_confirmed(first: Result, later: Sequence[Result]) -> Result:
 
 
 def _in_words(result: Result) -> str:
-    """What came of another attempt, where that was neither a PASS nor an XFAIL."""
+    """The result of another attempt, where that was neither a PASS nor an XFAIL."""
     if result.verdict is Verdict.FAIL:
         return f"played again, it failed otherwise, at step {result.step}: {result.reason}"
     judged = result.verdict in JUDGED

@@ -94,7 +94,7 @@ def _only(one: Mapping[str, Status], other: Mapping[str, Status]) -> tuple[str, 
 
 
 def _applies(scenario: Scenario, session: Session) -> bool:
-    """Whether the scenario's contract can be told on this KVM."""
+    """Whether the scenario's contract can be judged on this KVM."""
     needs = capabilities.implied(scenario.needs)
     status, _ = capabilities.unmet(capabilities.findings(session.probe), needs, scenario.lacks)
     return status is Status.KEPT

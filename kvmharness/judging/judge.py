@@ -95,7 +95,7 @@ def _of_capabilities(name: str) -> Result:
 
 
 def _with_contract(bare: Result, scenario: Scenario, trace: Trace) -> Result:
-    """The result with what became of the contract."""
+    """The result with the contract's status."""
     finding = _contract(scenario, trace)
     if finding is None:
         return replace(bare, kept=True)

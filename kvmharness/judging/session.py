@@ -143,7 +143,7 @@ def _judge(
     expectation: Expectation,
     attempts: dict[str, list[_Attempt]],
 ) -> None:
-    """Judge a session, and put its verdicts behind those of the sessions before."""
+    """Judge a session, and put its verdicts after those of the earlier sessions."""
     here = kvm.seen(session.probe, expectation)
     for result in _judged(scenarios, session, here, attempts.keys() & PROBES.keys()):
         attempts.setdefault(result.scenario, []).append(_Attempt(result, session, here))

@@ -61,7 +61,7 @@ class Result:
     broke it or left it open. `conforms` says whether a kernel with the expected policy can have left the
     trace; if it cannot, `mismatch` is the step that shows this, and `consistent_with` names the policies
     under which the trace is possible. `kept` and `conforms` are None where that is not known, or not asked.
-    `foretold` is False for an XFAIL that the expected policy allows but does not predict.
+    `predicted` is False for an XFAIL that the expected policy allows but does not predict.
     """
 
     scenario: str

@@ -48,7 +48,7 @@ _COMMON_CAUSES = {
 
 
 class KvmError(OSError):
-    """An ioctl failed: `ioctl` is its name, `errno` why, `cause` what is usually behind that, or ""."""
+    """An ioctl failed: `ioctl` is its name, `errno` why, `cause` its usual cause, or ""."""
 
     def __init__(self, ioctl: Ioctl, number: int, detail: str = "") -> None:
         self.ioctl = ioctl.name

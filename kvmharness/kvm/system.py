@@ -20,8 +20,8 @@ _OPEN_CAUSES = {
     errno.ENOENT: "there is no {path}: load kvm_amd or kvm_intel, or use the lab (kvmharness lab run)",
     errno.EACCES: "no permission to open {path}: join its group, usually kvm",
     errno.EPERM: "no permission to open {path}: the system forbids it, even to this user",
-    errno.ENODEV: "{path} has no driver behind it: load kvm_amd or kvm_intel",
-    errno.ENXIO: "{path} has no driver behind it: load kvm_amd or kvm_intel",
+    errno.ENODEV: "{path} has no driver: load kvm_amd or kvm_intel",
+    errno.ENXIO: "{path} has no driver: load kvm_amd or kvm_intel",
 }
 
 

@@ -26,7 +26,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """What became of the scenarios on one kernel and machine; `notes` are what its console said of it. Of the
+    """The results of the scenarios on one kernel and machine; `notes` are what its console said of it. Of the
     FAILs those of `crashed` are crashes of the kernel, which leave no trace.
     """
 
@@ -101,7 +101,7 @@ def _merged(
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A kernel and machine of a matrix, number `number` from 0: what became of it, or the `trouble` that kept
+    """A kernel and machine of a matrix, number `number` from 0: its result, or the `trouble` that kept
     it from being played."""
 
     number: int

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the kernel showed of its vCPUs behind a step, in debugfs, held against what the rules say of them."""
+"""What debugfs showed of the vCPUs after a step, compared with what the rules say."""
 
 from kvmharness.model.interval import Interval
 from kvmharness.model.quantity import narrow

@@ -31,7 +31,7 @@ class HostClocks:
         self._last: list[Bracket] = []
 
     def check(self, bracket: Bracket, khz: int | None) -> None:
-        """DoubtError if nothing can be told of a step with this bracket; the TSC counts at `khz` kHz."""
+        """DoubtError if nothing can be said of a step with this bracket; the TSC counts at `khz` kHz."""
         first = self._first = self._first or bracket
         before = self._last[-1] if self._last else None
         if before and (bracket.ns_before < before.ns_after or bracket.tsc_before < before.tsc_after):
@@ -44,7 +44,7 @@ class HostClocks:
 
 
 def clocks_disagree(trace: Trace, host: Host) -> str:
-    """Why nothing can be told of a trace, whatever the rules, or ""."""
+    """Why nothing can be said of a trace, whatever the rules, or ""."""
     clocks = HostClocks(host)
     try:
         for event in trace.events:

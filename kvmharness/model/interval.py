@@ -17,7 +17,7 @@ def signed(value: int) -> int:
 
 
 class TooWideError(ValueError):
-    """An interval would hold half of the circle or more, so that nothing can be told from it."""
+    """An interval would hold half of the circle or more, so that it says nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 """The VM's clock: when it runs on the TSC for all vCPUs alike, and what it tells the guest in its pages.
 
 As in `rules`, each rule is named for the kernel function it stands for (arch/x86/kvm/x86.c). A vCPU's
-page is written anew on its way into the guest, if that was asked for. Who else asks for it (a load on
+page is written again on its way into the guest, if that was asked for. Who else asks for it (a load on
 another CPU, work that comes up 100 ms later or every five minutes) is not modelled: at every entry it may
 have been written once more.
 """

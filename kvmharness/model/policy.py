@@ -24,7 +24,7 @@ USER_SET_BY = {
     "attribute": "KVM_VCPU_TSC_OFFSET",
 }
 USER_ZERO = {
-    "snaps": "is always an attempt to synchronize",
+    "snaps": "is always a request to synchronize",
     "as-value": "is a value like any other",
 }
 RELOADS = {
@@ -46,13 +46,13 @@ class PolicyError(ValueError):
 class Policy:
     """What a kernel does where kernels differ.
 
-    snap_requires  what has to be true before a host write that is not 0 can be an attempt to
+    snap_requires  what has to be true before a host write that is not 0 can be a request to
                    synchronize (SNAP_REQUIRES; all of these)
     user_set_by    what sets the VM's user_set_tsc, for "user-set-tsc" above (USER_SET_BY)
     user_zero      what a host write of 0 is (USER_ZERO)
     window_ns      how near to what was expected a written value has to be, in ns of guest cycles
     snap_records   what a synchronized write leaves in last_tsc_write and last_tsc_nsec (SNAP_RECORDS)
-    reloads        when a vCPU load sets the offset anew from last_guest_tsc (RELOADS)
+    reloads        when a vCPU load sets the offset again from last_guest_tsc (RELOADS)
     honours_writes whether writes and the offset attribute do anything at all
     """
 

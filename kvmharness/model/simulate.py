@@ -51,7 +51,7 @@ class Pace(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step as it was played: the event, and the world behind it (of this step; do not keep)."""
+    """A step as it was played: the event, and the world after it (of this step; do not keep)."""
 
     event: Event
     world: World
@@ -72,7 +72,7 @@ def simulate(
 
     `host` has to be known in all it says. `pace` says how long each operation takes; `choose` picks one of
     so many where kernels differ in what no policy speaks of, or a value within an interval where the
-    rules leave one. `watch` is told of every step. With `debugfs` the kernel shows what its vCPUs have, as
+    rules leave one. `watch` gets every step. With `debugfs` the kernel shows what its vCPUs have, as
     debugfs does. The trace ends early where a player's would. TooWideError
     where a TSC is caught up with from halfway round the circle of 64 bits, of which the rules do not tell.
     """
@@ -140,7 +140,7 @@ class Simulation:
         return self._finish(operation, bracket, action)
 
     def debugfs(self, operation: Operation, event: Event) -> tuple[DebugfsReading, ...]:
-        """What debugfs shows behind a step."""
+        """What debugfs shows after a step."""
         vcpus = [self.world.vcpus[number] for number in operation.vcpu_numbers]
         at = event.bracket.tsc_after
         moment = Moment(Interval(at, at), Interval(event.bracket.ns_after, event.bracket.ns_after))

@@ -159,7 +159,7 @@ def get_tsc_khz(rules: Rules, world: World, action: Action) -> list[Outcome]:
 
 
 def set_vm_tsc_khz(rules: Rules, world: World, action: Action) -> list[Outcome]:
-    """KVM_SET_TSC_KHZ of the VM: older kernels do not know it, newer ones refuse it behind the first vCPU."""
+    """KVM_SET_TSC_KHZ of the VM: older kernels do not know it, newer ones refuse it after the first vCPU."""
     refused = Outcome(world.fork(), (None,), UNKNOWN | REFUSED, elsewhere=True)
     if not action.written or (world.vcpus and world.refuses_vm_khz):
         return [refused]

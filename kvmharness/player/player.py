@@ -50,8 +50,8 @@ class Player:
         """Play scripts that wait together, in this thread: names and steps, each as its script ends.
 
         While one waits the others go on: first the one that has been due longest, then the next that has
-        not begun. One that is busy has others wake up late, which their brackets show. `announce` is told
-        the name of each before it begins or goes on. KvmError when a VM cannot be created.
+        not begun. One that is busy has others wake up late, which their brackets show. `announce` gets
+        the name of each before it begins or continues. KvmError when a VM cannot be created.
         """
         affinity = os.sched_getaffinity(0)
         here = _this_cpu(affinity)

@@ -281,7 +281,7 @@ class Stage:
         return []
 
     def _prepare(self, number: int) -> None:
-        """Have a guest that was stopped somewhere begin anew: what it is about to store is of that run."""
+        """Have a guest that was stopped somewhere begin again: what it is about to store is of that run."""
         if number in self._unfinished:
             guests.load(self._programs[number], self._memory, self._vcpus[number])
 

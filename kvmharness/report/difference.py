@@ -59,7 +59,7 @@ def _summary(report: DifferenceReport) -> str:
 
 
 def differences(found: Sequence[Difference], called: tuple[str, str], width: int) -> Iterator[str]:
-    """The differences, those that read alike together, each behind an empty line.
+    """The differences, those that read alike together, each after an empty line.
 
     `called` are the two kernels' names; lines are at most `width` columns wide where words allow.
     """

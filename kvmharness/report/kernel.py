@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What every report is made of: one kernel on one machine, and what became of each scenario."""
+"""What every report is made of: one kernel on one machine, and the result of each scenario."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -53,7 +53,7 @@ class KernelReport:
         )
 
     def counts(self) -> dict[str, int]:
-        """How many scenarios came to each verdict, in the order of Verdict; those that occur."""
+        """How many scenarios have each verdict, in the order of Verdict; those that occur."""
         counter = Counter(result.verdict for result in self.results)
         return {verdict.value: counter[verdict] for verdict in Verdict if counter[verdict]}
 
@@ -70,7 +70,7 @@ class KernelReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A run: what became of each kernel.
+    """A run: the result of each kernel.
 
     `cut_short` says in words what is missing and why ("" where nothing is), `missing` how many kernels are.
     If `strict`, everything that should have been judged has to be.

@@ -82,7 +82,7 @@ def _reasons(predictions: Sequence[Prediction], letters: Sequence[str], first: i
 
 
 def _contract(scenario: Scenario, prediction: Prediction) -> str:
-    """What becomes of the scenario's contract."""
+    """The status of the scenario's contract."""
     return contract_status(scenario, prediction.trace).value
 
 

@@ -147,7 +147,7 @@ def _table(validation: Validation, rule: str) -> Iterator[str]:
 
 
 def _outcome(result: Result) -> str:
-    """What became of a scenario's contract."""
+    """The status of a scenario's contract."""
     if result.kept is None:
         return result.verdict.value.lower() if result.verdict is not Verdict.FAIL else "open"
     return "kept" if result.kept else "broken"

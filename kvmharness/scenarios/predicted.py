@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What becomes of a scenario's contract under a policy, on a made-up machine."""
+"""The status of a scenario's contract under a policy, on a made-up machine."""
 
 from collections.abc import Callable
 from functools import lru_cache

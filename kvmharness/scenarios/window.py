@@ -15,8 +15,9 @@ _SOON_NS = 15 * MS
 _INSIDE = 1000 - _MARGIN_MS
 _OUTSIDE = 1000 + _MARGIN_MS
 
-_COMMENT = "kvm_synchronize_tsc(), whose comment interprets a small delta (1 second) as an attempt to "
-"synchronize"
+_COMMENT = (
+    "kvm_synchronize_tsc(), whose comment interprets a small delta (1 second) as an attempt to synchronize"
+)
 
 _TOGETHER = OffsetClaim(
     text="vCPU 1 counts together with vCPU 0",

@@ -79,7 +79,7 @@ def run(failed: str, folder: Path, arguments: Sequence[str], log: Path, mind: Se
 
 
 def complaints(log: str) -> list[str]:
-    """What went wrong in a log of make's: the compiler's first errors, each with its line of source behind
+    """What went wrong in a log of make's: the compiler's first errors, each with its line of source after
     it, and how many more there are; where the compiler has none, the plainest of what the others said."""
     lines = log.splitlines()
     found = [at for at, line in enumerate(lines) if _ERROR.match(line)]

@@ -313,7 +313,7 @@ def _parts(version: str) -> list[str]:
 
 
 def _error(command: str, stderr: str) -> LabError:
-    """What apt complains of, in one line: a missing key before what comes of it."""
+    """What apt complains of, in one line: a missing key before its consequences."""
     missing = re.search(r"(NO_PUBKEY|Missing key) (\w+)", stderr)
     if missing:
         keyring = "install a newer debian-archive-keyring"

@@ -111,7 +111,7 @@ def without_debugging(module: bytes) -> bytes:
 
 
 def without_signature(module: bytes) -> bytes:
-    """A module without the signature that a distribution's build puts behind it.
+    """A module without the signature that a distribution's build appends.
 
     Checking it takes an emulated CPU up to a second, and proves nothing here: apt has checked the
     package, and a module built from a patch has none. The kernel marks itself tainted by it (E).

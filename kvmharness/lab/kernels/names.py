@@ -202,7 +202,7 @@ def _of_cache(spec: str, name: str) -> KernelPackage:
 
 def _of_version(spec: str, version: str) -> KernelPackage:
     """The kernel of a version. First what is known of the machine's sources, then of the other suites;
-    both are asked anew, and only then is it unknown."""
+    both are asked again, and only then is it unknown."""
     troubles: list[str] = []
     for refresh in (False, True):
         own = apt.offered(refresh)

@@ -125,7 +125,7 @@ def has_pvh_entry(kernel: bytes) -> bool:
 def has_built_in(kernel: bytes, module: str) -> bool:
     """Whether an ELF kernel has a module's code built in, told by the names of its parameters.
 
-    Those of a module that is built in stand in the kernel behind the module's name and a dot
+    Those of a module that is built in are in the kernel after the module's name and a dot
     (include/linux/moduleparam.h). It says nothing of modules without parameters; KVM's have some.
     """
     return re.search(rb"\0" + module.encode() + rb"\.[a-z]\w*\0", kernel) is not None
@@ -165,7 +165,7 @@ def _decompress_gzip(payload: bytes) -> bytes:
 
 
 def _decompress_lz4_legacy(payload: bytes) -> bytes:
-    """The frame format of `lz4 -l`: a magic, then blocks of at most 8 MiB, each behind its packed size."""
+    """The frame format of `lz4 -l`: a magic, then blocks of at most 8 MiB, each after its packed size."""
     blocks, place = [], 4
     while place + 8 <= len(payload):
         (size,) = struct.unpack_from("<I", payload, place)

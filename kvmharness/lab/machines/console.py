@@ -104,7 +104,7 @@ def playing(console: str) -> str:
 
 
 def last_words(console: str, count: int = 12) -> list[str]:
-    """The last lines that say anything, behind the earlier ones that name a fault."""
+    """The last lines that say anything, after the earlier ones that name a fault."""
     said = lines(console)
     faults = [line for line in said[:-count] if _WARNING.match(_bare(line)) or _kind(_bare(line))]
     return faults[:count] + said[-count:]

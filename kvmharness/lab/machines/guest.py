@@ -37,7 +37,7 @@ def main(job_path: str = protocol.JOB_PATH, result_path: str = "/dev/ttyS1") -> 
 
 
 def _announce(name: str) -> None:
-    """A line on the console, so that what the kernel says there can be told from one scenario to the next."""
+    """A line on the console, so that what the kernel says there can be assigned to a scenario."""
     try:
         with open("/dev/kmsg", "wb", buffering=0) as log:
             # Without a line end the kernel keeps it back, to be continued, until it says something else.

@@ -74,7 +74,7 @@ class Machine:
     def keeps_tsc_stable(self) -> bool:
         """Whether no kernel has a reason to take the TSC for unstable, or another clock for its own.
 
-        Nothing disturbs a machine that counts instructions, and its kernel is told to rely on the TSC.
+        Nothing disturbs a machine that counts instructions, and its kernel is made to rely on the TSC.
         """
         return self.counts_instructions and "tsc=reliable" in self.kernel_options.split()
 
@@ -131,11 +131,11 @@ def boot(
 ) -> Boot:
     """Boot a kernel once with this image and job, or go on from a snapshot of its earlier boot.
 
-    A boot that leaves a snapshot ends there, and what comes of the job comes of going on from that.
+    A boot that leaves a snapshot ends there, and the job is done by resuming it.
 
     Nothing touches the disk: what the emulator reads and writes are memory files that vanish with the
     processes. The emulator is killed when this process dies, however it dies. LabError when the machine
-    cannot boot such a kernel, StoppedError when it was told to stop.
+    cannot boot such a kernel, StoppedError when it was stopped.
     """
     check_emulator(machine)
     start = Start(kernel, image, machine.kernel_options, job, snapshot)

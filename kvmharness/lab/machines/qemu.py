@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """QEMU as the lab's emulator: it loads kernel and image by itself, and its exit status is what init says.
 
-A QEMU that keeps snapshots is told by its monitor what to do. That the player is ready it learns as an
+A QEMU that keeps snapshots gets its orders through its monitor. That the player is ready it learns as an
 event of the device pvpanic, and as another when the player goes on (init.c, hold_still). Paused in
 between, the machine's state goes into a memory file, as it would to another host in a migration. A host
 too busy for that in time has no snapshot this time.
@@ -104,8 +104,10 @@ class Qemu:
         return monitor.rest()
 
     def result(self, files: MemoryFiles, status: int | None, output: bytes) -> tuple[int | None, bytes]:
-        """The status as it is: a kernel that panics makes QEMU exit with 0. What QEMU printed itself is put
-        behind the kernel's words."""
+        """The status as it is: a kernel that panics makes QEMU exit with 0.
+
+        What QEMU printed itself follows the kernel's words.
+        """
         return status, files.read(CONSOLE) + output
 
     @staticmethod

@@ -87,7 +87,7 @@ def read(text: str) -> list[Diff]:
 
 
 class _FaultError(Exception):
-    """A diff is not whole; the text goes behind "patch N"."""
+    """A diff is not whole; the text follows "patch N"."""
 
 
 class _Reader:
@@ -172,7 +172,7 @@ class _Reader:
         self._hunks(depth, diff.files[-1])
 
     def _further_hunks(self, depth: int) -> None:
-        """Hunks behind a remark. Those of no file may be all that somebody quoted."""
+        """Hunks after a remark. Those of no file may be all that somebody quoted."""
         diff = self._open
         if diff is None or diff.quoted != depth:
             diff = self._start(depth)

@@ -19,7 +19,7 @@ _NO_SOURCES = ("Documentation/", "tools/", "MAINTAINERS")
 
 
 class PatchError(Exception):
-    """A file holds no patch, or none that can be taken. The text goes behind its name, in one line."""
+    """A file holds no patch, or none that can be taken. The text follows its name, in one line."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ class SetTscKhz(OfVcpu):
 class GetTscKhz(OfVcpu):
     """KVM_GET_TSC_KHZ of `vcpu`; reads its kHz.
 
-    2**31 kHz and more cannot be told from an errno (kvm_vcpu_ioctl keeps the result in an int).
+    2**31 kHz and more cannot be distinguished from an errno (kvm_vcpu_ioctl keeps the result in an int).
     """
 
     name = "get_tsc_khz"
