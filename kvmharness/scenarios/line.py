@@ -215,7 +215,7 @@ SCENARIOS = (
         ),
         source="kvm_set_msr_common(), MSR_IA32_TSC: unlike TSC_ADJUST it does not ask for a new page",
         consequence=(
-            "The guest's clock jumps by as much as it wrote, until KVM happens to write the page anew."
+            "The guest's clock jumps by as much as it wrote, until KVM happens to write the page again."
         ),
         needs=("tsc-write", "masterclock"),
         script=(
