@@ -129,8 +129,8 @@ class Run:
         )
 
     def _with_untraced(self, judged: Sequence[Result]) -> tuple[Result, ...]:
-        """These, in the order of what was played, and what left no trace: a scenario that was lost, or crashed
-        the kernel, was so under every policy."""
+        """These, in the order of what was played, and what left no trace: a scenario that was lost, or
+        crashed the kernel, was so under every policy."""
         names = {each.name for each in self.scenarios}
         found = {each.scenario: each for each in (*self.results, *judged) if each.scenario in names}
         others = [each for each in judged if each.scenario not in names]

@@ -125,7 +125,7 @@ def test_what_is_finished_is_reported_and_saved_when_the_rest_is_interrupted(
     assert "debian:6.1 on amd" in out
     assert out.startswith("CUT SHORT: debian:6.12 on amd was interrupted.\n")
     assert one_line(error) == "kvmharness: interrupted"
-    assert {path.name.split(".amd.")[0] for path in folder.iterdir()} == {"debian:6.1"}
+    assert {path.name.split(".amd.")[0] for path in folder.iterdir()} == {"debian-6.1"}
 
 
 @pytest.mark.usefixtures("made_up_lab", "interrupted_after_one")
