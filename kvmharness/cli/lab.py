@@ -96,13 +96,12 @@ def run(arguments: argparse.Namespace) -> int:
     boots = [(kernel, machine) for kernel in found for machine in machines]
     with Matrix(boots, scenarios, expectation, arguments.jobs) as matrix:
         try:
-            for done, each in enumerate(matrix, 1):
+            for each in matrix:
                 place = each.kernel.spec, each.machine.name
                 if each.played:
                     options.save_sessions(
                         each.played.sessions, each.played.attempts, *place, arguments.save_traces
                     )
-                _LOG.info("%s on %s is done, %d of %d", each.kernel.spec, each.machine.name, done, len(boots))
         except KeyboardInterrupt:
             if matrix.finished:
                 try:
