@@ -109,7 +109,14 @@ def test_a_full_memory_does_not_cost_the_others_their_verdicts(capsys: Capture) 
 
 @pytest.fixture
 def interrupted_after_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C comes when the first kernel is finished."""
+    """Ctrl-C comes when the first kernel is finished; debian:6.12 is not until then."""
+    play_there = play.play
+
+    def endless(kernel: Kernel, machine: Machine, scenarios: Sequence[Scenario]) -> Session:
+        assert machine.stop
+        if kernel.spec == "debian:6.12":
+            assert machine.stop.wait(60)
+        return play_there(kernel, machine, scenarios)
 
     def first_only(futures: Sequence[Future[Any]]) -> Iterator[Future[Any]]:
         futures[0].exception()
@@ -119,6 +126,7 @@ def interrupted_after_one(monkeypatch: pytest.MonkeyPatch) -> None:
     def leave(status: int) -> None:
         raise SystemExit(status)
 
+    monkeypatch.setattr(play, "play", endless)
     monkeypatch.setattr(runs, "as_completed", first_only)
     monkeypatch.setattr(os, "_exit", leave)
 
@@ -134,6 +142,20 @@ def test_what_is_finished_is_reported_and_saved_when_the_rest_is_interrupted(
     assert out.startswith("CUT SHORT: debian:2 on amd was interrupted.\n")
     assert one_line(error) == "kvmharness: interrupted"
     assert {path.name.split(".amd.")[0] for path in folder.iterdir()} == {"debian-6.1"}
+
+
+@pytest.mark.usefixtures("made_up_lab", "interrupted_after_one")
+def test_what_is_finished_is_saved_also_when_the_interrupt_comes_before_it_is_noted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def none_of_them(futures: Sequence[Future[Any]]) -> Iterator[Future[Any]]:
+        futures[0].result()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "as_completed", none_of_them)
+    asked = ("--scenario", "old-restore", "--jobs", "1", "--save-traces", str(tmp_path / "traces"))
+    assert status_of("lab", "run", "debian:6.1", "debian:6.12", *asked) == 130
+    assert (tmp_path / "traces" / "debian-6.1.amd.old-restore.jsonl").exists()
 
 
 @pytest.mark.usefixtures("made_up_lab", "interrupted_after_one")
