@@ -74,6 +74,8 @@ def sessions_of(traces: Iterable[Trace]) -> list[Session]:
     sessions = [_session(group) for group in groups]
     if not any(session.traces for session in sessions):
         raise TraceError("not a saved trace: there is none of a scenario after the probe")
+    if len({frozenset(each.scenario for each in session.probe.traces) for session in sessions}) > 1:
+        raise TraceError("its sessions do not begin with the same probe")
     if len({(_without_session(each.place), each.release) for group in groups for each in group}) > 1:
         raise TraceError("its traces are of several kernels or machines")
     return sessions
