@@ -74,7 +74,7 @@ def seen(probe: Probe, expectation: Expectation = MAINLINE) -> Kvm:
     """What a probe shows of its KVM."""
     found = capabilities.findings(probe)
     host = capabilities.host_facts(probe, found)
-    if expectation.stable_tsc:
+    if expectation.stable_tsc or _keeps_tsc_stable(probe):
         # What looks otherwise is not the host.
         host = replace(host, stable=True, tsc_clocksource=True)
     doubt = _doubt(probe, found, host)
@@ -98,6 +98,11 @@ def seen(probe: Probe, expectation: Expectation = MAINLINE) -> Kvm:
         )
     ]
     return Kvm(probe, expectation, host, found, policy, divergences, tuple(known), doubt)
+
+
+def _keeps_tsc_stable(probe: Probe) -> bool:
+    """Whether the probe says that where it was played no kernel has a reason to mistrust the TSC."""
+    return bool(probe.traces) and all(each.place and each.place.keeps_tsc_stable for each in probe.traces)
 
 
 def _may_be_protected(probe: Probe, expectation: Expectation) -> bool:

@@ -94,7 +94,7 @@ def _session(traces: Sequence[Trace]) -> Session:
 
 
 def _without_session(place: Place | None) -> object:
-    return place and (place.kernel, place.machine, place.may_protect_tscs, place.counts_instructions)
+    return place and replace(place, session="")
 
 
 @dataclass(frozen=True, slots=True)
