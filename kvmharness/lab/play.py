@@ -108,8 +108,7 @@ def play(kernel: Kernel, on: Machine, scenarios: Sequence[Scenario]) -> Session:
 def _place(kernel: Kernel, on: Machine, job: Job) -> Place:
     """Where a job is played. Where time is the host's, no two sessions are the same."""
     session = job.number if on.counts_instructions else f"{job.number}.{os.urandom(4).hex()}"
-    known = on.may_protect_tscs, on.counts_instructions, on.keeps_tsc_stable
-    return Place(plain(kernel.spec), on.name, session, *known)
+    return Place(plain(kernel.spec), on.name, session, on.may_protect_tscs, on.counts_instructions)
 
 
 def _read(job: Job, boot: Boot) -> list[Trace]:
