@@ -7,7 +7,8 @@ several traces, one after the other, up to MAX_IN_A_FILE.
 
     {"trace": 2, "scenario": "young-restore", "release": "6.1.0-56-cloud-amd64", "tool": "0.1.0",
      "place": {"kernel": "debian:6.1", "machine": "amd", "session": "1f0a...",
-               "may_protect_tscs": false, "counts_instructions": true}}
+               "may_protect_tscs": false, "counts_instructions": true},
+     "host": {"clocksource": "tsc", "kvm.tsc_tolerance_ppm": "250", ...}}
     {"op": {"op": "sleep", "ns": 50000000}, "tsc": [b, a], "ns": [b, a]}
     {"op": {"op": "get_msrs", ...}, "tsc": [b, a], "ns": [b, a], "values": [51203111]}
     {"op": {"op": "set_tsc_offset", ...}, "tsc": [b, a], "ns": [b, a], "values": [7], "errno": "ENXIO"}
@@ -21,8 +22,8 @@ Schema 1 said "windows" instead of "debugfs", and neither place nor exits; it is
 import errno
 import json
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from kvmharness import __version__, script
@@ -33,6 +34,7 @@ _READS = (1, SCHEMA)
 MAX_LINE = 1_000_000
 _MAX_ERRNO = 4095  # MAX_ERRNO of include/linux/err.h
 _EXIT = re.compile("[A-Z][A-Z0-9_]{0,39}|exit-[0-9]{1,10}")
+_MOST_FACTS = 300  # of a host
 MAX_WIDTH = 2**62  # of a bracket, in cycles or ns: a century and more
 
 # Of one file, so that nobody's file keeps a judge busy for long: all of the catalogue several times over,
@@ -179,13 +181,15 @@ class Trace:
     """A script as it was played. `release` is the kernel's, as uname -r prints it.
 
     It ends early where a vCPU could not be created or a value could not be worked out. `place` is None where
-    nothing is known of it: then it is taken for a host.
+    nothing is known of it: then it is taken for a host. `host` is what the machine was meanwhile, by name
+    (player/host_state.py), as far as that was looked at.
     """
 
     scenario: str
     release: str
     events: tuple[Event, ...]
     place: Place | None = None
+    host: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def script(self) -> Script:
@@ -209,13 +213,18 @@ class Trace:
 
 
 def from_played(
-    scenario: str, release: str, steps: list[dict[str, Any]], place: Place | None = None
+    scenario: str,
+    release: str,
+    steps: list[dict[str, Any]],
+    place: Place | None = None,
+    host: Mapping[str, str] | None = None,
 ) -> Trace:
     """The trace of what the player returned. TraceError when it is not that."""
     try:
         if not _is_plain(release):
             raise TraceError("the kernel's release is no plain text")
-        return Trace(scenario, release, tuple(_event_from_json(step) for step in steps), place)
+        events = tuple(_event_from_json(step) for step in steps)
+        return Trace(scenario, release, events, place, _host_from_json({} if host is None else host))
     except ScriptError as error:
         raise TraceError(str(error)) from None
     except RecursionError:
@@ -225,7 +234,9 @@ def from_played(
 def to_lines(trace: Trace) -> Iterator[str]:
     """The trace as lines of JSON, without line ends."""
     header = {"trace": SCHEMA, "scenario": trace.scenario, "release": trace.release, "tool": __version__}
-    yield json.dumps({**header, "place": asdict(trace.place)} if trace.place else header)
+    place = {"place": asdict(trace.place)} if trace.place else {}
+    host = {"host": {**trace.host}} if trace.host else {}
+    yield json.dumps({**header, **place, **host})
     for event in trace.events:
         yield json.dumps(_event_to_json(event), separators=(",", ":"))
     yield json.dumps({"end": len(trace.events)})
@@ -249,7 +260,8 @@ def from_lines(lines: Iterable[str]) -> Iterator[Trace]:
                     raise TraceError(
                         f"the end mark counts {data['end']!a:.20} steps, {len(events)} are there"
                     )
-                yield Trace(header["scenario"], header["release"], tuple(events), header["place"])
+                about = header["place"], header["host"]
+                yield Trace(header["scenario"], header["release"], tuple(events), *about)
                 header = None
             elif len(events) >= script.MAX_STEPS:
                 raise TraceError(f"more than {script.MAX_STEPS} steps")
@@ -293,7 +305,8 @@ def _check_header(data: dict[str, Any]) -> dict[str, Any]:
     for key in ("scenario", "release"):
         if not _is_plain(data.get(key)):
             raise TraceError(f"the header has no {key} in plain text")
-    return {**data, "place": _place_from_json(data["place"]) if "place" in data else None}
+    place = _place_from_json(data["place"]) if "place" in data else None
+    return {**data, "place": place, "host": _host_from_json(data.get("host", {}))}
 
 
 def _place_from_json(data: Any) -> Place:
@@ -307,6 +320,15 @@ def _place_from_json(data: Any) -> Place:
         if type(data[name]) is not bool:
             raise TraceError(f"place: {name} is neither true nor false")
     return Place(**data)
+
+
+def _host_from_json(data: Any) -> dict[str, str]:
+    if type(data) is not dict or len(data) > _MOST_FACTS:
+        raise TraceError(f"host: expected up to {_MOST_FACTS} texts by name")
+    for name, text in data.items():
+        if not _is_plain(name) or not _is_plain(text):
+            raise TraceError(f"host: {name!a:.60} is no plain text")
+    return data
 
 
 def _is_plain(text: Any) -> bool:

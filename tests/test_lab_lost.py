@@ -64,7 +64,7 @@ def test_a_result_written_by_a_machine_that_then_dies_does_not_count(
     monkeypatch.setattr(play, "ATTEMPTS", 1)
     # The whole result of this job, from an init that then panics the kernel.
     number = play.job_for([SCENARIOS["young-restore"]]).number
-    frames = protocol.encode(number, ["probe", "6.1", []]) + protocol.encode(number, protocol.END)
+    frames = protocol.encode(number, ["probe", "6.1", [], {}]) + protocol.encode(number, protocol.END)
     numbers = ",".join(map(str, frames))
     does = (
         'mount("dev", "/dev", "devtmpfs", 0, 0); int f = open("/dev/ttyS1", O_WRONLY | O_NOCTTY); '

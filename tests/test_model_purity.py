@@ -21,6 +21,7 @@ ALLOWED = {
         "kvmharness.contract",
         "kvmharness.script",
         "kvmharness.trace",
+        "kvmharness.player.host_state",
         "kvmharness.player.values",
     ),
 }

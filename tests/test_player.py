@@ -302,7 +302,7 @@ def test_scripts_that_nobody_waits_for_any_more_leave_nothing_open(
     wait = [script.to_json(CreateVcpu(vcpu=0)), script.to_json(Sleep(ns=3600 * 10**9))]
     playing = player.Player(system).play_together([("long", wait), ("none", [])])
     assert next(playing) == ("none", [])
-    playing.close()  # type: ignore[attr-defined]
+    playing.close()
     assert os.listdir("/proc/self/fd") == before
     assert os.sched_getaffinity(0) == affinity
 

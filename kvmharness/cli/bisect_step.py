@@ -68,7 +68,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="NAME",
         help="play only this scenario (can be repeated; default: all)",
     )
-    options.add_scenario_file(parser)
     options.add_hang_after(parser)
     options.add_judging(parser)
     parser.add_argument(
@@ -79,13 +78,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Judge one step: a line that says what it is and why, and git's exit status for it."""
-    scenarios = options.pick_scenarios(arguments.scenario, arguments.scenario_file)
+    scenarios = options.pick_scenarios(arguments.scenario)
     expectation = options.expectation(arguments)
     if arguments.host:
         given = [name for name in _OF_LAB if getattr(arguments, name)]
         if given:
             raise UsageError(f"--host judges the running kernel and cannot be combined with --{given[0]}")
-        found = _of_host(scenarios, expectation, bool(arguments.scenario or arguments.scenario_file))
+        found = _of_host(scenarios, expectation, bool(arguments.scenario))
     else:
         found = _of_tree(arguments, scenarios, expectation)
     print(printable(found.line), flush=True)
@@ -100,6 +99,7 @@ def _of_host(scenarios: Sequence[Scenario], expectation: Expectation, by_name: b
             raise
         # Its modules did not load, perhaps.
         return BisectAnswer(SKIP, f"{os.uname().release}: {error}")
+    _show(outcome.notes)
     return _answer(outcome.results, outcome.sessions, expectation, by_name)
 
 
@@ -122,14 +122,18 @@ def _of_tree(
         for line in error.details if isinstance(error, CompileError) else ():
             options.complain(line)
         return BisectAnswer(SKIP, str(error))
-    for note in played.notes:
-        options.complain(f"  | {note}")
+    _show(played.notes)
     # A kernel that crashes has another fault than the one that is looked for, most likely.
     results = [
         replace(each, verdict=Verdict.LOST) if each.scenario in played.crashed else each
         for each in played.results
     ]
-    return _answer(results, played.sessions, expectation, bool(arguments.scenario or arguments.scenario_file))
+    return _answer(results, played.sessions, expectation, bool(arguments.scenario))
+
+
+def _show(notes: Sequence[str]) -> None:
+    for note in notes:
+        options.complain(f"  | {note}")
 
 
 def _answer(

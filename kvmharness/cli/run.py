@@ -16,7 +16,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add the command."""
     parser = commands.add_parser("run", help="play scenarios on this host's /dev/kvm, judge them")
     parser.add_argument("scenario", nargs="*", help="the name of a scenario (default: all)")
-    options.add_scenario_file(parser)
     options.add_report_options(parser)
     options.add_judging(parser)
     options.add_strict(parser)
@@ -26,7 +25,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Play, judge, report."""
-    scenarios = options.pick_scenarios(arguments.scenario, arguments.scenario_file)
+    scenarios = options.pick_scenarios(arguments.scenario)
     options.check_places(arguments.output, arguments.save_traces)
     expectation = options.expectation(arguments)
     outcome = settle(scenarios, host.play, expectation, confirm=True)
@@ -35,6 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     probes = [session.probe for session in outcome.sessions.values()]
     report = KernelReport(
         *(*place, os.uname().release, outcome.results, expectation.name, outcome.identity),
+        notes=outcome.notes,
+        host=outcome.host,
         ignores_writes=next(filter(None, (ignored_writes(each, expectation) for each in probes)), ""),
     )
     whole = Report((report,), strict=arguments.strict)

@@ -4,7 +4,7 @@
 Each has a VM of its own, so that what a KVM does otherwise in one of them spoils no other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kvmharness.script import (
@@ -111,6 +111,11 @@ class Probe:
     def release(self) -> str:
         """The kernel's release; "" where nothing was played."""
         return self.traces[0].release if self.traces else ""
+
+    @property
+    def host(self) -> Mapping[str, str]:
+        """What the machine was, by name (player/host_state.py), as far as that was looked at."""
+        return next((each.host for each in self.traces if each.host), {})
 
     @property
     def is_current(self) -> bool:

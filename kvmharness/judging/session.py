@@ -2,7 +2,7 @@
 """A session: scenarios played on one KVM together with the probe of it, until each has a verdict."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from kvmharness import script
 from kvmharness.judging import kvm
@@ -12,6 +12,7 @@ from kvmharness.judging.judge import judge_probe, judge_scenario
 from kvmharness.judging.kvm import Kvm
 from kvmharness.judging.probe import PROBES, Probe, split
 from kvmharness.judging.verdict import MAINLINE, Expectation, Result, Verdict
+from kvmharness.player import host_state
 from kvmharness.scenarios import Scenario
 from kvmharness.trace import Trace
 
@@ -26,12 +27,14 @@ class LostError(Exception):
 class Session:
     """What was played: the probe's traces, and the scenarios' by name.
 
-    `notes` are lines worth showing beside the verdicts: what the kernel complained of meanwhile.
+    `notes` are lines worth showing beside the verdicts: what the kernel complained of meanwhile. Where
+    `changed` says how the host changed meanwhile, nothing in it counts.
     """
 
     probe: Probe
     traces: dict[str, Trace]
     notes: tuple[str, ...] = ()
+    changed: str = ""
 
     @classmethod
     def of(cls, traces: Sequence[Trace], notes: tuple[str, ...] = ()) -> "Session":
@@ -51,7 +54,8 @@ class SessionResult:
     these rests on, by name.
 
     `identity` is None where nothing was played that says anything; `notes` are all sessions'. `attempts` are
-    the sessions in their order, all of which a verdict may depend on: judged() makes the same of them.
+    the sessions in their order, all of which a verdict may depend on: judged() makes the same of them. `host`
+    is what the machine was, by name (player/host_state.py).
     """
 
     results: tuple[Result, ...]
@@ -59,6 +63,7 @@ class SessionResult:
     identity: Identity | None = None
     notes: tuple[str, ...] = ()
     attempts: tuple[Session, ...] = ()
+    host: Mapping[str, str] = field(default_factory=dict)
 
 
 def rounds(scenarios: Sequence[Scenario]) -> list[list[tuple[str, list[dict[str, object]]]]]:
@@ -93,9 +98,9 @@ def settle(
 
     With `confirm`, for what runs in real time and no two runs are the same, a FAIL is one only if it comes a
     second time (see `decision`). Else it is INCONCLUSIVE, and its trace is the one kept. What a session lacks
-    is played again too, and has no result if no session has it. LostError, or an
-    OSError of the KVM, passes through the first time: nothing was judged then. Later it leaves the verdicts
-    that there are.
+    is played again too, and has no result if no session has it. What is open when the host does not stop
+    changing is INCONCLUSIVE. LostError, or an OSError of the KVM, passes through the first time: nothing was
+    judged then. Later it leaves the verdicts that there are.
     """
     attempts: dict[str, list[_Attempt]] = {}
     sessions: list[Session] = []
@@ -107,6 +112,7 @@ def settle(
             if not attempts:
                 raise
             break
+        session = _unless_replaced(sessions[0] if sessions else session, session)
         sessions.append(session)
         _judge(session, open_ones, expectation, attempts)
         decided = {
@@ -115,7 +121,7 @@ def settle(
             if is_decided([attempt.result for attempt in each], confirm=confirm)
         }
         open_ones = [_again(each, attempts) for each in open_ones if each.name not in decided]
-        if not open_ones and decided == attempts.keys():
+        if session.changed or (not open_ones and decided == attempts.keys()):
             break
     return _outcome(scenarios, sessions, attempts, expectation, confirm=confirm)
 
@@ -128,6 +134,16 @@ def judged(
     for session in sessions:
         _judge(session, scenarios, expectation, attempts)
     return _outcome(scenarios, sessions, attempts, expectation, confirm=confirm)
+
+
+def _unless_replaced(first: Session, session: Session) -> Session:
+    """The session; with nothing that counts where one of KVM's modules is not the one it was at first."""
+    ids, others = (host_state.build_ids(each.probe.host) for each in (first, session))
+    replaced = [f"{name}.ko" for name in ids if others.get(name, ids[name]) != ids[name]]
+    if not replaced:
+        return session
+    changed = f"{' and '.join(replaced)} was replaced by another while it was played on"
+    return replace(session, traces={}, changed=changed)
 
 
 def _again(scenario: Scenario, attempts: Mapping[str, Sequence[_Attempt]]) -> Scenario:
@@ -153,6 +169,8 @@ def _judged(
     scenarios: Sequence[Scenario], session: Session, here: Kvm, diverged: Collection[str]
 ) -> list[Result]:
     """The verdicts of a session: those of the probe's scripts that diverge or did before, and of these."""
+    if session.changed:
+        return [Result(each.name, Verdict.INCONCLUSIVE, each.contract, session.changed) for each in scenarios]
     probe = {each.scenario: each for each in judge_probe(here)}
     probe |= {name: Result(name, Verdict.PASS, "") for name in diverged if name not in probe}
     played = [each for each in scenarios if each.name in session.traces]
@@ -177,9 +195,12 @@ def _outcome(
         place, result = decide([each.result for each in attempts[name]], confirm=confirm)
         chosen[name] = replace(attempts[name][place], result=result)
     results = tuple(each.result for each in chosen.values())
-    sessions = {name: each.session for name, each in chosen.items() if name not in PROBES}
-    notes = dict.fromkeys(note for each in sessions.values() for note in each.notes)
+    sessions = {name: each.session for name, each in chosen.items() if name in each.session.traces}
+    every = [each.session for several in attempts.values() for each in several]
+    notes = dict.fromkeys(note for each in every for note in each.notes)
     doubted = {each.scenario for each in results if each.is_doubted}
     played = [(chosen[name].kvm, each.traces[name]) for name, each in sessions.items() if name not in doubted]
     identity = identify(played, expectation, doubted & PROBES.keys())
-    return SessionResult(results, sessions, identity, tuple(notes), tuple(played_in))
+    kept = tuple(each for each in played_in if not each.changed)
+    host = next((each.probe.host for each in played_in if each.probe.host), {})
+    return SessionResult(results, sessions, identity, tuple(notes), kept, host)

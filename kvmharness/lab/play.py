@@ -145,13 +145,13 @@ def _played_last(job: Job, scenarios: Sequence[Scenario], boot: Boot) -> str:
     return ""
 
 
-def _trace(job: Job, name: object, release: object, steps: Any) -> Trace:
-    """A trace from what the machine says of its steps, and what they were asked to be."""
+def _trace(job: Job, name: object, release: object, steps: Any, facts: Any) -> Trace:
+    """A trace from what the machine says of its steps and of itself, and what they were asked to be."""
     if type(name) is not str or type(release) is not str or type(steps) is not list:
         raise ValueError("expected a name, a release and steps")
     script = job.scripts[name][: len(steps)]
     played = [{**step, "op": op} for op, step in zip(script, steps, strict=True)]
-    return trace.from_played(name, release, played)
+    return trace.from_played(name, release, played, host=facts)
 
 
 def _complaint(boot: Boot, fault: console.Remark | None) -> str:

@@ -3,9 +3,9 @@
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
 from types import TracebackType
 
@@ -36,6 +36,7 @@ class Played:
     notes: tuple[str, ...] = ()
     crashed: frozenset[str] = frozenset()
     attempts: tuple[Session, ...] = ()
+    host: Mapping[str, str] = field(default_factory=dict)
 
 
 def play_on(
@@ -81,6 +82,7 @@ def play_on(
         *(results, outcome.sessions, outcome.identity, tuple(dict.fromkeys(notes))),
         crashed=frozenset(each.scenario for each in crashed),
         attempts=outcome.attempts,
+        host=outcome.host,
     )
 
 
@@ -143,9 +145,20 @@ class Matrix:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def __iter__(self) -> Iterator[Finished]:
-        """Each, as soon as it is finished."""
-        for future in as_completed(self._futures):
-            yield self._finished(self._futures.index(future))
+        """Each, as soon as it is finished. How many are, and which are left, is logged."""
+        titles = [f"{kernel.spec} on {machine.name}" for kernel, machine in self._boots]
+        left = dict(enumerate(titles))
+        _LOG.info("%d to play: %s", len(left), ", ".join(titles), extra={"left": titles, "of": len(titles)})
+        try:
+            for future in as_completed(self._futures):
+                number = self._futures.index(future)
+                title = left.pop(number)
+                progress = {"left": list(left.values()), "of": len(titles)}
+                _LOG.info("%s is done, %d of %d", title, len(titles) - len(left), len(titles), extra=progress)
+                yield self._finished(number)
+        finally:
+            if left:
+                _LOG.info("not finished: %s", ", ".join(left.values()), extra={"left": [], "of": 0})
 
     @property
     def finished(self) -> list[Finished]:
@@ -169,4 +182,5 @@ def report(kernel: Kernel, machine: Machine, played: Played, expectation: Expect
     return KernelReport(
         *(kernel.spec, machine.name, kernel.release, played.results, expectation.name),
         *(played.identity, played.notes),
+        host=played.host,
     )

@@ -15,7 +15,7 @@ from kvmharness.player.threads import Running, check, in_background
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable
     from typing import Any
 
     from kvmharness.kvm import System
@@ -46,7 +46,7 @@ class Player:
 
     def play_together(
         self, scripts: Iterable[tuple[str, Script]], announce: Callable[[str], None] = lambda name: None
-    ) -> Iterator[tuple[str, Steps]]:
+    ) -> Generator[tuple[str, Steps], None, None]:
         """Play scripts that wait together, in this thread: names and steps, each as its script ends.
 
         While one waits the others go on: first the one that has been due longest, then the next that has

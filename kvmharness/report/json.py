@@ -8,6 +8,7 @@ from typing import Any
 from kvmharness import __version__
 from kvmharness.judging.identity import Identity
 from kvmharness.judging.verdict import Result, Verdict
+from kvmharness.player import host_state
 from kvmharness.report.kernel import KernelReport, Report
 
 SCHEMA = 2
@@ -42,6 +43,8 @@ def _kernel(report: KernelReport) -> dict[str, Any]:
         "but_for": _but_for(report.identity),
         "distinguished_by": report.identity.distinguished_by if report.identity else "",
         "expect": report.expect,
+        "build_ids": host_state.build_ids(report.host),
+        "host": {**report.host},
         "results": [_result(result) for result in report.results],
         "notes": list(report.notes),
     }

@@ -2,10 +2,12 @@
 """What every report is made of: one kernel on one machine, and the result of each scenario."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from kvmharness.judging.identity import Identity
 from kvmharness.judging.verdict import BY_CONTRACTS, JUDGED, MAINLINE, OPEN, Result, Verdict, exit_status
+from kvmharness.player import host_state
 from kvmharness.printable import printable
 
 
@@ -15,7 +17,8 @@ class KernelReport:
 
     `expect` is what it was judged by, `identity` what it behaves as (None where that is not known).
     `notes` are lines worth showing: a lost machine's last words, for one. `ignores_writes` says that its
-    KVM ignores writes of the TSC, where it does and a policy that honours them was expected.
+    KVM ignores writes of the TSC, where it does and a policy that honours them was expected. `host` is what
+    the machine was, by name (player/host_state.py).
     """
 
     kernel: str
@@ -26,6 +29,12 @@ class KernelReport:
     identity: Identity | None = None
     notes: tuple[str, ...] = ()
     ignores_writes: str = ""
+    host: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def build_ids(self) -> str:
+        """Which builds of KVM's modules were played on; "" where that is not known."""
+        return ", ".join(f"{name}.ko {text}" for name, text in host_state.build_ids(self.host).items())
 
     @property
     def by_contracts(self) -> bool:

@@ -33,6 +33,8 @@ def _lines(report: Report) -> Iterator[str]:
         yield f"  # Subtest: {kernel.title}"
         yield f"  # release {kernel.release}"
         yield f"  # expected {kernel.expect}"
+        if kernel.build_ids:
+            yield f"  # build ids: {kernel.build_ids}"
         if kernel.ignores_writes:
             yield f"  # {kernel.ignores_writes}"
         if kernel.identity:

@@ -29,6 +29,7 @@ def render(report: Report, *, verbose: bool = False) -> str:
     blocks += _unpredicted(report.kernels, titles)
     blocks.append(_known(report.kernels, verbose=verbose))
     blocks += _unjudged(report.kernels, titles, (Verdict.SKIP,), verbose=verbose)
+    blocks.append(_builds(report.kernels, titles))
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
@@ -106,10 +107,19 @@ def _unjudged(
 
 
 def _notes(kernels: Sequence[KernelReport], titles: Sequence[str]) -> Iterator[list[str]]:
-    """What a kernel said on its console, or a lost machine last of all."""
+    """What a kernel said on its console, or a lost machine last of all; how a host changed meanwhile."""
     for kernel, title in zip(kernels, titles, strict=True):
         if kernel.notes:
-            yield [f"Console of {title}", *(f"  | {note}" for note in kernel.notes)]
+            yield [f"Notes on {title}", *(f"  | {note}" for note in kernel.notes)]
+
+
+def _builds(kernels: Sequence[KernelReport], titles: Sequence[str]) -> list[str]:
+    """Which builds of KVM's modules were played on."""
+    lines = []
+    for kernel, title in zip(kernels, titles, strict=True):
+        if kernel.build_ids:
+            lines += wrap(f"Build ids, {title}: {kernel.build_ids}", "", "  ")
+    return lines
 
 
 def _unpredicted(kernels: Sequence[KernelReport], titles: Sequence[str]) -> Iterator[list[str]]:
