@@ -27,7 +27,13 @@ MS = 1_000_000
 KHZ = 1_000_000
 WIDTH = 1000
 HOST = Host(
-    khz=KHZ, khz_exact=True, tsc_clocksource=True, has_attribute=True, fraction_bits=0, refuses_khz=False
+    khz=KHZ,
+    khz_exact=True,
+    tsc_clocksource=True,
+    has_attribute=True,
+    fraction_bits=0,
+    refuses_khz=False,
+    tolerance_ppm=250,
 )
 OLD, NEW = "mainline-before-6.7", "mainline-6.7"
 

@@ -55,7 +55,7 @@ def play(
         else each
         for each in trace.events
     ]
-    return Trace(name, "made-up", tuple(events))
+    return Trace(name, "made-up", tuple(events), host=trace.host)
 
 
 def probe(

@@ -48,6 +48,7 @@ hosts = st.builds(
     fraction_bits=st.sampled_from([0, 32, 48]),
     refuses_khz=st.just(False),
     knows_realtime=st.booleans(),
+    tolerance_ppm=st.sampled_from([250, 250, 0, 100, 5_000]),
 )
 
 # From none to longer than any window.

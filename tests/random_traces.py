@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Good trace files at random: scenarios, and anything else that may be done to a VM, on made-up hosts."""
 
+import dataclasses
 import json
 import random
 from collections.abc import Callable
@@ -21,10 +22,16 @@ Chance = random.Random
 Lines = list[dict[str, Any]]
 MS = 1_000_000
 UNSTABLE = Host(
-    khz=2_000_000, khz_exact=True, stable=False, tsc_clocksource=False, has_attribute=True, fraction_bits=0
+    khz=2_000_000,
+    khz_exact=True,
+    stable=False,
+    tsc_clocksource=False,
+    has_attribute=True,
+    fraction_bits=0,
+    tolerance_ppm=250,
 )
-SCALING = Host(khz=2_000_000, khz_exact=True, tsc_clocksource=True, has_attribute=True, fraction_bits=32)
-BARE = Host(khz=2_000_000, khz_exact=True, tsc_clocksource=False, has_attribute=False, fraction_bits=0)
+SCALING = dataclasses.replace(UNSTABLE, stable=True, tsc_clocksource=True, fraction_bits=32)
+BARE = dataclasses.replace(UNSTABLE, stable=True, has_attribute=False)
 HOSTS = (HOST, HOST, UNSTABLE, SCALING, BARE)
 _SCRIPTS = (*PROBES.values(), *(scenario.script for scenario in SCENARIOS.values()))
 LABELS = sorted({each.label for operations in _SCRIPTS for each in operations})

@@ -165,7 +165,7 @@ def test_whether_a_write_snapped_shows_before_anything_is_read() -> None:
 
 def test_a_ratio_that_is_shown_says_how_fast_the_guest_counts() -> None:
     # The host's rate is known to 1 %, so the ratio of half of it is, too; then it is known for good.
-    rough = Host(khz=KHZ, khz_exact=False, has_attribute=True, fraction_bits=48, refuses_khz=False)
+    rough = Host(khz=KHZ, has_attribute=True, fraction_bits=48, refuses_khz=False, tolerance_ppm=250)
     half = step(script.SetTscKhz(vcpu=0, khz=500_000), 1001 * MS, 500_000)
     ratio = 2**47 + 2**40
     slower = (create(1000 * MS), shown(half, at(-1000 * MS, ratio)))
@@ -177,7 +177,9 @@ def test_a_ratio_that_is_shown_says_how_fast_the_guest_counts() -> None:
 
 
 def test_with_an_unstable_tsc_nothing_is_asked_of_what_is_shown() -> None:
-    unstable = Host(khz=KHZ, khz_exact=True, stable=False, has_attribute=True, fraction_bits=0)
+    unstable = Host(
+        khz=KHZ, khz_exact=True, stable=False, has_attribute=True, fraction_bits=0, tolerance_ppm=250
+    )
     assert possible(shown(create(1000 * MS), at(7)), host=unstable)
 
 

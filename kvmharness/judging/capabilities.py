@@ -20,8 +20,10 @@ from kvmharness.contract import (
     Status,
 )
 from kvmharness.judging.probe import GUESTS, HOST, KHZ, OFFSET, SCALING, WRITE, Probe
+from kvmharness.model.arithmetic import TOLERANCE_PPM, tolerated
 from kvmharness.model.state import Host
-from kvmharness.script import REALTIME, TSC_STABLE
+from kvmharness.player import host_state
+from kvmharness.script import REALTIME, TSC_STABLE, Ppm, Script, SetTscKhz, SetVmTscKhz
 from kvmharness.trace import Event
 
 
@@ -208,6 +210,7 @@ def host_facts(probe: Probe, found: Mapping[str, Finding] | None = None) -> Host
         fraction_bits=0 if slower is False else None,
         refuses_khz=None if as_host is None else not as_host,
         knows_realtime=bool(clock.values[1] & REALTIME) if clock and stable_clock else None,
+        tolerance_ppm=host_state.tolerance_ppm(probe.host),
     )
 
 
@@ -227,11 +230,14 @@ def _ended(event: Event | None, refusals: Iterable[str]) -> bool | None:
 def findings(probe: Probe) -> dict[str, Finding]:
     """What the probe shows of each capability: kept is there, broken is missing."""
     found: dict[str, Finding] = {}
+    off = _rate_of_creation_is_off(probe)
     for name, capability in CAPABILITIES.items():
         finding = capability.claim.check(probe.trace(capability.probe))
         asked = probe.event(capability.asks) if capability.asks else None
         needless = [each for each in capability.implies if found[each].status is not Status.KEPT]
-        if asked is not None and asked.error in _UNKNOWN:
+        if name == "stable-tsc" and off:
+            finding = Finding(capability.claim, Status.UNDECIDED, off)
+        elif asked is not None and asked.error in _UNKNOWN:
             if finding.status is Status.UNDECIDED:
                 reason = f"{capability.asks} failed with {asked.error}"
                 finding = Finding(capability.claim, Status.BROKEN, reason)
@@ -240,6 +246,27 @@ def findings(probe: Probe) -> dict[str, Finding]:
             finding = Finding(capability.claim, Status.UNDECIDED, _without(needless[0], found))
         found[name] = finding
     return found
+
+
+def _rate_of_creation_is_off(probe: Probe) -> str:
+    """Why no offset tells anything, where KVM creates vCPUs with a rate that this host's TSC does not have.
+
+    Without a constant TSC, KVM notes tsc_khz when it is loaded (kvm_timer_init), and the kernel may correct
+    it later (tsc_refine_calibration_work). A vCPU's rate may then be too far off to be left alone. Where
+    hardware cannot scale, KVM takes the TSC of such a vCPU for one that stands still.
+    """
+    khz, rate = (_rate(probe.event(label)) for label in ("create-khz", "host-khz"))
+    if not khz or not rate or khz == rate:
+        return ""
+    new, aged = (probe.event(label) for label in ("tsc-new", "tsc-aged"))
+    stands = bool(new and aged and new.values and new.values == aged.values)
+    ppm = host_state.tolerance_ppm(probe.host)
+    if not stands and tolerated(khz, rate, TOLERANCE_PPM if ppm is None else ppm):
+        return ""
+    return (
+        f"this KVM creates vCPUs with {khz} kHz, but this host's TSC counts at {rate} kHz. KVM was loaded "
+        "before the kernel knew that rate, and has to be loaded again"
+    )
 
 
 def _without(name: str, found: Mapping[str, Finding]) -> str:
@@ -270,3 +297,22 @@ def unmet(
             capability = CAPABILITIES[name]
             return Status.BROKEN, capability.missing if state is Status.KEPT else capability.there
     return Status.KEPT, ""
+
+
+def untolerated(host: Host, script: Script) -> str:
+    """Why a script's rates mean something else on this host than they are meant to; "" where they do not.
+
+    Rates within KVM's default tolerance are to be left alone, others are not; but the host's administrator
+    may have set another tolerance.
+    """
+    ppm = host.tolerance_ppm
+    for step in script:
+        if ppm is not None and isinstance(step, SetTscKhz | SetVmTscKhz) and isinstance(step.khz, Ppm):
+            off = abs(step.khz.ppm)
+            if (off <= ppm) is not (off <= TOLERANCE_PPM):
+                alone = "" if off <= TOLERANCE_PPM else "not "
+                return (
+                    f"kvm.tsc_tolerance_ppm is {ppm} here, and a rate {off} ppm off the host's is "
+                    f"{alone}to be left alone"
+                )
+    return ""

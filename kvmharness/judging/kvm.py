@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 from kvmharness.contract import Finding, Status
 from kvmharness.judging import capabilities
-from kvmharness.judging.probe import Probe
+from kvmharness.judging.probe import HOST, Probe
 from kvmharness.judging.verdict import MAINLINE, Expectation
+from kvmharness.model.host_clocks import clocks_apart, clocks_disagree
 from kvmharness.model.identify import consistent_policies
 from kvmharness.model.judge import Judgement, Possibility, judge
 from kvmharness.model.policy import Policy
@@ -48,7 +49,10 @@ class Kvm:
         if expected is not None and not expected.honours_writes:
             # What a policy without writes lacks is what it is.
             needs = [name for name in needs if name not in _OF_WRITES]
-        return capabilities.unmet(self.found, needs, scenario.lacks)
+        status, lacking = capabilities.unmet(self.found, needs, scenario.lacks)
+        if status is Status.KEPT and (lacking := capabilities.untolerated(self.host, scenario.script)):
+            status = Status.BROKEN
+        return status, lacking
 
     def explaining(self, trace: Trace) -> tuple[str, ...]:
         """The known policies, by name, under which a trace is possible."""
@@ -76,7 +80,7 @@ def seen(probe: Probe, expectation: Expectation = MAINLINE) -> Kvm:
     if expectation.stable_tsc:
         # What looks otherwise is not the host.
         host = replace(host, stable=True, tsc_clocksource=True)
-    doubt = _doubt(probe, found)
+    doubt = _doubt(probe, found, host)
     policy = expectation.policy
     divergences: dict[str, Judgement] = {}
     if policy is not None and not doubt:
@@ -109,9 +113,13 @@ def _without_writes(expectation: Expectation) -> list[Policy]:
     return [each for each in expectation.policies.values() if not each.honours_writes]
 
 
-def _doubt(probe: Probe, found: Mapping[str, Finding]) -> str:
+def _doubt(probe: Probe, found: Mapping[str, Finding], host: Host) -> str:
     if not probe.is_current:
         return "the probe is not that of this version"
+    for trace in probe.traces:
+        doubt = clocks_disagree(trace, host) or clocks_apart(probe.trace(HOST), trace, host.khz)
+        if doubt:
+            return f"the probe says nothing: in {trace.scenario} {doubt}"
     if found["stable-tsc"].status is Status.UNDECIDED:
         return f"the probe could not decide stable-tsc: {found['stable-tsc'].reason}"
     return ""

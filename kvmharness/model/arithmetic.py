@@ -56,9 +56,13 @@ def scaling_ratio(khz: int, host_khz: int, fraction_bits: int) -> int:
 
 def tolerated(khz: int, host_khz: int, ppm: int = TOLERANCE_PPM) -> bool:
     """Whether a rate is near enough to the host's to need no scaling: kvm_set_tsc_khz()."""
-    low = host_khz * (1_000_000 - ppm) // 1_000_000
-    high = host_khz * (1_000_000 + ppm) // 1_000_000
-    return low <= khz <= high
+    return adjusted(host_khz, -ppm) <= khz <= adjusted(host_khz, ppm)
+
+
+def adjusted(khz: int, ppm: int) -> int:
+    """A rate and so many millionths more, as adjust_tsc_khz() has it: they wrap around."""
+    millionths = (1_000_000 + ppm + 2**31) % 2**32 - 2**31  # an int
+    return khz * millionths % WORD // 1_000_000 % 2**32
 
 
 def in_window(value: int, expected: int, window: int) -> bool:

@@ -4,6 +4,8 @@
 As in `rules`, each is named for the kernel function it stands for.
 """
 
+from collections.abc import Iterable
+
 from kvmharness.model import arithmetic
 from kvmharness.model.arithmetic import cycles
 from kvmharness.model.interval import Interval
@@ -73,8 +75,8 @@ class Rates:
     ) -> list[tuple[World, bool]]:
         """kvm_set_tsc_khz(): the worlds, and whether the rate was accepted. Even a refused one is noted.
 
-        A vCPU is `created` with a rate that nobody may refuse. Userspace that sets the same again may be
-        refused, if the host's was corrected since KVM noted it.
+        A vCPU is `created` with the rate that KVM noted when it was loaded, or that userspace chose. If that
+        is too far from the host's, which may have been corrected since, nobody is told.
         """
         vcpu = world.vcpus[number]
         vcpu.virtual_tsc_khz, vcpu.host_rate_at = khz, 0
@@ -86,12 +88,16 @@ class Rates:
             return [(world, True), (world.fork(), False)]
         slack = self._slack(base)
         low, high = base - slack, base + slack
-        tolerated = {arithmetic.tolerated(khz, each) for each in (low, min(max(khz, low), high), high)}
-        # A host whose rate is known may refuse what KVM noted of it before.
+        tolerated = self._tolerated(khz, (low, min(max(khz, low), high), high))
+        # The host's own rate may have been corrected since KVM noted it, or may be yet. Where the rate is
+        # known, KVM may refuse what it noted before.
         vague = not self.host.khz_exact
         as_created = vague and khz == world.default_tsc_khz and not world.default_was_set
+        noted = as_created and created and self.policy.honours_writes
         corrected = as_created and not created
-        if as_created and (not corrected or arithmetic.tolerated(khz, base)):
+        if noted and world.default_is_off is not None:
+            tolerated = {not world.default_is_off}
+        elif as_created and not noted and (created or self._tolerated(khz, (base,)) == {True}):
             tolerated = {True}
         if not self.policy.honours_writes:
             vcpu.host_rate_at, vcpu.follows = world.step, tolerated == {True}
@@ -102,14 +108,23 @@ class Rates:
         if True in tolerated:
             each = world.fork() if len(tolerated) > 1 else world
             each.vcpus[number].ratio, each.vcpus[number].ratio_slack = None, 0
+            each.default_is_off = False if noted else each.default_is_off
             found.append((each, True))
         if False in tolerated:
             known = world.fraction_bits
             for bits in (0, 32, 48) if known is None else (known,):
                 each = world.fork()
                 each.fraction_bits = bits
+                each.default_is_off = True if noted else each.default_is_off
                 found += self._scale(each, each.vcpus[number], khz, slack)
         return found
+
+    def _tolerated(self, khz: int, hosts: Iterable[int]) -> set[bool]:
+        """Whether a rate is near enough to the host's to need no scaling, for each that this may be."""
+        ppm = self.host.tolerance_ppm
+        if ppm is not None:
+            return {arithmetic.tolerated(khz, each, ppm) for each in hosts}
+        return {answer for each in hosts for answer in ((True,) if khz == each else (True, False))}
 
     def set_host_khz(self, world: World, number: int) -> None:
         """kvm_set_tsc_khz() with the host's own rate, whatever that is now."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from kvmharness.guests.rdtsc import PROGRAMS
 from kvmharness.model import line
+from kvmharness.model.arithmetic import TOLERANCE_PPM
 from kvmharness.model.interval import Interval
 from kvmharness.model.operations import perform
 from kvmharness.model.outcome import Action, Answer, Clock, Flag, Guess, Outcome, Tsc, Version, Within
@@ -18,6 +19,7 @@ from kvmharness.model.policy import Policy
 from kvmharness.model.quantity import Quantity, bounds, narrow
 from kvmharness.model.rules import Rules
 from kvmharness.model.state import Host, Moment, World
+from kvmharness.player.host_state import TOLERANCE
 from kvmharness.player.values import NothingReadError, resolve
 from kvmharness.script import Khz, Operation, Ppm, Script, Value, value_to_json
 from kvmharness.trace import Bracket, DebugfsReading, Event, GuestExit, Trace
@@ -31,6 +33,7 @@ HOST = Host(
     fraction_bits=0,
     refuses_khz=False,
     knows_realtime=True,
+    tolerance_ppm=TOLERANCE_PPM,
 )
 CPUS = 2
 
@@ -76,7 +79,7 @@ def simulate(
     debugfs does. The trace ends early where a player's would. TooWideError
     where a TSC is caught up with from halfway round the circle of 64 bits, of which the rules do not tell.
     """
-    stage = Simulation(SimulatedRules(policy, host), choose)
+    stage = Simulation(_SimulatedRules(policy, host), choose)
     events = []
     for operation in operations:
         event = stage.play(operation, pace(operation))
@@ -86,10 +89,11 @@ def simulate(
             event = replace(event, debugfs=stage.debugfs(operation, event))
         events.append(event)
         watch(Step(event, stage.world))
-    return Trace(scenario, _RELEASE, tuple(events))
+    known = {} if host.tolerance_ppm is None else {TOLERANCE: str(host.tolerance_ppm)}
+    return Trace(scenario, _RELEASE, tuple(events), host=known)
 
 
-class SimulatedRules(Rules):
+class _SimulatedRules(Rules):
     """The rules at moments that are known to the cycle."""
 
     def snapshot(self, moment: Moment) -> Moment:

@@ -51,6 +51,7 @@ class Host:
     fraction_bits    those of its TSC scaling: 32 (AMD), 48 (Intel), 0 for none
     refuses_khz      whether KVM_SET_TSC_KHZ of a vCPU is always refused: without scaling before 5.9
     knows_realtime   whether its KVM knows KVM_CLOCK_REALTIME and KVM_CLOCK_HOST_TSC, of 5.16
+    tolerance_ppm    how far from the host's a rate may be without scaling (kvm.tsc_tolerance_ppm)
     """
 
     khz: int | None = None
@@ -62,6 +63,7 @@ class Host:
     fraction_bits: int | None = None
     refuses_khz: bool | None = None
     knows_realtime: bool | None = None
+    tolerance_ppm: int | None = None
 
 
 class Page(NamedTuple):
@@ -162,6 +164,8 @@ class World:
     pages_known      False once something was written to where a vCPU's kvmclock page may be
     cpu              where the thread is that makes the ioctls
     default_was_set  whether userspace chose default_tsc_khz
+    default_is_off   whether default_tsc_khz is not tolerated though userspace did not choose it, as KVM was
+                     loaded before the kernel had corrected tsc_khz; None: no vCPU has shown it yet
     last_host_rate_at  what host_rate_at is to virtual_tsc_khz, to last_tsc_khz
     unknowns         the interval each unknown lies in
     step, made       which step it is, and how many unknowns that has made
@@ -179,6 +183,7 @@ class World:
 
     default_tsc_khz: int | None = None
     default_was_set: bool = False
+    default_is_off: bool | None = None
     last_tsc_nsec: Interval = ZERO
     last_tsc_write: Interval = ZERO
     last_tsc_khz: int = 0

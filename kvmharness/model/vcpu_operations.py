@@ -168,7 +168,7 @@ def set_vm_tsc_khz(rules: Rules, world: World, action: Action) -> list[Outcome]:
         return [refused]
     # 0 stands for the host's own rate (kvm_arch_vm_ioctl): the next vCPU tells what that is.
     world.default_tsc_khz = action.written[0] or (world.host_khz if rules.host.khz_exact else None)
-    world.default_was_set = bool(action.written[0])
+    world.default_was_set, world.default_is_off = bool(action.written[0]), None
     if world.vcpus:
         world.refuses_vm_khz = False
         if not too_fast:  # else it may be refused for that
@@ -248,10 +248,6 @@ def guest_write(rules: Rules, world: World, action: Action) -> list[Outcome]:
         if action.samples < 2 and name in (*SYSTEM_TIME, "TSC_ADJUST"):
             outcomes.append(Outcome(each.fork(), (None, *before, *after)[: 1 + action.samples]))
         for again in rules.process_requests(each, number, action.moment):
-            own = again.vcpus[number]
-            if own.tsc_catchup and rules.host.stable:
-                # It was caught up with on its way back into the guest, by the masterclock there is by then.
-                after = _samples(rules, again, own, action)
             outcomes.append(Outcome(again, (None, *before, *after)[: 1 + action.samples]))
         if lost:
             own = lost.vcpus[number]

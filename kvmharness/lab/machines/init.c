@@ -121,19 +121,6 @@ static char **lines_of(const char *path)
 	return found;
 }
 
-static void load_modules(char **paths)
-{
-	for (; *paths; paths++) {
-		int module = open(*paths, O_RDONLY | O_CLOEXEC);
-
-		if (module < 0 || syscall(SYS_finit_module, module, "", 0)) {
-			complain(*paths);
-			leave(NO_MODULE);
-		}
-		close(module);
-	}
-}
-
 static const char *text_of(const char *path)
 {
 	static char text[4096];
@@ -143,6 +130,36 @@ static const char *text_of(const char *path)
 	close(file);
 	text[size < 0 ? 0 : size] = '\0';
 	return text;
+}
+
+/* What the kernel's command line says of a module's parameters (kvm.tsc_tolerance_ppm=0), as modprobe reads it. */
+static const char *parameters_of(const char *path)
+{
+	static char found[4096], line[4096];
+	const char *name = strrchr(path, '/') + 1;
+	size_t length = strcspn(name, ".");
+
+	snprintf(line, sizeof(line), "%s", text_of("/proc/cmdline"));
+	found[0] = '\0';
+	for (char *word = strtok(line, " \n"); word; word = strtok(NULL, " \n"))
+		if (!strncmp(word, name, length) && word[length] == '.') {
+			strcat(found, word + length + 1);
+			strcat(found, " ");
+		}
+	return found;
+}
+
+static void load_modules(char **paths)
+{
+	for (; *paths; paths++) {
+		int module = open(*paths, O_RDONLY | O_CLOEXEC);
+
+		if (module < 0 || syscall(SYS_finit_module, module, parameters_of(*paths), 0)) {
+			complain(*paths);
+			leave(NO_MODULE);
+		}
+		close(module);
+	}
 }
 
 /*
