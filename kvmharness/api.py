@@ -4,7 +4,7 @@
 The names in __all__ keep their meaning from release to release. Everything else in the package may change.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike, uname
 from pathlib import Path
@@ -53,6 +53,7 @@ __all__ = [
     "Event",
     "ForwardClaim",
     "Identity",
+    "JudgedRun",
     "KvmError",
     "KvmUnavailableError",
     "LabError",
@@ -63,7 +64,6 @@ __all__ = [
     "RateClaim",
     "ReadsClaim",
     "Result",
-    "Run",
     "SameClaim",
     "Scenario",
     "Session",
@@ -81,7 +81,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class JudgedRun:
     """Scenarios played on one kernel, with all that was measured.
 
     `results` hold what the probe diverges in, then each scenario's verdict; `sessions` the traces that each
@@ -114,7 +114,7 @@ class Run:
         """The results that are FAIL."""
         return [each for each in self.results if each.verdict is Verdict.FAIL]
 
-    def judged_by(self, expect: str | Policy) -> "Run":
+    def judged_by(self, expect: str | Policy) -> "JudgedRun":
         """The same traces, judged by another policy: nothing is played again."""
         expectation = _expectation(expect, self.expectation.may_be_protected)
         if not self.attempts:
@@ -123,18 +123,10 @@ class Run:
         return replace(
             self,
             expectation=expectation,
-            results=self._with_untraced(found.results),
+            results=found.results,
             sessions=found.sessions,
             identity=found.identity,
         )
-
-    def _with_untraced(self, judged: Sequence[Result]) -> tuple[Result, ...]:
-        """These, in the order of what was played, and what left no trace: a scenario that was lost, or
-        crashed the kernel, was so under every policy."""
-        names = {each.name for each in self.scenarios}
-        found = {each.scenario: each for each in (*self.results, *judged) if each.scenario in names}
-        others = [each for each in judged if each.scenario not in names]
-        return (*others, *(found[each.name] for each in self.scenarios if each.name in found))
 
     def report(self, form: str = "text") -> str:
         """What the command line would print: "text", "ktap" or "json"."""
@@ -155,7 +147,9 @@ class Run:
         return paths
 
 
-def run_on_host(scenarios: Iterable[Scenario | str] | None = None, expect: str | Policy = EXPECTED) -> Run:
+def run_on_host(
+    scenarios: Iterable[Scenario | str] | None = None, expect: str | Policy = EXPECTED
+) -> JudgedRun:
     """Play scenarios (all, without any) on this host's /dev/kvm, and judge them by a policy or its name.
 
     KvmUnavailableError without a /dev/kvm that opens, KvmError where not even a VM can be created.
@@ -163,7 +157,7 @@ def run_on_host(scenarios: Iterable[Scenario | str] | None = None, expect: str |
     wanted = _scenarios(scenarios)
     expectation = _expectation(expect, may_be_protected=True)
     outcome = settle(wanted, host.play, expectation, confirm=True)
-    return Run(
+    return JudgedRun(
         *("host", saved.HOSTS_OWN, uname().release, wanted, expectation),
         *(outcome.results, outcome.sessions, outcome.identity, outcome.notes, outcome.attempts),
     )
@@ -175,7 +169,7 @@ def run_in_lab(
     *,
     machine: str = "amd",
     expect: str | Policy = EXPECTED,
-) -> Run:
+) -> JudgedRun:
     """Play scenarios (all, without any) on a kernel in an emulated machine, and judge them.
 
     `kernel` is what `kvmharness lab run` takes ("debian:6.1", a path, ...), `machine` one of `kvmharness list
@@ -186,7 +180,7 @@ def run_in_lab(
     found = kernels.find(kernel)
     expectation = _expectation(expect, on.may_protect_tscs)
     played = runs.play_on(found, on, wanted, expectation)
-    return Run(
+    return JudgedRun(
         *(found.spec, on.name, found.release, wanted, expectation),
         *(played.results, played.sessions, played.identity, played.notes, played.attempts),
     )
@@ -197,7 +191,7 @@ def load(
     expect: str | Policy = EXPECTED,
     *,
     scenarios: Iterable[Scenario | str] | None = None,
-) -> Run:
+) -> JudgedRun:
     """Read the saved traces of one run and judge them, as where they were played.
 
     `scenarios` are those that the traces are of, where they are not in the catalogue. OSError; TraceError
@@ -215,10 +209,12 @@ def load(
     place = read.place
     called = (place.kernel, place.machine) if place else ("saved traces", "")
     expectation = read.expectation(_expectation(expect, may_be_protected=True))
-    return Run(*called, read.release, played, expectation, (), {}, attempts=read.sessions).judged_by(expect)
+    return JudgedRun(*called, read.release, played, expectation, (), {}, attempts=read.sessions).judged_by(
+        expect
+    )
 
 
-def compare(first: Run, second: Run) -> Comparison:
+def compare(first: JudgedRun, second: JudgedRun) -> Comparison:
     """Where two kernels do something different, scenario by scenario, without any policy."""
     return compare_sessions(first.sessions, second.sessions)
 

@@ -170,6 +170,21 @@ def test_catching_up_compares_unsigned_numbers() -> None:
     assert not possible(*events, guest_write(1003 * MS, "TSC", 1, -886 * MS % 2**64, 10 * MS))
 
 
+def test_a_guest_that_ends_the_masterclock_is_caught_up_with_by_the_clock_of_now() -> None:
+    # Exploring 6.12 came upon it. A vCPU is created at 1000 ms and given 1.1 times the host's rate. Its first
+    # run takes the masterclock's snapshot at 1010 ms, when its TSC has to be 11 ms, 1 ms ahead of what it
+    # was. So at 1110 ms it is 111 ms. Then its guest writes the old kvmclock MSR, which ends the masterclock:
+    # back in the guest its TSC is 121 ms, by the clock of now.
+    events = (create(1000 * MS), set_khz(1001 * MS, 1_100_000), run(1010 * MS, 11 * MS))
+
+    def written(after: int) -> Event:
+        return guest_write(1110 * MS, "SYSTEM_TIME_OLD", 0x3801, 111 * MS, after)
+
+    assert possible(*events, written(121 * MS))
+    assert not possible(*events, written(122 * MS))
+    assert not possible(*events, written(105 * MS))
+
+
 def test_a_rate_above_the_hosts_is_caught_up_with_at_each_run_but_the_first() -> None:
     # At 1001 ms the vCPU is given twice the host's rate, and a TSC of 5000 ms. At 1011 ms that has to be
     # 5020 ms, but if nothing asks for it, it is 5010 ms still. The run asks for the next. At 1021 ms it has

@@ -68,6 +68,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="NAME",
         help="play only this scenario (can be repeated; default: all)",
     )
+    options.add_scenario_file(parser)
     options.add_hang_after(parser)
     options.add_judging(parser)
     parser.add_argument(
@@ -78,13 +79,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Judge one step: a line that says what it is and why, and git's exit status for it."""
-    scenarios = options.pick_scenarios(arguments.scenario)
+    scenarios = options.pick_scenarios(arguments.scenario, arguments.scenario_file)
     expectation = options.expectation(arguments)
     if arguments.host:
         given = [name for name in _OF_LAB if getattr(arguments, name)]
         if given:
             raise UsageError(f"--host judges the running kernel and cannot be combined with --{given[0]}")
-        found = _of_host(scenarios, expectation, bool(arguments.scenario))
+        found = _of_host(scenarios, expectation, bool(arguments.scenario or arguments.scenario_file))
     else:
         found = _of_tree(arguments, scenarios, expectation)
     print(printable(found.line), flush=True)
@@ -128,7 +129,7 @@ def _of_tree(
         replace(each, verdict=Verdict.LOST) if each.scenario in played.crashed else each
         for each in played.results
     ]
-    return _answer(results, played.sessions, expectation, bool(arguments.scenario))
+    return _answer(results, played.sessions, expectation, bool(arguments.scenario or arguments.scenario_file))
 
 
 def _show(notes: Sequence[str]) -> None:

@@ -2,20 +2,18 @@
 """kvmharness judge: judge traces that were saved earlier, on any machine."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from kvmharness.cli import options
-from kvmharness.cli.errors import FAILED, NOTHING_FAILED, NOTHING_JUDGED, UsageError
+from kvmharness.cli.errors import UsageError
 from kvmharness.judging import saved
 from kvmharness.judging.bisection import ignored_writes
-from kvmharness.judging.difference import compare_sessions
 from kvmharness.judging.saved import SavedRun
 from kvmharness.judging.session import Session
 from kvmharness.judging.verdict import Expectation
 from kvmharness.report import KernelReport, Report
-from kvmharness.report.difference import DifferenceReport, render
-from kvmharness.scenarios import SCENARIOS
+from kvmharness.scenarios import Scenario
 from kvmharness.trace import TraceError
 
 
@@ -23,11 +21,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add the command."""
     parser = commands.add_parser("judge", help="judge saved traces again (see --save-traces)")
     parser.add_argument("trace", nargs="+", type=Path, help="a file saved by --save-traces")
-    parser.add_argument(
-        "--diff",
-        action="store_true",
-        help="compare the two kernels that the traces are of, as `kvmharness lab diff` does",
-    )
+    options.add_scenario_file(parser)
     options.add_judging(parser)
     options.add_strict(parser)
     options.add_report_options(parser)
@@ -38,46 +32,28 @@ def run(arguments: argparse.Namespace) -> int:
     """Read, judge, report: a column for each run that the files are of."""
     options.check_places(arguments.output, None)
     expectation = options.expectation(arguments)
+    scenarios = options.known_scenarios(arguments.scenario_file)
     files: dict[tuple[Path, str], list[list[Session]]] = {}
     for path in dict.fromkeys(arguments.trace):
-        sessions = _read(path)
+        sessions = _read(path, scenarios)
         files.setdefault((path.parent, _kernel(path, SavedRun(tuple(sessions)))), []).append(sessions)
     several = len({folder for folder, _ in files}) > 1
-    runs = [
-        (str(folder / kernel) if several else kernel, run)
+    reports = [
+        _report(run, str(folder / kernel) if several else kernel, scenarios, expectation)
         for (folder, kernel), of_kernel in files.items()
         for run in saved.runs_of(of_kernel)
     ]
-    if arguments.diff:
-        return _compare(runs, arguments.output)
-    reports = [_report(run, kernel, expectation) for kernel, run in runs]
     report = Report(tuple(reports), strict=arguments.strict)
     options.write_report(report, arguments)
     return report.exit_status
 
 
-def _compare(runs: Sequence[tuple[str, SavedRun]], output: Path | None) -> int:
-    """Report where the two kernels differ; the exit status, as `lab diff` has it."""
-    if len(runs) != 2:
-        raise UsageError(f"--diff compares two kernels, and these traces are of {len(runs)}")
-    (first, one), (second, other) = runs
-    place = one.place or other.place
-    report = DifferenceReport(
-        (first, second),
-        (one.release, other.release),
-        place.machine if place else "an unknown machine",
-        compare_sessions(one.by_scenario, other.by_scenario),
-    )
-    options.write_text(render([report]), output)
-    if report.comparison.differences:
-        return FAILED
-    return NOTHING_FAILED if report.comparison.compared else NOTHING_JUDGED
-
-
-def _report(run: SavedRun, kernel: str, expectation: Expectation) -> KernelReport:
+def _report(
+    run: SavedRun, kernel: str, scenarios: Mapping[str, Scenario], expectation: Expectation
+) -> KernelReport:
     """The verdicts of a run, by what it says of the place where it was played."""
     place, here = run.place, run.expectation(expectation)
-    result = run.judged([each for name, each in SCENARIOS.items() if name in run.scenarios], expectation)
+    result = run.judged([each for name, each in scenarios.items() if name in run.scenarios], expectation)
     on_host = place is None or place.machine == saved.HOSTS_OWN
     ignores = [ignored_writes(each.probe, here) for each in run.sessions if on_host]
     return KernelReport(
@@ -98,7 +74,7 @@ def _kernel(path: Path, run: SavedRun) -> str:
     return name
 
 
-def _read(path: Path) -> list[Session]:
+def _read(path: Path, scenarios: Mapping[str, Scenario]) -> list[Session]:
     """The sessions in a file. UsageError when it does not hold that."""
     try:
         sessions = saved.read(path)
@@ -107,5 +83,5 @@ def _read(path: Path) -> list[Session]:
     except TraceError as error:
         raise UsageError(f"{path}: {error}") from None
     for name in SavedRun(tuple(sessions)).scenarios:
-        options.pick([name], SCENARIOS, f"scenario in {path}:")
+        options.pick([name], scenarios, f"scenario in {path}:")
     return sessions

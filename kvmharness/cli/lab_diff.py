@@ -2,6 +2,7 @@
 """kvmharness lab diff: two kernels held against each other, without any policy."""
 
 import argparse
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from kvmharness.lab.machines.machine import check_emulator
 from kvmharness.lab.runs import Finished, Matrix
 from kvmharness.report.difference import DifferenceReport, render
 
+_LOG = logging.getLogger(__name__)
 _STATUSES = """\
 exit status:
   0  no scenario differs, and some were compared
@@ -52,6 +54,7 @@ def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser
         metavar="NAME",
         help="play only this scenario (can be repeated; default: all)",
     )
+    options.add_scenario_file(parser)
     parser.add_argument(
         "--offline", action="store_true", help="use only the kernels in the cache; download nothing"
     )
@@ -66,7 +69,7 @@ def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser
 
 def run(arguments: argparse.Namespace) -> int:
     """Play on both kernels, compare, report."""
-    scenarios = options.pick_scenarios(arguments.scenario)
+    scenarios = options.pick_scenarios(arguments.scenario, arguments.scenario_file)
     machines = options.pick(arguments.machine or ["amd"], MACHINES, "machine")
     machines = [replace(machine, hang_after_s=arguments.hang_after) for machine in machines]
     options.check_places(arguments.output, arguments.save_traces)
@@ -75,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     both = [kernels.find(spec, offline=arguments.offline) for spec in arguments.kernel]
     boots = [(kernel, machine) for machine in machines for kernel in both]
     with Matrix(boots, scenarios, Expectation(policy=None), arguments.jobs) as matrix:
-        for each in matrix:
+        for done, each in enumerate(matrix, 1):
             if each.trouble:
                 raise each.trouble
             if each.played:
@@ -83,6 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
                 options.save_sessions(
                     each.played.sessions, each.played.attempts, *place, arguments.save_traces
                 )
+            _LOG.info("%s on %s is done, %d of %d", each.kernel.spec, each.machine.name, done, len(boots))
         finished = matrix.finished
     reports = [_report(*pair) for pair in zip(finished[::2], finished[1::2], strict=True)]
     options.write_text(render(reports), arguments.output)

@@ -2,6 +2,7 @@
 """kvmharness lab validate: a kernel without a patch and with it, side by side."""
 
 import argparse
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +19,8 @@ from kvmharness.lab.machines.machine import check_emulator
 from kvmharness.lab.patches import kept
 from kvmharness.lab.runs import Matrix
 from kvmharness.report.validation import Validation, render
+
+_LOG = logging.getLogger(__name__)
 
 
 def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -40,6 +43,7 @@ def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser
         metavar="NAME",
         help="play only this scenario (can be repeated; default: all)",
     )
+    options.add_scenario_file(parser)
     options.add_jobs(parser)
     options.add_hang_after(parser)
     options.add_judging(parser)
@@ -51,7 +55,7 @@ def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser
 
 def run(arguments: argparse.Namespace) -> int:
     """Build, play on both kernels, say what changed; the exit status is that of the patched one."""
-    scenarios = options.pick_scenarios(arguments.scenario)
+    scenarios = options.pick_scenarios(arguments.scenario, arguments.scenario_file)
     machines = options.pick(arguments.machine or ["amd-smp"], MACHINES, "machine")
     machines = [replace(machine, hang_after_s=arguments.hang_after) for machine in machines]
     options.check_places(arguments.output, None)
@@ -65,9 +69,11 @@ def run(arguments: argparse.Namespace) -> int:
     boots = [(kernel, machine) for machine in machines for kernel in (before, after)]
     with Matrix(boots, scenarios, expectation, arguments.jobs) as matrix:
         try:
-            for each in matrix:
+            for done, each in enumerate(matrix, 1):
                 if each.trouble:
                     raise each.trouble
+                title = f"{each.kernel.spec} on {each.machine.name}"
+                _LOG.info("%s is done, %d of %d", title, done, len(boots))
         except KeyboardInterrupt:
             try:
                 _report(arguments, expectation, patches, command, matrix)
@@ -120,8 +126,9 @@ def _command(arguments: argparse.Namespace, files: Sequence[PatchFile]) -> list[
         words += ["--patch", kept.keep(each.data)]
         words += [word for pick in each.picks for word in ("--pick", str(pick))]
     words += ["--allow-build-scripts"] if arguments.allow_build_scripts else []
-    for option, names in (("--machine", arguments.machine), ("--scenario", arguments.scenario)):
-        words += [word for name in names for word in (option, name)]
+    repeated = ("machine", "scenario", "scenario_file")
+    for option, names in ((f"--{each.replace('_', '-')}", getattr(arguments, each)) for each in repeated):
+        words += [word for name in names for word in (option, str(name))]
     words += ["--expect", arguments.expect]
     if arguments.judge != "policy":
         words += ["--judge", arguments.judge]

@@ -4,6 +4,7 @@
 import argparse
 import textwrap
 from collections import defaultdict
+from pathlib import Path
 
 from kvmharness.cli import options
 from kvmharness.cli.errors import NOTHING_FAILED, UsageError
@@ -14,7 +15,7 @@ from kvmharness.lab.machines.catalogue import MACHINES
 from kvmharness.model.policies import POLICIES
 from kvmharness.printable import printable
 from kvmharness.report import catalogue
-from kvmharness.scenarios import SCENARIOS, SUBJECTS
+from kvmharness.scenarios import SUBJECTS
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -22,6 +23,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser("list", help="list scenarios, policies, machines or kernels")
     parser.add_argument("what", choices=(*_LISTS, "scenarios", "kernels"))
     parser.add_argument("name", nargs="*", help="with scenarios: show everything about these")
+    options.add_scenario_file(parser)
     parser.add_argument("--offline", action="store_true", help="with kernels: only those in the cache")
     parser.add_argument(
         "--all-suites", action="store_true", help="with kernels: ask all of Debian's other suites"
@@ -31,19 +33,21 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what was asked for. UsageError for what makes no sense there."""
-    if arguments.name and arguments.what != "scenarios":
+    if (arguments.name or arguments.scenario_file) and arguments.what != "scenarios":
         raise UsageError("only `list scenarios` takes names")
     if arguments.what == "kernels":
         return _list_kernels(arguments.offline, arguments.all_suites)
     if arguments.offline or arguments.all_suites:
         raise UsageError("only `list kernels` takes --offline and --all-suites")
-    return _list_scenarios(arguments.name) if arguments.what == "scenarios" else _LISTS[arguments.what]()
+    if arguments.what == "scenarios":
+        return _list_scenarios(arguments.name, arguments.scenario_file)
+    return _LISTS[arguments.what]()
 
 
-def _list_scenarios(names: list[str]) -> int:
-    """Each with its contract, by subject; those that are named with everything there is to say."""
-    if names:
-        for scenario in options.pick(names, SCENARIOS, "scenario"):
+def _list_scenarios(names: list[str], files: list[Path]) -> int:
+    """Each with its contract, by subject; those that are named, or in files, with all there is to say."""
+    if names or files:
+        for scenario in options.pick_scenarios(names, files):
             facts = catalogue.facts(scenario)
             _entry(scenario.name, scenario.contract, *(f"{what}: {text}" for what, text in facts))
         return NOTHING_FAILED

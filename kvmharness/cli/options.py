@@ -24,6 +24,7 @@ from kvmharness.model.policy import Policy, from_tables
 from kvmharness.printable import printable
 from kvmharness.report import FORMATS, Report, colour, render
 from kvmharness.scenarios import SCENARIOS, Scenario
+from kvmharness.scenarios.file import ScenarioFileError, from_text
 
 T = TypeVar("T")
 
@@ -187,9 +188,39 @@ def pick(names: Iterable[str], available: Mapping[str, T], what: str) -> list[T]
     return picked
 
 
-def pick_scenarios(names: Sequence[str]) -> list[Scenario]:
-    """The scenarios called so; all of them for no name."""
-    return pick(names or SCENARIOS, SCENARIOS, "scenario")
+def add_scenario_file(parser: argparse.ArgumentParser) -> None:
+    """--scenario-file."""
+    parser.add_argument(
+        "--scenario-file",
+        action="append",
+        default=[],
+        metavar="FILE",
+        type=Path,
+        help="read scenarios from FILE, in JSON or TOML; without names, play only these (can be repeated)",
+    )
+
+
+def known_scenarios(files: Iterable[Path]) -> dict[str, Scenario]:
+    """The catalogue's scenarios by name, and those of the files. UsageError where a file makes no sense."""
+    known = dict(SCENARIOS)
+    for file in files:
+        try:
+            found = from_text(file.read_text(encoding="utf-8"), known, toml=file.suffix == ".toml")
+        except OSError as error:
+            raise UsageError(f"cannot read {file}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise UsageError(f"{file}: not a UTF-8 text") from None
+        except ScenarioFileError as error:
+            raise UsageError(f"{file}: {error}") from None
+        known |= found
+    return known
+
+
+def pick_scenarios(names: Sequence[str], files: Sequence[Path] = ()) -> list[Scenario]:
+    """The scenarios called so, of the files or the catalogue. For no name all of the files, or else all."""
+    known = known_scenarios(files)
+    of_files = [name for name in known if name not in SCENARIOS]
+    return pick(names or of_files or SCENARIOS, known, "scenario")
 
 
 def check_places(output: Path | None, save_traces: Path | None) -> None:

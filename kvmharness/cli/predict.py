@@ -14,6 +14,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add the command."""
     parser = commands.add_parser("predict", help="show what each policy does in a scenario; no KVM needed")
     parser.add_argument("scenario", nargs="*", help="the name of a scenario (default: all)")
+    options.add_scenario_file(parser)
     parser.add_argument(
         "--policy",
         action="append",
@@ -30,7 +31,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Play each scenario under each policy, and show where the policies first differ."""
-    scenarios = options.pick_scenarios(arguments.scenario)
+    scenarios = options.pick_scenarios(arguments.scenario, arguments.scenario_file)
     known = options.policies(arguments.policy_file)
     # A policy that ignores writes differs from all others at once, which would hide where those differ.
     usual = [name for name, policy in known.items() if policy.honours_writes]

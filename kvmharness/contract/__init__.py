@@ -7,6 +7,7 @@ clock     the VM's clock continues, and its kvmclock pages agree with it
 line      the VM's clock stays the same function of the TSC, to the ns
 warp      vCPUs that run at the same time never see each other's TSC run backwards
 answer    how an operation ends, and what it returns
+entitled  what the shape of a script entitles to, whoever wrote it
 promptly  steps that must follow each other soon; if they do not, the claim is undecided
 finding   the result of checking a claim
 """
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 
 from kvmharness.contract.answer import ClockClaim, EndClaim, ReadsClaim, SameClaim
 from kvmharness.contract.clock import HostTimeClaim, PageClaim, RealtimeClaim, TimeClaim
+from kvmharness.contract.entitled import EntitledClaim
 from kvmharness.contract.finding import Claim, Finding, Status
 from kvmharness.contract.line import LineClaim
 from kvmharness.contract.offset import OffsetClaim, implied_offset
@@ -44,6 +46,7 @@ __all__ = [
     "Claim",
     "ClockClaim",
     "EndClaim",
+    "EntitledClaim",
     "Finding",
     "ForwardClaim",
     "HostTimeClaim",

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 
 from kvmharness.contract import Finding, Status
 from kvmharness.judging import capabilities
-from kvmharness.judging.probe import HOST, Probe
+from kvmharness.judging.probe import Probe
 from kvmharness.judging.verdict import MAINLINE, Expectation
-from kvmharness.model.host_clocks import clocks_apart, clocks_disagree
 from kvmharness.model.identify import consistent_policies
 from kvmharness.model.judge import Judgement, Possibility, judge
 from kvmharness.model.policy import Policy
@@ -80,7 +79,7 @@ def seen(probe: Probe, expectation: Expectation = MAINLINE) -> Kvm:
     if expectation.stable_tsc:
         # What looks otherwise is not the host.
         host = replace(host, stable=True, tsc_clocksource=True)
-    doubt = _doubt(probe, found, host)
+    doubt = _doubt(probe, found)
     policy = expectation.policy
     divergences: dict[str, Judgement] = {}
     if policy is not None and not doubt:
@@ -113,13 +112,9 @@ def _without_writes(expectation: Expectation) -> list[Policy]:
     return [each for each in expectation.policies.values() if not each.honours_writes]
 
 
-def _doubt(probe: Probe, found: Mapping[str, Finding], host: Host) -> str:
+def _doubt(probe: Probe, found: Mapping[str, Finding]) -> str:
     if not probe.is_current:
         return "the probe is not that of this version"
-    for trace in probe.traces:
-        doubt = clocks_disagree(trace, host) or clocks_apart(probe.trace(HOST), trace, host.khz)
-        if doubt:
-            return f"the probe says nothing: in {trace.scenario} {doubt}"
     if found["stable-tsc"].status is Status.UNDECIDED:
         return f"the probe could not decide stable-tsc: {found['stable-tsc'].reason}"
     return ""

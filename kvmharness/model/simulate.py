@@ -79,7 +79,7 @@ def simulate(
     debugfs does. The trace ends early where a player's would. TooWideError
     where a TSC is caught up with from halfway round the circle of 64 bits, of which the rules do not tell.
     """
-    stage = Simulation(_SimulatedRules(policy, host), choose)
+    stage = Simulation(SimulatedRules(policy, host), choose)
     events = []
     for operation in operations:
         event = stage.play(operation, pace(operation))
@@ -93,7 +93,7 @@ def simulate(
     return Trace(scenario, _RELEASE, tuple(events), host=known)
 
 
-class _SimulatedRules(Rules):
+class SimulatedRules(Rules):
     """The rules at moments that are known to the cycle."""
 
     def snapshot(self, moment: Moment) -> Moment:

@@ -248,6 +248,10 @@ def guest_write(rules: Rules, world: World, action: Action) -> list[Outcome]:
         if action.samples < 2 and name in (*SYSTEM_TIME, "TSC_ADJUST"):
             outcomes.append(Outcome(each.fork(), (None, *before, *after)[: 1 + action.samples]))
         for again in rules.process_requests(each, number, action.moment):
+            own = again.vcpus[number]
+            if own.tsc_catchup and rules.host.stable:
+                # It was caught up with on its way back into the guest, by the masterclock there is by then.
+                after = _samples(rules, again, own, action)
             outcomes.append(Outcome(again, (None, *before, *after)[: 1 + action.samples]))
         if lost:
             own = lost.vcpus[number]

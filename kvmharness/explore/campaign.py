@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A campaign on one kernel: batches of scripts are played and judged; what is wrong is played again and made
+small.
+
+Knows neither a lab nor a device: how scripts are played is given to it.
+"""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from kvmharness.explore.draft import Ground, paced
+from kvmharness.explore.findings import Finding, shared_by, state_before
+from kvmharness.explore.generator import Generator
+from kvmharness.explore.minimize import minimize
+from kvmharness.explore.oracles import Oracles, Symptom, complaint, difference
+from kvmharness.judging import kvm
+from kvmharness.judging.session import Session
+from kvmharness.judging.verdict import Expectation
+from kvmharness.model.policies import EXPECTED, POLICIES
+from kvmharness.scenarios import Scenario
+from kvmharness.script import Script
+from kvmharness.trace import Trace
+
+_LOG = logging.getLogger(__name__)
+
+Play = Callable[[Sequence[Scenario]], Session]
+
+# Of so many kinds of findings each is made small; a kernel with more is broken as a whole.
+MOST_FINDINGS = 20
+_MOST_ROUNDS = 40
+# Rounds for breaks that are known: the first of each kind is worth a small example, no more.
+_KNOWN_ROUNDS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a campaign goes. In `real_time` no two runs are the same: what is wrong has to come twice of three
+    times. `names` are the kernels' that are held against each other."""
+
+    expectation: Expectation
+    seed: int = 0
+    real_time: bool = False
+    most_wait_ns: int = 100 * 10**9
+    cpus: int = 1
+    guided: bool = True
+    shrinks: bool = True
+    names: tuple[str, str] = ("", "")
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was done so far; `playing_s` is how long machines took for it, `doubtful` counts scripts of which
+    the model can tell nothing, `once` those whose symptom did not come again."""
+
+    scripts: int = 0
+    steps: int = 0
+    playing_s: float = 0.0
+    doubtful: int = 0
+    once: int = 0
+    known: Counter[str] = field(default_factory=Counter)
+
+
+class Campaign:
+    """Explores one kernel. `play` plays scenarios on it, `against` on the other, if there is one; `crashed`
+    says how a scenario that left no trace ended."""
+
+    def __init__(
+        self,
+        play: Play,
+        settings: Settings,
+        *,
+        against: Play | None = None,
+        crashed: Callable[[Scenario], str] = lambda scenario: "",
+        kept: Sequence[Script] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.tally = Tally()
+        self.findings: list[Finding] = []
+        self.known_breaks: list[Finding] = []
+        self._play, self._against, self._crashed = play, against, crashed
+        self._settings, self._clock = settings, clock
+        self._seen: set[tuple[object, ...]] = set()
+        self._examples: dict[tuple[object, ...], tuple[Scenario, Symptom]] = {}
+        self._number = 0
+        probe = self._timed(play, []).probe
+        seen = kvm.seen(probe, settings.expectation)
+        self.host, policy = seen.host, seen.policy
+        self._oracles = Oracles(policy, self.host)
+        ground = Ground(policy or POLICIES[EXPECTED], self.host, most_wait_ns=settings.most_wait_ns)
+        ground = replace(paced(ground, probe.traces[0].events), cpus=settings.cpus)
+        self.generator = Generator(ground, settings.seed, kept, guided=settings.guided)
+        for trace in probe.traces:
+            self._keep_new(self._oracles.ask(trace), trace)
+
+    # Batches
+
+    def scenarios(self, count: int) -> list[Scenario]:
+        """The next scripts to play."""
+        made = [self.generator.make().script for _ in range(count)]
+        self._number += count
+        first = self._number - count
+        return [_scenario(f"script-{first + number}", each) for number, each in enumerate(made)]
+
+    def play(self, scenarios: Sequence[Scenario]) -> tuple[Session, Session | None]:
+        """Play a batch, on the other kernel as well if there is one."""
+        session = self._timed(self._play, scenarios)
+        return session, self._timed(self._against, scenarios) if self._against else None
+
+    def judge(self, scenarios: Sequence[Scenario], session: Session, other: Session | None) -> None:
+        """Judge a batch, and look into what is wrong with it."""
+        for scenario in scenarios:
+            self.tally.scripts += 1
+            trace = session.traces.get(scenario.name)
+            self.tally.steps += len(trace.events) if trace else 0
+            symptoms = self._symptoms(scenario, session, other)
+            if trace and not symptoms and self._oracles.is_doubtful(trace):
+                self.tally.doubtful += 1
+            self.tally.known.update({each.what for each in symptoms if each.predicted})
+            for symptom in (each for each in symptoms if each.predicted and each.key not in self._seen):
+                self._examples.setdefault(symptom.key, (scenario, symptom))
+            new = [each for each in symptoms if not each.predicted and each.key not in self._seen]
+            if new:
+                self._look_into(scenario, new)
+
+    def finish(self) -> None:
+        """Make small what shows the breaks that are known, an example for each."""
+        for scenario, symptom in self._examples.values():
+            self._look_into(scenario, [symptom])
+        self._examples.clear()
+
+    def _symptoms(self, scenario: Scenario, session: Session, other: Session | None) -> list[Symptom]:
+        trace = session.traces.get(scenario.name)
+        if trace is None:
+            words = self._crashed(scenario)
+            return [complaint(words)] if words else []
+        found = [complaint(note) for note in session.notes if f"during {scenario.name}:" in f"{note}:"]
+        if other is None or scenario.name not in other.traces:
+            return [*found, *self._oracles.ask(trace)]
+        theirs = other.traces[scenario.name]
+        return [*found, *difference(trace, theirs, self._settings.names, stable=self.host.stable)]
+
+    # What is wrong
+
+    def _look_into(self, scenario: Scenario, symptoms: Sequence[Symptom]) -> None:
+        """Those that come again are findings, made small."""
+        again = self._again([scenario.script])
+        for symptom in symptoms:
+            if symptom.key in self._seen or len(self.findings) >= MOST_FINDINGS:
+                continue
+            if symptom.key not in again[0]:
+                self.tally.once += 1
+                _LOG.debug("it did not come again: %s", "; ".join(symptom.lines))
+                continue
+            self._seen.add(symptom.key)
+            seconds = self.tally.playing_s
+            if not symptom.predicted:
+                _LOG.info("a finding: %s", "; ".join(symptom.lines))
+            self._keep(symptom, *self._small(scenario.script, symptom), seconds, len(scenario.script))
+
+    def _small(self, script: Script, symptom: Symptom) -> tuple[Script, int]:
+        start = script[: symptom.step] if symptom.step else script
+        if not self._settings.shrinks:
+            return start, 0
+
+        def holds(scripts: Sequence[Script]) -> list[bool]:
+            return [symptom.key in keys for keys in self._again(scripts)]
+
+        if not holds([start])[0]:
+            start = script
+        rounds = _KNOWN_ROUNDS if symptom.predicted else _MOST_ROUNDS
+        small = minimize(start, holds, rounds)
+        return small.script, small.tried
+
+    def _again(self, scripts: Sequence[Script]) -> list[set[tuple[object, ...]]]:
+        """The keys of what is wrong with each script when it is played again, most of the time if no two runs
+        are the same."""
+        times = 3 if self._settings.real_time else 1
+        scenarios = [_scenario(f"again-{number}", each) for number, each in enumerate(scripts)]
+        counted = [Counter[tuple[object, ...]]() for _ in scripts]
+        for _ in range(times):
+            session, other = self.play(scenarios)
+            for counts, scenario in zip(counted, scenarios, strict=True):
+                counts.update({each.key for each in self._symptoms(scenario, session, other)})
+        return [{key for key, count in counts.items() if 2 * count > times} for counts in counted]
+
+    def _keep_new(self, symptoms: Sequence[Symptom], trace: Trace) -> None:
+        """Keep what is wrong already with the probe, which is small enough."""
+        for symptom in symptoms:
+            if symptom.key not in self._seen:
+                self._seen.add(symptom.key)
+                script = trace.script[: symptom.step]
+                self._keep(symptom, script, 0, self.tally.playing_s, len(trace.script))
+
+    def _keep(self, symptom: Symptom, script: Script, tried: int, seconds: float, before: int) -> None:
+        scenario = _scenario("small", script)
+        session, other = self.play([scenario])
+        trace = session.traces.get("small")
+        same = [each for each in self._symptoms(scenario, session, other) if each.key == symptom.key]
+        symptom = same[0] if same else symptom
+        policy = self._oracles.policy or POLICIES[EXPECTED]
+        finding = Finding(
+            *(symptom, script, trace or Trace("small", "", ())),
+            shared_by=shared_by(trace, self._settings.expectation.policies.values(), self.host)
+            if trace
+            else (),
+            state=state_before(trace, symptom.step, policy, self.host) if trace else (),
+            seconds=seconds,
+            tried=tried,
+            steps_before=before,
+        )
+        into = self.known_breaks if symptom.predicted else self.findings
+        if not any(each.name == finding.name for each in into):
+            into.append(finding)
+
+    def _timed(self, play: Play, scenarios: Sequence[Scenario]) -> Session:
+        begin = self._clock()
+        try:
+            return play(scenarios)
+        finally:
+            self.tally.playing_s += self._clock() - begin
+
+
+def _scenario(name: str, script: Script) -> Scenario:
+    return Scenario(name=name, contract="", script=script, claims=())

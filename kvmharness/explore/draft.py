@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A script in the making: the model plays each step at once, so that the next can be chosen by what is
+decided there and then."""
+
+import random
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from kvmharness.explore.coverage import Feature, History, features, situation
+from kvmharness.model.interval import TooWideError, signed
+from kvmharness.model.masterclock import ClockBehindError
+from kvmharness.model.policy import Policy
+from kvmharness.model.quantity import bounds
+from kvmharness.model.rates import UnknownRateError
+from kvmharness.model.simulate import HOST, Pace, SimulatedRules, Simulation
+from kvmharness.model.state import DoubtError, Host, Vcpu, World
+from kvmharness.script import CreateVcpu, Operation, Read, Script, Time, Value
+from kvmharness.trace import Event
+
+MS = 1_000_000
+SECOND = 1_000_000_000
+
+# Where the model says nothing more.
+_UNTOLD = (TooWideError, ClockBehindError, UnknownRateError, DoubtError)
+
+
+_USUAL = Pace()
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What scripts are made for: the expected policy, the machine, how long a step takes there, how long a
+    script may wait at a time (ns), and how many CPUs there are."""
+
+    policy: Policy
+    host: Host = HOST
+    pace: Pace = _USUAL
+    most_wait_ns: int = 100 * SECOND
+    cpus: int = 1
+
+
+def known(host: Host) -> Host:
+    """A host of which the model can play: what is not known of it is as on most machines."""
+    rate = host.khz or HOST.khz
+    return Host(
+        khz=rate,
+        khz_exact=True,
+        stable=host.stable,
+        tsc_clocksource=bool(host.tsc_clocksource) and host.stable,
+        has_attribute=host.has_attribute is not False,
+        fraction_bits=48 if host.fraction_bits is None else host.fraction_bits,
+        refuses_khz=bool(host.refuses_khz),
+        knows_realtime=host.knows_realtime is not False,
+    )
+
+
+class Draft:
+    """A script, the state that the model says it leads to, and what of the model it reached."""
+
+    def __init__(self, ground: Ground, chance: random.Random) -> None:
+        self.ground = ground
+        self.chance = chance
+        self.operations: list[Operation] = []
+        self.features: list[Feature] = []
+        self.guests: dict[int, str] = {}
+        self.tscs: list[str] = []  # labels of steps whose first value is a TSC
+        self.offsets: list[str] = []  # of steps whose first value is an offset
+        self.clocks: list[str] = []
+        self.is_over = False  # the model can say nothing of what comes next
+        self._simulation = Simulation(SimulatedRules(ground.policy, known(ground.host)), lambda count: 0)
+        self._history = History()
+        self._labels: set[str] = set()
+        self._made = 0
+
+    @property
+    def script(self) -> Script:
+        """What there is of it."""
+        return tuple(self.operations)
+
+    @property
+    def world(self) -> World:
+        """How things stand."""
+        return self._simulation.world
+
+    @property
+    def vcpus(self) -> list[int]:
+        """The vCPUs there are, in the order of their creation."""
+        return list(self.guests)
+
+    def vcpu(self, number: int) -> Vcpu:
+        """What the model says of a vCPU."""
+        return self.world.vcpus[number]
+
+    def label(self, what: str) -> str:
+        """A label that no step has."""
+        while True:
+            self._made += 1
+            label = f"{what}-{self._made}"
+            if label not in self._labels:
+                return label
+
+    def add(self, operation: Operation) -> Event | None:
+        """Take a step; what the model makes of it, or None if that step cannot be taken."""
+        if self.is_over:
+            return None
+        numbers = operation.vcpu_numbers
+        before = situation(self.world, numbers[0] if numbers else None, self.now_ns)
+        try:
+            event = self._simulation.play(operation, self.ground.pace)
+        except _UNTOLD:
+            self.is_over = True
+            return None
+        if event is None:
+            return None
+        self.operations.append(operation)
+        self._labels.add(operation.label)
+        self.features += features(before, event, self.world, self._history)
+        if not event.error:
+            self._note(operation, event)
+        return event
+
+    def _note(self, operation: Operation, event: Event) -> None:
+        if isinstance(operation, CreateVcpu):
+            self.guests[operation.vcpu] = operation.guest
+        elif not event.values or not operation.label:
+            return
+        names = operation.value_names
+        if names[:1] == ("TSC",) or operation.by_guest:
+            self.tscs.append(operation.label)
+        elif names[:1] == ("offset",):
+            self.offsets.append(operation.label)
+        elif names[:1] == ("clock",) and len(event.values) > 1:
+            self.clocks.append(operation.label)
+
+    # What values stand for
+
+    @property
+    def now_ns(self) -> int:
+        """The simulated machine's raw clock, at the next step's event."""
+        tsc = self._simulation.tsc + self.ground.pace.before
+        return tsc * 1_000_000 // self._simulation.host_khz
+
+    def tsc(self, number: int) -> int | None:
+        """The TSC that a vCPU has now, modulo 2**64; None if the model does not say."""
+        vcpu, tsc = self.vcpu(number), self._simulation.tsc + self.ground.pace.before
+        offset = bounds(vcpu.l1_tsc_offset, self.world.unknowns)
+        if offset is None:
+            return None
+        scaled = tsc * vcpu.ratio >> (self.world.fraction_bits or 0) if vcpu.ratio else tsc
+        return (offset.low + scaled) % 2**64
+
+    def expressed(self, target: int, number: int) -> Value:
+        """A value that stands for about `target` cycles of a vCPU when it is written next.
+
+        As what an earlier step read and a time, where there is one: then it stands for that also on a real
+        machine, whose clock was elsewhere.
+        """
+        khz = self.vcpu(number).virtual_tsc_khz
+        labels = [each for each in self.tscs[-6:] if self._simulation.read.get(each)]
+        if khz and labels and self.chance.random() < 0.8:
+            label = self.chance.choice(labels)
+            return Read(label, Time(_ns(signed(target - self._simulation.read[label][0]), khz)))
+        if khz and abs(signed(target)) < 2**62:
+            return Time(_ns(signed(target), khz))
+        return target % 2**64
+
+
+def _ns(cycles: int, khz: int) -> int:
+    ns = cycles * 1_000_000 // khz
+    return max(-(2**63), min(2**63, ns))
+
+
+def paced(ground: Ground, events: tuple[Event, ...]) -> Ground:
+    """The ground, where a step takes as long as these took at the median."""
+    widths = sorted(each.bracket.width for each in events if not each.operation.waits_ns)
+    gaps = sorted(
+        max(0, after.bracket.tsc_before - before.bracket.tsc_after) for before, after in pairwise(events)
+    )
+    if not widths or not gaps:
+        return ground
+    width, gap = widths[len(widths) // 2], gaps[len(gaps) // 2]
+    return replace(ground, pace=Pace(width // 2, 0, width - width // 2, gap))

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Makes scripts, those first that reach what was not reached before. Equal seeds make equal scripts."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from kvmharness.explore.anything import Anything
+from kvmharness.explore.coverage import Coverage
+from kvmharness.explore.draft import Draft, Ground
+from kvmharness.explore.lives import Life
+from kvmharness.script import Script, Sleep
+
+# Of so many scripts the one is played that reaches most of what is new.
+CANDIDATES = 4
+_LENGTHS = (10, 16, 24, 36)
+# Scripts that reached something new, of which later ones are made.
+_MOST_KEPT = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A script; `new` is how many features it is the first to reach."""
+
+    script: Script
+    new: int
+
+
+class Generator:
+    """Makes scripts for a ground. With `guided` false any script will do."""
+
+    def __init__(
+        self, ground: Ground, seed: int, kept: Sequence[Script] = (), *, guided: bool = True
+    ) -> None:
+        self.ground = ground
+        self.coverage = Coverage()
+        self.kept = list(kept)
+        self._guided = guided
+        self._chance = random.Random(seed)
+
+    def make(self) -> Made:
+        """The next script."""
+        drafts = [self._draft() for _ in range(CANDIDATES if self._guided else 1)]
+        best = max(drafts, key=lambda draft: self.coverage.worth(draft.features))
+        new = self.coverage.add(best.features)
+        if new and len(self.kept) < _MOST_KEPT:
+            self.kept.append(best.script)
+        return Made(best.script, new)
+
+    def _draft(self) -> Draft:
+        draft = Draft(self.ground, self._chance)
+        length = self._chance.choice(_LENGTHS)
+        if self._guided and self.kept and self._chance.random() < 0.25:
+            self._go_on_from(draft, self._chance.choice(self.kept[-200:]))
+        if self._chance.random() < 0.5:
+            self._live(draft, length)
+        else:
+            self._do_anything(draft, length)
+        if draft.guests:
+            Anything(draft).last_look()
+        return draft
+
+    def _live(self, draft: Draft, length: int) -> None:
+        life = Life(draft)
+        if not draft.guests:
+            life.begin()
+        while draft.guests and len(draft.operations) < length and not draft.is_over:
+            life.part()
+
+    def _do_anything(self, draft: Draft, length: int) -> None:
+        anything = Anything(draft)
+        if not draft.guests:
+            if self._chance.random() < 0.15:
+                anything.set_vm_khz()
+            for _ in range(min(anything.most_vcpus, self._chance.choice((1, 1, 2, 2, 3)))):
+                anything.create()
+        while draft.guests and len(draft.operations) < length and not draft.is_over:
+            anything.step()
+
+    def _go_on_from(self, draft: Draft, script: Script) -> None:
+        """Begin as a script that was kept does, with a step left out or a wait of another length."""
+        for operation in script[: self._chance.randint(2, max(2, len(script)))]:
+            if operation.creates_vcpu or self._chance.random() > 0.06:
+                waits = isinstance(operation, Sleep) and self._chance.random() < 0.3
+                longer = self._chance.choice((operation.waits_ns // 2, operation.waits_ns * 2))
+                most = min(longer, self.ground.most_wait_ns)
+                draft.add(replace(operation, ns=most) if waits else operation)  # type: ignore[call-arg]
+
+
+def scripts(ground: Ground, seed: int, count: int) -> list[Script]:
+    """So many scripts, each that reaches most of what those before it did not."""
+    generator = Generator(ground, seed)
+    return [generator.make().script for _ in range(count)]

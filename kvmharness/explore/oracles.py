@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is wrong with a trace, and who says so.
+
+impossible   no kernel with the expected policy can have left it
+entitlement  userspace did not get what a script's shape entitles it to
+differs      another kernel does something else
+complaint    the kernel warned, oopsed or was lost meanwhile
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from kvmharness.contract.entitled import ENTITLEMENTS, Breach, breaches
+from kvmharness.explore.coverage import kind
+from kvmharness.explore.draft import known
+from kvmharness.judging.difference import first_difference
+from kvmharness.model.host_clocks import clocks_disagree
+from kvmharness.model.interval import TooWideError
+from kvmharness.model.judge import Possibility, judge
+from kvmharness.model.masterclock import ClockBehindError
+from kvmharness.model.policy import Policy
+from kvmharness.model.rates import UnknownRateError
+from kvmharness.model.simulate import Pace, simulate
+from kvmharness.model.state import DoubtError, Host
+from kvmharness.script import Operation
+from kvmharness.trace import Trace
+
+IMPOSSIBLE, ENTITLEMENT, DIFFERS, COMPLAINT = "impossible", "entitlement", "differs", "complaint"
+
+# Where the rules leave several ways open: the one end and the other.
+_CHOICES: tuple[Callable[[int], int], ...] = (lambda count: 0, lambda count: count - 1)
+_NUMBERS = re.compile(r"-?\d[\d.]*( (ns|us|ms|s|cycles|kHz))?")
+_DURING = re.compile(r",? during [a-z]+-\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Symptom:
+    """What one oracle has against a trace.
+
+    `what` is the rule that is broken, `step` (from 1; 0: none) where that shows, `on` the kind of that step,
+    `cause` what explains it without any number: symptoms with the same `key` have one cause. `lines` say it
+    to a reader. `predicted` says that the expected policy does it, too: a break that is known.
+    """
+
+    oracle: str
+    what: str
+    step: int
+    on: str
+    cause: str
+    lines: tuple[str, ...]
+    predicted: bool = False
+
+    @property
+    def key(self) -> tuple[str, str, str, str, bool]:
+        """The same for symptoms of one cause."""
+        return self.oracle, self.what, self.on, self.cause, self.predicted
+
+
+@dataclass(frozen=True, slots=True)
+class Oracles:
+    """What traces of one KVM are asked by: the policy that it should follow (None: not asked), its host."""
+
+    policy: Policy | None
+    host: Host
+
+    def ask(self, trace: Trace) -> list[Symptom]:
+        """What there is against a trace."""
+        if clocks_disagree(trace, self.host):
+            return []
+        impossible, entitlements = self._impossible(trace), self._entitlements(trace)
+        if not impossible:
+            return entitlements
+        # What is broken from there on, and the policy does not break, has the same cause.
+        step = impossible[0].step
+        also = [each for each in entitlements if not each.predicted and each.step >= step]
+        lines = tuple(f"and so at step {each.step}: {each.lines[-1]}" for each in also)
+        first = replace(impossible[0], lines=(*impossible[0].lines, *lines))
+        return [first, *(each for each in entitlements if each not in also)]
+
+    def is_doubtful(self, trace: Trace) -> bool:
+        """Whether the model can tell nothing of it."""
+        return self.policy is not None and (
+            judge(trace, self.policy, self.host).possibility is Possibility.UNDECIDED
+        )
+
+    def _impossible(self, trace: Trace) -> list[Symptom]:
+        if self.policy is None:
+            return []
+        said = judge(trace, self.policy, self.host)
+        if said.mismatch is None:
+            return []
+        on = _sort(trace.events[said.step - 1].operation)
+        mismatch = said.mismatch
+        cause = " / ".join(mismatch.rules) or without_numbers(mismatch.expected)
+        lines = (
+            f"{mismatch.done}: {mismatch.observed}",
+            f"{self.policy.name} allows: {mismatch.expected}",
+            *((f"because {mismatch.because}",) if mismatch.because else ()),
+        )
+        return [Symptom(IMPOSSIBLE, self.policy.name, said.step, on, without_numbers(cause), lines)]
+
+    def _entitlements(self, trace: Trace) -> list[Symptom]:
+        if not self.host.stable:
+            return []
+        broken = [each for each in breaches(trace) if self._applies(each)]
+        predicted = self._predicted(trace) if broken else set()
+        return [
+            Symptom(
+                *(ENTITLEMENT, each.rule, each.step, "", ""),
+                *((ENTITLEMENTS[each.rule], each.reason), each.rule in predicted),
+            )
+            for each in broken
+        ]
+
+    def _applies(self, breach: Breach) -> bool:
+        return not (breach.rule == "stable" and self.host.tsc_clocksource is not True)
+
+    def _predicted(self, trace: Trace) -> set[str]:
+        """The entitlements that the policy breaks in this script at this trace's own pace."""
+        if self.policy is None:
+            return set()
+        shows = any(event.debugfs for event in trace.events)
+        found: set[str] = set()
+        for choose in _CHOICES:
+            try:
+                simulated = simulate(
+                    *("", trace.script, self.policy, known(self.host)),
+                    pace=_pace_of(trace),
+                    choose=choose,
+                    debugfs=shows,
+                )
+            except (TooWideError, ClockBehindError, UnknownRateError, DoubtError):
+                continue
+            found |= {each.rule for each in breaches(simulated)}
+        return found
+
+
+def _sort(operation: Operation) -> str:
+    """What sort of step it is: of MSRs that were written the TSC says it all."""
+    written = operation.sets_tsc and "TSC" in operation.value_names
+    return f"{operation.name} TSC" if written else kind(operation)
+
+
+def _pace_of(trace: Trace) -> Callable[[Operation], Pace]:
+    """How long each step took, and what passed until the next; for a simulation of the same steps."""
+    paces = []
+    for event, after in zip(trace.events, (*trace.events[1:], None), strict=True):
+        bracket, khz = event.bracket, max(1, _khz(trace))
+        width = max(0, bracket.width - event.operation.waits_ns * khz // 1_000_000)
+        pause = after.bracket.tsc_before - bracket.tsc_after if after else 0
+        paces.append(Pace(width // 2, 0, width - width // 2, max(0, pause)))
+    ahead = iter(paces)
+    return lambda operation: next(ahead, Pace())
+
+
+def _khz(trace: Trace) -> int:
+    """The host's rate, as the trace shows it."""
+    if not trace.events:
+        return 0
+    first, last = trace.events[0].bracket, trace.events[-1].bracket
+    ns = last.ns_after - first.ns_before
+    return (last.tsc_after - first.tsc_before) * 1_000_000 // ns if ns > 0 else 0
+
+
+def difference(first: Trace, second: Trace, names: Sequence[str], *, stable: bool) -> list[Symptom]:
+    """What a second kernel does otherwise; `names` are the two kernels'."""
+    found = first_difference(first, second, stable=stable)
+    if found is None:
+        return []
+    on = _sort(first.events[found.step - 1].operation)
+    lines = tuple(
+        f"{found.operation} on {name}: {what}"
+        for name, what in zip(names, (found.first, found.second), strict=True)
+    )
+    cause = without_numbers(f"{found.first} / {found.second}")
+    return [Symptom(DIFFERS, " and ".join(names), found.step, on, cause, lines)]
+
+
+def complaint(words: str) -> Symptom:
+    """What the kernel said of itself, or how it was lost, while a script was played."""
+    cause = without_numbers(_DURING.sub("", words))
+    return Symptom(COMPLAINT, "the kernel", 0, "", cause, (words,))
+
+
+def without_numbers(text: str) -> str:
+    """A text of which only the words are left."""
+    return " ".join(_NUMBERS.sub("N", text).split())

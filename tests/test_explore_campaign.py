@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Campaigns on made-up kernels: faults are found and made small, and a kernel without one shows none."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+
+from kvmharness.explore.campaign import Campaign, Settings
+from kvmharness.explore.findings import Finding
+from kvmharness.explore.oracles import COMPLAINT, DIFFERS, ENTITLEMENT, IMPOSSIBLE
+from kvmharness.judging.session import Session
+from kvmharness.judging.verdict import BY_CONTRACTS, Expectation
+from kvmharness.model.policies import POLICIES
+from kvmharness.model.simulate import SimulatedRules
+from kvmharness.scenarios import Scenario
+from kvmharness.script import SetClock
+from tests.made_up_faults import FAULTS, Rules, player
+
+Play = Callable[[Sequence[Scenario]], Session]
+
+
+def explored(play: Play, settings: Settings, batches: int, against: Play | None = None) -> Campaign:
+    """A campaign of so many batches, or until something was found."""
+    campaign = Campaign(play, settings, against=against)
+    for _ in range(batches):
+        scenarios = campaign.scenarios(15)
+        campaign.judge(scenarios, *campaign.play(scenarios))
+        if campaign.findings:
+            break
+    return campaign
+
+
+def expecting(policy: str = "mainline-6.7") -> Settings:
+    return Settings(Expectation(POLICIES[policy]))
+
+
+@pytest.mark.parametrize("rules", FAULTS.values(), ids=FAULTS)
+def test_a_fault_is_found_and_shrunk_to_a_few_steps(rules: Rules) -> None:
+    campaign = explored(player(rules), expecting(), 25)
+    assert campaign.findings
+    smallest = min(campaign.findings, key=lambda finding: len(finding.script))
+    assert smallest.symptom.oracle == IMPOSSIBLE
+    assert len(smallest.script) <= 8
+    assert "mainline-6.7" not in smallest.shared_by
+
+
+def test_a_kernel_without_a_fault_shows_none_and_its_known_breaks_apart() -> None:
+    campaign = explored(player(SimulatedRules), expecting(), 8)
+    campaign.finish()
+    assert campaign.findings == []
+    assert campaign.tally.scripts == 120
+    found = {finding.symptom.what: finding for finding in campaign.known_breaks}
+    assert "timeline" in found, "a young VM that is restored after its reset: QEMU's own order"
+    restored = found["timeline"]
+    assert restored.symptom.predicted
+    assert len(restored.script) <= 6
+    assert "mainline-6.7" in restored.shared_by
+
+
+def test_what_the_expected_policy_breaks_is_known_and_what_another_breaks_is_not() -> None:
+    old = player(SimulatedRules, "mainline-before-6.7")
+    assert explored(old, expecting("mainline-before-6.7"), 4).findings == []
+    assert explored(old, expecting(), 4).findings
+    by_contracts = explored(old, Settings(BY_CONTRACTS), 4).findings
+    assert {finding.symptom.oracle for finding in by_contracts} == {ENTITLEMENT}
+
+
+def test_two_kernels_are_held_against_each_other_without_a_policy() -> None:
+    old, new = (player(SimulatedRules, each) for each in ("mainline-before-6.7", "mainline-6.7"))
+    settings = replace(expecting(), names=("old", "new"))
+    assert explored(old, settings, 3, against=old).findings == []
+    campaign = explored(old, settings, 3, against=new)
+    assert {finding.symptom.oracle for finding in campaign.findings} == {DIFFERS}
+    assert min(len(finding.script) for finding in campaign.findings) <= 4
+
+
+def test_what_does_not_come_again_is_no_finding() -> None:
+    faulty, good = player(FAULTS["GateByCreation"]), player(SimulatedRules)
+
+    def once(scenarios: Sequence[Scenario]) -> Session:
+        return (good if scenarios and scenarios[0].name.startswith("again") else faulty)(scenarios)
+
+    campaign = explored(once, expecting(), 1)
+    assert campaign.findings == []
+    assert campaign.tally.once > 0
+
+
+def test_in_real_time_what_comes_most_of_the_time_is_a_finding() -> None:
+    faulty, good = player(FAULTS["GateByCreation"]), player(SimulatedRules)
+    sessions = 0
+
+    def mostly(scenarios: Sequence[Scenario]) -> Session:
+        nonlocal sessions
+        sessions += 1
+        return (good if sessions % 3 == 0 else faulty)(scenarios)
+
+    assert explored(mostly, replace(expecting(), real_time=True, shrinks=False), 2).findings
+
+
+def test_a_script_that_crashes_the_kernel_is_a_finding_and_shrunk() -> None:
+    good = player(SimulatedRules)
+
+    def crashes(scenario: Scenario) -> bool:
+        return any(isinstance(step, SetClock) for step in scenario.script)
+
+    def play(scenarios: Sequence[Scenario]) -> Session:
+        return good([each for each in scenarios if not crashes(each)])
+
+    def crashed(scenario: Scenario) -> str:
+        return f"the kernel oopsed during {scenario.name}: Oops: 0000" if crashes(scenario) else ""
+
+    campaign = Campaign(play, expecting(), crashed=crashed)
+    scenarios = campaign.scenarios(30)
+    campaign.judge(scenarios, *campaign.play(scenarios))
+    (finding,) = campaign.findings
+    assert finding.symptom.oracle == COMPLAINT
+    assert [step.name for step in finding.script] == ["set_clock"]
+
+
+def test_a_warning_on_the_console_is_one_too() -> None:
+    good = player(SimulatedRules)
+
+    def play(scenarios: Sequence[Scenario]) -> Session:
+        warns = [each.name for each in scenarios if any(isinstance(step, SetClock) for step in each.script)]
+        notes = tuple(f"a warning during {name}: WARNING: CPU: 0 PID: 7 at x86.c:2380" for name in warns)
+        return replace(good(scenarios), notes=notes)
+
+    campaign = explored(play, expecting(), 2)
+    assert [finding.symptom.oracle for finding in campaign.findings] == [COMPLAINT]
+
+
+def findings_of(rules: Rules) -> list[Finding]:
+    return explored(player(rules), expecting(), 25).findings
+
+
+def test_a_finding_says_what_is_wrong_the_script_and_how_things_stood_before() -> None:
+    finding = findings_of(FAULTS["GateByHostAdjust"])[0]
+    text = "\n".join(finding.lines)
+    assert "mainline-6.7 allows" in text
+    assert "user_set_tsc false" in text
+    assert finding.script[0].in_words() in text
+    assert "mainline-before-6.7" in text, "which has no gate, and so does the same"
+
+
+def test_a_finding_becomes_a_scenario_of_its_script() -> None:
+    finding = findings_of(FAULTS["GateByCreation"])[0]
+    scenario = finding.scenario("here")
+    assert scenario.script == finding.script
+    assert scenario.source == "here"
+    assert scenario.name == finding.name

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Scripts made smaller, without any kernel: what is asked of the predicate, and what is left."""
+
+from collections.abc import Callable, Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvmharness.explore.minimize import minimize
+from kvmharness.script import (
+    CreateVcpu,
+    GetClock,
+    GetMsrs,
+    Operation,
+    Read,
+    Run,
+    Script,
+    SetMsrs,
+    Sleep,
+    Time,
+    Value,
+)
+from tests.model_strategies import scripts
+
+MS = 1_000_000
+
+
+def write(value: Value, vcpu: int = 0) -> SetMsrs:
+    return SetMsrs(vcpu=vcpu, msrs=(("TSC", value),), label="write")
+
+
+def where(condition: Callable[[Script], bool]) -> Callable[[Sequence[Script]], list[bool]]:
+    return lambda scripts: [condition(each) for each in scripts]
+
+
+LONG: Script = (
+    CreateVcpu(vcpu=0, guest="wrmsr-16", label="create-0"),
+    CreateVcpu(vcpu=1, guest="rdtsc-64", label="create-1"),
+    GetMsrs(vcpu=1, indices=("TSC", "TSC_ADJUST"), label="read"),
+    Sleep(ns=123_456_789),
+    SetMsrs(vcpu=0, msrs=(("TSC_ADJUST", 5), ("TSC", Read("read", Time(987_654_321)))), label="write"),
+    Run(vcpu=1),
+    GetClock(label="clock"),
+    Run(vcpu=0),
+)
+
+
+def test_only_the_steps_that_matter_are_left() -> None:
+    small = minimize(LONG, where(lambda script: any(isinstance(step, GetClock) for step in script)))
+    assert small.script == (GetClock(label="clock"),)
+
+
+def test_what_a_step_rests_on_stays_with_it() -> None:
+    def reads_vcpu_1(script: Script) -> bool:
+        return any(isinstance(step, GetMsrs) and step.vcpu == 1 for step in script)
+
+    created, read = minimize(LONG, where(reads_vcpu_1)).script
+    assert isinstance(created, CreateVcpu)
+    assert created.vcpu == 1
+    assert isinstance(read, GetMsrs)
+    assert len(read.indices) == 1
+
+
+def test_values_and_waits_become_round_and_one_msr_of_several_is_left() -> None:
+    def waits_and_writes(script: Script) -> bool:
+        written = [step for step in script if isinstance(step, SetMsrs) and "TSC" in step.value_names]
+        return bool(written) and sum(step.waits_ns for step in script) > 90 * MS
+
+    small = minimize(LONG, where(waits_and_writes)).script
+    assert [step.waits_ns for step in small if isinstance(step, Sleep)] == [100 * MS]
+    assert [step.msrs for step in small if isinstance(step, SetMsrs)] == [(("TSC", Time(1000 * MS)),)]
+
+
+def test_a_script_that_cannot_be_smaller_stays_as_it_is() -> None:
+    asked: list[Script] = []
+
+    def only_this(scripts: Sequence[Script]) -> list[bool]:
+        asked.extend(scripts)
+        return [each == LONG for each in scripts]
+
+    small = minimize(LONG, only_this)
+    assert small.script == LONG
+    assert small.tried == len(asked) == len(set(asked)), "nothing is asked twice"
+
+
+def test_no_more_is_asked_than_may_be() -> None:
+    batches: list[int] = []
+
+    def holds(scripts: Sequence[Script]) -> list[bool]:
+        batches.append(len(scripts))
+        return [True] * len(scripts)
+
+    small = minimize(LONG, holds, most_rounds=2)
+    assert small.rounds == len(batches) == 2
+    assert max(batches) <= 24
+    assert len(small.script) < len(LONG)
+
+
+def _writes(script: Script) -> int:
+    return sum(step.sets_tsc and not step.creates_vcpu for step in script)
+
+
+def _is_playable(script: Script) -> bool:
+    created: set[int] = set()
+    for step in script:
+        if step.creates_vcpu:
+            created |= {*step.vcpu_numbers}
+        elif not {*step.vcpu_numbers} <= created:
+            return False
+    return True
+
+
+@given(scripts(most=10), st.integers(0, 3))
+def test_what_is_left_still_holds_is_no_longer_and_can_be_played(script: Script, least: int) -> None:
+    least = min(least, _writes(script))
+
+    def holds(each: Script) -> bool:
+        return _writes(each) >= least
+
+    small = minimize(script, where(holds)).script
+    assert holds(small)
+    assert len(small) <= len(script)
+    assert _is_playable(small)
+    needed: list[Operation] = [step for step in small if step.sets_tsc and not step.creates_vcpu]
+    assert len(needed) >= least
