@@ -2,6 +2,7 @@
 """What might be taken for something else: a fault for a poor host, a part of a trace for the whole."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,11 @@ from kvmharness.judging import kvm
 from kvmharness.judging.judge import judge_scenario
 from kvmharness.judging.session import Session, settle
 from kvmharness.judging.verdict import BY_CONTRACTS, Expectation, Result, Verdict, exit_status
+from kvmharness.lab import play as lab_play
+from kvmharness.lab.kernels import Kernel
+from kvmharness.lab.machines import machine
 from kvmharness.lab.machines.catalogue import MACHINES
+from kvmharness.lab.machines.machine import FINISHED, Boot
 from kvmharness.model.simulate import HOST
 from kvmharness.scenarios import SCENARIOS
 from tests.made_up import play, probe, session
@@ -39,7 +44,7 @@ def test_a_kvm_without_a_masterclock_is_at_fault_where_the_hosts_clock_runs_on_t
 
 
 def test_only_machines_that_nothing_disturbs_are_known_to_have_a_stable_tsc() -> None:
-    stable = {name for name, machine in MACHINES.items() if machine.keeps_tsc_stable}
+    stable = {name for name, each in MACHINES.items() if each.keeps_tsc_stable}
     assert stable == {"amd", "amd-early", "intel"}
 
 
@@ -54,3 +59,20 @@ def test_a_trace_that_was_cut_off_is_no_success(name: str, expectation: Expectat
         verdict = judge_scenario(scenario, cut, here).verdict
         failed = any(each.error or (each.operation.enters_guest and not each.values) for each in cut.events)
         assert failed or verdict not in (Verdict.PASS, Verdict.XFAIL), length
+
+
+@pytest.mark.parametrize("name", ["amd", "amd-smp"])
+def test_all_that_one_boot_played_is_of_one_session(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    some = ALL[:3]
+    monkeypatch.setattr(lab_play, "image_for", lambda *_: b"")
+    monkeypatch.setattr(machine, "boot", lambda *_: Boot(FINISHED, "", b"", 1.0))
+    monkeypatch.setattr(lab_play, "_read", lambda *_: session(some).everything)
+    kernel = Kernel("debian:6.1", "6.1", tmp_path, {})
+    twice = [lab_play.play(kernel, MACHINES[name].without_snapshots, some) for _ in range(2)]
+    for played in twice:
+        assert len({each.place for each in played.everything}) == 1
+    # Where no two runs are the same the second is another session.
+    places = {played.everything[0].place for played in twice}
+    assert len(places) == (1 if MACHINES[name].counts_instructions else 2)

@@ -87,7 +87,8 @@ def play(kernel: Kernel, on: Machine, scenarios: Sequence[Scenario]) -> Session:
     for attempt in range(1, ATTEMPTS + 1):
         boot = machine.boot(on, kernel.vmlinux, whole_image, job.content, kept)
         try:
-            traces = [replace(each, place=_place(kernel, on, job)) for each in _read(job, boot)]
+            here = _place(kernel, on, job)
+            traces = [replace(each, place=here) for each in _read(job, boot)]
             if place and boot.snapshot:
                 snapshot.keep(place, boot.snapshot)
             break
