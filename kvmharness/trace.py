@@ -160,6 +160,10 @@ class Event:
         return self.operation.guest_tsc(self.values)
 
 
+# The machine that is none of the lab's.
+HOSTS_OWN = "/dev/kvm"
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a session was played: all that its judge has to know besides its traces.

@@ -48,7 +48,8 @@ def play(
         return Pace(pause=10_000 + late.get(id(operation), 0) * KHZ // 1_000_000)
 
     rule = POLICIES[policy] if isinstance(policy, str) else policy
-    trace = simulate(name, script, rule, host, pace=pace)
+    # Only debugfs shows a ratio.
+    trace = simulate(name, script, rule, host, pace=pace, debugfs=bool(host.fraction_bits))
     events = [
         dataclasses.replace(each, error=attribute_errno)
         if each.error == "EINVAL" and attribute_errno

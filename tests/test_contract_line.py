@@ -120,3 +120,9 @@ def test_without_a_masterclock_there_is_no_line() -> None:
     apart = page("later", 1101 * MS, 105 * MS, 305 * MS, *GHZ, flags=0)
     assert found(guest(1100 * MS, 110 * MS), apart)[0] is Status.UNDECIDED
     assert found(seen="later")[0] is Status.UNDECIDED
+
+
+def test_a_page_that_was_never_written_breaks_it() -> None:
+    claim = LineClaim(text="it stays", seen=("later",), expected="first")
+    empty = step(ReadKvmclock(vcpu=0, label="first"), 1001 * MS, 0, 0, 0, 0, 0, 0)
+    assert claim.check(Trace("test", "test", (CREATE, empty))).status is Status.BROKEN

@@ -42,6 +42,10 @@ class LineClaim(Claim):
     def check(self, trace: Trace) -> Finding:
         """Check that both times are the same at the TSC of each of the steps."""
         steps = {event.operation.label: number for number, event in enumerate(trace.events)}
+        if self.expected in steps and trace.events[steps[self.expected]].value("version") == 0:
+            return self.broken(
+                f"step {self.expected!r} read no page: KVM never wrote it", steps[self.expected] + 1
+            )
         if self.expected not in steps or not _is_stable(trace.events[steps[self.expected]]):
             return self.undecided(f"step {self.expected!r} read no page of a masterclock")
         origin = trace.events[steps[self.expected]]

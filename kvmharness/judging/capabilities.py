@@ -24,7 +24,7 @@ from kvmharness.model.arithmetic import TOLERANCE_PPM, tolerated
 from kvmharness.model.state import Host
 from kvmharness.player import host_state
 from kvmharness.script import REALTIME, TSC_STABLE, Ppm, Script, SetTscKhz, SetVmTscKhz
-from kvmharness.trace import Event
+from kvmharness.trace import HOSTS_OWN, Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +200,9 @@ def host_facts(probe: Probe, found: Mapping[str, Finding] | None = None) -> Host
     stable_clock = clock is not None and len(clock.values) >= 2 and bool(clock.values[1] & TSC_STABLE)
     return Host(
         khz=rate or khz,
-        # The rate is corrected once. If vCPUs are created with another one, that was before.
-        khz_exact=None not in (khz, rate) and (khz != rate or up_ns >= _CALIBRATED_NS),
+        # The rate is corrected once. If vCPUs are created with another one, that was before. A lab machine
+        # waits for it before it plays (init.c).
+        khz_exact=None not in (khz, rate) and (khz != rate or up_ns >= _CALIBRATED_NS or _is_labs(probe)),
         kvm_khz=khz if rate else None,
         stable=found["stable-tsc"].status is not Status.BROKEN,
         tsc_clocksource=True if stable_clock else None,
@@ -212,6 +213,11 @@ def host_facts(probe: Probe, found: Mapping[str, Finding] | None = None) -> Host
         knows_realtime=bool(clock.values[1] & REALTIME) if clock and stable_clock else None,
         tolerance_ppm=host_state.tolerance_ppm(probe.host),
     )
+
+
+def _is_labs(probe: Probe) -> bool:
+    """Whether all of it was played in a machine of the lab."""
+    return bool(probe.traces) and all(each.place and each.place.machine != HOSTS_OWN for each in probe.traces)
 
 
 def _rate(event: Event | None) -> int | None:

@@ -16,9 +16,11 @@ from kvmharness.judging.probe import HOST, PROBES
 from kvmharness.judging.session import Session, SessionResult, judged
 from kvmharness.judging.verdict import Expectation
 from kvmharness.scenarios import Scenario
+from kvmharness.trace import HOSTS_OWN as _HOSTS_OWN
 from kvmharness.trace import MAX_LINE, Place, Trace, TraceError, from_lines, to_lines
 
-HOSTS_OWN = "/dev/kvm"  # the machine that is none of the lab's
+HOSTS_OWN = _HOSTS_OWN
+
 _LONGEST = 100  # of a kernel's part of a file's name; file systems take 255 bytes
 # What a kernel is called by a name of ours, and not by a path.
 _NAMED = re.compile("host|[a-z]+:[a-z0-9][a-z0-9.+-]*")

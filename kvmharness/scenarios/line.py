@@ -12,6 +12,7 @@ from kvmharness.script import (
     CreateVcpu,
     GetClock,
     GetMsrs,
+    GetTscOffset,
     GuestWrite,
     MoveThread,
     Ppm,
@@ -50,6 +51,7 @@ SCENARIOS = (
             CreateVcpu(vcpu=0, label="create"),
             page_on(0),
             *look_at_page(0, "first"),
+            GetTscOffset(vcpu=0, label="offset"),
             GetClock(label="clock"),
             Sleep(ns=SECOND),
             *look_at_page(0, "later"),
@@ -227,6 +229,7 @@ SCENARIOS = (
             GetClock(label="clock"),
         ),
         claims=(
+            PageClaim(text="there is a page", seen="page-0-before"),
             TimeClaim(
                 text="the guest's time goes on", seen=("page-0-after", "clock"), expected="page-0-before"
             ),
@@ -274,6 +277,7 @@ SCENARIOS = (
             page_on(0),
             *look_at_page(0, "before"),
             Sleep(ns=20 * MS),
+            GetTscOffset(vcpu=0, label="offset"),
             MoveThread(to=1, label="move"),
             GetClock(label="clock-there"),
             *look_at_page(0, "there"),
@@ -301,6 +305,7 @@ SCENARIOS = (
             CreateVcpu(vcpu=0, label="create"),
             page_on(0),
             *look_at_page(0, "before"),
+            GetTscOffset(vcpu=0, label="offset"),
             MoveThread(to=1, label="move"),
             SetClock(clock=_FAR, label="set"),
             GetClock(label="clock-there"),
