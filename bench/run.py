@@ -46,6 +46,8 @@ BUILD_ROUNDS = 7
 VALIDATE_ROUNDS = 5
 JUDGE_ROUNDS = 3
 JUDGE_STEPS = (100, 1_000, 10_000)
+# Of these KVM's own clock falls behind a write in a mixture of everything, from where nothing is predicted.
+_NOT_PLAYED = frozenset({"like-xu-v1"})
 LAB_KERNELS = ("debian:6.1", "debian:6.12")
 MANY_KERNELS = ("debian:5.10", "debian:6.1", "debian:6.12", "debian:7.2", "debian:7.3")
 MANY_ROUNDS = 3
@@ -264,19 +266,20 @@ def bench_judge() -> None:
         ("2 vCPUs, straddling", 2, True),
     ):
         contenders: dict[str, Callable[[], float]] = {}
-        for policy in POLICIES.values():
+        played = [policy for policy in POLICIES.values() if policy.name not in _NOT_PLAYED]
+        for policy in played:
             for steps in JUDGE_STEPS:
                 trace = mixed(vcpus, steps, policy, held_up=held_up)
                 contenders[f"{policy.name} {steps}"] = partial(judge_rate, trace, policy)
         rates = {name: max(values) for name, values in alternate(contenders, JUDGE_ROUNDS).items()}
         for steps in JUDGE_STEPS:
-            of_all = {name: rates[f"{name} {steps}"] for name in POLICIES}
+            of_all = {each.name: rates[f"{each.name} {steps}"] for each in played}
             slowest = min(of_all, key=lambda name: of_all[name])
             print(
                 f"judge, {title}, {steps} steps: median policy {median(of_all.values()):.0f} steps/s, "
                 f"slowest {of_all[slowest]:.0f} steps/s, {slowest} (aim >= 20000)"
             )
-        slopes = [rates[f"{name} 1000"] / rates[f"{name} 10000"] for name in POLICIES]
+        slopes = [rates[f"{each.name} 1000"] / rates[f"{each.name} 10000"] for each in played]
         print(
             f"judge, {title}, 10000 steps: median policy {median(slopes):.2f}, slowest {max(slopes):.2f} "
             f"x ten times 1000 steps (aim about 1)"

@@ -4,7 +4,7 @@
 The names in __all__ keep their meaning from release to release. Everything else in the package may change.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike, uname
 from pathlib import Path
@@ -123,10 +123,18 @@ class JudgedRun:
         return replace(
             self,
             expectation=expectation,
-            results=found.results,
+            results=self._with_untraced(found.results),
             sessions=found.sessions,
             identity=found.identity,
         )
+
+    def _with_untraced(self, judged: Sequence[Result]) -> tuple[Result, ...]:
+        """These, in the order of what was played, and what left no trace: a scenario that was lost, or
+        crashed the kernel, was so under every policy."""
+        names = {each.name for each in self.scenarios}
+        found = {each.scenario: each for each in (*self.results, *judged) if each.scenario in names}
+        others = [each for each in judged if each.scenario not in names]
+        return (*others, *(found[each.name] for each in self.scenarios if each.name in found))
 
     def report(self, form: str = "text") -> str:
         """What the command line would print: "text", "ktap" or "json"."""

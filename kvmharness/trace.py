@@ -7,7 +7,7 @@ several traces, one after the other, up to MAX_IN_A_FILE.
 
     {"trace": 2, "scenario": "young-restore", "release": "6.1.0-56-cloud-amd64", "tool": "0.1.0",
      "place": {"kernel": "debian:6.1", "machine": "amd", "session": "1f0a...",
-               "may_protect_tscs": false, "counts_instructions": true},
+               "may_protect_tscs": false, "counts_instructions": true, "keeps_tsc_stable": true},
      "host": {"clocksource": "tsc", "kvm.tsc_tolerance_ppm": "250", ...}}
     {"op": {"op": "sleep", "ns": 50000000}, "tsc": [b, a], "ns": [b, a]}
     {"op": {"op": "get_msrs", ...}, "tsc": [b, a], "ns": [b, a], "values": [51203111]}
@@ -170,7 +170,8 @@ class Place:
 
     `kernel` and `machine` are as reports name them; `session` is the same for all that was played together.
     Where a machine may protect TSCs, its KVM may have no say over its guests'. Where it counts instructions,
-    its time is a function of what it executes; elsewhere no two runs are the same.
+    its time is a function of what it executes; elsewhere no two runs are the same. Where it keeps the TSC
+    stable, a kernel has no reason to take that for unstable, or another clock for its own.
     """
 
     kernel: str
@@ -178,6 +179,7 @@ class Place:
     session: str
     may_protect_tscs: bool
     counts_instructions: bool
+    keeps_tsc_stable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,8 +315,11 @@ def _check_header(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "place": place, "host": _host_from_json(data.get("host", {}))}
 
 
+_ANSWERS = ("may_protect_tscs", "counts_instructions", "keeps_tsc_stable")
+
+
 def _place_from_json(data: Any) -> Place:
-    texts, answers = ("kernel", "machine", "session"), ("may_protect_tscs", "counts_instructions")
+    texts, answers = ("kernel", "machine", "session"), _ANSWERS
     if type(data) is not dict or set(data) != {*texts, *answers}:
         raise TraceError(f"place: expected {', '.join((*texts, *answers))}")
     for name in texts:

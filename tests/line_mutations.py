@@ -193,6 +193,58 @@ def change_a_header(lines: Lines, chance: Chance) -> None:
         line[key] = value
 
 
+def change_the_exits(lines: Lines, chance: Chance) -> None:
+    """Of a step that has some, or has none to have."""
+    if steps(lines):
+        reason: Any = chance.choice(
+            (
+                "IO",
+                "INTR",
+                "SHUTDOWN",
+                "HLT",
+                "FAIL_ENTRY",
+                "INTERNAL_ERROR",
+                "exit-37",
+                "exit-",
+                "io",
+                "",
+                None,
+            )
+        )
+        detail = chance.choice(([], [], [7], [2**64], [-1], ["7"], [1, 2]))
+        line = chance.choice([each for each in steps(lines) if each.get("exits")] or steps(lines))
+        line["exits"] = [[reason, *detail]] * chance.choice((1, 1, 1, 0, 2))
+
+
+def change_the_debugfs_readings(lines: Lines, chance: Chance) -> None:
+    if steps(lines):
+        reading = [chance.choice(NUMBERS), 5, 7, 9][: chance.choice((1, 1, 2, 0, 3))]
+        chance.choice(steps(lines))["debugfs"] = [reading] * chance.choice((1, 1, 0, 2))
+
+
+def change_the_place(lines: Lines, chance: Chance) -> None:
+    """Of one trace, or of all."""
+    headers = [line for line in lines if isinstance(line.get("place"), dict)]
+    if not headers:
+        return
+    key = chance.choice(("kernel", "machine", "session", "may_protect_tscs", "counts_instructions", "odd"))
+    value: Any = chance.choice(("amd", "/dev/kvm", "\x1b[31m", "x" * 300, "", True, False, 1, None, []))
+    for header in headers if chance.randrange(2) else [chance.choice(headers)]:
+        header["place"][key] = value
+
+
+def write_an_older_schema(lines: Lines, chance: Chance) -> None:
+    """As schema 1, or half so."""
+    for line in lines:
+        if "trace" in line:
+            line["trace"] = 1
+            line.pop("place", None)
+        if chance.randrange(20):
+            line.pop("exits", None)
+        if "debugfs" in line:
+            line["windows"] = line.pop("debugfs")
+
+
 def delete_lines(lines: Lines, chance: Chance) -> None:
     begin = chance.randrange(len(lines))
     del lines[begin : begin + chance.choice((1, 1, 1, 5, 50))]
@@ -258,6 +310,10 @@ GENTLE: tuple[Callable[[Lines, Chance], None], ...] = (
     change_a_vcpu,
     swap_labels,
     change_an_errno,
+    change_the_exits,
+    change_the_debugfs_readings,
+    change_the_place,
+    write_an_older_schema,
     delete_lines,
     duplicate_lines,
     insert_steps,

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from kvmharness import script
@@ -16,7 +17,7 @@ from kvmharness.model.state import Host
 from kvmharness.player.msr import MSRS
 from kvmharness.scenarios import SCENARIOS
 from kvmharness.script import Script
-from kvmharness.trace import Trace, to_lines
+from kvmharness.trace import Place, Trace, to_lines
 
 Chance = random.Random
 Lines = list[dict[str, Any]]
@@ -127,6 +128,7 @@ def good_trace(chance: Chance, name: str, operations: Script, host: Host, policy
         host,
         pace=lambda operation: Pace() if same else pace(chance),
         choose=chance.randrange,
+        debugfs=not chance.randrange(3),
     )
 
 
@@ -138,8 +140,16 @@ def good_file(chance: Chance) -> Lines:
     host, policy = chance.choice(HOSTS), chance.choice(sorted(POLICIES))
     scenario = SCENARIOS[chance.choice(sorted(SCENARIOS))]
     operations = scenario.script if chance.randrange(3) else any_script(chance)
-    probe = [good_trace(chance, name, each, host, policy) for name, each in PROBES.items()]
-    return in_lines(*probe, good_trace(chance, scenario.name, operations, host, policy))
+    counts = bool(chance.randrange(2))
+    of = Place("debian:6.1", "amd", "a session", may_protect_tscs=not counts, counts_instructions=counts)
+    place = of if chance.randrange(4) else None
+    # Where no two runs are the same, a failure has to come twice.
+    found = [
+        good_trace(chance, name, each, host, policy)
+        for _ in range(chance.choice((1, 1, 2)))
+        for name, each in (*PROBES.items(), (scenario.name, operations))
+    ]
+    return in_lines(*(replace(each, place=place) for each in found))
 
 
 def in_lines(*traces: Trace) -> Lines:

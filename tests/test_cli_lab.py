@@ -3,6 +3,7 @@
 
 import json
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -39,14 +40,20 @@ def test_a_lost_machine_is_reported_with_its_console_and_exits_3(
 
 
 @pytest.fixture
-def made_up_lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Replaces the lab: debian:6.1 is from before 6.7, debian:0 ignores writes, debian:5 has no modules."""
+def made_up_lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Replaces the lab: debian:6.1 is from before 6.7, debian:0 ignores writes, debian:5 has no modules.
+
+    debian:2 is not finished before the test is.
+    """
+    over = threading.Event()
 
     def play_there(kernel: Kernel, machine: Machine, scenarios: Sequence[Scenario]) -> Session:
         if kernel.spec == "debian:5":
             raise LabError(f"{kernel.spec} has no module {machine.vendor_module}")
         if kernel.spec == "debian:4":
             raise OSError(28, "No space left on device")
+        if kernel.spec == "debian:2":
+            over.wait(600)
         if kernel.spec == "debian:3":
             raise ZeroDivisionError("a fault of ours")
         other = {"debian:6.1": "mainline-before-6.7", "debian:0": "tsc-protected"}
@@ -55,6 +62,8 @@ def made_up_lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(play, "play", play_there)
     monkeypatch.setattr(lab, "check_emulator", lambda machine: None)
     monkeypatch.setattr(kernels, "find", lambda spec, *_, **__: Kernel(spec, spec[7:], tmp_path, {}))
+    yield
+    over.set()
 
 
 @pytest.mark.usefixtures("made_up_lab")
@@ -100,7 +109,14 @@ def test_a_full_memory_does_not_cost_the_others_their_verdicts(capsys: Capture) 
 
 @pytest.fixture
 def interrupted_after_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C comes when the first kernel is finished."""
+    """Ctrl-C comes when the first kernel is finished; debian:6.12 is not until then."""
+    play_there = play.play
+
+    def endless(kernel: Kernel, machine: Machine, scenarios: Sequence[Scenario]) -> Session:
+        assert machine.stop
+        if kernel.spec == "debian:6.12":
+            assert machine.stop.wait(60)
+        return play_there(kernel, machine, scenarios)
 
     def first_only(futures: Sequence[Future[Any]]) -> Iterator[Future[Any]]:
         futures[0].exception()
@@ -110,6 +126,7 @@ def interrupted_after_one(monkeypatch: pytest.MonkeyPatch) -> None:
     def leave(status: int) -> None:
         raise SystemExit(status)
 
+    monkeypatch.setattr(play, "play", endless)
     monkeypatch.setattr(runs, "as_completed", first_only)
     monkeypatch.setattr(os, "_exit", leave)
 
@@ -119,13 +136,26 @@ def test_what_is_finished_is_reported_and_saved_when_the_rest_is_interrupted(
     capsys: Capture, tmp_path: Path
 ) -> None:
     folder = tmp_path / "traces"
-    kernels_in_turn = ("debian:6.1", "debian:6.12", "--jobs", "1")
-    assert status_of("lab", "run", *kernels_in_turn, "--save-traces", str(folder)) == 130
+    assert status_of("lab", "run", "debian:6.1", "debian:2", "--save-traces", str(folder)) == 130
     out, error = capsys.readouterr()
     assert "debian:6.1 on amd" in out
-    assert out.startswith("CUT SHORT: debian:6.12 on amd was interrupted.\n")
+    assert out.startswith("CUT SHORT: debian:2 on amd was interrupted.\n")
     assert one_line(error) == "kvmharness: interrupted"
-    assert {path.name.split(".amd.")[0] for path in folder.iterdir()} == {"debian:6.1"}
+    assert {path.name.split(".amd.")[0] for path in folder.iterdir()} == {"debian-6.1"}
+
+
+@pytest.mark.usefixtures("made_up_lab", "interrupted_after_one")
+def test_what_is_finished_is_saved_also_when_the_interrupt_comes_before_it_is_noted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def none_of_them(futures: Sequence[Future[Any]]) -> Iterator[Future[Any]]:
+        futures[0].result()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "as_completed", none_of_them)
+    asked = ("--scenario", "old-restore", "--jobs", "1", "--save-traces", str(tmp_path / "traces"))
+    assert status_of("lab", "run", "debian:6.1", "debian:6.12", *asked) == 130
+    assert (tmp_path / "traces" / "debian-6.1.amd.old-restore.jsonl").exists()
 
 
 @pytest.mark.usefixtures("made_up_lab", "interrupted_after_one")

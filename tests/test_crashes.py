@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from kvmharness import api
 from kvmharness.judging.session import LostError, Session
 from kvmharness.judging.verdict import Expectation, Result, Verdict
-from kvmharness.lab import crashes, play, runs
+from kvmharness.lab import crashes, kernels, play, runs
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines import machine, protocol
@@ -80,6 +81,17 @@ def test_a_fault_that_comes_twice_is_a_fail_and_the_others_have_their_verdicts(
     others = [name for name in NAMES if name != "write-zero"]
     assert lab.played == [list(NAMES), others, ["write-zero"]]
     assert lab.alone == ["write-zero"]
+
+
+def test_a_crash_stays_one_whatever_policy_the_rest_is_judged_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = Lab(write_zero=[crash("write-zero"), crash("write-zero")])
+    monkeypatch.setattr(play, "play", lab.play)
+    monkeypatch.setattr(api, "check_emulator", lambda machine: None)
+    monkeypatch.setattr(kernels, "find", lambda spec: Kernel(spec, "6.1", Path(), {}))
+    run = api.run_in_lab("debian:6.1", NAMES)
+    again = run.judged_by("mainline-before-6.7")
+    assert [run.result("write-zero"), again.result("write-zero")] == [run.failed[0]] * 2
+    assert again.result("young-restore").verdict is Verdict.FAIL
 
 
 def test_a_fault_that_does_not_come_again_is_told_beside_the_verdict(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,3 +57,22 @@ def test_a_log_moves_with_the_newest_line_now_and_then() -> None:
             assert moved.wait(60)
             moved.clear()
     assert {line.partition(": after ")[2].partition(" s: ")[2] for line in shown[1:]} == {"new"}
+
+
+def test_a_terminal_has_a_bar_with_what_is_done_and_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "60")
+    with progress.shown(0, lambda line: print(line, file=terminal)):
+        LOG.info("two to play", extra={"left": ["6.1 on amd", "6.12 on amd"], "of": 2})
+        LOG.info("6.1 is done", extra={"left": ["6.12 on amd"], "of": 2})
+        LOG.info("6.12 boots")
+        LOG.info("6.12 is done", extra={"left": [], "of": 2})
+    half = "[##########----------] 1 of 2 done, left: 6.12 on amd"
+    assert terminal.getvalue().split("\r\x1b[K") == [
+        "kvmharness: two to play\n[--------------------] 0 of 2 done, left: 6.1 on amd, 6.12 on "[:83],
+        f"kvmharness: 6.1 is done\n{half}",
+        f"kvmharness: 6.12 boots\n{half}",
+        "kvmharness: 6.12 is done\n",
+    ]

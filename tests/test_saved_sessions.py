@@ -37,7 +37,9 @@ Play = Callable[[Sequence[Scenario]], Session]
 
 def in_lab(machine: str) -> Place:
     of = MACHINES[machine]
-    return Place("debian:6.1", machine, "a session", of.may_protect_tscs, of.counts_instructions)
+    return Place(
+        "debian:6.1", machine, "a session", of.may_protect_tscs, of.counts_instructions, of.keeps_tsc_stable
+    )
 
 
 def reported(outcome: SessionResult, place: Place, expectation: Expectation) -> dict[str, Any]:

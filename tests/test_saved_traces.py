@@ -86,3 +86,21 @@ def test_traces_of_different_folders_are_different_columns(
     assert status_of("judge", "--format", "json", str(one), str(other)) == 0
     kernels_seen = [each["kernel"] for each in json.loads(capsys.readouterr().out)["kernels"]]
     assert kernels_seen == [str(tmp_path / "a" / "host"), str(tmp_path / "b" / "host")]
+
+
+def test_the_saved_traces_of_two_kernels_are_compared_without_being_played_again(
+    made_up_host: Callable[..., None], capsys: Capture, tmp_path: Path
+) -> None:
+    files = []
+    for policy in ("mainline-before-6.7", "mainline-6.7"):
+        made_up_host(policy)
+        folder = tmp_path / policy
+        status_of("run", "old-restore", "young-restore", "--save-traces", str(folder))
+        files += [str(path) for path in sorted(folder.iterdir())]
+    capsys.readouterr()
+    assert status_of("judge", "--diff", *files) == 1
+    text = capsys.readouterr().out
+    assert text.startswith("1 of 2 scenarios differ on /dev/kvm\n")
+    assert "B keeps, A breaks: young-restore\n" in text
+    assert status_of("judge", "--diff", *files[:2]) == 2
+    assert "compares two kernels" in one_line(capsys.readouterr().err)

@@ -2,17 +2,19 @@
 """kvmharness judge: judge traces that were saved earlier, on any machine."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kvmharness.cli import options
-from kvmharness.cli.errors import UsageError
+from kvmharness.cli.errors import FAILED, NOTHING_FAILED, NOTHING_JUDGED, UsageError
 from kvmharness.judging import saved
 from kvmharness.judging.bisection import ignored_writes
+from kvmharness.judging.difference import compare_sessions
 from kvmharness.judging.saved import SavedRun
 from kvmharness.judging.session import Session
 from kvmharness.judging.verdict import Expectation
 from kvmharness.report import KernelReport, Report
+from kvmharness.report.difference import DifferenceReport, render
 from kvmharness.scenarios import Scenario
 from kvmharness.trace import TraceError
 
@@ -21,6 +23,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add the command."""
     parser = commands.add_parser("judge", help="judge saved traces again (see --save-traces)")
     parser.add_argument("trace", nargs="+", type=Path, help="a file saved by --save-traces")
+    parser.add_argument(
+        "--diff",
+        action="store_true",
+        help="compare the two kernels that the traces are of, as `kvmharness lab diff` does",
+    )
     options.add_scenario_file(parser)
     options.add_judging(parser)
     options.add_strict(parser)
@@ -38,14 +45,35 @@ def run(arguments: argparse.Namespace) -> int:
         sessions = _read(path, scenarios)
         files.setdefault((path.parent, _kernel(path, SavedRun(tuple(sessions)))), []).append(sessions)
     several = len({folder for folder, _ in files}) > 1
-    reports = [
-        _report(run, str(folder / kernel) if several else kernel, scenarios, expectation)
+    runs = [
+        (str(folder / kernel) if several else kernel, run)
         for (folder, kernel), of_kernel in files.items()
         for run in saved.runs_of(of_kernel)
     ]
+    if arguments.diff:
+        return _compare(runs, arguments.output)
+    reports = [_report(run, kernel, scenarios, expectation) for kernel, run in runs]
     report = Report(tuple(reports), strict=arguments.strict)
     options.write_report(report, arguments)
     return report.exit_status
+
+
+def _compare(runs: Sequence[tuple[str, SavedRun]], output: Path | None) -> int:
+    """Report where the two kernels differ; the exit status, as `lab diff` has it."""
+    if len(runs) != 2:
+        raise UsageError(f"--diff compares two kernels, and these traces are of {len(runs)}")
+    (first, one), (second, other) = runs
+    place = one.place or other.place
+    report = DifferenceReport(
+        (first, second),
+        (one.release, other.release),
+        place.machine if place else "an unknown machine",
+        compare_sessions(one.by_scenario, other.by_scenario),
+    )
+    options.write_text(render([report]), output)
+    if report.comparison.differences:
+        return FAILED
+    return NOTHING_FAILED if report.comparison.compared else NOTHING_JUDGED
 
 
 def _report(

@@ -13,7 +13,7 @@ from kvmharness.lab import kernels, runs
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.machines.catalogue import MACHINES
 from kvmharness.lab.machines.machine import Machine, check_emulator
-from kvmharness.lab.runs import Matrix
+from kvmharness.lab.runs import Finished, Matrix
 from kvmharness.report import Report
 
 _LOG = logging.getLogger(__name__)
@@ -95,16 +95,16 @@ def run(arguments: argparse.Namespace) -> int:
         _LOG.info("%s: fetching, unless it is in the cache", spec)
         found.append(kernels.find(spec, arguments.modules, arguments.offline))
     boots = [(kernel, machine) for kernel in found for machine in machines]
+    saved: set[int] = set()
     with Matrix(boots, scenarios, expectation, arguments.jobs) as matrix:
         try:
-            for done, each in enumerate(matrix, 1):
-                place = each.kernel.spec, each.machine.name
-                if each.played:
-                    options.save_sessions(
-                        each.played.sessions, each.played.attempts, *place, arguments.save_traces
-                    )
-                _LOG.info("%s on %s is done, %d of %d", each.kernel.spec, each.machine.name, done, len(boots))
+            for each in matrix:
+                _save(each, arguments)
+                saved.add(each.number)
         except KeyboardInterrupt:
+            for each in matrix.finished:
+                if each.number not in saved:
+                    _save(each, arguments)
             if matrix.finished:
                 try:
                     _report(arguments, expectation, matrix)
@@ -112,6 +112,13 @@ def run(arguments: argparse.Namespace) -> int:
                     options.complain(f"kvmharness: {trouble}")
             raise
         return _report(arguments, expectation, matrix)
+
+
+def _save(each: Finished, arguments: argparse.Namespace) -> None:
+    """Write what was played to --save-traces."""
+    if each.played:
+        of = each.kernel.spec, each.machine.name, arguments.save_traces
+        options.save_sessions(each.played.sessions, each.played.attempts, *of)
 
 
 def _machines(arguments: argparse.Namespace) -> list[Machine]:

@@ -2,7 +2,6 @@
 """kvmharness lab diff: two kernels held against each other, without any policy."""
 
 import argparse
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,6 @@ from kvmharness.lab.machines.machine import check_emulator
 from kvmharness.lab.runs import Finished, Matrix
 from kvmharness.report.difference import DifferenceReport, render
 
-_LOG = logging.getLogger(__name__)
 _STATUSES = """\
 exit status:
   0  no scenario differs, and some were compared
@@ -78,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     both = [kernels.find(spec, offline=arguments.offline) for spec in arguments.kernel]
     boots = [(kernel, machine) for machine in machines for kernel in both]
     with Matrix(boots, scenarios, Expectation(policy=None), arguments.jobs) as matrix:
-        for done, each in enumerate(matrix, 1):
+        for each in matrix:
             if each.trouble:
                 raise each.trouble
             if each.played:
@@ -86,7 +84,6 @@ def run(arguments: argparse.Namespace) -> int:
                 options.save_sessions(
                     each.played.sessions, each.played.attempts, *place, arguments.save_traces
                 )
-            _LOG.info("%s on %s is done, %d of %d", each.kernel.spec, each.machine.name, done, len(boots))
         finished = matrix.finished
     reports = [_report(*pair) for pair in zip(finished[::2], finished[1::2], strict=True)]
     options.write_text(render(reports), arguments.output)

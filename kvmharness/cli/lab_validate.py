@@ -2,7 +2,6 @@
 """kvmharness lab validate: a kernel without a patch and with it, side by side."""
 
 import argparse
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,8 +18,6 @@ from kvmharness.lab.machines.machine import check_emulator
 from kvmharness.lab.patches import kept
 from kvmharness.lab.runs import Matrix
 from kvmharness.report.validation import Validation, render
-
-_LOG = logging.getLogger(__name__)
 
 
 def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -69,11 +66,9 @@ def run(arguments: argparse.Namespace) -> int:
     boots = [(kernel, machine) for machine in machines for kernel in (before, after)]
     with Matrix(boots, scenarios, expectation, arguments.jobs) as matrix:
         try:
-            for done, each in enumerate(matrix, 1):
+            for each in matrix:
                 if each.trouble:
                     raise each.trouble
-                title = f"{each.kernel.spec} on {each.machine.name}"
-                _LOG.info("%s is done, %d of %d", title, done, len(boots))
         except KeyboardInterrupt:
             try:
                 _report(arguments, expectation, patches, command, matrix)

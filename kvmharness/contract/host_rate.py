@@ -38,8 +38,8 @@ def measured_khz(trace: Trace) -> tuple[float, float]:
 
 def kvm_khz(trace: Trace) -> int:
     """The rate that KVM takes the host's TSC for: that of the first vCPU at its creation. 0: not known."""
-    created = (event.values[0] for event in trace.events if event.operation.creates_vcpu and event.values)
-    return next(created, 0)
+    created = (event.value("khz") for event in trace.events if event.operation.creates_vcpu)
+    return next(filter(None, created), 0)
 
 
 def off_ppb(trace: Trace) -> int:

@@ -197,7 +197,8 @@ def host_facts(probe: Probe, found: Mapping[str, Finding] | None = None) -> Host
     knows = _ended(probe.event("offset-before"), _UNKNOWN)
     slower, as_host = (_ended(probe.event(label), ("EINVAL",)) for label in ("slower", "set-host-khz"))
     up_ns = min((each.events[0].bracket.ns_before for each in probe.traces if each.events), default=0)
-    stable_clock = clock is not None and len(clock.values) >= 2 and bool(clock.values[1] & TSC_STABLE)
+    flags = (clock.value("clock_flags") if clock else None) or 0
+    stable_clock = bool(flags & TSC_STABLE)
     return Host(
         khz=rate or khz,
         # The rate is corrected once. If vCPUs are created with another one, that was before. A lab machine
@@ -210,7 +211,7 @@ def host_facts(probe: Probe, found: Mapping[str, Finding] | None = None) -> Host
         # What cannot be made slower has no scaling at all (set_tsc_khz).
         fraction_bits=0 if slower is False else None,
         refuses_khz=None if as_host is None else not as_host,
-        knows_realtime=bool(clock.values[1] & REALTIME) if clock and stable_clock else None,
+        knows_realtime=bool(flags & REALTIME) if stable_clock else None,
         tolerance_ppm=host_state.tolerance_ppm(probe.host),
     )
 
@@ -222,8 +223,8 @@ def _is_labs(probe: Probe) -> bool:
 
 def _rate(event: Event | None) -> int | None:
     """The kHz that a step read; None if it read none that can be one."""
-    read = event is not None and event.values and not event.error and 0 < event.values[0] < 2**32
-    return event.values[0] if event is not None and read else None
+    khz = event.value("khz") if event is not None and not event.error else None
+    return khz if khz and khz < 2**32 else None
 
 
 def _ended(event: Event | None, refusals: Iterable[str]) -> bool | None:

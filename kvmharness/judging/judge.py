@@ -39,6 +39,9 @@ def judge_scenario(scenario: Scenario, trace: Trace, kvm: Kvm) -> Result:
         judged = _by_contract(bare, clocks_disagree(trace, kvm.host))
     else:
         judged = _by_policy(bare, scenario, trace, kvm, kvm.policy)
+        # The model looks no further than the step that it does not allow.
+        if judged.verdict is Verdict.FAIL and (doubt := clocks_disagree(trace, kvm.host)):
+            return replace(bare, reason=doubt)
     if asked is Status.KEPT or judged.verdict is Verdict.FAIL or judged.is_doubted:
         return _with_kind(_if_whole(judged, scenario, trace), trace)
     verdict = Verdict.SKIP if asked is Status.BROKEN else Verdict.INCONCLUSIVE

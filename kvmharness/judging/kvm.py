@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 from kvmharness.contract import Finding, Status
 from kvmharness.judging import capabilities
-from kvmharness.judging.probe import Probe
+from kvmharness.judging.probe import HOST, Probe
 from kvmharness.judging.verdict import MAINLINE, Expectation
+from kvmharness.model.host_clocks import clocks_apart, clocks_disagree
 from kvmharness.model.identify import consistent_policies
 from kvmharness.model.judge import Judgement, Possibility, judge
 from kvmharness.model.policy import Policy
@@ -76,10 +77,10 @@ def seen(probe: Probe, expectation: Expectation = MAINLINE) -> Kvm:
     """What a probe shows of its KVM."""
     found = capabilities.findings(probe)
     host = capabilities.host_facts(probe, found)
-    if expectation.stable_tsc:
+    if expectation.stable_tsc or _keeps_tsc_stable(probe):
         # What looks otherwise is not the host.
         host = replace(host, stable=True, tsc_clocksource=True)
-    doubt = _doubt(probe, found)
+    doubt = _doubt(probe, found, host)
     policy = expectation.policy
     divergences: dict[str, Judgement] = {}
     if policy is not None and not doubt:
@@ -102,6 +103,11 @@ def seen(probe: Probe, expectation: Expectation = MAINLINE) -> Kvm:
     return Kvm(probe, expectation, host, found, policy, divergences, tuple(known), doubt)
 
 
+def _keeps_tsc_stable(probe: Probe) -> bool:
+    """Whether the probe says that where it was played no kernel has a reason to mistrust the TSC."""
+    return bool(probe.traces) and all(each.place and each.place.keeps_tsc_stable for each in probe.traces)
+
+
 def _may_be_protected(probe: Probe, expectation: Expectation) -> bool:
     """Whether TSCs may be protected where the probe was played, by what is expected and by what it says."""
     places = [trace.place for trace in probe.traces if trace.place]
@@ -112,9 +118,13 @@ def _without_writes(expectation: Expectation) -> list[Policy]:
     return [each for each in expectation.policies.values() if not each.honours_writes]
 
 
-def _doubt(probe: Probe, found: Mapping[str, Finding]) -> str:
+def _doubt(probe: Probe, found: Mapping[str, Finding], host: Host) -> str:
     if not probe.is_current:
         return "the probe is not that of this version"
+    for trace in probe.traces:
+        doubt = clocks_disagree(trace, host) or clocks_apart(probe.trace(HOST), trace, host.khz)
+        if doubt:
+            return f"the probe says nothing: in {trace.scenario} {doubt}"
     if found["stable-tsc"].status is Status.UNDECIDED:
         return f"the probe could not decide stable-tsc: {found['stable-tsc'].reason}"
     return ""

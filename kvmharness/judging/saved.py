@@ -15,7 +15,7 @@ from pathlib import Path
 from kvmharness.judging.probe import HOST, PROBES
 from kvmharness.judging.session import Session, SessionResult, judged
 from kvmharness.judging.verdict import Expectation
-from kvmharness.scenarios import Scenario
+from kvmharness.scenarios import SCENARIOS, Scenario
 from kvmharness.trace import HOSTS_OWN as _HOSTS_OWN
 from kvmharness.trace import MAX_LINE, Place, Trace, TraceError, from_lines, to_lines
 
@@ -76,6 +76,8 @@ def sessions_of(traces: Iterable[Trace]) -> list[Session]:
     sessions = [_session(group) for group in groups]
     if not any(session.traces for session in sessions):
         raise TraceError("not a saved trace: there is none of a scenario after the probe")
+    if len({frozenset(each.scenario for each in session.probe.traces) for session in sessions}) > 1:
+        raise TraceError("its sessions do not begin with the same probe")
     if len({(_without_session(each.place), each.release) for group in groups for each in group}) > 1:
         raise TraceError("its traces are of several kernels or machines")
     return sessions
@@ -94,7 +96,7 @@ def _session(traces: Sequence[Trace]) -> Session:
 
 
 def _without_session(place: Place | None) -> object:
-    return place and (place.kernel, place.machine, place.may_protect_tscs, place.counts_instructions)
+    return place and replace(place, session="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,13 @@ class SavedRun:
     def scenarios(self) -> list[str]:
         """The names of those that were played."""
         return list(dict.fromkeys(name for session in self.sessions for name in session.traces))
+
+    @property
+    def by_scenario(self) -> dict[str, Session]:
+        """The last session in which each scenario was played, in the order of the catalogue."""
+        found = {name: session for session in self.sessions for name in session.traces}
+        order = [*(name for name in SCENARIOS if name in found), *(found.keys() - SCENARIOS.keys())]
+        return {name: found[name] for name in order}
 
     def expectation(self, of: Expectation) -> Expectation:
         """What is to be expected where it was played: on an unknown machine TSCs may be protected."""

@@ -109,7 +109,8 @@ def play(kernel: Kernel, on: Machine, scenarios: Sequence[Scenario]) -> Session:
 def _place(kernel: Kernel, on: Machine, job: Job) -> Place:
     """Where a job is played. Where time is the host's, no two sessions are the same."""
     session = job.number if on.counts_instructions else f"{job.number}.{os.urandom(4).hex()}"
-    return Place(plain(kernel.spec), on.name, session, on.may_protect_tscs, on.counts_instructions)
+    known = on.may_protect_tscs, on.counts_instructions, on.keeps_tsc_stable
+    return Place(plain(kernel.spec), on.name, session, *known)
 
 
 def _read(job: Job, boot: Boot) -> list[Trace]:

@@ -145,9 +145,20 @@ class Matrix:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def __iter__(self) -> Iterator[Finished]:
-        """Each, as soon as it is finished."""
-        for future in as_completed(self._futures):
-            yield self._finished(self._futures.index(future))
+        """Each, as soon as it is finished. How many are, and which are left, is logged."""
+        titles = [f"{kernel.spec} on {machine.name}" for kernel, machine in self._boots]
+        left = dict(enumerate(titles))
+        _LOG.info("%d to play: %s", len(left), ", ".join(titles), extra={"left": titles, "of": len(titles)})
+        try:
+            for future in as_completed(self._futures):
+                number = self._futures.index(future)
+                title = left.pop(number)
+                progress = {"left": list(left.values()), "of": len(titles)}
+                _LOG.info("%s is done, %d of %d", title, len(titles) - len(left), len(titles), extra=progress)
+                yield self._finished(number)
+        finally:
+            if left:
+                _LOG.info("not finished: %s", ", ".join(left.values()), extra={"left": [], "of": 0})
 
     @property
     def finished(self) -> list[Finished]:

@@ -16,9 +16,8 @@ from kvmharness.model.interval import Interval, TooWideError
 from kvmharness.model.masterclock import ClockBehindError
 from kvmharness.model.mismatch import Mismatch
 from kvmharness.model.operations import perform
-from kvmharness.model.outcome import Action, Answer, Clock, Flag, Outcome, Tsc, Version, Within
+from kvmharness.model.outcome import Action, Outcome
 from kvmharness.model.policy import Policy
-from kvmharness.model.quantity import Quantity, narrow
 from kvmharness.model.rates import UnknownRateError
 from kvmharness.model.rules import Rules
 from kvmharness.model.state import DoubtError, Host, Moment, World, distinct
@@ -133,7 +132,7 @@ class Replay:
 
     def _is_dead(self, event: Event) -> bool:
         """Whether a guest ended as none of ours does, under whichever policy: KVM could not run it."""
-        return any(
+        return bool(event.exits) and any(
             each.is_death and self.worlds[0].vcpus[vcpu].guest != _MAY_BE_REFUSED
             for vcpu, each in zip(event.operation.vcpu_numbers, event.exits, strict=False)
         )
@@ -148,7 +147,9 @@ class Replay:
 
     def _weight(self, count: int) -> float:
         """What following so many worlds counts for."""
-        return max(0, count - 1) * (1 + len(self.worlds[0].vcpus) / _VCPUS_IN_A_WORLD) if self.worlds else 0
+        if count < 2 or not self.worlds:
+            return 0
+        return (count - 1) * (1 + len(self.worlds[0].vcpus) / _VCPUS_IN_A_WORLD)
 
     def _check_open(self, step: int, count: int) -> None:
         """DoubtError where so many worlds are too many to follow, already within a step."""
@@ -158,11 +159,12 @@ class Replay:
 
 def check(event: Event, trace: Trace) -> None:
     """DoubtError where nothing can be said of what follows a step of a trace."""
-    if event.error in trace.excuses:
+    if event.error and event.error in trace.excuses:
         doubt = f"it failed with {event.error}, which says nothing about the rule"
     else:
         # No rule answers with an errno of which KVM alone is to blame: that is impossible, and no doubt.
-        doubt = event.operation.doubt(event.values, "" if event.error in trace.blames else event.error)
+        blamed = event.error and event.error in trace.blames
+        doubt = event.operation.doubt(event.values, "" if blamed else event.error)
     if doubt:
         raise DoubtError(doubt)
 
@@ -180,32 +182,10 @@ def action_of(event: Event) -> Action:
 
 def _agrees(outcome: Outcome, event: Event, moment: Moment) -> bool:
     """Whether a step went as predicted; if so the world takes note of what was read."""
-    return (
-        sentence.ends_so(outcome, event)
-        and all(
-            answer is None or _sees(outcome.world, answer, value, moment)
-            for answer, value in zip(outcome.answers, event.values, strict=False)
-        )
-        and (outcome.on_line is None or line.is_on(outcome.world, outcome.on_line, event.values, moment))
-    )
-
-
-def _sees(world: World, answer: Answer, value: int, moment: Moment) -> bool:
-    if isinstance(answer, Tsc):
-        low, high = moment.tsc.low, moment.tsc.high
-        if answer.ratio is not None:
-            bits = world.fraction_bits or 0
-            low, high = low * answer.ratio >> bits, high * answer.ratio >> bits
-        return narrow(answer.offset, Interval(value - high, value - low), world.unknowns)
-    if isinstance(answer, Quantity):
-        return narrow(answer, Interval(value, value), world.unknowns)
-    if isinstance(answer, Within):
-        return answer.interval.intersection(Interval(value, value)) is not None
-    if isinstance(answer, Clock):
-        low, high = moment.ns.low - answer.drift, moment.ns.high + answer.drift
-        return narrow(answer.offset, Interval(value - high, value - low), world.unknowns)
-    if isinstance(answer, Version):
-        vcpu = world.vcpus[answer.vcpu]
-        vcpu.page = vcpu.page and vcpu.page._replace(version=value)
-        return value % 2 == 0 and value >= answer.least
-    return not isinstance(answer, Flag) or value & answer.mask == answer.bits
+    if not sentence.ends_so(outcome, event):
+        return False
+    world = outcome.world
+    for answer, value in zip(outcome.answers, event.values, strict=False):
+        if answer is not None and not answer.agrees(world, value, moment):
+            return False
+    return outcome.on_line is None or line.is_on(world, outcome.on_line, event.values, moment)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from kvmharness.model.interval import Interval
 from kvmharness.model.line import OnLine
-from kvmharness.model.quantity import Quantity
+from kvmharness.model.quantity import Quantity, bounds, narrow
 from kvmharness.model.state import Moment, World
 
 OK = frozenset({""})
@@ -20,6 +20,23 @@ class Tsc(NamedTuple):
     offset: Quantity
     ratio: int | None
 
+    def agrees(self, world: World, value: int, moment: Moment) -> bool:
+        """Whether the TSC can be that; the world takes note of the offset."""
+        low, high = self._hosts(world, moment)
+        return narrow(self.offset, Interval(value - high, value - low), world.unknowns)
+
+    def bounds(self, world: World, moment: Moment) -> Interval | None:
+        """From the TSC at the moment's beginning to that at its end."""
+        offset, (low, high) = bounds(self.offset, world.unknowns), self._hosts(world, moment)
+        return offset and Interval(low + offset.low, high + offset.high)
+
+    def _hosts(self, world: World, moment: Moment) -> tuple[int, int]:
+        if self.ratio is None:
+            return moment.tsc
+        low, high = moment.tsc
+        bits = world.fraction_bits or 0
+        return low * self.ratio >> bits, high * self.ratio >> bits
+
 
 class Within(NamedTuple):
     """Predicts a value in this interval, modulo 2**64; `exact` is which, if the host is as it says."""
@@ -27,12 +44,27 @@ class Within(NamedTuple):
     interval: Interval
     exact: int | None = None
 
+    def agrees(self, world: World, value: int, moment: Moment) -> bool:
+        """Whether it is in there."""
+        return self.interval.intersection(Interval(value, value)) is not None
+
+    def bounds(self, world: World, moment: Moment) -> Interval:
+        """The interval."""
+        return self.interval
+
 
 class Flag(NamedTuple):
     """Predicts of the bits of `mask` that they are `bits`."""
 
     mask: int
     bits: int
+
+    def agrees(self, world: World, value: int, moment: Moment) -> bool:
+        """Whether these bits are so."""
+        return value & self.mask == self.bits
+
+    def bounds(self, world: World, moment: Moment) -> None:
+        """None: bits are no number."""
 
 
 class Clock(NamedTuple):
@@ -42,6 +74,17 @@ class Clock(NamedTuple):
     offset: Quantity
     drift: int
 
+    def agrees(self, world: World, value: int, moment: Moment) -> bool:
+        """Whether the clock can be that; the world takes note of the offset."""
+        low, high = moment.ns.low - self.drift, moment.ns.high + self.drift
+        return narrow(self.offset, Interval(value - high, value - low), world.unknowns)
+
+    def bounds(self, world: World, moment: Moment) -> Interval | None:
+        """From the clock at the moment's beginning to that at its end."""
+        offset = bounds(self.offset, world.unknowns)
+        low, high = moment.ns.low - self.drift, moment.ns.high + self.drift
+        return offset and Interval(low + offset.low, high + offset.high)
+
 
 class Version(NamedTuple):
     """Predicts the version of vCPU `vcpu`'s kvmclock page: even, and this or higher."""
@@ -49,11 +92,27 @@ class Version(NamedTuple):
     vcpu: int
     least: int
 
+    def agrees(self, world: World, value: int, moment: Moment) -> bool:
+        """Whether it is that; the world takes note of it."""
+        vcpu = world.vcpus[self.vcpu]
+        vcpu.page = vcpu.page and vcpu.page._replace(version=value)
+        return value % 2 == 0 and value >= self.least
+
+    def bounds(self, world: World, moment: Moment) -> None:
+        """None: there is no highest."""
+
 
 class Guess(NamedTuple):
     """Predicts nothing; a player that is made up says `value`."""
 
     value: int
+
+    def agrees(self, world: World, value: int, moment: Moment) -> bool:
+        """It always is."""
+        return True
+
+    def bounds(self, world: World, moment: Moment) -> None:
+        """None."""
 
 
 # One value of a step. A Quantity predicts it to the cycle, None says nothing about it.

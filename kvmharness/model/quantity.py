@@ -6,14 +6,20 @@ So an offset is kept as a sum of unknowns, each with the interval it lies in; wh
 is read, the unknown is pinned, and with it every quantity that rests on it.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from kvmharness.model.interval import Interval
+from kvmharness.model.interval import Interval, signed
 
 # The interval of each unknown, by its number; None where it may be anything.
 Unknowns = dict[int, Interval | None]
 
 _HALF = 2**63
+
+
+class Knows(Protocol):
+    """A world: what is known of each unknown."""
+
+    unknowns: Unknowns
 
 
 class Quantity(NamedTuple):
@@ -29,6 +35,14 @@ class Quantity(NamedTuple):
             count[unknown] = count.get(unknown, 0) + often * times
         terms = tuple(sorted((unknown, often) for unknown, often in count.items() if often))
         return Quantity(self.constant + other.constant * times, terms)
+
+    def agrees(self, world: Knows, value: int, moment: object) -> bool:
+        """Whether a value that was read can be this; the world takes note of it."""
+        return narrow(self, Interval(value, value), world.unknowns)
+
+    def bounds(self, world: Knows, moment: object) -> Interval | None:
+        """Where a value that is this has to be; None if it may be anything."""
+        return bounds(self, world.unknowns)
 
 
 def bounds(quantity: Quantity, unknowns: Unknowns) -> Interval | None:
@@ -61,21 +75,25 @@ def narrow(quantity: Quantity, seen: Interval, unknowns: Unknowns) -> bool:
 
     Each of its unknowns is narrowed by what is left of `seen` without the others.
     """
-    terms = quantity.terms
+    constant, terms = quantity
+    low, high = seen
+    if not terms:
+        beyond = signed(low - constant)
+        return beyond <= 0 <= beyond + high - low
     if len(terms) == 1 and abs(terms[0][1]) == 1:
         unknown, sign = terms[0]
         if sign > 0:
-            seen = Interval(seen.low - quantity.constant, seen.high - quantity.constant)
+            seen = Interval(low - constant, high - constant)
         else:
-            seen = Interval(quantity.constant - seen.high, quantity.constant - seen.low)
+            seen = Interval(constant - high, constant - low)
         return _narrow_unknown(unknown, seen, unknowns)
     now = bounds(quantity, unknowns)
     if now is None:
         return True
     common = _common(now, seen)
-    if common is None or not terms:
-        return common is not None
-    low, high = now.low, now.high
+    if common is None:
+        return False
+    low, high = now
     for unknown, often in terms:
         if abs(often) == 1:
             # What this one may be: all that is left of `common` once the others are taken away.
@@ -106,6 +124,14 @@ def _narrow_unknown(unknown: int, seen: Interval, unknowns: Unknowns) -> bool:
 
 def _common(known: Interval, seen: Interval) -> Interval | None:
     """What both hold; `known` where they are so wide that they may meet on both sides."""
-    if known.width + seen.width >= _HALF:
+    known_low, known_high = known
+    low, high = seen
+    width = high - low
+    if known_high - known_low + width >= _HALF:
         return known
-    return known.intersection(seen)
+    low = known_low + signed(low - known_low)
+    high = low + width
+    if low <= known_low and known_high <= high:
+        return known
+    low, high = max(low, known_low), min(high, known_high)
+    return Interval(low, high) if low <= high else None

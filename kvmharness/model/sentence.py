@@ -7,8 +7,8 @@ from kvmharness.model import line
 from kvmharness.model.arithmetic import duration
 from kvmharness.model.interval import Interval, TooWideError, signed
 from kvmharness.model.mismatch import Allowed, Mismatch
-from kvmharness.model.outcome import Answer, Clock, Flag, Outcome, Tsc, Version, Within
-from kvmharness.model.quantity import Quantity, bounds
+from kvmharness.model.outcome import Answer, Clock, Flag, Outcome, Version
+from kvmharness.model.quantity import bounds
 from kvmharness.model.state import Moment, Vcpu, World
 from kvmharness.script import PVCLOCK_GUEST_STOPPED, PVCLOCK_TSC_STABLE_BIT, TSC_STABLE
 from kvmharness.trace import Event
@@ -86,11 +86,10 @@ def _prediction(outcome: Outcome, event: Event) -> Allowed:
 
 def _of_the_line(outcome: Outcome, event: Event) -> Allowed | None:
     """What a clock should have been at its TSC, if it was something else."""
-    found, bracket = outcome.on_line, event.bracket
+    found = outcome.on_line
     if found is None:
         return None
-    tsc, ns = Interval(bracket.tsc_before, bracket.tsc_after), Interval(bracket.ns_before, bracket.ns_after)
-    gap = line.off_by(outcome.world, found, event.values, Moment(tsc, ns))
+    gap = line.off_by(outcome.world, found, event.values, _moment(event))
     if not gap:
         return None
     time = event.operation.form(found.clock).format((event.values[found.clock] - gap) % 2**64)
@@ -148,24 +147,13 @@ def _matched(world: World) -> str:
 
 def _predicted(world: World, answer: Answer, event: Event) -> Interval | None:
     """Where a value had to be; None where nothing is predicted."""
-    if isinstance(answer, Within):
-        return answer.interval
-    if isinstance(answer, Quantity):
-        return bounds(answer, world.unknowns)
-    if isinstance(answer, Clock):
-        offset, bracket = bounds(answer.offset, world.unknowns), event.bracket
-        low, high = bracket.ns_before - answer.drift, bracket.ns_after + answer.drift
-        return offset and Interval(low + offset.low, high + offset.high)
-    if not isinstance(answer, Tsc):
-        return None
-    offset = bounds(answer.offset, world.unknowns)
-    if offset is None:
-        return None
-    low, high = event.bracket.tsc_before, event.bracket.tsc_after
-    if answer.ratio is not None:
-        bits = world.fraction_bits or 0
-        low, high = low * answer.ratio >> bits, high * answer.ratio >> bits
-    return Interval(low + offset.low, high + offset.high)
+    return None if answer is None else answer.bounds(world, _moment(event))
+
+
+def _moment(event: Event) -> Moment:
+    bracket = event.bracket
+    tsc = Interval(bracket.tsc_before, bracket.tsc_after)
+    return Moment(tsc, Interval(bracket.ns_before, bracket.ns_after))
 
 
 def _range(predicted: Interval, name: str) -> str:

@@ -186,7 +186,7 @@ SCENARIOS = (
             "Documentation/virt/kvm/api.rst, KVM_SET_CLOCK and KVM_CLOCK_REALTIME: only the clock is moved on"
         ),
         consequence=(
-            "The guest's kvmclock has gone on over the migration, its TSC and whatever it keeps by it "
+            "The guest's kvmclock has advanced over the migration, its TSC and whatever it keeps by it "
             "have not."
         ),
         needs=("tsc-write", "clock-realtime"),
@@ -212,7 +212,7 @@ SCENARIOS = (
     Scenario(
         name="page-follows-guest-write",
         contract=(
-            "The guest's time goes on as before when its guest writes MSR_IA32_TSC: its page moves with "
+            "The guest's time continues as before when its guest writes MSR_IA32_TSC: its page moves with "
             "its TSC."
         ),
         source="kvm_set_msr_common(), MSR_IA32_TSC: unlike TSC_ADJUST it does not ask for a new page",
@@ -231,7 +231,7 @@ SCENARIOS = (
         claims=(
             PageClaim(text="there is a page", seen="page-0-before"),
             TimeClaim(
-                text="the guest's time goes on", seen=("page-0-after", "clock"), expected="page-0-before"
+                text="the guest's time continues", seen=("page-0-after", "clock"), expected="page-0-before"
             ),
         ),
     ),
@@ -296,7 +296,8 @@ SCENARIOS = (
     Scenario(
         name="set-clock-elsewhere",
         contract=(
-            "A clock that is set from another CPU goes on from what was set, on the CPU where the guest runs."
+            "A clock that is set from another CPU continues from what was set, on the CPU where the guest "
+            "runs."
         ),
         source="kvm_vm_ioctl_set_clock(): the masterclock is taken from the TSC of the CPU that sets it",
         consequence="A restored guest's clock is off by as much as the TSCs of its host's CPUs.",
@@ -315,7 +316,7 @@ SCENARIOS = (
         ),
         claims=(
             TimeClaim(
-                text="the clock goes on from what was set",
+                text="the clock continues from what was set",
                 seen=("clock-there", "clock-after"),
                 expected="set",
             ),

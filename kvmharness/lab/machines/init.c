@@ -28,7 +28,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* What the machine's status says (lab/machine.py knows the same numbers). */
+/* What the machine's status says (lab/machines/machine.py knows the same numbers). */
 enum { FINISHED = 0x20, NO_MODULE = 0x21, NOT_STARTED = 0x22, FAILED = 0x23 };
 
 #define EXIT_PORT 0xf4
