@@ -23,7 +23,7 @@ from kvmharness.judging.probe import GUESTS, HOST, KHZ, OFFSET, SCALING, WRITE, 
 from kvmharness.model.arithmetic import TOLERANCE_PPM, tolerated
 from kvmharness.model.state import Host
 from kvmharness.player import host_state
-from kvmharness.script import REALTIME, TSC_STABLE, Ppm, Script, SetTscKhz, SetVmTscKhz
+from kvmharness.script import REALTIME, TSC_STABLE, Script
 from kvmharness.trace import HOSTS_OWN, Event
 
 
@@ -314,8 +314,8 @@ def untolerated(host: Host, script: Script) -> str:
     """
     ppm = host.tolerance_ppm
     for step in script:
-        if ppm is not None and isinstance(step, SetTscKhz | SetVmTscKhz) and isinstance(step.khz, Ppm):
-            off = abs(step.khz.ppm)
+        if ppm is not None and step.rate_off_ppm is not None:
+            off = abs(step.rate_off_ppm)
             if (off <= ppm) is not (off <= TOLERANCE_PPM):
                 alone = "" if off <= TOLERANCE_PPM else "not "
                 return (

@@ -83,6 +83,11 @@ class Operation:
         """How long it waits, in ns."""
         return 0
 
+    @property
+    def rate_off_ppm(self) -> int | None:
+        """How far off the first rate, in millionths, the rate is that it sets; None if it sets none so."""
+        return None
+
     def complaint(self) -> str:
         """Why it makes no sense, or ""."""
         return ""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from kvmharness.script.codec import KhzToWrite
 from kvmharness.script.operations.base import OfVcpu, Operation, Resolver, no_rate, unknown_write
-from kvmharness.script.value import Khz
+from kvmharness.script.value import Khz, Ppm
 
 __all__ = ["GetTscKhz", "SetTscKhz", "SetVmTscKhz"]
 
@@ -23,6 +23,11 @@ class SetTscKhz(OfVcpu):
     phrase = "KVM_SET_TSC_KHZ"
     value_names = ("khz",)
     khz: KhzToWrite
+
+    @property
+    def rate_off_ppm(self) -> int | None:
+        """How far off the first rate it sets the rate, in millionths."""
+        return self.khz.ppm if isinstance(self.khz, Ppm) else None
 
     def doubt(self, values: tuple[int, ...], error: str) -> str:
         """What it was to write has to be known."""
@@ -74,6 +79,11 @@ class SetVmTscKhz(Operation):
     phrase = "KVM_SET_TSC_KHZ of the VM"
     value_names = ("khz",)
     khz: KhzToWrite
+
+    @property
+    def rate_off_ppm(self) -> int | None:
+        """How far off the first rate it sets the rate, in millionths."""
+        return self.khz.ppm if isinstance(self.khz, Ppm) else None
 
     def doubt(self, values: tuple[int, ...], error: str) -> str:
         """What it wrote, if that is known, has to be a rate."""
