@@ -4,10 +4,12 @@
 The names in __all__ keep their meaning from release to release. Everything else in the package may change.
 """
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike, uname
 from pathlib import Path
+from typing import TypeVar
 
 from kvmharness import host
 from kvmharness.contract import (
@@ -17,12 +19,14 @@ from kvmharness.contract import (
     ForwardClaim,
     NoWarpClaim,
     OffsetClaim,
+    Promptly,
     RateClaim,
     ReadsClaim,
     SameClaim,
     Status,
 )
 from kvmharness.judging import saved
+from kvmharness.judging.capabilities import CAPABILITIES
 from kvmharness.judging.difference import Comparison, Difference, compare_sessions
 from kvmharness.judging.identity import Identity
 from kvmharness.judging.session import Session, settle
@@ -39,7 +43,13 @@ from kvmharness.model.predict import predict as predict_script
 from kvmharness.player.msr import MSRS
 from kvmharness.report import KernelReport, Report, render
 from kvmharness.scenarios import SCENARIOS, Scenario
+from kvmharness.scenarios.scenario import ScenarioError
 from kvmharness.trace import Event, Trace, TraceError
+
+T = TypeVar("T")
+
+# How many names a message may suggest.
+_MOST_NAMES = 12
 
 __all__ = [
     "MSRS",
@@ -61,11 +71,13 @@ __all__ = [
     "OffsetClaim",
     "Policy",
     "Prediction",
+    "Promptly",
     "RateClaim",
     "ReadsClaim",
     "Result",
     "SameClaim",
     "Scenario",
+    "ScenarioError",
     "Session",
     "Status",
     "System",
@@ -136,13 +148,13 @@ class JudgedRun:
         others = [each for each in judged if each.scenario not in names]
         return (*others, *(found[each.name] for each in self.scenarios if each.name in found))
 
-    def report(self, form: str = "text") -> str:
-        """What the command line would print: "text", "ktap" or "json"."""
+    def report(self, form: str = "text", *, verbose: bool = False) -> str:
+        """What the command line would print: "text" (all of it with `verbose`), "ktap" or "json"."""
         of_kernel = KernelReport(
             *(self.kernel, self.machine, self.release, self.results, self.expectation.name),
             *(self.identity, self.notes),
         )
-        return render(Report((of_kernel,)), form)
+        return render(Report((of_kernel,)), form, verbose=verbose)
 
     def save(self, folder: str | PathLike[str]) -> list[Path]:
         """Write what was played of each scenario to a folder, a file each; the files' paths. OSError."""
@@ -181,9 +193,10 @@ def run_in_lab(
     """Play scenarios (all, without any) on a kernel in an emulated machine, and judge them.
 
     `kernel` is what `kvmharness lab run` takes ("debian:6.1", a path, ...), `machine` one of `kvmharness list
-    machines`. LabError where the kernel or the machine cannot be had; a lost machine is a verdict.
+    machines`. LabError where the kernel or the machine cannot be had; a lost machine is a verdict. ValueError,
+    here and wherever a name is taken, where nothing has that name.
     """
-    wanted, on = _scenarios(scenarios), MACHINES[machine]
+    wanted, on = _scenarios(scenarios), _named(machine, MACHINES, "machine")
     check_emulator(on)
     found = kernels.find(kernel)
     expectation = _expectation(expect, on.may_protect_tscs)
@@ -234,17 +247,33 @@ def predict(scenario: Scenario | str, policies: Iterable[Policy | str] | None = 
     each does, `trace` is what a kernel would leave.
     """
     (wanted,) = _scenarios([scenario])
-    chosen = [POLICIES[each] if isinstance(each, str) else each for each in policies or POLICIES.values()]
+    chosen = [_policy(each) for each in policies or POLICIES.values()]
     return predict_script(wanted.name, wanted.script, chosen, wanted.host)
 
 
 def _scenarios(scenarios: Iterable[Scenario | str] | None) -> tuple[Scenario, ...]:
     if scenarios is None:
         return tuple(SCENARIOS.values())
-    return tuple(SCENARIOS[each] if isinstance(each, str) else each for each in scenarios)
+    wanted = [_named(each, SCENARIOS, "scenario") if isinstance(each, str) else each for each in scenarios]
+    for each in wanted:
+        for name in (*each.needs, *each.lacks):
+            _named(name, CAPABILITIES, f"capability of scenario {each.name}")
+    return tuple(wanted)
+
+
+def _policy(policy: str | Policy) -> Policy:
+    return _named(policy, POLICIES, "policy") if isinstance(policy, str) else policy
+
+
+def _named(name: str, known: Mapping[str, T], what: str) -> T:
+    """What has this name. ValueError where nothing has, with the names that are near."""
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known) or sorted(known)[:_MOST_NAMES]
+    raise ValueError(f"unknown {what} {name!r}: did you mean {' or '.join(near)}?")
 
 
 def _expectation(expect: str | Policy, may_be_protected: bool) -> Expectation:
-    policy = POLICIES[expect] if isinstance(expect, str) else expect
+    policy = _policy(expect)
     known: Mapping[str, Policy] = {**POLICIES, policy.name: policy}
     return Expectation(policy, known, may_be_protected)

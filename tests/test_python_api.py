@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def test_a_scenario_of_ones_own_goes_through_every_example_of_the_page(
     assert run("kh.load(paths") == "FAIL\n"
     assert run("mine = replace(") == "FAIL\n"
     assert run("kh.predict(restore") == (
-        "mainline-before-6.7 -> 300.015 ms\nmainline-6.7, my-rule -> 800.001 ms\n"
+        "mainline-before-6.7 -> 300.015 ms broken\nmainline-6.7, my-rule -> 800.001 ms kept\n"
     )
 
 
@@ -98,3 +99,42 @@ def test_a_scenario_of_ones_own_is_played_on_this_host(
 
 def test_every_scenario_of_the_catalogue_says_where_it_is_from_and_whom_it_hurts() -> None:
     assert [each.name for each in SCENARIOS.values() if not (each.source and each.consequence)] == []
+
+
+def test_a_name_that_nothing_has_is_refused_with_those_that_are_near() -> None:
+    with pytest.raises(ValueError, match=r"unknown policy 'mainline-6\.6': did you mean mainline-6\.7"):
+        kvmharness.predict("young-restore", ["mainline-6.6"])
+    with pytest.raises(ValueError, match="unknown scenario 'yung-restore': did you mean young-restore"):
+        kvmharness.predict("yung-restore")
+    with pytest.raises(ValueError, match="unknown machine 'arm': did you mean amd"):
+        kvmharness.run_in_lab("debian:6.1", machine="arm")
+    wrong = replace(SCENARIOS["young-restore"], needs=("tsc-wirte",))
+    with pytest.raises(ValueError, match="unknown capability of scenario young-restore 'tsc-wirte'"):
+        kvmharness.predict(wrong)
+
+
+@pytest.mark.parametrize("claim", [{"seen": ("raed",)}, {"seen": "read"}, {"instead": "craete"}])
+def test_a_claim_that_names_no_step_is_refused_before_anything_is_played(claim: dict[str, Any]) -> None:
+    scenario = SCENARIOS["young-restore"]
+    (first, *_) = scenario.claims
+    with pytest.raises(
+        kvmharness.ScenarioError, match=r"scenario young-restore: no step has the label '.*' of a"
+    ):
+        replace(scenario, claims=(replace(first, **claim),))
+
+
+def test_two_steps_with_one_label_are_refused() -> None:
+    scenario = SCENARIOS["young-restore"]
+    with pytest.raises(kvmharness.ScenarioError, match="two steps have the label"):
+        replace(scenario, script=(*scenario.script, scenario.script[0]))
+
+
+def test_the_claims_of_a_scenario_can_be_tried_on_what_is_predicted() -> None:
+    scenario = SCENARIOS["young-restore"]
+    found = {
+        policy: {each.status for each in scenario.findings(prediction.trace)}
+        for prediction in kvmharness.predict(scenario, ["mainline-before-6.7", "mainline-6.7"])
+        for policy in prediction.policies
+    }
+    assert found["mainline-6.7"] == {kvmharness.Status.KEPT}
+    assert kvmharness.Status.BROKEN in found["mainline-before-6.7"]

@@ -2,7 +2,7 @@
 """What a claim is, and the result of checking it."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 
 from kvmharness.trace import Event, Trace
@@ -16,11 +16,30 @@ class Status(Enum):
     UNDECIDED = "undecided"
 
 
+# The fields of claims that hold labels, one or several.
+_NAME_STEPS = frozenset(
+    {
+        *("seen", "expected", "instead", "together", "first", "last", "khz", "stands_since"),
+        *("before", "by", "after"),
+    }
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim(ABC):
     """One thing userspace is entitled to; `text` says it in words."""
 
     text: str
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of the steps that it names."""
+        found: list[str] = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in _NAME_STEPS and value:
+                found += [value] if isinstance(value, str) else value
+        return tuple(found)
 
     @abstractmethod
     def check(self, trace: Trace) -> "Finding":

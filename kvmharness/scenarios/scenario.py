@@ -10,6 +10,10 @@ from kvmharness.script import Script
 from kvmharness.trace import Trace
 
 
+class ScenarioError(ValueError):
+    """A scenario that cannot say anything: the text names it and the label that is wrong."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
     """A named script and what userspace is entitled to when it is played.
@@ -19,6 +23,7 @@ class Scenario:
     capabilities (kvmharness.judging.capabilities) without which the scenario says nothing, and `lacks`
     those with which it does not. `alone` is for a script that would be spoilt by waking up late: nothing
     else is played while it waits. `promptly` is what has to follow soon for any claim to say something.
+    ScenarioError where two steps have one label, or a claim names a step that is not there.
     """
 
     name: str
@@ -31,6 +36,16 @@ class Scenario:
     lacks: tuple[str, ...] = ()
     alone: bool = False
     promptly: Promptly | None = None
+
+    def __post_init__(self) -> None:
+        labels = [step.label for step in self.script if step.label]
+        twice = next((label for label in labels if labels.count(label) > 1), "")
+        if twice:
+            raise ScenarioError(f"scenario {self.name}: two steps have the label {twice!r}")
+        for claim in self.claims:
+            unknown = next((label for label in claim.labels if label not in labels), "")
+            if unknown:
+                raise ScenarioError(f"scenario {self.name}: no step has the label {unknown!r} of a claim")
 
     def findings(self, trace: Trace) -> list[Finding]:
         """Check each claim on a trace."""
