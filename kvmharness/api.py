@@ -193,8 +193,8 @@ def run_in_lab(
     """Play scenarios (all, without any) on a kernel in an emulated machine, and judge them.
 
     `kernel` is what `kvmharness lab run` takes ("debian:6.1", a path, ...), `machine` one of `kvmharness list
-    machines`. LabError where the kernel or the machine cannot be had; a lost machine is a verdict. ValueError,
-    here and wherever a name is taken, where nothing has that name.
+    machines`. LabError where the kernel or the machine cannot be had; a lost machine is a verdict.
+    ValueError, here and wherever a name is taken, where nothing has that name.
     """
     wanted, on = _scenarios(scenarios), _named(machine, MACHINES, "machine")
     check_emulator(on)

@@ -189,11 +189,8 @@ def host_facts(probe: Probe, found: Mapping[str, Finding] | None = None) -> Host
     """What the probe says of the machine, for the model; `found` are its findings() where they are known."""
     found = found or findings(probe)
     clock = probe.event("clock")
-    khz, rate = (_rate(probe.event(label)) for label in ("create-khz", "host-khz"))
+    khz, rate = _rates(probe)
     khz = khz or _rate(probe.event("create-0"))
-    if khz and rate and abs(rate - khz) * 100 > khz:
-        # The kernel corrects the rate by less than that. What it says of it is not to spoil all the rest.
-        rate = None
     knows = _ended(probe.event("offset-before"), _UNKNOWN)
     slower, as_host = (_ended(probe.event(label), ("EINVAL",)) for label in ("slower", "set-host-khz"))
     up_ns = min((each.events[0].bracket.ns_before for each in probe.traces if each.events), default=0)
@@ -219,6 +216,16 @@ def host_facts(probe: Probe, found: Mapping[str, Finding] | None = None) -> Host
 def _is_labs(probe: Probe) -> bool:
     """Whether all of it was played in a machine of the lab."""
     return bool(probe.traces) and all(each.place and each.place.machine != HOSTS_OWN for each in probe.traces)
+
+
+def _rates(probe: Probe) -> tuple[int | None, int | None]:
+    """The kHz that a vCPU is created with, and those of the host; each None where it is not known.
+
+    The kernel corrects its rate by 1 % at the most (tsc_refine_calibration_work). What KVM says of the host's
+    rate beyond that is wrong, and must not spoil everything else.
+    """
+    khz, rate = (_rate(probe.event(label)) for label in ("create-khz", "host-khz"))
+    return khz, None if khz and rate and abs(rate - khz) * 100 > khz else rate
 
 
 def _rate(event: Event | None) -> int | None:
@@ -262,7 +269,7 @@ def _rate_of_creation_is_off(probe: Probe) -> str:
     it later (tsc_refine_calibration_work). A vCPU's rate may then be too far off to be left alone. Where
     hardware cannot scale, KVM takes the TSC of such a vCPU for one that stands still.
     """
-    khz, rate = (_rate(probe.event(label)) for label in ("create-khz", "host-khz"))
+    khz, rate = _rates(probe)
     if not khz or not rate or khz == rate:
         return ""
     new, aged = (probe.event(label) for label in ("tsc-new", "tsc-aged"))
