@@ -181,6 +181,16 @@ def test_a_kvm_that_was_loaded_too_early_leaves_possible_traces_and_nothing_is_j
         assert "has to be loaded again" in result.reason
 
 
+def test_a_rate_too_far_off_at_which_the_tsc_goes_on_is_not_believed_and_spoils_nothing() -> None:
+    # 3000 ppm: a correction may be as large, but then the TSC of a new vCPU would stand still.
+    kvm = seen(made_up.with_step(made_up.probe(), "host-khz", values=(2_006_000,)))
+    assert kvm.doubt == ""
+    assert kvm.host.khz == 2_000_000
+    scenario = SCENARIOS["young-restore"]
+    before = created_with(2_000_000, scenario.name, scenario.script, OLD)
+    assert judge_scenario(scenario, before, kvm).verdict is Verdict.FAIL
+
+
 def test_a_kvm_that_was_loaded_a_little_too_early_is_judged() -> None:
     kvm = seen(probe_created_with(2_000_100, NEW))
     scenario = SCENARIOS["young-restore"]

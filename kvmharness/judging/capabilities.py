@@ -221,11 +221,29 @@ def _is_labs(probe: Probe) -> bool:
 def _rates(probe: Probe) -> tuple[int | None, int | None]:
     """The kHz that a vCPU is created with, and those of the host; each None where it is not known.
 
-    The kernel corrects its rate by 1 % at the most (tsc_refine_calibration_work). What KVM says of the host's
-    rate beyond that is wrong, and must not spoil everything else.
+    The kernel corrects its rate by 1 % at the most (tsc_refine_calibration_work). Where hardware cannot
+    scale, the TSC of a vCPU that is created with a rate too far off stands still. What KVM says of the host's
+    rate beyond that, or while the TSC goes on, is wrong, and must not spoil everything else.
     """
     khz, rate = (_rate(probe.event(label)) for label in ("create-khz", "host-khz"))
-    return khz, None if khz and rate and abs(rate - khz) * 100 > khz else rate
+    if khz and rate and abs(rate - khz) * 100 > khz:
+        return khz, None
+    scales = _ended(probe.event("slower"), ("EINVAL",)) is not False
+    if khz and rate and not scales and not _tolerated(probe, khz, rate) and not _stands_still(probe):
+        return khz, None
+    return khz, rate
+
+
+def _tolerated(probe: Probe, khz: int, rate: int) -> bool:
+    """Whether KVM leaves a vCPU's rate alone on this host."""
+    ppm = host_state.tolerance_ppm(probe.host)
+    return tolerated(khz, rate, TOLERANCE_PPM if ppm is None else ppm)
+
+
+def _stands_still(probe: Probe) -> bool:
+    """Whether KVM read one and the same TSC of a new vCPU twice, 20 ms apart."""
+    new, aged = (probe.event(label) for label in ("tsc-new", "tsc-aged"))
+    return bool(new and aged and new.values and new.values == aged.values)
 
 
 def _rate(event: Event | None) -> int | None:
@@ -272,10 +290,7 @@ def _rate_of_creation_is_off(probe: Probe) -> str:
     khz, rate = _rates(probe)
     if not khz or not rate or khz == rate:
         return ""
-    new, aged = (probe.event(label) for label in ("tsc-new", "tsc-aged"))
-    stands = bool(new and aged and new.values and new.values == aged.values)
-    ppm = host_state.tolerance_ppm(probe.host)
-    if not stands and tolerated(khz, rate, TOLERANCE_PPM if ppm is None else ppm):
+    if _tolerated(probe, khz, rate) and not _stands_still(probe):
         return ""
     return (
         f"this KVM creates vCPUs with {khz} kHz, but this host's TSC counts at {rate} kHz. KVM was loaded "
