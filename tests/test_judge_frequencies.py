@@ -5,14 +5,16 @@ import dataclasses
 
 import pytest
 
-from kvmharness.model.judge import Possibility
+from kvmharness.model.judge import Possibility, judge
+from kvmharness.model.policies import POLICIES
 from kvmharness.model.state import Host
 from kvmharness.script import CreateVcpu, GetTscKhz, SetTscKhz, SetVmTscKhz
-from kvmharness.trace import Event
+from kvmharness.trace import Event, Place, Trace
 from tests.hand_worked import (
     HOST,
     KHZ,
     MS,
+    NEW,
     create,
     guest_write,
     judged,
@@ -168,6 +170,17 @@ def test_catching_up_compares_unsigned_numbers() -> None:
     assert possible(*events, thrown)
     assert possible(*events, stays)
     assert not possible(*events, guest_write(1003 * MS, "TSC", 1, -886 * MS % 2**64, 10 * MS))
+
+
+def test_a_vcpu_whose_rate_reads_as_an_errno_says_nothing_about_the_rule() -> None:
+    # Exploring 6.12 came upon it: created at 2**32 - 1 kHz, a vCPU answers KVM_GET_TSC_KHZ with -1: EPERM.
+    too_high = step(SetVmTscKhz(khz=2**32 - 1), 990 * MS, 2**32 - 1)
+    failed = step(CreateVcpu(vcpu=0), 1000 * MS, error="EPERM")
+    counting = Place("debian:6.12", "amd", "1", False, True, True)
+    trace = Trace("hand-worked", "none", (too_high, failed), counting)
+    assert judge(trace, POLICIES[NEW], HOST).possibility is Possibility.UNDECIDED
+    alone = dataclasses.replace(trace, events=(failed,))
+    assert judge(alone, POLICIES[NEW], HOST).possibility is Possibility.IMPOSSIBLE
 
 
 def test_a_guest_that_ends_the_masterclock_is_caught_up_with_by_the_clock_of_now() -> None:

@@ -33,6 +33,9 @@ def create_vcpu(rules: Rules, world: World, action: Action) -> list[Outcome]:
         # max_tsc_khz, which is the host's tsc_khz when KVM was loaded, or near it.
         world.default_tsc_khz = action.written[0]
         world.host_khz = world.host_khz or action.written[0]
+    if action.refused and (world.default_tsc_khz or 0) >= 2**31:
+        # KVM_GET_TSC_KHZ keeps them in an int, which becomes some errno: the player gives the vCPU up.
+        raise DoubtError("a rate of 2**31 kHz and more reads as an errno, so that the vCPU was given up")
     worlds = rules.create_vcpu(world, number, action.moment)
     for each in worlds:
         each.vcpus[number].guest = action.operation.guest
