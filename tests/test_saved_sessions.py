@@ -46,7 +46,8 @@ def reported(outcome: SessionResult, place: Place, expectation: Expectation) -> 
     """What the run reports of a kernel, in JSON."""
     release = outcome.attempts[0].probe.release
     report = KernelReport(
-        *(place.kernel, place.machine, release, outcome.results, expectation.name, outcome.identity)
+        *(place.kernel, place.machine, release, outcome.results, expectation.name, outcome.identity),
+        host=outcome.host,
     )
     (kernel,) = json.loads(render(Report((report,)), "json"))["kernels"]
     assert isinstance(kernel, dict)
