@@ -6,7 +6,7 @@ The names in __all__ keep their meaning from release to release. Everything else
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from os import PathLike, uname
 from pathlib import Path
 from typing import TypeVar
@@ -98,7 +98,7 @@ class JudgedRun:
 
     `results` hold what the probe diverges in, then each scenario's verdict; `sessions` the traces that each
     rests on, by scenario; `identity` the policies that all of them are consistent with. `attempts` are all
-    sessions, in the order in which they were played.
+    sessions, in the order in which they were played, `host` what the machine was, by name.
     """
 
     kernel: str
@@ -111,6 +111,7 @@ class JudgedRun:
     identity: Identity | None = None
     notes: tuple[str, ...] = ()
     attempts: tuple[Session, ...] = ()
+    host: Mapping[str, str] = field(default_factory=dict)
 
     def result(self, scenario: str) -> Result:
         """A scenario's result; KeyError where it was not played."""
@@ -138,6 +139,7 @@ class JudgedRun:
             results=self._with_untraced(found.results),
             sessions=found.sessions,
             identity=found.identity,
+            host=found.host,
         )
 
     def _with_untraced(self, judged: Sequence[Result]) -> tuple[Result, ...]:
@@ -153,6 +155,7 @@ class JudgedRun:
         of_kernel = KernelReport(
             *(self.kernel, self.machine, self.release, self.results, self.expectation.name),
             *(self.identity, self.notes),
+            host=self.host,
         )
         return render(Report((of_kernel,)), form, verbose=verbose)
 
@@ -180,6 +183,7 @@ def run_on_host(
     return JudgedRun(
         *("host", saved.HOSTS_OWN, uname().release, wanted, expectation),
         *(outcome.results, outcome.sessions, outcome.identity, outcome.notes, outcome.attempts),
+        host=outcome.host,
     )
 
 
@@ -204,6 +208,7 @@ def run_in_lab(
     return JudgedRun(
         *(found.spec, on.name, found.release, wanted, expectation),
         *(played.results, played.sessions, played.identity, played.notes, played.attempts),
+        host=played.host,
     )
 
 
