@@ -14,6 +14,7 @@ from kvmharness.contract.offset import read_offsets
 from kvmharness.contract.promptly import TOGETHER_NS
 from kvmharness.model.arithmetic import duration
 from kvmharness.model.interval import Interval, TooWideError, signed
+from kvmharness.model.outcome import UNKNOWN
 from kvmharness.script import TSC_STABLE
 from kvmharness.trace import Event, Trace
 
@@ -46,6 +47,9 @@ class EntitledClaim(Claim):
         for breach in breaches(trace):
             if breach.rule == self.rule:
                 return self.broken(breach.reason, breach.step)
+        for number, event in enumerate(trace.events, 1):
+            if event.error and (event.error not in UNKNOWN or event.operation.creates_vcpu):
+                return self.undecided(f"step {number} failed with {event.error}", number)
         return self.kept()
 
 

@@ -210,6 +210,7 @@ def host_facts(probe: Probe, found: Mapping[str, Finding] | None = None) -> Host
         refuses_khz=None if as_host is None else not as_host,
         knows_realtime=bool(flags & REALTIME) if stable_clock else None,
         tolerance_ppm=host_state.tolerance_ppm(probe.host),
+        has_rdtscp=found["rdtscp"].status is Status.KEPT or None,
     )
 
 

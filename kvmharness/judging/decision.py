@@ -24,7 +24,9 @@ def decide(results: Sequence[Result], *, confirm: bool) -> tuple[int, Result]:
     """
     place = len(results) - 1
     failed = [number for number, each in enumerate(results) if each.verdict is Verdict.FAIL]
-    if not confirm or not failed or (failed[-1] == place and _is_confirmed(results)):
+    if not confirm and failed:
+        return failed[-1], results[failed[-1]]
+    if not failed or (failed[-1] == place and _is_confirmed(results)):
         return place, results[place]
     return failed[0], _not_confirmed(results[failed[0]], results[failed[0] + 1 :])
 

@@ -12,7 +12,7 @@ noisy machine makes no difference.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from kvmharness.contract import Status
+from kvmharness.contract import TOGETHER_NS, Status
 from kvmharness.judging import capabilities
 from kvmharness.judging.relations import Reading, Relations
 from kvmharness.judging.session import Session
@@ -139,6 +139,8 @@ def first_difference(first: Trace, second: Trace, *, stable: bool = True) -> Dif
     for number, (mine, others) in enumerate(zip(first.events, second.events, strict=False), 1):
         if mine.operation != others.operation or {mine.error, others.error} & excuses:
             return None
+        if abs(_passed(first, mine) - _passed(second, others)) >= TOGETHER_NS:
+            return None  # one of the players was held up
         if _is_unknown(mine, others):
             continue  # one of the capabilities that are compared apart
         if mine.error != others.error:
@@ -151,6 +153,11 @@ def first_difference(first: Trace, second: Trace, *, stable: bool = True) -> Dif
         if found:
             return Difference(first.scenario, number, mine.operation.describe(), *found)
     return None
+
+
+def _passed(trace: Trace, event: Event) -> int:
+    """How many ns passed from the beginning of a trace to the end of a step."""
+    return event.bracket.ns_after - trace.events[0].bracket.ns_before
 
 
 def _is_unknown(one: Event, other: Event) -> bool:

@@ -79,7 +79,8 @@ def _fewest_kinds(judged: Sequence[tuple[Trace, Judgement]]) -> tuple[str, ...]:
     ruled_out = [each for each in judged if each[1].possibility is Possibility.IMPOSSIBLE]
     suspects = [_kinds(trace, judgement.step) for trace, judgement in ruled_out]
     others = [(_kinds(trace), judgement.possibility) for trace, judgement in judged]
-    every = sorted(frozenset[str]().union(*suspects))
+    shows = {kind_of(trace.events[judgement.step - 1].operation) for trace, judgement in ruled_out}
+    every = sorted(frozenset[str]().union(*suspects), key=lambda kind: (kind not in shows, kind))
     for count in range(1, _MOST_KINDS + 1):
         best: tuple[str, ...] = ()
         most = len(judged) // _LEFT_OF

@@ -8,7 +8,7 @@ from itertools import combinations
 from kvmharness.contract import Status
 from kvmharness.judging import capabilities
 from kvmharness.judging.divergence import Divergence, diverging
-from kvmharness.judging.kvm import Kvm
+from kvmharness.judging.kvm import Kvm, clocks_doubt
 from kvmharness.judging.verdict import MAINLINE, Expectation
 from kvmharness.model.identify import consistent_policies, distinguishing, says_something
 from kvmharness.model.policy import Policy
@@ -49,7 +49,7 @@ def identify(
     names: set[str] = set()
     kvms: list[Kvm] = []
     for kvm, trace in played:
-        if kvm.doubt:
+        if kvm.doubt or clocks_doubt(trace, kvm):
             continue
         if kvm not in kvms[-1:]:
             pairs += [(each, kvm.host) for each in kvm.probe.traces if each.scenario not in doubted]

@@ -85,14 +85,12 @@ def seen(probe: Probe, expectation: Expectation = MAINLINE) -> Kvm:
     divergences: dict[str, Judgement] = {}
     if policy is not None and not doubt:
         divergences = _impossible(probe, policy, host)
-        protecting = [
-            each
-            for each in (_without_writes(expectation) if _may_be_protected(probe, expectation) else ())
-            if not _impossible(probe, each, host)
-        ]
-        if divergences and protecting:
-            # Protected TSCs are a capability that is missing, and no fault: all there is goes by that policy.
-            policy, divergences = protecting[0], {}
+        # Protected TSCs are a capability that is missing, and no fault: all there is goes by the policy that
+        # explains more of the probe. What even that does not explain is a fault.
+        for each in _without_writes(expectation) if _may_be_protected(probe, expectation) else ():
+            left = _impossible(probe, each, host)
+            if left.keys() < divergences.keys():
+                policy, divergences = each, left
     known = [
         each
         for each in expectation.policies.values()
@@ -101,6 +99,12 @@ def seen(probe: Probe, expectation: Expectation = MAINLINE) -> Kvm:
         )
     ]
     return Kvm(probe, expectation, host, found, policy, divergences, tuple(known), doubt)
+
+
+def clocks_doubt(trace: Trace, kvm: Kvm) -> str:
+    """Why the host's clocks keep anything from being said of a trace that was played on `kvm`, or ""."""
+    apart = clocks_apart(kvm.probe.trace(HOST), trace, kvm.host.khz)
+    return apart or clocks_disagree(trace, kvm.host)
 
 
 def _keeps_tsc_stable(probe: Probe) -> bool:

@@ -91,18 +91,21 @@ class Reading:
         self._stable = stable
         self._offsets: dict[int, Interval] = {}  # what each vCPU's offset was known to be last
         self._before: dict[int, Interval] = {}  # and before it was last written
+        self._unseen: dict[int, int] = {}  # how many writes ago that was
         self._written: dict[int, Interval] = {}  # what the last write asked for
         self._khz_created: dict[int, int] = {}
         self._khz_set: dict[int, int] = {}
         self._khz_of_vm: int | None = None
         self._other_rate: set[int] = set()
-        self._ratios: dict[int, int] = {}
+        self._ratios: dict[int, tuple[int, int]] = {}  # with the step at which it was read
+        self._step = 0
         self._adjusted: dict[int, int] = {}
         self._pages: dict[int, tuple[int, ...]] = {}
 
     def relations(self, event: Event) -> Relations:
         """Take a step: each thing that it shows, and how that is related to what was seen before."""
         found: Relations = {}
+        self._step += 1
         sources = [self._of_rates(event), self._of_msrs(event), self._of_clock(event), self._of_pages(event)]
         if self._stable:
             sources.insert(0, self._of_offsets(event))
@@ -123,13 +126,18 @@ class Reading:
             asked = implied_offset(event) if writes else None
             if writes:
                 self._written.pop(number, None)
+                self._unseen[number] = 1 if number in self._offsets else self._unseen.get(number, 0) + 1
                 if number in self._offsets:
                     self._before[number] = self._offsets[number]
             if asked:
                 self._written[number] = asked
             seen = self._seen(event, place, number)
             if seen is not None and number not in self._other_rate:
-                yield "offset", self._related(number, seen, writes)
+                # Without debugfs only a later reading shows a write, and of several the last.
+                unseen = self._unseen.get(number, 0)
+                yield f"written {unseen}", self._related(number, seen, self._before.get(number), writes=True)
+                if not writes and number in self._offsets:
+                    yield "offset", self._related(number, seen, self._offsets[number], writes=False)
             if seen is not None:
                 self._offsets[number] = seen
             elif writes:
@@ -144,9 +152,8 @@ class Reading:
         readings = read_offsets(event)
         return readings[-1] if readings else None
 
-    def _related(self, number: int, seen: Interval, writes: bool) -> Relation:
-        had = None if writes else self._offsets.get(number)
-        known = {_KEEPS: had or self._before.get(number), _HONOURS: self._written.get(number)}
+    def _related(self, number: int, seen: Interval, had: Interval | None, *, writes: bool) -> Relation:
+        known = {_KEEPS: had, _HONOURS: self._written.get(number)}
         known |= {
             f"has the offset of vCPU {other}": offset
             for other, offset in self._offsets.items()
@@ -185,12 +192,13 @@ class Reading:
             yield "khz", _same(subject, known, khz)
         for number, shown in zip(operation.vcpu_numbers, event.debugfs, strict=False):
             if shown.ratio is not None:
-                before = self._ratios.setdefault(number, shown.ratio)
-                self._ratios[number] = shown.ratio
-                yield (
-                    "ratio",
-                    _same(f"the scaling ratio of vCPU {number}", {"stays as it was": before}, shown.ratio),
-                )
+                before, since = self._ratios.get(number, (None, 0))
+                self._ratios[number] = shown.ratio, self._step
+                if before is not None:
+                    known = {"stays as it was": before}
+                    # Two that were read last at different steps are not compared.
+                    subject = f"the scaling ratio of vCPU {number}"
+                    yield f"ratio since {since}", _same(subject, known, shown.ratio)
 
     def _of_msrs(self, event: Event) -> Iterator[tuple[str, Relation]]:
         """What TSC_ADJUST reads."""

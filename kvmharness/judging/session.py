@@ -187,18 +187,25 @@ def _outcome(
 ) -> SessionResult:
     """What the attempts come to, the probe's scripts before the scenarios."""
     chosen: dict[str, _Attempt] = {}
+    unconfirmed: set[str] = set()
     order = [
         *(name for name in PROBES if name in attempts),
         *(each.name for each in scenarios if each.name in attempts),
     ]
     for name in order:
         place, result = decide([each.result for each in attempts[name]], confirm=confirm)
+        if attempts[name][place].result.verdict is Verdict.FAIL:
+            unconfirmed.add(name)
         chosen[name] = replace(attempts[name][place], result=result)
     results = tuple(each.result for each in chosen.values())
     sessions = {name: each.session for name, each in chosen.items() if name in each.session.traces}
     every = [each.session for several in attempts.values() for each in several]
     notes = dict.fromkeys(note for each in every for note in each.notes)
-    doubted = {each.scenario for each in results if each.is_doubted}
+    doubted = {
+        name
+        for name, each in chosen.items()
+        if each.result.is_doubted or (name in unconfirmed and each.result.verdict is not Verdict.FAIL)
+    }
     played = [(chosen[name].kvm, each.traces[name]) for name, each in sessions.items() if name not in doubted]
     identity = identify(played, expectation, doubted & PROBES.keys())
     kept = tuple(each for each in played_in if not each.changed)

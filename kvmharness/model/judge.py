@@ -133,9 +133,14 @@ class Replay:
     def _is_dead(self, event: Event) -> bool:
         """Whether a guest ended as none of ours does, under whichever policy: KVM could not run it."""
         return bool(event.exits) and any(
-            each.is_death and self.worlds[0].vcpus[vcpu].guest != _MAY_BE_REFUSED
+            each.is_death and not self._may_be_refused(vcpu)
             for vcpu, each in zip(event.operation.vcpu_numbers, event.exits, strict=False)
         )
+
+    def _may_be_refused(self, vcpu: int) -> bool:
+        """Whether a guest may have ended at an instruction that this KVM does not offer."""
+        refused = self.worlds[0].vcpus[vcpu].guest == _MAY_BE_REFUSED
+        return refused and not self._rules.host.has_rdtscp
 
     @property
     def is_vague(self) -> bool:
@@ -163,7 +168,7 @@ def check(event: Event, trace: Trace) -> None:
         doubt = f"it failed with {event.error}, which says nothing about the rule"
     else:
         # No rule answers with an errno of which KVM alone is to blame: that is impossible, and no doubt.
-        blamed = event.error and event.error in trace.blames
+        blamed = event.error and trace.is_undisturbed
         doubt = event.operation.doubt(event.values, "" if blamed else event.error)
     if doubt:
         raise DoubtError(doubt)

@@ -64,6 +64,7 @@ class Host:
     refuses_khz: bool | None = None
     knows_realtime: bool | None = None
     tolerance_ppm: int | None = None
+    has_rdtscp: bool | None = None
 
 
 class Page(NamedTuple):

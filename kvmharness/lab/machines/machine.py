@@ -109,7 +109,7 @@ class Boot:
         if self.status == FINISHED:
             return ""
         if self.status is None:
-            return self.ended
+            return self.ended or "the machine was ended before it was done"
         if self.status < 0:
             return f"the emulator was killed by signal {-self.status}"
         return _WORDS.get(self.status, f"the emulator ended with status {self.status}")
