@@ -242,7 +242,7 @@ def load(
 
 def compare(first: JudgedRun, second: JudgedRun) -> Comparison:
     """Where two kernels do something different, scenario by scenario, without any policy."""
-    return compare_sessions(first.sessions, second.sessions)
+    return compare_sessions(first.attempts, second.attempts)
 
 
 def predict(scenario: Scenario | str, policies: Iterable[Policy | str] | None = None) -> list[Prediction]:

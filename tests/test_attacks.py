@@ -8,7 +8,7 @@ import pytest
 
 from kvmharness.contract import EntitledClaim
 from kvmharness.judging import kvm
-from kvmharness.judging.difference import first_difference
+from kvmharness.judging.difference import compare_sessions, first_difference
 from kvmharness.judging.judge import judge_scenario
 from kvmharness.judging.probe import Probe
 from kvmharness.judging.session import Session, SessionResult, judged
@@ -159,3 +159,10 @@ def test_a_failure_by_contract_that_came_once_says_nothing_of_what_the_kernel_be
     found = judged([once, again, again], [YOUNG], BY_CONTRACTS, confirm=True)
     assert verdicts(found) == {YOUNG.name: Verdict.INCONCLUSIVE}
     assert found.identity is None or "mainline-6.7" in found.identity.behaves_as
+
+
+def test_what_came_once_and_was_played_again_is_no_difference_of_two_kernels() -> None:
+    once, again = Session(probe(), {YOUNG.name: before_6_7(YOUNG)}), session([YOUNG])
+    assert compare_sessions([once], [again]).differences != ()
+    found = compare_sessions([once, again, again], [again])
+    assert (found.compared, found.differences, found.kept_by_second) == (1, (), ())

@@ -24,7 +24,7 @@ FIXED = {"young-restore", "qemu-pair-young", "firecracker-restore-young", "write
 def test_the_fix_of_young_restores_is_what_differs_between_6_1_and_6_12(
     outcome: Callable[[str], SessionResult],
 ) -> None:
-    found = compare_sessions(outcome("debian:6.1").sessions, outcome("debian:6.12").sessions)
+    found = compare_sessions(outcome("debian:6.1").attempts, outcome("debian:6.12").attempts)
     assert found.compared == len(SCENARIOS)
     assert found.kept_by_first == ()
     assert set(found.kept_by_second) >= FIXED
@@ -36,7 +36,7 @@ def test_a_kernel_played_twice_differs_in_nothing(kernel: Callable[[str], Kernel
     names = ("young-restore", "qemu-pair-old", "restored-at-once", "offset-moved")
     found = kernel("debian:6.12")
     scenarios = [SCENARIOS[name] for name in names]
-    sessions = [settle(scenarios, lambda each: play.play(found, AMD_SMP, each)).sessions for _ in range(2)]
+    sessions = [settle(scenarios, lambda each: play.play(found, AMD_SMP, each)).attempts for _ in range(2)]
     comparison = compare_sessions(*sessions)
     assert (comparison.compared, comparison.differences) == (len(names), ())
 
@@ -50,7 +50,7 @@ def test_kernels_of_one_policy_differ_in_a_refusal_alone(
         spec: settle(
             list(SCENARIOS.values()),
             lambda each, spec=spec: play.play(kernel(spec), machine, each),  # type: ignore[misc,arg-type]
-        ).sessions
+        ).attempts
         for spec in ("debian:6.12", "debian:7.2")
     }
     for one, other in combinations(sessions.values(), 2):

@@ -68,7 +68,7 @@ def _compare(runs: Sequence[tuple[str, SavedRun]], output: Path | None) -> int:
         (first, second),
         (one.release, other.release),
         place.machine if place else "an unknown machine",
-        compare_sessions(one.by_scenario, other.by_scenario),
+        compare_sessions(one.sessions, other.sessions),
     )
     options.write_text(render([report]), output)
     if report.comparison.differences:

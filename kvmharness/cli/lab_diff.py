@@ -108,14 +108,15 @@ def _report(first: Finished, second: Finished) -> DifferenceReport:
     )
 
 
-def _sessions(of: Finished) -> dict[str, Session]:
-    return of.played.sessions if of.played else {}
+def _sessions(of: Finished) -> tuple[Session, ...]:
+    return of.played.attempts if of.played else ()
 
 
 def _troubles(of: Finished) -> list[str]:
     """Why a kernel was not played on, a line each."""
     results = of.played.results if of.played else ()
     # A scenario that crashes the kernel every time fails, and leaves no trace to compare.
-    unplayed = [each for each in results if each.scenario not in _sessions(of)]
+    played = {name for session in _sessions(of) for name in session.traces}
+    unplayed = [each for each in results if each.scenario not in played]
     lost = dict.fromkeys(each.reason for each in unplayed if each.verdict in (Verdict.LOST, Verdict.FAIL))
     return [f"{of.kernel.spec}: the machine was lost: {reason}" for reason in lost]

@@ -95,7 +95,7 @@ def _report(
     played = {
         (each.number // 2, each.number % 2): (
             runs.report(each.kernel, each.machine, each.played, expectation),
-            each.played.sessions,
+            each.played.attempts,
         )
         for each in matrix.finished
         if each.played

@@ -9,7 +9,7 @@ one holds in the other, and what separates them is larger than what their bracke
 noisy machine makes no difference.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kvmharness.contract import TOGETHER_NS, Status
@@ -55,8 +55,13 @@ class Comparison:
     only_second: tuple[str, ...] = ()
 
 
-def compare_sessions(first: Mapping[str, Session], second: Mapping[str, Session]) -> Comparison:
-    """Compare what was played on two kernels, the sessions by scenario."""
+def compare_sessions(played_first: Sequence[Session], played_second: Sequence[Session]) -> Comparison:
+    """Compare what was played on two kernels, the sessions of each in their order.
+
+    Of a scenario that was played several times the last trace counts: what came once, and was played again
+    for that, is no difference of two kernels.
+    """
+    first, second = _by_scenario(played_first), _by_scenario(played_second)
     probes = {id(each): each.probe for each in (*first.values(), *second.values())}
     can_be_told = {
         name: scenario
@@ -75,6 +80,13 @@ def compare_sessions(first: Mapping[str, Session], second: Mapping[str, Session]
         only_first=_only(one, other),
         only_second=_only(other, one),
     )
+
+
+def _by_scenario(sessions: Sequence[Session]) -> dict[str, Session]:
+    """The last session in which each scenario was played, in the order of the catalogue."""
+    found = {name: session for session in sessions for name in session.traces}
+    order = [*(name for name in SCENARIOS if name in found), *sorted(found.keys() - SCENARIOS.keys())]
+    return {name: found[name] for name in order}
 
 
 def _can_do(sessions: Mapping[str, Session]) -> dict[str, Status]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from kvmharness.judging.probe import HOST, PROBES
 from kvmharness.judging.session import Session, SessionResult, judged
 from kvmharness.judging.verdict import Expectation
-from kvmharness.scenarios import SCENARIOS, Scenario
+from kvmharness.scenarios import Scenario
 from kvmharness.trace import HOSTS_OWN as _HOSTS_OWN
 from kvmharness.trace import MAX_LINE, Place, Trace, TraceError, from_lines, to_lines
 
@@ -119,13 +119,6 @@ class SavedRun:
     def scenarios(self) -> list[str]:
         """The names of those that were played."""
         return list(dict.fromkeys(name for session in self.sessions for name in session.traces))
-
-    @property
-    def by_scenario(self) -> dict[str, Session]:
-        """The last session in which each scenario was played, in the order of the catalogue."""
-        found = {name: session for session in self.sessions for name in session.traces}
-        order = [*(name for name in SCENARIOS if name in found), *(found.keys() - SCENARIOS.keys())]
-        return {name: found[name] for name in order}
 
     def expectation(self, of: Expectation) -> Expectation:
         """What is to be expected where it was played: on an unknown machine TSCs may be protected."""
