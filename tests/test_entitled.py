@@ -74,6 +74,17 @@ def test_a_restore_right_after_a_reset_is_one_too() -> None:
     assert rules(play("", after_reset, "mainline-6.7")) == {"timeline"}
 
 
+def test_what_is_broken_narrowly_is_broken_only_for_the_generous() -> None:
+    def restored(off_ns: int) -> Trace:
+        read = GetMsrs(vcpu=0, indices=("TSC",), label="read")
+        write_near = write(Read("read", Time(off_ns)))
+        return play("", (*create(0), read, write_near, *look(0)), "mainline-before-6.7")
+
+    assert {each.rule for each in breaches(restored(MS))} == {"timeline"}
+    assert breaches(restored(MS // 4)) == [], "a timeline is known to half a millisecond"
+    assert {each.rule for each in breaches(restored(MS // 4), generous=True)} == {"timeline"}
+
+
 def test_vcpus_that_were_given_one_timeline_count_together() -> None:
     assert rules(play("", PAIR, "mainline-6.7")) == set()
     assert rules(play("", PAIR, NEVER_SNAPS)) == {"together"}
