@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Real kernels in emulated machines: the verdicts, and what happens when a machine is lost."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -68,8 +69,8 @@ def test_a_failure_says_what_was_read_what_had_to_be_and_who_would_do_it(outcome
     assert young.step == 4
     assert young.mismatch
     assert young.mismatch.done == "write TSC of vCPU 0"
-    assert young.mismatch.observed.startswith("wrote 899")
-    assert young.mismatch.observed.endswith(" (debugfs)")
+    # 900 ms at 1 GHz, give or take what the kernel makes of the TSC's rate.
+    assert re.fullmatch(r"wrote (899|900)\d{6}, offset -\d+ \(debugfs\)", young.mismatch.observed)
     assert young.mismatch.because.startswith("at step 4 the write takes effect: userspace had not set a TSC ")
     assert young.consistent_with == ("mainline-before-6.7", "like-xu-v1")
     assert "lower than required: the write was overridden" in young.finding

@@ -55,7 +55,10 @@ def test_a_host_without_nested_virtualization_is_found_by_what_its_kvm_offers_gu
 
 def test_a_machine_that_counts_instructions_cannot_be_on_the_hosts_kvm(capsys: Capture) -> None:
     assert status_of("lab", "run", "debian:6.1", "--accel", "kvm") == 2
-    assert "amd counts instructions; --accel kvm is for amd-smp, intel" in one_line(capsys.readouterr().err)
+    assert (
+        "amd counts instructions, so it cannot run on KVM: --accel kvm works with amd-smp, intel"
+        in one_line(capsys.readouterr().err)
+    )
 
 
 def test_what_a_vendor_module_needs_is_looked_for_in_the_cpuid_that_guests_get(
