@@ -166,3 +166,9 @@ def test_what_came_once_and_was_played_again_is_no_difference_of_two_kernels() -
     assert compare_sessions([once], [again]).differences != ()
     found = compare_sessions([once, again, again], [again])
     assert (found.compared, found.differences, found.kept_by_second) == (1, (), ())
+
+
+def test_what_could_not_be_compared_to_its_end_is_counted_as_open_and_not_as_alike() -> None:
+    cut = Session(probe(), {YOUNG.name: interrupted(session([YOUNG]).traces[YOUNG.name])})
+    found = compare_sessions([cut], [session([YOUNG])])
+    assert (found.compared, found.left_open, found.differences) == (0, 1, ())

@@ -43,8 +43,9 @@ class Comparison:
     """All that differs between two kernels that played the same scenarios.
 
     `kept_by_first` and `kept_by_second` name the scenarios whose contract that kernel alone keeps, the other
-    breaking it; `compared` counts the scenarios that both played. `only_first` and `only_second` say what
-    that kernel's KVM can do and the other's cannot, as the probe found by effect.
+    breaking it. `compared` counts the scenarios that could be compared, `left_open` those played by both that
+    could not be compared to their end. `only_first` and `only_second` say what that kernel's KVM can do
+    and the other's cannot, as the probe found by effect.
     """
 
     compared: int
@@ -53,6 +54,7 @@ class Comparison:
     kept_by_second: tuple[str, ...] = ()
     only_first: tuple[str, ...] = ()
     only_second: tuple[str, ...] = ()
+    left_open: int = 0
 
 
 def compare_sessions(played_first: Sequence[Session], played_second: Sequence[Session]) -> Comparison:
@@ -124,17 +126,19 @@ def compare(
     With `stable` both hosts' TSCs are stable, so that offsets mean something.
     """
     both = [name for name in first if name in second]
-    found = [first_difference(first[name], second[name], stable=stable) for name in both]
+    found = [_compared(first[name], second[name], stable=stable) for name in both]
+    left_open = found.count(False)
     states = [
         (name, _contract(scenarios[name], first[name]), _contract(scenarios[name], second[name]))
         for name in both
         if name in scenarios
     ]
     return Comparison(
-        len(both),
-        tuple(each for each in found if each),
+        len(both) - left_open,
+        tuple(each for each in found if isinstance(each, Difference)),
         tuple(name for name, one, other in states if (one, other) == (Status.KEPT, Status.BROKEN)),
         tuple(name for name, one, other in states if (one, other) == (Status.BROKEN, Status.KEPT)),
+        left_open=left_open,
     )
 
 
@@ -146,13 +150,19 @@ def _contract(scenario: Scenario, trace: Trace) -> Status:
 
 def first_difference(first: Trace, second: Trace, *, stable: bool = True) -> Difference | None:
     """The first step of a script at which two kernels differ; None if they do not, or it is not known."""
+    found = _compared(first, second, stable=stable)
+    return found if isinstance(found, Difference) else None
+
+
+def _compared(first: Trace, second: Trace, *, stable: bool) -> Difference | bool:
+    """The first difference; else whether the two could be compared to their end."""
     one, other = Reading(stable), Reading(stable)
     excuses = first.excuses | second.excuses
     for number, (mine, others) in enumerate(zip(first.events, second.events, strict=False), 1):
         if mine.operation != others.operation or {mine.error, others.error} & excuses:
-            return None
+            return False
         if abs(_passed(first, mine) - _passed(second, others)) >= TOGETHER_NS:
-            return None  # one of the players was held up
+            return False  # one of the players was held up
         if _is_unknown(mine, others):
             continue  # one of the capabilities that are compared apart
         if mine.error != others.error:
@@ -161,10 +171,10 @@ def first_difference(first: Trace, second: Trace, *, stable: bool = True) -> Dif
         try:
             found = _differs(one.relations(mine), other.relations(others))
         except TooWideError:
-            return None
+            return False
         if found:
             return Difference(first.scenario, number, mine.operation.describe(), *found)
-    return None
+    return len(first.events) == len(second.events)
 
 
 def _passed(trace: Trace, event: Event) -> int:

@@ -51,11 +51,12 @@ def _one(report: DifferenceReport) -> Iterator[str]:
 
 def _summary(report: DifferenceReport) -> str:
     found = report.comparison
+    rest = f", {found.left_open} left open" if found.left_open else ""
     if not found.compared:
-        return f"Nothing could be compared on {report.machine}"
+        return f"Nothing could be compared on {report.machine}{rest}"
     if not found.differences:
-        return f"No difference in {found.compared} scenarios on {report.machine}"
-    return f"{len(found.differences)} of {found.compared} scenarios differ on {report.machine}"
+        return f"No difference in {found.compared} scenarios on {report.machine}{rest}"
+    return f"{len(found.differences)} of {found.compared} scenarios differ on {report.machine}{rest}"
 
 
 def differences(found: Sequence[Difference], called: tuple[str, str], width: int) -> Iterator[str]:
