@@ -9,15 +9,18 @@ import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from kvmharness.judging.verdict import Expectation, Result
+from kvmharness.judging.difference import Comparison, compare_sessions
+from kvmharness.judging.verdict import Expectation
 from kvmharness.lab import build, runs
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.catalogue import MACHINES
 from kvmharness.lab.patches import Patch
 from kvmharness.lab.patches.diffs import FileDiff, Hunk
-from kvmharness.scenarios import Scenario
+from kvmharness.lab.runs import Played
+from kvmharness.scenarios import SCENARIOS, Scenario
 
 LIST = Path(__file__).parent.parent / "tests" / "kernel-faults.toml"
 SOURCE = "arch/x86/kvm/x86.c"
@@ -95,6 +98,17 @@ def faulty(fault: Fault) -> Kernel:
     return build.build(SPEC, [patch(fault, source)], _NAME).kernel
 
 
-def played(kernel: Kernel, on: str, scenarios: Sequence[Scenario]) -> tuple[Result, ...]:
-    """The verdicts on a machine, which boots: no snapshot is worth leaving."""
-    return runs.play_on(kernel, MACHINES[on].without_snapshots, scenarios, Expectation()).results
+def played(kernel: Kernel, on: str, scenarios: Sequence[Scenario]) -> Played:
+    """What was played on a machine, with its verdicts. The machine boots: no snapshot is worth leaving."""
+    return runs.play_on(kernel, MACHINES[on].without_snapshots, scenarios, Expectation())
+
+
+@cache
+def without_fault(on: str) -> Played:
+    """The whole catalogue on the kernel without a fault: played once for each machine."""
+    return played(unmodified(), on, list(SCENARIOS.values()))
+
+
+def compared(fault: Fault, found: Played) -> Comparison:
+    """What differs between the kernel without the fault and the one with it (`lab diff`), policies aside."""
+    return compare_sessions(without_fault(fault.on).attempts, found.attempts)

@@ -11,12 +11,15 @@ from types import ModuleType
 
 import pytest
 
+from kvmharness.judging.difference import Comparison, Difference
 from kvmharness.judging.verdict import Result, Verdict
+from kvmharness.lab.runs import Played
 from scripts.kernel_faults import Fault
 
 pytest_plugins = "pytester"
 
 ROOT = Path(__file__).parent.parent
+DIFFERENCE = Difference("old-restore", 3, "read the TSC offset", "another", "the same")
 
 
 @pytest.fixture
@@ -69,17 +72,34 @@ def test_a_fault_that_is_to_survive_has_not_survived_where_nothing_was_judged(
     fault = Fault("made-up", "", "first", "a", "b", survives="nobody can see it")
 
     def came_to(verdict: Verdict) -> bool:
-        played = (Result("old-restore", verdict, "It goes on.", "why"),)
+        played = Played((Result("old-restore", verdict, "It goes on.", "why"),), {})
         monkeypatch.setattr(script.kernel_faults, "faulty", lambda fault: None)
-        monkeypatch.setattr(script.kernel_faults, "unmodified", lambda: None)
+        monkeypatch.setattr(script.kernel_faults, "without_fault", lambda on: played)
         monkeypatch.setattr(script.kernel_faults, "played", lambda *_: played)
         _, right = script.play(fault, named=False)
-        assert bool(script.play_without(["amd"], [])) is not right
+        assert bool(script.play_without(["amd"])) is not right
         return bool(right)
 
     assert came_to(Verdict.PASS)
     assert not came_to(Verdict.INCONCLUSIVE)
     assert not came_to(Verdict.LOST)
+
+
+@pytest.mark.parametrize("script", ["kernel-faults"], indirect=True)
+@pytest.mark.parametrize(("differences", "right"), [((), False), ((DIFFERENCE,), True)])
+def test_a_fault_that_fails_has_to_differ_from_the_kernel_without_it(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, differences: tuple[Difference, ...], right: bool
+) -> None:
+    fault = Fault("made-up", "It goes back.", "first", "a", "b", noticed_by="old-restore")
+    played = Played((Result("old-restore", Verdict.FAIL, "It goes on.", "why", 3),), {})
+    found = Comparison(1, differences)
+    monkeypatch.setattr(script.kernel_faults, "faulty", lambda fault: None)
+    monkeypatch.setattr(script.kernel_faults, "played", lambda *_: played)
+    monkeypatch.setattr(script.kernel_faults, "compared", lambda *_: found)
+    line, went_right = script.play(fault, named=True)
+    where = "1: old-restore, step 3" if right else "nothing"
+    assert line == f"| made-up | It goes back. | amd | FAIL | old-restore, step 3 | 1 | {where} |"
+    assert went_right is right
 
 
 @pytest.mark.parametrize(

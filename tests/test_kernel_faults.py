@@ -80,7 +80,7 @@ def test_the_page_lists_each_fault_and_what_notices_it() -> None:
 @pytest.mark.parametrize("on", sorted({fault.on for fault in PLAYED}))
 def test_without_a_fault_nothing_fails(kernel: Callable[[str], Kernel], on: str) -> None:
     kernel(kernel_faults.SPEC)
-    results = kernel_faults.played(kernel_faults.unmodified(), on, list(SCENARIOS.values()))
+    results = kernel_faults.without_fault(on).results
     wrong = [result.scenario for result in results if result.verdict in (Verdict.FAIL, Verdict.LOST)]
     assert wrong == []
     assert any(result.verdict in JUDGED for result in results)
@@ -89,12 +89,17 @@ def test_without_a_fault_nothing_fails(kernel: Callable[[str], Kernel], on: str)
 @pytest.mark.lab
 @pytest.mark.full
 @pytest.mark.parametrize("fault", [pytest.param(fault, id=fault.name) for fault in PLAYED])
-def test_a_fault_is_noticed(kernel: Callable[[str], Kernel], fault: Fault) -> None:
+def test_a_fault_is_noticed_and_distinguished_from_the_kernel_without_it(
+    kernel: Callable[[str], Kernel], fault: Fault
+) -> None:
     kernel(kernel_faults.SPEC)
     scenarios = [SCENARIOS[fault.noticed_by]] if fault.noticed_by else list(SCENARIOS.values())
-    results = kernel_faults.played(kernel_faults.faulty(fault), fault.on, scenarios)
+    played = kernel_faults.played(kernel_faults.faulty(fault), fault.on, scenarios)
+    results = played.results
     assert Verdict.LOST not in {result.verdict for result in results}, results[0].reason
     assert any(result.verdict in JUDGED for result in results)
     failed = [result for result in results if result.verdict is Verdict.FAIL]
     assert bool(failed) is not bool(fault.survives), fault.survives
     assert all(result.step and result.reason for result in failed)
+    if failed:
+        assert kernel_faults.compared(fault, played).differences
