@@ -32,4 +32,4 @@ setup:
 	@scripts/setup
 
 clean:
-	rm -rf .venv build *.egg-info kvmharness/kvm/_kvm.c kvmharness/kvm/*.so
+	rm -rf .venv build *.egg-info kvmharness/kvm/_kvm.c kvmharness/recording/_tracer.c kvmharness/*/*.so

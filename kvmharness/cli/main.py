@@ -10,7 +10,19 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from kvmharness import version
-from kvmharness.cli import bisect_step, explore, judge, lab, list, options, predict, probe, progress, run
+from kvmharness.cli import (
+    bisect_step,
+    explore,
+    judge,
+    lab,
+    list,
+    options,
+    predict,
+    probe,
+    progress,
+    record,
+    run,
+)
 from kvmharness.cli.errors import BAD_INPUT, INTERRUPTED, NOTHING_FAILED, UsageError
 from kvmharness.cli.options import Parser
 from kvmharness.judging.bisection import ANSWERS, GIVE_UP
@@ -118,7 +130,7 @@ def parser() -> Parser:
     )
     whole.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     commands = whole.add_subparsers(metavar="COMMAND", required=True)
-    for command in (probe, run, lab, explore, bisect_step, judge, predict, list):
+    for command in (probe, run, lab, explore, bisect_step, judge, predict, record, list):
         command.add_parser(commands)
     return whole
 
