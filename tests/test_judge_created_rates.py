@@ -9,7 +9,7 @@ import dataclasses
 
 import pytest
 
-from kvmharness.judging.judge import judge_scenario
+from kvmharness.judging.judge import judge_probe, judge_scenario
 from kvmharness.judging.kvm import seen
 from kvmharness.judging.probe import PROBES, Probe
 from kvmharness.judging.verdict import Expectation, Verdict
@@ -20,7 +20,7 @@ from kvmharness.model.simulate import HOST as MADE_UP_HOST
 from kvmharness.model.simulate import simulate
 from kvmharness.scenarios import SCENARIOS
 from kvmharness.script import GetTscKhz, Script, SetVmTscKhz
-from kvmharness.trace import Event, Trace
+from kvmharness.trace import Event, Place, Trace
 from tests import made_up
 from tests.hand_worked import (
     HOST,
@@ -189,6 +189,37 @@ def test_a_rate_too_far_off_at_which_the_tsc_goes_on_is_not_believed_and_spoils_
     scenario = SCENARIOS["young-restore"]
     before = created_with(2_000_000, scenario.name, scenario.script, OLD)
     assert judge_scenario(scenario, before, kvm).verdict is Verdict.FAIL
+
+
+def in_machine(probe: Probe) -> Probe:
+    """The probe as if a machine of the lab had played it that counts instructions."""
+    place = Place("debian:6.12", "amd", "s", False, counts_instructions=True, keeps_tsc_stable=True)
+    return Probe(tuple(dataclasses.replace(each, place=place) for each in probe.traces))
+
+
+@pytest.mark.parametrize("khz", [1_990_000, 2_010_000, 2_000_600, 2_200_000])
+def test_a_kernel_of_the_labs_that_is_wrong_about_the_rate_of_a_creation_fails(khz: int) -> None:
+    # 300 ppm and more. Nothing held KVM up, and the kernel's own raw clock counts 2,000,000 kHz.
+    made = made_up.probe()
+    for trace in made.traces:
+        for event in trace.events:
+            if event.operation.creates_vcpu:
+                made = made_up.with_step(made, event.operation.label, values=(khz,))
+    kvm = seen(in_machine(made))
+    assert (kvm.doubt, kvm.host.khz, kvm.host.khz_exact) == ("", 2_000_000, True)
+    failed = judge_probe(kvm)
+    assert [each.verdict for each in failed] == [Verdict.FAIL]
+    assert f"observed {khz} kHz; expected (mainline-6.7) 2000000 kHz" in failed[0].reason
+    # Elsewhere nothing says which of the two is wrong.
+    assert judge_probe(seen(made)) == []
+
+
+def test_a_kernel_of_the_labs_that_is_wrong_about_the_hosts_rate_fails() -> None:
+    kvm = seen(in_machine(made_up.with_step(made_up.probe(), "host-khz", values=(2_010_000,))))
+    assert (kvm.doubt, kvm.host.khz, kvm.host.khz_exact) == ("", 2_000_000, True)
+    (failed,) = judge_probe(kvm)
+    assert failed.scenario == "probe-khz"
+    assert "observed 2010000 kHz; expected (mainline-6.7) 2000000 kHz" in failed.reason
 
 
 def test_a_kvm_that_was_loaded_a_little_too_early_is_judged() -> None:

@@ -20,11 +20,11 @@ from kvmharness.contract import (
     Status,
 )
 from kvmharness.judging.probe import GUESTS, HOST, KHZ, OFFSET, SCALING, WRITE, Probe
-from kvmharness.model.arithmetic import TOLERANCE_PPM, tolerated
+from kvmharness.judging.rates import creation_is_off, ended, is_labs, rate_of, rates
+from kvmharness.model.arithmetic import TOLERANCE_PPM
 from kvmharness.model.state import Host
 from kvmharness.player import host_state
 from kvmharness.script import REALTIME, TSC_STABLE, Script
-from kvmharness.trace import HOSTS_OWN, Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,10 +189,10 @@ def host_facts(probe: Probe, found: Mapping[str, Finding] | None = None) -> Host
     """What the probe says of the machine, for the model; `found` are its findings() where they are known."""
     found = found or findings(probe)
     clock = probe.event("clock")
-    khz, rate = _rates(probe)
-    khz = khz or _rate(probe.event("create-0"))
-    knows = _ended(probe.event("offset-before"), _UNKNOWN)
-    slower, as_host = (_ended(probe.event(label), ("EINVAL",)) for label in ("slower", "set-host-khz"))
+    khz, rate = rates(probe)
+    khz = khz or rate_of(probe.event("create-0"))
+    knows = ended(probe.event("offset-before"), _UNKNOWN)
+    slower, as_host = (ended(probe.event(label), ("EINVAL",)) for label in ("slower", "set-host-khz"))
     up_ns = min((each.events[0].bracket.ns_before for each in probe.traces if each.events), default=0)
     flags = (clock.value("clock_flags") if clock else None) or 0
     stable_clock = bool(flags & TSC_STABLE)
@@ -200,7 +200,7 @@ def host_facts(probe: Probe, found: Mapping[str, Finding] | None = None) -> Host
         khz=rate or khz,
         # The rate is corrected once. If vCPUs are created with another one, that was before. A lab machine
         # waits for it before it plays (init.c).
-        khz_exact=None not in (khz, rate) and (khz != rate or up_ns >= _CALIBRATED_NS or _is_labs(probe)),
+        khz_exact=None not in (khz, rate) and (khz != rate or up_ns >= _CALIBRATED_NS or is_labs(probe)),
         kvm_khz=khz if rate else None,
         stable=found["stable-tsc"].status is not Status.BROKEN,
         tsc_clocksource=True if stable_clock else None,
@@ -214,56 +214,10 @@ def host_facts(probe: Probe, found: Mapping[str, Finding] | None = None) -> Host
     )
 
 
-def _is_labs(probe: Probe) -> bool:
-    """Whether all of it was played in a machine of the lab."""
-    return bool(probe.traces) and all(each.place and each.place.machine != HOSTS_OWN for each in probe.traces)
-
-
-def _rates(probe: Probe) -> tuple[int | None, int | None]:
-    """The kHz that a vCPU is created with, and those of the host; each None where it is not known.
-
-    The kernel corrects its rate by 1 % at the most (tsc_refine_calibration_work). Where hardware cannot
-    scale, the TSC of a vCPU that is created with a rate too far off stands still. What KVM says of the host's
-    rate beyond that, or while the TSC goes on, is wrong, and must not spoil everything else.
-    """
-    khz, rate = (_rate(probe.event(label)) for label in ("create-khz", "host-khz"))
-    if khz and rate and abs(rate - khz) * 100 > khz:
-        return khz, None
-    scales = _ended(probe.event("slower"), ("EINVAL",)) is not False
-    if khz and rate and not scales and not _tolerated(probe, khz, rate) and not _stands_still(probe):
-        return khz, None
-    return khz, rate
-
-
-def _tolerated(probe: Probe, khz: int, rate: int) -> bool:
-    """Whether KVM leaves a vCPU's rate alone on this host."""
-    ppm = host_state.tolerance_ppm(probe.host)
-    return tolerated(khz, rate, TOLERANCE_PPM if ppm is None else ppm)
-
-
-def _stands_still(probe: Probe) -> bool:
-    """Whether KVM read one and the same TSC of a new vCPU twice, 20 ms apart."""
-    new, aged = (probe.event(label) for label in ("tsc-new", "tsc-aged"))
-    return bool(new and aged and new.values and new.values == aged.values)
-
-
-def _rate(event: Event | None) -> int | None:
-    """The kHz that a step read; None if it read none that can be one."""
-    khz = event.value("khz") if event is not None and not event.error else None
-    return khz if khz and khz < 2**32 else None
-
-
-def _ended(event: Event | None, refusals: Iterable[str]) -> bool | None:
-    """Whether a step succeeded; None where it did not, but failed with none of these either."""
-    if event is None or event.error not in ("", *refusals):
-        return None
-    return not event.error
-
-
 def findings(probe: Probe) -> dict[str, Finding]:
     """What the probe shows of each capability: kept is there, broken is missing."""
     found: dict[str, Finding] = {}
-    off = _rate_of_creation_is_off(probe)
+    off = creation_is_off(probe)
     for name, capability in CAPABILITIES.items():
         finding = capability.claim.check(probe.trace(capability.probe))
         asked = probe.event(capability.asks) if capability.asks else None
@@ -279,24 +233,6 @@ def findings(probe: Probe) -> dict[str, Finding]:
             finding = Finding(capability.claim, Status.UNDECIDED, _without(needless[0], found))
         found[name] = finding
     return found
-
-
-def _rate_of_creation_is_off(probe: Probe) -> str:
-    """Why no offset tells anything, where KVM creates vCPUs with a rate that this host's TSC does not have.
-
-    Without a constant TSC, KVM notes tsc_khz when it is loaded (kvm_timer_init), and the kernel may correct
-    it later (tsc_refine_calibration_work). A vCPU's rate may then be too far off to be left alone. Where
-    hardware cannot scale, KVM takes the TSC of such a vCPU for one that stands still.
-    """
-    khz, rate = _rates(probe)
-    if not khz or not rate or khz == rate:
-        return ""
-    if _tolerated(probe, khz, rate) and not _stands_still(probe):
-        return ""
-    return (
-        f"this KVM creates vCPUs with {khz} kHz, but this host's TSC counts at {rate} kHz. KVM was loaded "
-        "before the kernel knew that rate, and has to be loaded again"
-    )
 
 
 def _without(name: str, found: Mapping[str, Finding]) -> str:
