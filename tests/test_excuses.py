@@ -7,6 +7,7 @@ import pytest
 
 from kvmharness.contract import EndClaim, Status
 from kvmharness.judging import kvm
+from kvmharness.judging.judge import judge_probe
 from kvmharness.judging.judge import judge_scenario as verdict_of
 from kvmharness.judging.verdict import BY_CONTRACTS, MAINLINE, Expectation, Verdict
 from kvmharness.model.judge import Possibility, judge
@@ -15,7 +16,7 @@ from kvmharness.model.simulate import HOST
 from kvmharness.scenarios import SCENARIOS
 from kvmharness.script import GetClock
 from kvmharness.trace import Bracket, Event, Place, Trace
-from tests.made_up import play, probe
+from tests.made_up import play, probe, with_step
 
 LAB = Place("debian:6.12", "amd", "0", may_protect_tscs=False, counts_instructions=True)
 REAL_TIME = dataclasses.replace(LAB, machine="amd-smp", counts_instructions=False)
@@ -95,3 +96,17 @@ def test_where_a_trace_says_that_nothing_protects_a_tsc_nothing_excuses_ignored_
     assert kvm.seen(probed, MAINLINE).divergences == {}
     assert kvm.seen(there, MAINLINE).divergences
     assert kvm.seen(there, Expectation(POLICIES["tsc-protected"])).divergences == {}
+
+
+@pytest.mark.parametrize("error", ["EIO", "errno-524"])
+@pytest.mark.parametrize("label", ["tsc-new", "tsc-aged"])
+def test_a_probe_that_cannot_read_a_tsc_is_a_fault_whatever_the_host_is(label: str, error: str) -> None:
+    found = kvm.seen(with_step(probe(), label, error=error, values=()))
+    assert "could not decide stable-tsc" in found.doubt
+    (failed,) = judge_probe(found)
+    assert (failed.scenario, failed.verdict) == ("probe", Verdict.FAIL)
+    assert f"observed {error}" in failed.reason
+
+
+def test_a_probe_whose_reading_was_interrupted_is_no_fault() -> None:
+    assert judge_probe(kvm.seen(with_step(probe(), "tsc-aged", error="EINTR", values=()))) == []

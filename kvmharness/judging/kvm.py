@@ -80,10 +80,12 @@ def seen(probe: Probe, expectation: Expectation = MAINLINE) -> Kvm:
     if expectation.stable_tsc or _keeps_tsc_stable(probe):
         # What looks otherwise is not the host.
         host = replace(host, stable=True, tsc_clocksource=True)
-    doubt = _doubt(probe, found, host)
+    of_clocks, of_stability = _clocks_doubt(probe, host), _stability_doubt(found)
     policy = expectation.policy
     divergences: dict[str, Judgement] = {}
-    if policy is not None and not doubt:
+    if policy is not None and of_stability and not of_clocks:
+        divergences = _impossible_anyhow(probe, policy, host)
+    elif policy is not None and not of_clocks:
         divergences = _impossible(probe, policy, host)
         # Protected TSCs are a capability that is missing, and no fault: all there is goes by the policy that
         # explains more of the probe. What even that does not explain is a fault.
@@ -98,7 +100,7 @@ def seen(probe: Probe, expectation: Expectation = MAINLINE) -> Kvm:
             [(trace, host) for trace in probe.traces if trace.scenario not in divergences], [each]
         )
     ]
-    return Kvm(probe, expectation, host, found, policy, divergences, tuple(known), doubt)
+    return Kvm(probe, expectation, host, found, policy, divergences, tuple(known), of_clocks or of_stability)
 
 
 def clocks_doubt(trace: Trace, kvm: Kvm) -> str:
@@ -122,16 +124,30 @@ def _without_writes(expectation: Expectation) -> list[Policy]:
     return [each for each in expectation.policies.values() if not each.honours_writes]
 
 
-def _doubt(probe: Probe, found: Mapping[str, Finding], host: Host) -> str:
+def _clocks_doubt(probe: Probe, host: Host) -> str:
     if not probe.is_current:
         return "the probe is not that of this version"
     for trace in probe.traces:
         doubt = clocks_disagree(trace, host) or clocks_apart(probe.trace(HOST), trace, host.khz)
         if doubt:
             return f"the probe says nothing: in {trace.scenario} {doubt}"
-    if found["stable-tsc"].status is Status.UNDECIDED:
-        return f"the probe could not decide stable-tsc: {found['stable-tsc'].reason}"
     return ""
+
+
+def _stability_doubt(found: Mapping[str, Finding]) -> str:
+    stable = found["stable-tsc"]
+    undecided = stable.status is Status.UNDECIDED
+    return f"the probe could not decide stable-tsc: {stable.reason}" if undecided else ""
+
+
+def _impossible_anyhow(probe: Probe, policy: Policy, host: Host) -> dict[str, Judgement]:
+    """What the policy has against the probe's first script, be the host's TSC stable or not.
+
+    A KVM_GET_MSRS that fails leaves that open, and is a fault all the same.
+    """
+    first = Probe(tuple(each for each in probe.traces if each.scenario == HOST))
+    found, also = (_impossible(first, policy, replace(host, stable=stable)) for stable in (True, False))
+    return found if also else {}
 
 
 def _impossible(probe: Probe, policy: Policy, host: Host) -> dict[str, Judgement]:
