@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from kvmharness.contract import Finding, Status
 from kvmharness.judging.capabilities import CAPABILITIES
+from kvmharness.judging.cut import why_cut
 from kvmharness.judging.kvm import Kvm
 from kvmharness.judging.probe import HOST
 from kvmharness.judging.verdict import Result, Verdict
@@ -19,7 +20,7 @@ from kvmharness.model.judge import Judgement, Possibility, judge
 from kvmharness.model.policy import Policy
 from kvmharness.scenarios import Scenario
 from kvmharness.scenarios.predicted import predicted_contract
-from kvmharness.trace import Event, Trace
+from kvmharness.trace import Trace
 
 
 def judge_scenario(scenario: Scenario, trace: Trace, kvm: Kvm) -> Result:
@@ -49,17 +50,11 @@ def judge_scenario(scenario: Scenario, trace: Trace, kvm: Kvm) -> Result:
 
 
 def _if_whole(judged: Result, scenario: Scenario, trace: Trace) -> Result:
-    """The verdict; none where a trace ends early though nothing failed: what was cut off might say more."""
-    ended, whole = len(trace.events), len(scenario.script)
-    if ended == whole or judged.verdict is Verdict.FAIL or any(map(_came_to_nothing, trace.events)):
+    """The verdict; none where the trace was cut off: what is missing might say more."""
+    cut = why_cut(trace, scenario.script)
+    if not cut or judged.verdict is Verdict.FAIL:
         return judged
-    reason = f"the trace ends after {ended} of {whole} steps, though nothing failed"
-    return replace(judged, verdict=Verdict.INCONCLUSIVE, reason=reason, step=0)
-
-
-def _came_to_nothing(event: Event) -> bool:
-    """Whether a step failed, or its guest read nothing, so that a player may not have been able to go on."""
-    return bool(event.error) or (event.operation.enters_guest and not event.values)
+    return replace(judged, verdict=Verdict.INCONCLUSIVE, reason=cut, step=0)
 
 
 def judge_probe(kvm: Kvm) -> list[Result]:
