@@ -126,6 +126,13 @@ def test_a_rate_that_was_refused_proves_nothing() -> None:
     assert (finding.status, finding.reason) == (Status.UNDECIDED, "step 'khz' failed with EINVAL")
 
 
+def test_a_step_that_is_no_rate_proves_nothing() -> None:
+    played = half_as_fast(50 * MS)
+    odd = event(Run(vcpu=0, label="khz"), 950 * MS, 500_000)
+    finding = AT_HALF.check(trace(played.events[0], odd, *played.events[2:]))
+    assert (finding.status, finding.reason) == (Status.UNDECIDED, "step 'khz' has no rate")
+
+
 def readings(*values: tuple[int, ...]) -> Trace:
     return trace(
         event(CreateVcpu(vcpu=0), 900 * MS, KHZ),
@@ -150,6 +157,11 @@ def test_one_cycle_backwards_breaks_it_between_runs_and_within_one() -> None:
     assert (between.status, between.step) == (Status.BROKEN, 3)
     assert between.reason == "step 'guest-1' read TSC 4, 1 cycles behind the 5 of step 'guest-0'"
     assert FORWARD.check(readings((1,), (5, 4))).status is Status.BROKEN
+
+
+def test_around_the_end_of_64_bits_the_distance_is_still_the_short_one() -> None:
+    finding = FORWARD.check(readings((1,), (2**64 - 2,)))
+    assert finding.reason.startswith(f"step 'guest-1' read TSC {2**64 - 2}, 3 cycles behind")
 
 
 def test_a_guest_that_read_nothing_leaves_it_open() -> None:

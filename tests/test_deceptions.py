@@ -62,8 +62,7 @@ def test_a_trace_that_was_cut_off_is_no_success(name: str, expectation: Expectat
     for length in range(len(trace.events)):
         cut = dataclasses.replace(trace, events=trace.events[:length])
         verdict = judge_scenario(scenario, cut, here).verdict
-        failed = any(each.error or (each.operation.enters_guest and not each.values) for each in cut.events)
-        assert failed or verdict not in (Verdict.PASS, Verdict.XFAIL), length
+        assert verdict not in (Verdict.PASS, Verdict.XFAIL), length
 
 
 @pytest.mark.parametrize("name", ["amd", "amd-smp"])

@@ -213,7 +213,6 @@ def test_a_thread_that_cannot_write_does_not_keep_the_others_waiting(
         raise KvmError(ioctls.SET_MSRS, errno.EINVAL)
 
     monkeypatch.setattr(Vcpu, "set_msrs", refuse)
-    begin = time.monotonic()
     *_, both, run = play(
         system,
         CreateVcpu(vcpu=0),
@@ -223,7 +222,6 @@ def test_a_thread_that_cannot_write_does_not_keep_the_others_waiting(
     )
     assert (both.error, both.values[1::2]) == ("EINVAL", (5, 7))
     assert run.values
-    assert time.monotonic() - begin < 60
 
 
 # Scripts that wait together

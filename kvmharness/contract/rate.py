@@ -20,7 +20,7 @@ class RateClaim(Claim):
     """A TSC counts at a rate from the step labelled `first` to the step labelled `last`.
 
     Both write or read a TSC, of one vCPU or of two that should count together. `khz` is the label of the
-    step whose first value is the rate in kHz. `instead` is the label of the step whose rate the TSC would
+    step whose `khz` is the rate. `instead` is the label of the step whose rate the TSC would
     have if the claim were broken ("" if there is none). The TSC that `first` read may have stood still
     since the step `stands_since`; KVM then makes up for the time since that step.
     """
@@ -38,6 +38,7 @@ class RateClaim(Claim):
         since = self.stands_since or self.first
         wanted = (self.first, self.last, self.khz, self.instead, since)
         missing = _missing(events, tuple(filter(None, wanted)))
+        missing = missing or _without_rate(events, (self.khz, self.instead))
         if missing:
             return self.undecided(missing)
         first, last = events[self.first], events[self.last]
@@ -46,7 +47,7 @@ class RateClaim(Claim):
         if begin is None or end is None:
             return self.undecided(f"step {self.first!r} or {self.last!r} read no TSC")
         counted = signed(end - begin)
-        khz = events[self.khz].values[0]
+        khz = events[self.khz].value("khz") or 0
         least, most = passed.due(khz)
         entries = trace.events[steps[self.first] - 1 : steps[self.last]]
         held_up_ns = sum(_entry_ns(event, last) for event in entries)
@@ -62,7 +63,7 @@ class RateClaim(Claim):
             said += f"{gap} cycles ({duration(gap, khz)}) {more} than at {khz} kHz"
             return self.broken(said, steps[self.last])
         if self.instead:
-            least, most = passed.due(events[self.instead].values[0])
+            least, most = passed.due(events[self.instead].value("khz") or 0)
             if least <= counted <= most:
                 return self.undecided("too little time passed to tell the rates apart")
         return self.kept()
@@ -89,7 +90,7 @@ class ForwardClaim(Claim):
                 return self.undecided(f"step {label!r} read no TSC")
             for value in event.values if event.operation.by_guest else (tsc,):
                 if last is not None and signed(value - last) < 0:
-                    by = f"{last - value} cycles behind the {last} of step {where!r}"
+                    by = f"{-signed(value - last)} cycles behind the {last} of step {where!r}"
                     return self.broken(f"step {label!r} read TSC {value}, {by}", steps[label])
                 last, where = value, label
         return self.kept()
@@ -115,3 +116,9 @@ def _missing(events: dict[str, Event], labels: tuple[str, ...]) -> str:
         if not events[label].values:
             return read_nothing(events[label])
     return ""
+
+
+def _without_rate(events: dict[str, Event], labels: tuple[str, ...]) -> str:
+    """Why one of the steps tells no rate, or ""; a file may give a label to any step."""
+    odd = (label for label in labels if label and events[label].value("khz") is None)
+    return next((f"step {label!r} has no rate" for label in odd), "")
