@@ -16,10 +16,12 @@ from kvmharness.judging.verdict import BY_CONTRACTS, MAINLINE, Verdict, exit_sta
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.simulate import Pace, simulate
 from kvmharness.scenarios import SCENARIOS, Scenario
+from kvmharness.script import Operation
 from kvmharness.trace import Event, GuestExit, Place, Trace
 from tests.made_up import play, probe, session, with_step
 
 LAB = Place("debian:6.12", "amd", "s", False, True, True)
+ALL = list(SCENARIOS.values())
 YOUNG, OLD = SCENARIOS["young-restore"], SCENARIOS["old-restore"]
 
 
@@ -78,6 +80,32 @@ def test_a_player_that_was_held_up_makes_no_difference() -> None:
         )
 
     assert first_difference(at(5_000), at(1_300_000_000)) is None
+
+
+@pytest.mark.parametrize("policy", ["mainline-6.7", "mainline-before-6.7"])
+@pytest.mark.parametrize("held_up_ms", [2, 30, 300])
+def test_a_player_that_was_held_up_at_the_edge_of_the_second_makes_no_difference(
+    held_up_ms: int, policy: str
+) -> None:
+    edges = [each for each in ALL if each.name.startswith(("window-", "first-write-", "write-after-run-"))]
+    assert len(edges) == 10
+
+    def at(scenario: Scenario, late: Operation | None) -> Session:
+        pause = Pace(pause=2_000_000 * held_up_ms)  # at 2 GHz
+        trace = simulate(
+            scenario.name,
+            scenario.script,
+            POLICIES[policy],
+            scenario.host,
+            pace=lambda step: pause if step is late else Pace(),
+            debugfs=True,
+        )
+        return Session(probe(policy, host=scenario.host), {scenario.name: trace})
+
+    for scenario in edges:
+        for late in scenario.script:
+            found = compare_sessions([at(scenario, None)], [at(scenario, late)])
+            assert found.differences == (), late
 
 
 def test_where_no_two_runs_differ_a_trace_that_was_impossible_once_is_a_fail() -> None:

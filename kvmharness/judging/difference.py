@@ -6,10 +6,11 @@ compared is how each number is related to others of the same trace: a vCPU's TSC
 written, or the one the vCPU had before, or another vCPU's; a clock is stable or not; a kvmclock page is the
 same function of the TSC as the page before it, or another. Two kernels differ where no relation that holds in
 one holds in the other, and what separates them is larger than what their brackets leave open. So a slow or
-noisy machine makes no difference.
+noisy machine makes no difference. Nor does a player that was held up, where one policy leaves both traces: a
+write that comes later may fall on the other side of the second.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kvmharness.contract import TOGETHER_NS, Status
@@ -17,9 +18,16 @@ from kvmharness.judging import capabilities
 from kvmharness.judging.relations import Reading, Relations
 from kvmharness.judging.session import Session
 from kvmharness.model.interval import TooWideError
+from kvmharness.model.judge import Possibility, judge
 from kvmharness.model.outcome import UNKNOWN
+from kvmharness.model.policies import POLICIES
+from kvmharness.model.state import Host
 from kvmharness.scenarios import SCENARIOS, Scenario
 from kvmharness.trace import Event, Trace
+
+# How much later than the other a player may come to a step without having been held up. An ioctl takes
+# microseconds; a player that the scheduler takes from its CPU waits for ms.
+_HELD_UP_NS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +72,8 @@ def compare_sessions(played_first: Sequence[Session], played_second: Sequence[Se
     for that, is no difference of two kernels.
     """
     first, second = _by_scenario(played_first), _by_scenario(played_second)
-    probes = {id(each): each.probe for each in (*first.values(), *second.values())}
+    sessions = {id(each): each for each in (*first.values(), *second.values())}
+    hosts = {key: capabilities.host_facts(each.probe) for key, each in sessions.items()}
     can_be_told = {
         name: scenario
         for name, scenario in SCENARIOS.items()
@@ -74,13 +83,24 @@ def compare_sessions(played_first: Sequence[Session], played_second: Sequence[Se
         {name: session.traces[name] for name, session in first.items()},
         {name: session.traces[name] for name, session in second.items()},
         can_be_told,
-        stable=all(capabilities.host_facts(probe).stable for probe in probes.values()),
+        stable=all(host.stable for host in hosts.values()),
+        explained=lambda one, other: _of_one_policy(
+            (one, hosts[id(first[one.scenario])]), (other, hosts[id(second[other.scenario])])
+        ),
     )
     one, other = _can_do(first), _can_do(second)
     return replace(
         found,
         only_first=_only(one, other),
         only_second=_only(other, one),
+    )
+
+
+def _of_one_policy(*played: tuple[Trace, Host]) -> bool:
+    """Whether a kernel with one of the known policies can have left all of these traces."""
+    return any(
+        all(judge(trace, policy, host).possibility is Possibility.POSSIBLE for trace, host in played)
+        for policy in POLICIES.values()
     )
 
 
@@ -120,13 +140,20 @@ def compare(
     scenarios: Mapping[str, Scenario],
     *,
     stable: bool,
+    explained: Callable[[Trace, Trace], bool] = lambda *_: False,
 ) -> Comparison:
     """Compare two kernels' traces by scenario, and the contracts of `scenarios`.
 
-    With `stable` both hosts' TSCs are stable, so that offsets mean something.
+    With `stable` both hosts' TSCs are stable, so that offsets mean something. Where one of the players was
+    held up, what they did up to a difference is left open if `explained` says that one kernel can do both.
     """
     both = [name for name in first if name in second]
-    found = [_compared(first[name], second[name], stable=stable) for name in both]
+    found = [
+        _unless_held_up(
+            _compared(first[name], second[name], stable=stable), first[name], second[name], explained
+        )
+        for name in both
+    ]
     left_open = found.count(False)
     states = [
         (name, _contract(scenarios[name], first[name]), _contract(scenarios[name], second[name]))
@@ -175,6 +202,18 @@ def _compared(first: Trace, second: Trace, *, stable: bool) -> Difference | bool
         if found:
             return Difference(first.scenario, number, mine.operation.describe(), *found)
     return len(first.events) == len(second.events)
+
+
+def _unless_held_up(
+    found: Difference | bool, first: Trace, second: Trace, explained: Callable[[Trace, Trace], bool]
+) -> Difference | bool:
+    """What was found; False where a player was held up before the difference and that explains it."""
+    if not isinstance(found, Difference):
+        return found
+    both = [replace(each, events=each.events[: found.step]) for each in (first, second)]
+    times = [[_passed(trace, event) for event in trace.events] for trace in both]
+    later = (abs(one - other) for one, other in zip(*times, strict=True))
+    return False if max(later) >= _HELD_UP_NS and explained(*both) else found
 
 
 def _passed(trace: Trace, event: Event) -> int:
