@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from kvmharness.cli import lab_build, lab_diff, lab_validate, options
+from kvmharness.cli import lab_build, lab_diff, lab_program, lab_validate, options
 from kvmharness.cli.errors import BAD_INPUT, FAILED, UsageError
 from kvmharness.judging.verdict import Expectation
 from kvmharness.lab import kernels, runs
@@ -65,6 +65,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="play only this scenario (can be repeated; default: all)",
     )
     options.add_scenario_file(parser)
+    parser.add_argument(
+        "--program",
+        metavar="FILE",
+        type=Path,
+        help="run this static x86-64 program instead; exit status 0 is PASS, 4 is SKIP, any other is FAIL",
+    )
     options.add_jobs(parser)
     options.add_hang_after(parser)
     options.add_report_options(parser)
@@ -82,6 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     What is finished is kept and reported when the rest is interrupted, or turns out to be impossible.
     """
+    program = lab_program.check(arguments) if arguments.program else None
     scenarios = options.pick_scenarios(arguments.scenario, arguments.scenario_file)
     machines = _machines(arguments)
     options.check_places(arguments.output, arguments.save_traces)
@@ -95,6 +102,8 @@ def run(arguments: argparse.Namespace) -> int:
         _LOG.info("%s: fetching, unless it is in the cache", spec)
         found.append(kernels.find(spec, arguments.modules, arguments.offline))
     boots = [(kernel, machine) for kernel in found for machine in machines]
+    if program is not None:
+        return lab_program.run(program, boots, arguments)
     saved: set[int] = set()
     with Matrix(boots, scenarios, expectation, arguments.jobs) as matrix:
         try:

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What runs inside a lab machine: plays the job and writes the result to the second serial port."""
+"""What runs inside a lab machine: plays the job and writes the result to the second serial port.
+
+A job is rounds of scripts, or a program.
+"""
 
 import marshal
 import os
 
 from kvmharness.kvm import System
-from kvmharness.lab.machines import protocol
+from kvmharness.lab.machines import program, protocol
 from kvmharness.player import host_reader, host_state
 from kvmharness.player.player import Player
 
@@ -26,6 +29,10 @@ def main(job_path: str = protocol.JOB_PATH, result_path: str = "/dev/ttyS1") -> 
         # As long as one VM is open KVM does not patch its code at the creation and destruction of
         # others, which crashed a 7.3-rc7 kernel in three of four runs under QEMU 7.2's emulation.
         idle_vm.create_vcpu(0)
+        if isinstance(rounds, bytes):
+            _announce(protocol.PROGRAM)
+            program.run(rounds, lambda content: _write(result.fileno(), protocol.encode(number, content)))
+            rounds = []
         player = Player(system)
         release = protocol.plain(os.uname().release)
         # With the first frame alone: a serial port is slow.

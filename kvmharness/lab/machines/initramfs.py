@@ -43,7 +43,7 @@ _INIT = Path(__file__).with_name("init.c")
 _INSIDE = ("kvm", "guests", "player")
 _INSIDE_FILES = (
     *("__init__.py", "lab/__init__.py", "lab/machines/__init__.py"),
-    *("lab/machines/guest.py", "lab/machines/protocol.py"),
+    *("lab/machines/guest.py", "lab/machines/program.py", "lab/machines/protocol.py"),
 )
 
 _SECTION_SIZE = 32  # where in an entry of the section table: sh_size of Elf64_Shdr

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What is carried into a lab machine and out of it again, as the machine has it.
 
-In: a job, rounds of scripts by name (see `session.rounds`). Out: for each script a frame, then a last
-frame that is the job's end mark. A frame is a line (the job's number, the length and the checksum of what
-follows) and its content; so nothing that a dying machine leaves can pass for a result.
+In: a job, rounds of scripts by name (see `session.rounds`) or a program. Out: for each script a frame, then a
+last frame that is the job's end mark. A frame is a line (the job's number, the length and the checksum of
+what follows) and its content; so nothing that a dying machine leaves can pass for a result.
 
 The job is Python's marshal: both ends are the same interpreter, and we wrote it. What comes out is JSON,
 because a kernel under test had its hands on it: `results` reads it, and no bytes can make a JSON parser do
@@ -25,6 +25,8 @@ PLAYING = b"kvmharness plays "
 
 JOB_PATH = "/job"
 END = "end"
+# What a program is called there.
+PROGRAM = "program"
 
 
 def encode(job: str, content: Any) -> bytes:
