@@ -10,7 +10,7 @@ import itertools
 import os
 import random
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,11 +99,11 @@ class Commit:
     kind: str
 
 
-def sources_of(spec: str) -> Sources:
+def sources_of(spec: str, folders: Sequence[str] = ("arch/x86/kvm", "virt/kvm")) -> Sources:
     """KVM's sources of a kernel, as the lab has them to build its modules."""
     on = build.ground(spec)
     with cache.locked(on.tree.place):
-        paths = on.tree.originals(("arch/x86/kvm", "virt/kvm"), user_tree.is_written)
+        paths = on.tree.originals(folders, user_tree.is_written)
         found = {path: on.tree.original(path) for path in paths}
     return {path: text for path, text in found.items() if text is not None}
 

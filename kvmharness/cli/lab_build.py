@@ -26,12 +26,12 @@ def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser
     parser.set_defaults(run=run)
 
 
-def add_kernel_and_patches(parser: argparse.ArgumentParser) -> None:
-    """KERNEL and the options that say what is built."""
+def add_kernel_and_patches(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """KERNEL and the options that say what is built; whether a patch is `required`."""
     parser.add_argument(
         "kernel", metavar="KERNEL", help="debian:VERSION (such as debian:6.1), or a built tree"
     )
-    patch_files.add_options(parser)
+    patch_files.add_options(parser, required=required)
     parser.add_argument(
         "--name", metavar="NAME", help="call the kernel built:NAME (default: a name made of the files' names)"
     )
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
 def build_kernel(arguments: argparse.Namespace, files: Sequence[PatchFile]) -> Kernel:
     """Build what the options ask for. What is to be said of it goes to stderr."""
     chosen = [patch for each in files for patch in each.chosen(build_scripts=arguments.allow_build_scripts)]
-    name = arguments.name or _default_name(arguments.kernel, files)
+    name = arguments.name or default_name(arguments.kernel, [each.short_name for each in files])
     try:
         built = build.build(arguments.kernel, chosen, name, arguments.offline)
     except PatchRefusedError as refused:
@@ -71,9 +71,9 @@ def build_kernel(arguments: argparse.Namespace, files: Sequence[PatchFile]) -> K
     return built.kernel
 
 
-def _default_name(kernel: str, files: Sequence[PatchFile]) -> str:
-    """A kernel's name made of its spec and its patches': debian-6.1+thread-2."""
-    words = [Path(kernel).name, *(each.short_name for each in files)]
+def default_name(kernel: str, patches: Sequence[str]) -> str:
+    """A kernel's name made of its spec and what its patches are called: debian-6.1+thread-2."""
+    words = [Path(kernel).name, *patches]
     return "+".join(re.sub(r"[^A-Za-z0-9._~]+", "-", word).strip("-") or "patch" for word in words)
 
 

@@ -2,20 +2,18 @@
 """kvmharness lab validate: a kernel without a patch and with it, side by side."""
 
 import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from kvmharness.cli import lab_build, options, patch_files
-from kvmharness.cli.errors import NOTHING_JUDGED
+from kvmharness.cli import lab_build, options, patch_files, reproduce, validate_each
+from kvmharness.cli.errors import NOTHING_JUDGED, UsageError
 from kvmharness.cli.patch_files import PatchFile
 from kvmharness.judging.difference import compare_sessions
 from kvmharness.judging.verdict import Expectation, exit_status
 from kvmharness.lab import kernels, runs
 from kvmharness.lab.machines.catalogue import MACHINES
 from kvmharness.lab.machines.machine import check_emulator
-from kvmharness.lab.patches import kept
 from kvmharness.lab.runs import Matrix
 from kvmharness.report.validation import Validation, render
 
@@ -25,7 +23,19 @@ def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser
     parser = lab_commands.add_parser(
         "validate", help="show what a patch changes, before and after it, as a text for a mail"
     )
-    lab_build.add_kernel_and_patches(parser)
+    lab_build.add_kernel_and_patches(parser, required=False)
+    parser.add_argument(
+        "--each", action="store_true", help="one patch of a series after the other: what each of them changes"
+    )
+    parser.add_argument(
+        "--range",
+        metavar="A..B",
+        help="in place of --patch: the commits of a git tree, each as with --each; KVM's sources "
+        "there take the place of the kernel's",
+    )
+    parser.add_argument(
+        "--tree", metavar="DIR", type=Path, help="the git tree of --range (default: the current folder)"
+    )
     parser.add_argument(
         "--machine",
         action="append",
@@ -44,14 +54,18 @@ def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser
     options.add_jobs(parser)
     options.add_hang_after(parser)
     options.add_judging(parser)
-    parser.add_argument(
-        "--output", metavar="FILE", type=Path, help="write the text to FILE instead of stdout"
-    )
+    options.add_report_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Build, play on both kernels, say what changed; the exit status is that of the patched one."""
+    if arguments.each or arguments.range:
+        return validate_each.run(arguments)
+    if not arguments.patch:
+        raise UsageError("nothing to validate: give --patch FILE, or --range A..B")
+    if arguments.tree or arguments.format != "text":
+        raise UsageError(f"{'--tree is for --range' if arguments.tree else '--format is for --each'}")
     scenarios = options.pick_scenarios(arguments.scenario, arguments.scenario_file)
     machines = options.pick(arguments.machine or ["amd-smp"], MACHINES, "machine")
     machines = [replace(machine, hang_after_s=arguments.hang_after) for machine in machines]
@@ -60,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     for machine in machines:
         check_emulator(machine)
     files = patch_files.read(arguments)
-    patches, command = _described(arguments, files), _command(arguments, files)
+    patches, command = _described(arguments, files), reproduce.command(arguments, files)
     after = lab_build.build_kernel(arguments, files)
     before = kernels.find(arguments.kernel, offline=arguments.offline)
     boots = [(kernel, machine) for machine in machines for kernel in (before, after)]
@@ -111,22 +125,3 @@ def _report(
     text = render(validations, patches, command, unfinished)
     options.write_text(text, arguments.output)
     return exit_status(result for each in validations for result in each.after.results)
-
-
-def _command(arguments: argparse.Namespace, files: Sequence[PatchFile]) -> list[str]:
-    """What was asked, as words that mean the same in any folder; the patches are kept for that."""
-    own = "/" in arguments.kernel
-    words = ["kvmharness", "lab", "validate", os.path.abspath(arguments.kernel) if own else arguments.kernel]
-    for each in files:
-        words += ["--patch", kept.keep(each.data)]
-        words += [word for pick in each.picks for word in ("--pick", str(pick))]
-    words += ["--allow-build-scripts"] if arguments.allow_build_scripts else []
-    repeated = ("machine", "scenario", "scenario_file")
-    for option, names in ((f"--{each.replace('_', '-')}", getattr(arguments, each)) for each in repeated):
-        words += [word for name in names for word in (option, str(name))]
-    words += ["--expect", arguments.expect]
-    if arguments.judge != "policy":
-        words += ["--judge", arguments.judge]
-    if arguments.policy_file:
-        words += ["--policy-file", str(arguments.policy_file.absolute())]
-    return words

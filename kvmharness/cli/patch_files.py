@@ -3,7 +3,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,14 +32,14 @@ class _Picks(argparse.Action):
         namespace.pick = [*namespace.pick, (len(namespace.patch) - 1, values)]
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """--patch, --pick and --allow-build-scripts."""
     parser.add_argument(
         "--patch",
         action="append",
         default=[],
         metavar="FILE",
-        required=True,
+        required=required,
         help="a diff, a mail or a mailbox; - is stdin (can be repeated: applied in this order)",
     )
     parser.add_argument(
@@ -80,8 +80,17 @@ class PatchFile:
 
     def chosen(self, *, build_scripts: bool) -> list[Patch]:
         """The patches to apply, in order. UsageError, with all patches listed, if it is not clear."""
+        return self._chosen(patches.choose, build_scripts=build_scripts)
+
+    def chosen_each(self, *, build_scripts: bool) -> list[tuple[Patch, str]]:
+        """The patches to apply one by one, as patches.choose_each() has them, with where each is from."""
+        chosen = self._chosen(patches.choose_each, build_scripts=build_scripts)
+        mails = [each.mail for each in self.found]
+        return [(patch, self._origin(patch, mails.index(patch.mail) + 1)) for patch in chosen]
+
+    def _chosen(self, choose: Callable[..., list[Patch]], *, build_scripts: bool) -> list[Patch]:
         try:
-            return patches.choose(self.found, self.picks, build_scripts=build_scripts)
+            return choose(self.found, self.picks, build_scripts=build_scripts)
         except PatchError as error:
             if len(self.found) > 1:
                 self.show(sys.stderr)
@@ -104,12 +113,17 @@ class PatchFile:
         hash."""
         said = []
         for patch in chosen:
-            number = f", patch {self.found.index(patch) + 1}" if len(self.found) > 1 else ""
-            by_hash = f"sha256 {kept.digest(self.data)}{number}"
-            where = f"<{patch.message_id}>" if patch.message_id else by_hash
+            where = self._origin(patch, self.found.index(patch) + 1)
             who = f"{'quoted by ' * bool(patch.quoted)}{patch.author}, " if patch.author else ""
             said.append(f"{patch.title or self.called} ({who}{where})")
         return said
+
+    def _origin(self, patch: Patch, number: int) -> str:
+        """Where a patch is from: its Message-ID, or else the file's hash."""
+        if patch.message_id:
+            return f"<{patch.message_id}>"
+        which = f", patch {number}" if len(self.found) > 1 else ""
+        return f"sha256 {kept.digest(self.data)}{which}"
 
 
 def read(arguments: argparse.Namespace) -> list[PatchFile]:

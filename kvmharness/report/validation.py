@@ -71,12 +71,12 @@ def render(
     for validation in validations:
         printed = replace(validation, before=validation.before.printable, after=validation.after.printable)
         lines += ["", *_one(printed)]
-    lines += ["", "To reproduce:", *map(printable, _for_a_shell(command)), "", "Tested-by:"]
+    lines += ["", "To reproduce:", *map(printable, to_reproduce(command)), "", "Tested-by:"]
     return "\n".join(lines) + "\n"
 
 
-def _for_a_shell(words: Sequence[str]) -> list[str]:
-    """A command, its lines joined by backslashes."""
+def to_reproduce(words: Sequence[str]) -> list[str]:
+    """A command for a shell, indented, its lines joined by backslashes."""
     lines = ["  "]
     for word in map(shlex.quote, words):
         if len(lines[-1]) + len(word) + len(" \\") > WIDTH and lines[-1].strip():

@@ -28,11 +28,13 @@ _OTHERS = (
 
 
 class CompileError(LabError):
-    """Make failed. `details` are the compiler's first errors, each with its line of source."""
+    """Make failed. `first` is the first error alone; `details` are the compiler's other first errors, each
+    with its line of source."""
 
-    def __init__(self, summary: str, details: Sequence[str]) -> None:
+    def __init__(self, summary: str, details: Sequence[str], first: str) -> None:
         super().__init__(summary)
         self.details = tuple(details)
+        self.first = first
 
 
 def check_programs(others: Mapping[str, str] | None = None) -> None:
@@ -75,7 +77,7 @@ def run(failed: str, folder: Path, arguments: Sequence[str], log: Path, mind: Se
         errors = complaints(log.read_text(errors="replace"))
         also = "".join(f"; {doubt}" for doubt in mind)
         summary = f"{failed}: {errors[0]}{also} (the whole log: {log})"
-        raise CompileError(summary, errors[1:])
+        raise CompileError(summary, errors[1:], errors[0])
 
 
 def complaints(log: str) -> list[str]:

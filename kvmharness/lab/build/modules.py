@@ -41,6 +41,10 @@ _BUILD_PROGRAMS = (
 _LOADER = re.compile(r"version `\S+' not found|\S+: cannot open shared object file")
 
 
+# Files by path that are not what the tree has; None for one that is gone.
+Contents = Mapping[str, str | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Ground:
     """What modules are built on: the kernel called `spec`, and the tree it was built from."""
@@ -93,14 +97,37 @@ def build_sources(on: Ground, sources: Mapping[str, str], name: str) -> Built:
     when it cannot be built: CompileError when make fails.
     """
     with cache.locked(on.tree.place):
-        roots = [root for root in _KVMS if any(path.startswith(f"{root}/") for path in sources)]
-        contents: dict[str, str | None] = dict.fromkeys(on.tree.originals(roots, user_tree.is_written))
-        contents |= sources
-        changed = {path: text for path, text in contents.items() if on.tree.original(path) != text}
-        return _built(on, changed, (), name)
+        return _built(on, _changed(on, sources), (), name)
 
 
-def _built(on: Ground, contents: Mapping[str, str | None], applied: Sequence[str], name: str) -> Built:
+def build_contents(on: Ground, contents: Contents, name: str) -> Built:
+    """Build KVM's modules with files of these contents in place of the ground's, as the kernel built:NAME."""
+    with cache.locked(on.tree.place):
+        return _built(on, contents, (), name)
+
+
+def contents_of_sources(on: Ground, sources: Mapping[str, str]) -> Contents:
+    """What build_contents() takes for other sources of KVM, as build_sources() has them."""
+    with cache.locked(on.tree.place):
+        return _changed(on, sources)
+
+
+def contents_of_patch(on: Ground, contents: Contents, patch: Patch) -> Contents:
+    """These contents with a patch on top. PatchRefusedError where it does not apply."""
+    with cache.locked(on.tree.place):
+        changed, _ = _patched(on.tree, [patch], contents)
+    return {**contents, **changed}
+
+
+def _changed(on: Ground, sources: Mapping[str, str]) -> Contents:
+    """The files of the tree that other sources of KVM change; None for one that is none of theirs."""
+    roots = [root for root in _KVMS if any(path.startswith(f"{root}/") for path in sources)]
+    contents: dict[str, str | None] = dict.fromkeys(on.tree.originals(roots, user_tree.is_written))
+    contents |= sources
+    return {path: text for path, text in contents.items() if on.tree.original(path) != text}
+
+
+def _built(on: Ground, contents: Contents, applied: Sequence[str], name: str) -> Built:
     """Build in the ground's tree, which is locked, with files of these contents in place of its own."""
     spec, tree = on.spec, on.tree
     cache.used(tree.place, unused_s=lambda other: _UNUSED_S)
@@ -163,15 +190,24 @@ def _check_runs(spec: str, source: Path) -> None:
             )
 
 
-def _patched(tree: Tree, patches: Sequence[Patch]) -> tuple[dict[str, str], list[str]]:
-    """The files that the patches change, as one after the other leaves them, and where each hunk went."""
+def _patched(
+    tree: Tree, patches: Sequence[Patch], on_top_of: Contents | None = None
+) -> tuple[dict[str, str], list[str]]:
+    """The files that the patches change, as one after the other leaves them, and where each hunk went.
+
+    `on_top_of` are files that are not the tree's own any more.
+    """
+    below = on_top_of or {}
     contents: dict[str, str] = {}
     applied: list[str] = []
     summaries: list[str] = []
     troubles: list[str] = []
     for patch in patches:
         for file in patch.files:
-            before = contents[file.path] if file.path in contents else tree.original(file.path)
+            if file.path in contents or file.path in below:
+                before = contents.get(file.path, below.get(file.path))
+            else:
+                before = tree.original(file.path)
             try:
                 result = apply.apply(file, before)
             except PatchRefusedError as refused:
@@ -200,7 +236,7 @@ def _compiler(source: Path) -> tuple[list[str], list[str]]:
     return [f"CC={compiler}"], doubts
 
 
-def _of_kernel(contents: Mapping[str, str | None]) -> list[str]:
+def _of_kernel(contents: Contents) -> list[str]:
     """Headers that the kernel itself was most likely built with too: a change of their structs would harm."""
     others = [path for path in contents if path.startswith(("include/", "arch/x86/include/"))]
     return [

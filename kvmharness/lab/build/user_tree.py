@@ -25,6 +25,7 @@ _WRITTEN = (".c", ".h", ".S")
 # Headers that the kernel itself is built with too; those of KVM's among them, by their names.
 _HEADERS = ("arch/x86/include", "include")
 _OF_KVM = re.compile(r"(kvm|svm|vmx).*\.h")
+_HEADER = re.compile(r".*\.h")
 _LEFT_BY_MAKE = (".o", ".cmd", ".a", ".ko")
 
 
@@ -62,10 +63,18 @@ def of_kvm(tree: Path) -> dict[str, str]:
     found = {name: path for each in _SOURCES for name, path in _below(tree, each) if is_written(path)}
     if not any(name.startswith(f"{_SOURCES[0]}/") for name in found):
         raise LabError(f"{tree} has no source of KVM: there is no {_SOURCES[0]} in it")
-    wanted = _OF_KVM if is_whole(tree) else re.compile(r".*\.h")
+    wanted = _OF_KVM if is_whole(tree) else _HEADER
     headers = [each for folder in _HEADERS for each in _below(tree, folder)]
     found |= {name: path for name, path in headers if wanted.fullmatch(path.name)}
     return {name: path.read_bytes().decode(errors="surrogateescape") for name, path in found.items()}
+
+
+def is_of_kvm(path: str, *, whole: bool) -> bool:
+    """Whether of_kvm() takes a file at that path; `whole` says whether the tree is a whole kernel's."""
+    if path.startswith(tuple(f"{each}/" for each in _SOURCES)):
+        return is_written(Path(path)) and not path.endswith(_LEFT_BY_MAKE)
+    wanted = _OF_KVM if whole else _HEADER
+    return path.startswith(tuple(f"{each}/" for each in _HEADERS)) and bool(wanted.fullmatch(Path(path).name))
 
 
 def _below(root: Path, folder: str) -> Iterator[tuple[str, Path]]:

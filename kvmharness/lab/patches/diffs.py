@@ -65,11 +65,12 @@ class Hunk:
 
 @dataclass(slots=True)
 class FileDiff:
-    """What a diff does to one file, or that it makes a new one."""
+    """What a diff does to one file, or that it makes a new one. With a `fault` it is no use for that file."""
 
     path: str
     hunks: list[Hunk] = field(default_factory=list)
     is_new: bool = False
+    fault: str = ""
 
 
 @dataclass(slots=True)
@@ -166,9 +167,9 @@ class _Reader:
         diff = self._open
         if diff is None or diff.quoted != depth or any(each.path == path for each in diff.files):
             diff = self._start(depth)
-        if fault and not diff.fault:
-            diff.fault = f"{fault} {path}"
-        diff.files.append(FileDiff(path, is_new=old.startswith(_NOWHERE)))
+        fault = fault and f"{fault} {path}"
+        diff.fault = diff.fault or fault
+        diff.files.append(FileDiff(path, is_new=old.startswith(_NOWHERE), fault=fault))
         self._hunks(depth, diff.files[-1])
 
     def _further_hunks(self, depth: int) -> None:

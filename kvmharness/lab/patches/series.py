@@ -27,7 +27,8 @@ class Patch:
     """A patch of the mail number `mail`, whose subject is `title`; there it is `quoted` so many times.
 
     `passed_over` are files that the modules are not made of. One with a `fault` cannot be applied.
-    `scripts` are files that the build executes. `author` and `message_id` are the mail's.
+    `scripts` are files that the build executes. `author` and `message_id` are the mail's. `damage` is a fault
+    that is of no file alone.
     """
 
     title: str
@@ -39,6 +40,7 @@ class Patch:
     scripts: tuple[str, ...] = ()
     author: str = ""
     message_id: str = ""
+    damage: str = ""
 
     @property
     def is_reply(self) -> bool:
@@ -64,6 +66,29 @@ def choose(
     one patch a mail, in mails that answer none. PatchError when that does not say which, and for one that
     changes what the build executes, unless `build_scripts` allows it.
     """
+    chosen = _chosen(patches, picks)
+    for patch in chosen:
+        if patch.fault:
+            raise PatchError(_which(patch, patches) + patch.fault)
+        if not build_scripts:
+            _refuse_scripts(patch, patch.scripts, patches)
+    return chosen
+
+
+def choose_each(
+    patches: Sequence[Patch], picks: Sequence[int] = (), *, build_scripts: bool = False
+) -> list[Patch]:
+    """The same for patches that are applied one by one: each as far as KVM's modules are made of its files.
+
+    One that changes nothing of these has no files; what cannot be applied keeps its fault.
+    """
+    chosen = [(patch, _part_for_modules(patch)) for patch in _chosen(patches, picks)]
+    for whole, part in chosen if not build_scripts else ():
+        _refuse_scripts(whole, part.scripts, patches)
+    return [part for _, part in chosen]
+
+
+def _chosen(patches: Sequence[Patch], picks: Sequence[int]) -> list[Patch]:
     if not patches:
         raise PatchError("holds no patch")
     for pick in picks:
@@ -72,17 +97,45 @@ def choose(
     chosen = [patches[pick - 1] for pick in picks] or _series(patches)
     if not chosen:
         raise PatchError(f"holds {len(patches)} of them: choose with --pick N")
-    for patch in chosen:
-        fault = patch.fault
-        if patch.scripts and not build_scripts and not fault:
-            fault = (
-                f"changes {', '.join(patch.scripts)}, which the build may execute: read it, and give "
-                "--allow-build-scripts"
-            )
-        if fault:
-            which = f"patch {patches.index(patch) + 1} " if len(patches) > 1 else ""
-            raise PatchError(which + fault)
     return chosen
+
+
+def _refuse_scripts(patch: Patch, scripts: Sequence[str], patches: Sequence[Patch]) -> None:
+    if scripts:
+        raise PatchError(
+            f"{_which(patch, patches)}changes {', '.join(scripts)}, which the build may execute: read it, "
+            "and give --allow-build-scripts"
+        )
+
+
+def _which(patch: Patch, patches: Sequence[Patch]) -> str:
+    """Which of several it is, as words before what is said of it."""
+    return f"patch {patches.index(patch) + 1} " if len(patches) > 1 else ""
+
+
+def _part_for_modules(patch: Patch) -> Patch:
+    """The patch without the files that KVM's modules are not made of, which it passes over."""
+    ours = tuple(file for file in patch.files if is_source(file.path))
+    others = tuple(file.path for file in patch.files if not is_source(file.path))
+    faults = [patch.damage * bool(ours), *(file.fault or _fault(file) for file in ours)]
+    scripts = tuple(path for path in patch.scripts if is_source(path))
+    return replace(
+        patch,
+        files=ours,
+        passed_over=(*patch.passed_over, *others),
+        fault=next(filter(None, faults), ""),
+        scripts=scripts,
+    )
+
+
+def is_source(path: str) -> bool:
+    """Whether KVM's modules are made of files there."""
+    return path.startswith(_SOURCES) and not path.endswith("/Kconfig")
+
+
+def is_script(path: str) -> bool:
+    """Whether the build may execute what stands in that file: no compiler or assembler reads it."""
+    return not path.endswith(_COMPILED)
 
 
 def _series(patches: Sequence[Patch]) -> list[Patch]:
@@ -108,8 +161,9 @@ def _checked(diff: Diff, title: str, mail: int) -> Patch:
     if not kept and not fault:
         fault = f"changes only {', '.join(over)}: KVM's modules are not made of that"
     # What a compiler or an assembler reads; make and the shell may do anything with the rest.
-    scripts = tuple(file.path for file in kept if not file.path.endswith(_COMPILED))
-    return Patch(title, tuple(kept), mail, diff.quoted, over, fault, scripts)
+    scripts = tuple(file.path for file in kept if is_script(file.path))
+    damage = diff.fault if diff.fault not in [file.fault for file in diff.files] else ""
+    return Patch(title, tuple(kept), mail, diff.quoted, over, fault, scripts, damage=damage)
 
 
 def _fault(file: FileDiff) -> str:

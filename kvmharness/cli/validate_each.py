@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""kvmharness lab validate --each: what each patch of a series changes, or each commit of a range."""
+
+import argparse
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from kvmharness.cli import lab_build, options, patch_files, reproduce
+from kvmharness.cli.errors import NOTHING_JUDGED, UsageError
+from kvmharness.cli.patch_files import PatchFile
+from kvmharness.lab import build
+from kvmharness.lab.build import changes
+from kvmharness.lab.build.changes import Changes
+from kvmharness.lab.build.make import CompileError
+from kvmharness.lab.errors import LabError
+from kvmharness.lab.machines.catalogue import MACHINES
+from kvmharness.lab.machines.machine import check_emulator
+from kvmharness.lab.series import SeriesRun
+from kvmharness.report import series_formats, series_text
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Build and play the series patch by patch; the exit status is SeriesReport.exit_status."""
+    if bool(arguments.patch) is bool(arguments.range):
+        raise UsageError("a series is given by --patch FILE, or by --range A..B")
+    if arguments.tree and not arguments.range:
+        raise UsageError("--tree is for --range")
+    scenarios = options.pick_scenarios(arguments.scenario, arguments.scenario_file)
+    machines = options.pick(arguments.machine or ["amd-smp"], MACHINES, "machine")
+    options.check_places(arguments.output, None)
+    expectation = options.expectation(arguments)
+    for machine in machines:
+        check_emulator(machine)
+    files = patch_files.read(arguments)
+    command = reproduce.command(arguments, files)
+    series, called = _series(arguments, files)
+    series_run = SeriesRun(
+        *series,
+        machines=[replace(machine, hang_after_s=arguments.hang_after) for machine in machines],
+        scenarios=scenarios,
+        expectation=expectation,
+        name=arguments.name or lab_build.default_name(arguments.kernel, called),
+        jobs=arguments.jobs,
+    )
+    with series_run:
+        try:
+            series_run.run()
+        except CompileError as error:
+            for line in error.details:
+                options.complain(line)
+            raise LabError(f"without the series: {error}") from None
+        except KeyboardInterrupt:
+            try:
+                _report(arguments, series_run, command, "it was interrupted")
+            except Exception as trouble:  # who reads the output may have been interrupted too
+                options.complain(f"kvmharness: {trouble}")
+            raise
+        return _report(arguments, series_run, command)
+
+
+def _series(
+    arguments: argparse.Namespace, files: Sequence[PatchFile]
+) -> tuple[tuple[build.Ground, Changes], list[str]]:
+    """What is built on, the changes, and what they are called in the kernels' names."""
+    scripts = arguments.allow_build_scripts
+    chosen = [patch for each in files for patch in each.chosen_each(build_scripts=scripts)]
+    on = build.ground(arguments.kernel, arguments.offline)
+    if not arguments.range:
+        return (on, changes.of_patches(on, chosen)), [each.short_name for each in files]
+    tree = (arguments.tree or Path()).resolve()
+    name = hashlib.sha256(f"{tree} {arguments.range}".encode()).hexdigest()[:8]
+    return (on, changes.of_commits(on, tree, arguments.range, build_scripts=scripts)), [f"range-{name}"]
+
+
+def _report(
+    arguments: argparse.Namespace, series_run: SeriesRun, command: Sequence[str], cut_short: str = ""
+) -> int:
+    """Say what was measured; the exit status."""
+    report = series_run.report()
+    if report is None:
+        return NOTHING_JUDGED
+    if cut_short:
+        missing = f"{cut_short} with {len(report.rows)} of {report.count} patches measured"
+        report = replace(report, cut_short=missing)
+    if arguments.format == "json":
+        text = series_formats.to_json(report, command)
+    elif arguments.format == "ktap":
+        text = series_formats.to_ktap(report)
+    else:
+        verbose = getattr(arguments, "verbosity", 0) > 0
+        text = series_text.render(report, command, verbose=verbose)
+    options.write_text(text, arguments.output)
+    return report.exit_status
