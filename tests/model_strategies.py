@@ -34,6 +34,7 @@ policies = st.one_of(
         user_zero=st.sampled_from(sorted(policy.USER_ZERO)),
         window_ns=st.sampled_from([1, 10**6, 10**9, 10**10]),
         snap_records=st.sampled_from(sorted(policy.SNAP_RECORDS)),
+        khz_write=st.sampled_from(sorted(policy.KHZ_WRITE)),
         reloads=st.sampled_from(sorted(policy.RELOADS)),
     ),
 )

@@ -8,20 +8,20 @@ MUTANTS = (
     Mutant(
         "the gate is never opened by a write",
         "rules",
-        'if user and ("value" if data else "zero") in self.policy.user_set_by:',
+        'if user and ("zero" if data == ZERO else "value") in self.policy.user_set_by:',
         "if False:",
     ),
     Mutant(
         "a write of 0 does not open the gate",
         "rules",
-        'if user and ("value" if data else "zero") in self.policy.user_set_by:',
-        'if user and data and "value" in self.policy.user_set_by:',
+        'if user and ("zero" if data == ZERO else "value") in self.policy.user_set_by:',
+        'if user and data != ZERO and "value" in self.policy.user_set_by:',
     ),
     Mutant(
         "only a write of 0 opens the gate",
         "rules",
-        'if user and ("value" if data else "zero") in self.policy.user_set_by:',
-        'if user and not data and "zero" in self.policy.user_set_by:',
+        'if user and ("zero" if data == ZERO else "value") in self.policy.user_set_by:',
+        'if user and data == ZERO and "zero" in self.policy.user_set_by:',
     ),
     Mutant(
         "a write that synchronizes leaves the time of the last one",
@@ -32,7 +32,7 @@ MUTANTS = (
     Mutant(
         "the kernel's own write opens the gate",
         "rules",
-        'if user and ("value" if data else "zero") in self.policy.user_set_by:',
+        'if user and ("zero" if data == ZERO else "value") in self.policy.user_set_by:',
         "if True:",
     ),
     Mutant(
@@ -101,11 +101,43 @@ MUTANTS = (
         "if False:",
         made_up("clock-series-2026-origin"),
     ),
+    Mutant(
+        "a rate that is set writes nothing, whatever the policy",
+        "rules",
+        "worlds = self._write_own_tsc(each, number, tsc, ratio, moment) if accepted else [each]",
+        "worlds = [each]",
+        made_up("clock-series-2026-khz"),
+    ),
+    Mutant(
+        "a rate that is refused writes as well",
+        "rules",
+        "self._write_own_tsc(each, number, tsc, ratio, moment) if accepted else [each]",
+        "self._write_own_tsc(each, number, tsc, ratio, moment)",
+        made_up("clock-series-2026-khz"),
+        survives="its rate is noted and keeps it from matching either way; only a clock read after that "
+        "would show that the vCPUs are matched no longer, and no scenario reads one",
+    ),
+    Mutant(
+        "a rate writes the TSC that the vCPU has by the new one",
+        "rules",
+        "        vcpu = world.vcpus[number]\n        tsc = Interval(low",
+        "        vcpu = world.vcpus[number]\n"
+        "        tsc = self.l1_tsc(world, vcpu, moment.tsc)\n"
+        "        tsc = Interval(low",
+        made_up("clock-series-2026-khz"),
+    ),
+    Mutant(
+        "a rate writes as the kernel does",
+        "rules",
+        "worlds = self.synchronize_tsc(world, number, tsc, moment, user=True, kept=kept)",
+        "worlds = self.synchronize_tsc(world, number, tsc, moment, user=False, kept=kept)",
+        made_up("clock-series-2026-khz"),
+    ),
     # kvm_synchronize_tsc()
     Mutant(
         "a write of 0 is a value like any other",
         "rules",
-        'if data == 0 and policy.user_zero == "snaps":',
+        'if data == ZERO and policy.user_zero == "snaps":',
         "if False:",
     ),
     Mutant(
@@ -148,8 +180,8 @@ MUTANTS = (
     Mutant(
         "what was written last does not go on with the time",
         "rules",
-        "return Interval(last.low + elapsed.low, last.high + elapsed.high)\n\n    def _write",
-        "return last\n\n    def _write",
+        "return Interval(last.low + elapsed.low, last.high + elapsed.high)\n\n    def _write(",
+        "return last\n\n    def _write(",
     ),
     Mutant(
         "the window goes round the end of 64 bits",
@@ -187,8 +219,8 @@ MUTANTS = (
     Mutant(
         "with an unstable TSC no time is added to a write that synchronizes",
         "rules",
-        "value = written = Interval(data + elapsed.low, data + elapsed.high)",
-        "value = written = Interval(data, data)",
+        "value = written = Interval(data.low + elapsed.low, data.high + elapsed.high)",
+        "value = written = data",
         UNSTABLE,
     ),
     Mutant(

@@ -11,6 +11,7 @@ from kvmharness.judging.identity import Identity
 from kvmharness.judging.session import Session, SessionResult, settle
 from kvmharness.judging.verdict import Verdict, exit_status
 from kvmharness.model import operations, vcpu_operations
+from kvmharness.model.interval import Interval
 from kvmharness.model.outcome import Action
 from kvmharness.model.outcome import Outcome as Step
 from kvmharness.model.quantity import bounds
@@ -83,7 +84,8 @@ def synchronizing_khz(rules: Rules, world: World, action: Action) -> list[Step]:
         offset = bounds(vcpu.l1_tsc_offset, outcome.world.unknowns)
         assert offset
         tsc = (offset.low + rules.scaled(outcome.world, vcpu, action.moment.tsc).low) % 2**64
-        written = rules.synchronize_tsc(outcome.world, number, tsc, action.moment, user=True)
+        data = Interval(tsc, tsc)
+        written = rules.synchronize_tsc(outcome.world, number, data, action.moment, user=True)
         outcomes += [outcome._replace(world=each) for each in written]
     return outcomes
 

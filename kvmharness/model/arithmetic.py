@@ -83,14 +83,28 @@ def may_be_less(low: int, high: int, other_low: int, other_high: int) -> bool:
 def window_answers(value: int, low: int, high: int, window: int) -> set[bool]:
     """All that in_window() may say when what was expected lies anywhere from `low` to `high`."""
     # Between these places the answer does not change.
-    edges = (value - window, value + window, -window, 0)
+    places = _places((value - window, value + window, -window, 0), low, high)
+    return {in_window(value, place, window) for place in places}
+
+
+def window_answers_within(least: int, most: int, low: int, high: int, window: int) -> set[bool]:
+    """window_answers() for a value that lies anywhere from `least` to `most` as well."""
+    if least == most:
+        return window_answers(least, low, high, window)
+    ends = (low - window, low + window, high - window, high + window)
+    values = _places((*ends, -2 * window, -window, 0, window), least, most)
+    return {answer for value in values for answer in window_answers(value % WORD, low, high, window)}
+
+
+def _places(edges: tuple[int, ...], low: int, high: int) -> set[int]:
+    """Both ends, and what lies around the edges between them."""
     places = {low, high}
     for edge in edges:
         # Its copies on the number line that lie in reach; more than two laps of 2**64 are never in play.
         first = edge + (low - edge) // WORD * WORD
         for copy in (first, first + WORD):
             places.update(place for place in (copy - 1, copy, copy + 1) if low <= place <= high)
-    return {in_window(value, place, window) for place in places}
+    return places
 
 
 def duration(cycles: int, khz: int) -> str:

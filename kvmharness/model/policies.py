@@ -72,6 +72,14 @@ POLICIES = {
             snap_records="origin",
         ),
         Policy(
+            "clock-series-2026-khz",
+            "As 6.7, but KVM_SET_TSC_KHZ of a vCPU, and its creation, write the TSC it had just before as if "
+            "userspace had.",
+            "linux kernel mailing list, patch 30 of the same series, and of it this alone",
+            snap_requires=_USER_SET,
+            khz_write="synchronizes",
+        ),
+        Policy(
             "tsc-protected",
             "Writes and the offset attribute are accepted and do nothing.",
             "SEV-SNP Secure TSC, Intel TDX; also some hosts that are virtual machines themselves",

@@ -36,6 +36,10 @@ SNAP_RECORDS = {
     "guest": "the TSC that the vCPU really has, and the time now",
     "origin": "nothing: the generation's first value and time stay",
 }
+KHZ_WRITE = {
+    "silent": "nothing is written",
+    "synchronizes": "the vCPU's TSC of just before is written, as if userspace had",
+}
 
 
 class PolicyError(ValueError):
@@ -52,6 +56,7 @@ class Policy:
     user_zero      what a host write of 0 is (USER_ZERO)
     window_ns      how near to what was expected a written value has to be, in ns of guest cycles
     snap_records   what a synchronized write leaves in last_tsc_write and last_tsc_nsec (SNAP_RECORDS)
+    khz_write      what KVM_SET_TSC_KHZ of a vCPU, and its creation, write beside the rate (KHZ_WRITE)
     reloads        when a vCPU load sets the offset again from last_guest_tsc (RELOADS)
     honours_writes whether writes and the offset attribute do anything at all
     """
@@ -64,12 +69,18 @@ class Policy:
     user_zero: str = "snaps"
     window_ns: int = NS_PER_SECOND
     snap_records: str = "written"
+    khz_write: str = "silent"
     reloads: str = "unstable"
     honours_writes: bool = True
 
 
 _SETS = {"snap_requires": SNAP_REQUIRES, "user_set_by": USER_SET_BY}
-_CHOICES = {"user_zero": USER_ZERO, "snap_records": SNAP_RECORDS, "reloads": RELOADS}
+_CHOICES = {
+    "user_zero": USER_ZERO,
+    "snap_records": SNAP_RECORDS,
+    "khz_write": KHZ_WRITE,
+    "reloads": RELOADS,
+}
 _KEYS = tuple(field.name for field in fields(Policy) if field.name != "name")
 
 

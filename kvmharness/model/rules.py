@@ -12,7 +12,7 @@ from kvmharness.model.interval import Interval
 from kvmharness.model.masterclock import Masterclock
 from kvmharness.model.quantity import Quantity, bounds, narrow
 from kvmharness.model.rates import UnknownRateError
-from kvmharness.model.state import Moment, Story, Vcpu, World
+from kvmharness.model.state import ZERO, Moment, Story, Vcpu, World
 
 _JOINED = "it gets the offset of the current generation"
 _FIRST = "it counts from its creation and begins a generation"
@@ -59,7 +59,7 @@ class Rules(Masterclock):
             # Until set_tsc_khz() sets one, which it does only for a rate that it need not catch up with.
             vcpu.ratio = 0
         made = []
-        for each, _ in self.set_tsc_khz(world, number, khz, created=True):
+        for each, _ in self.change_tsc_khz(world, number, khz, moment, created=True):
             if not self.policy.honours_writes:
                 # What offset the hardware or the outer host gave the VM is not ours to know.
                 offset = each.cur_tsc_offset = (
@@ -68,7 +68,7 @@ class Rules(Masterclock):
                 each.vcpus[number].l1_tsc_offset = offset
                 made.append(each)
             else:
-                made += self.synchronize_tsc(each, number, 0, moment, user=False)
+                made += self.synchronize_tsc(each, number, ZERO, moment, user=False)
         return made if world.clock_khz else self._by_each_rate(made)
 
     def _by_each_rate(self, worlds: list[World]) -> list[World]:
@@ -80,17 +80,68 @@ class Rules(Masterclock):
                 other.clock_khz = khz
         return found or worlds
 
+    # A vCPU's rate, and what is written with it
+
+    def change_tsc_khz(
+        self, world: World, number: int, khz: int, moment: Moment, *, created: bool = False
+    ) -> list[tuple[World, bool]]:
+        """kvm_set_tsc_khz(), with what the policy has it write: the worlds, and whether it was accepted."""
+        if self.policy.khz_write == "silent" or not self.policy.honours_writes:
+            return self.set_tsc_khz(world, number, khz, created=created)
+        # Of a vCPU that is created this is 0, by a ratio that is not set yet.
+        tsc, ratio = self.l1_tsc(world, world.vcpus[number], moment.tsc), world.vcpus[number].ratio
+        found: list[tuple[World, bool]] = []
+        for each, accepted in self.set_tsc_khz(world, number, khz, created=created):
+            worlds = self._write_own_tsc(each, number, tsc, ratio, moment) if accepted else [each]
+            found += [(after, accepted) for after in worlds]
+        return found
+
+    def change_to_host_khz(self, world: World, number: int, moment: Moment) -> list[World]:
+        """kvm_set_tsc_khz() with the host's own rate, and what the policy has it write."""
+        if self.policy.khz_write == "silent" or not self.policy.honours_writes:
+            self.set_host_khz(world, number)
+            return [world]
+        tsc, ratio = self.l1_tsc(world, world.vcpus[number], moment.tsc), world.vcpus[number].ratio
+        self.set_host_khz(world, number)
+        return self._write_own_tsc(world, number, tsc, ratio, moment)
+
+    def _write_own_tsc(
+        self, world: World, number: int, tsc: Interval, ratio: int | None, moment: Moment
+    ) -> list[World]:
+        """A write of the TSC that the vCPU had just before, when its ratio was `ratio`."""
+        vcpu = world.vcpus[number]
+        tsc = Interval(low := tsc.low % arithmetic.WORD, low + tsc.width)
+        kept = None
+        if ratio == vcpu.ratio and not vcpu.ratio_slack:
+            # KVM reads the host's TSC twice: the vCPU loses what passes in between, which is not negative.
+            lost = self.scaled(world, vcpu, moment.tsc).width
+            kept = vcpu.l1_tsc_offset.plus(world.unknown(Interval(-lost, 0)))
+        # A TSC that wraps around just then may have been 0, which is written as a request.
+        zero = world.fork() if tsc.high >= arithmetic.WORD or (tsc.low == 0 and tsc.width) else None
+        worlds = self.synchronize_tsc(world, number, tsc, moment, user=True, kept=kept)
+        return worlds + (self.synchronize_tsc(zero, number, ZERO, moment, user=True) if zero else [])
+
     # Writes
 
     def synchronize_tsc(
-        self, world: World, number: int, data: int, moment: Moment, *, user: bool
+        self,
+        world: World,
+        number: int,
+        data: Interval,
+        moment: Moment,
+        *,
+        user: bool,
+        kept: Quantity | None = None,
     ) -> list[World]:
-        """kvm_synchronize_tsc(): a write of MSR_IA32_TSC, by userspace or at the creation of a vCPU."""
+        """kvm_synchronize_tsc(): a write of MSR_IA32_TSC, by userspace or at the creation of a vCPU.
+
+        `kept` is the offset that it leaves if it takes effect, where more is known of that than `data` says.
+        """
         if not self.policy.honours_writes:
             return [world]
         vcpu = world.vcpus[number]
         decisions = self._synchronizing(world, vcpu, data, moment, user)
-        if user and ("value" if data else "zero") in self.policy.user_set_by:
+        if user and ("zero" if data == ZERO else "value") in self.policy.user_set_by:
             world.user_set_tsc = True
         same_rate = self.same_rate(world, vcpu)
         if same_rate is None and len(decisions) == 1:
@@ -105,17 +156,17 @@ class Rules(Masterclock):
         worlds = [world, *(world.fork() for _ in decisions[1:])]
         for each, (synchronizing, story) in zip(worlds, decisions, strict=True):
             each.vcpus[number].story = Story(each.step, story)
-            self._write(each, number, data, moment, synchronizing)
+            self._write(each, number, data, moment, synchronizing=synchronizing, kept=kept)
         return worlds
 
     def _synchronizing(
-        self, world: World, vcpu: Vcpu, data: int, moment: Moment, user: bool
+        self, world: World, vcpu: Vcpu, data: Interval, moment: Moment, user: bool
     ) -> list[tuple[bool, str]]:
         """Whether a write is a request to synchronize, and why: one answer, or both."""
         policy = self.policy
         if not user:
             return [(True, _JOINED)]
-        if data == 0 and policy.user_zero == "snaps":
+        if data == ZERO and policy.user_zero == "snaps":
             return [(True, f"a write of 0 snaps: {_JOINED}")]
         unmet = self._unmet(world, vcpu)
         if unmet:
@@ -124,7 +175,7 @@ class Rules(Masterclock):
         answers = set()
         for khz in set(self.khz(vcpu)):
             window = khz * 1000 * policy.window_ns // arithmetic.NS_PER_SECOND
-            answers |= arithmetic.window_answers(data, expected.low, expected.high, window)
+            answers |= arithmetic.window_answers_within(*data, *expected, window)
         stories = {
             True: f"the write snaps, as it is near the last one: {_JOINED}",
             False: "the write takes effect: it is too far from the last one to be a request to synchronize",
@@ -149,19 +200,28 @@ class Rules(Masterclock):
         elapsed = self.elapsed(world.last_tsc_nsec, moment.ns, vcpu)
         return Interval(last.low + elapsed.low, last.high + elapsed.high)
 
-    def _write(self, world: World, number: int, data: int, moment: Moment, synchronizing: bool) -> None:
+    def _write(
+        self,
+        world: World,
+        number: int,
+        data: Interval,
+        moment: Moment,
+        *,
+        synchronizing: bool,
+        kept: Quantity | None,
+    ) -> None:
         """The end of kvm_synchronize_tsc(), once it is known whether the write synchronizes."""
         vcpu = world.vcpus[number]
-        value, written, ns = Interval(data, data), Interval(data, data), moment.ns
+        value, written, ns = data, data, moment.ns
         if synchronizing and self.host.stable:
             offset = world.cur_tsc_offset
             written, ns = self._recorded(world, vcpu, offset, written, moment)
         elif synchronizing:
             elapsed = self.elapsed(world.last_tsc_nsec, moment.ns, vcpu)
-            value = written = Interval(data + elapsed.low, data + elapsed.high)
+            value = written = Interval(data.low + elapsed.low, data.high + elapsed.high)
             offset = self._offset_for(world, vcpu, value, moment.tsc)
         else:
-            offset = self._offset_for(world, vcpu, value, moment.tsc)
+            offset = kept or self._offset_for(world, vcpu, value, moment.tsc)
         vcpu.last_guest_tsc = value
         self._commit(world, vcpu, offset, (written, ns), synchronizing)
 

@@ -60,9 +60,8 @@ def write_together(rules: Rules, world: World, action: Action) -> list[Outcome]:
             for each in worlds:
                 each.cpu = values[2 * place]
                 rules.load_vcpu(each, numbers[place], action.moment)
-                written += rules.synchronize_tsc(
-                    each, numbers[place], values[2 * place + 1], action.moment, user=True
-                )
+                value = Interval(values[2 * place + 1], values[2 * place + 1])
+                written += rules.synchronize_tsc(each, numbers[place], value, action.moment, user=True)
             worlds = written
         found = distinct([*found, *worlds])
         if len(found) > _MOST_WORLDS:

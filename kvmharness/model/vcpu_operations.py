@@ -57,7 +57,9 @@ def set_msrs(rules: Rules, world: World, action: Action) -> list[Outcome]:
             worlds = [
                 after
                 for each in worlds
-                for after in rules.synchronize_tsc(each, number, value, action.moment, user=True)
+                for after in rules.synchronize_tsc(
+                    each, number, Interval(value, value), action.moment, user=True
+                )
             ]
             if len(worlds) + len(outcomes) > _MOST_WORLDS:
                 raise DoubtError(f"one step leaves more than {_MOST_WORLDS} ways open that it may have gone")
@@ -135,14 +137,15 @@ def set_tsc_khz(rules: Rules, world: World, action: Action) -> list[Outcome]:
     if khz == 0:
         # 0 stands for the host's own rate (kvm_arch_vcpu_ioctl, KVM_SET_TSC_KHZ).
         refused = world.fork()
-        rules.set_host_khz(world, number)
-        outcomes.append(Outcome(world, (None,)))
+        outcomes += [
+            Outcome(each, (None,)) for each in rules.change_to_host_khz(world, number, action.moment)
+        ]
         return outcomes if rules.policy.honours_writes else [*outcomes, Outcome(refused, (None,), REFUSED)]
     for bits in rules.too_fast(world, khz):
         other = world.fork()
         other.fraction_bits = bits
         outcomes.append(Outcome(other, (None,), REFUSED))
-    for each, accepted in rules.set_tsc_khz(world, number, khz):
+    for each, accepted in rules.change_tsc_khz(world, number, khz, action.moment):
         outcomes.append(Outcome(each, (None,), OK if accepted else REFUSED))
     return outcomes
 
