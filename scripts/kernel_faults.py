@@ -99,8 +99,8 @@ def faulty(fault: Fault) -> Kernel:
 
 
 def played(kernel: Kernel, on: str, scenarios: Sequence[Scenario]) -> Played:
-    """What was played on a machine, with its verdicts. The machine boots: no snapshot is worth leaving."""
-    return runs.play_on(kernel, MACHINES[on].without_snapshots, scenarios, Expectation())
+    """What was played on a machine, with its verdicts. It goes on from the snapshot that all builds share."""
+    return runs.play_on(kernel, MACHINES[on], scenarios, Expectation())
 
 
 @cache

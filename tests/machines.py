@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What tests of emulated machines share: an init of their own, and waiting for something to happen."""
 
+import hashlib
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from kvmharness.lab import kernels
+from kvmharness.lab.kernels import Kernel, elf
 from kvmharness.lab.machines.cpio import Archive
 
 _HEADERS = "".join(f"#include <{name}.h>\n" for name in ("fcntl", "unistd", "sys/io", "sys/mount", "termios"))
@@ -19,6 +22,18 @@ def with_init_that(does: str, tmp_path: Path) -> bytes:
     archive = Archive()
     archive.add_file("/init", program.read_bytes(), 0o755)
     return bytes(archive)
+
+
+def built_again(kernel: Kernel, name: str) -> Kernel:
+    """The kernel with another build of kvm.ko, which differs in its build id alone, as built:NAME."""
+    built = {path.stem: path.read_bytes() for path in kernel.modules_for("kvm_amd")}
+    with elf.opened(built["kvm"], "kvm") as file:
+        section = file.get_section_by_name(".note.gnu.build-id")
+        assert section is not None
+        note = section["sh_offset"]
+    changed = bytearray(built["kvm"])
+    changed[note + 16 : note + 36] = hashlib.sha1(name.encode()).digest()
+    return kernels.keep_built(name, kernel, {**built, "kvm": bytes(changed)})
 
 
 def wait_until(condition: Callable[[], bool], tries: int = 600) -> bool:

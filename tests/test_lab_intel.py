@@ -301,7 +301,7 @@ def test_a_module_keeps_all_but_the_places_to_trace_at(kernel: Find) -> None:
     (module,) = [
         path.read_bytes() for path in kernel("debian:6.1").modules_for("kvm_intel") if path.name == "kvm.ko"
     ]
-    untraced = initramfs._untraced(module)
+    untraced = initramfs.untraced(module)
     assert len(untraced) == len(module)
     sizes = [
         {section.name: section["sh_size"] for section in ELFFile(BytesIO(data)).iter_sections()}

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psutil
@@ -23,7 +23,7 @@ from kvmharness.lab.machines.machine import Boot, Machine
 from kvmharness.lab.machines.results import BrokenResultError
 from kvmharness.lab.machines.snapshot import Snapshot
 from kvmharness.scenarios import SCENARIOS
-from tests.machines import wait_until, with_init_that
+from tests.machines import built_again, wait_until, with_init_that
 
 pytestmark = pytest.mark.lab
 
@@ -148,22 +148,33 @@ def test_an_emulator_killed_at_any_moment_is_lost_and_never_judged(
     assert ended.count("") <= moments / 2
 
 
+@pytest.mark.parametrize("built", [False, True], ids=["of the kernel", "of all builds of its modules"])
 def test_a_run_that_is_lost_from_a_snapshot_is_tried_again_from_a_boot(
-    kernel: Find, monkeypatch: pytest.MonkeyPatch
+    kernel: Find, monkeypatch: pytest.MonkeyPatch, built: bool
 ) -> None:
     found, scenarios = kernel("debian:6.1"), [SCENARIOS["young-restore"]]
-    place = AMD.snapshot_place(found.vmlinux, play.image_for(found, AMD))
+    found = built_again(found, "test-again-0") if built else found
+    keeps = AMD.loading_modules_later if built else AMD
+    place = keeps.snapshot_place(found.vmlinux, play.image_for(found, keeps))
     assert place is not None
     play.play(found, AMD, scenarios)
     starts: list[bool] = []
     boot = machine.boot
 
-    def broken(on: Machine, vmlinux: Path, image: bytes, job: bytes, kept: Snapshot | None) -> Boot:
+    def broken(
+        on: Machine,
+        vmlinux: Path,
+        image: bytes,
+        job: bytes,
+        kept: Snapshot | None,
+        *,
+        modules: Mapping[str, bytes],
+    ) -> Boot:
         """Whatever snapshot there is, or is left by a boot, is cut in half."""
         starts.append(kept is not None)
         if kept:
             kept = dataclasses.replace(kept, state=kept.state[: len(kept.state) // 2])
-        return boot(on, vmlinux, image, job, kept)
+        return boot(on, vmlinux, image, job, kept, modules=modules)
 
     monkeypatch.setattr(machine, "boot", broken)
     for _ in range(2):

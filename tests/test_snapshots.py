@@ -2,6 +2,7 @@
 """Snapshots of machines that are ready for a job: what is kept of them, and what QEMU is told."""
 
 import dataclasses
+import hashlib
 import os
 import subprocess
 import sys
@@ -14,11 +15,13 @@ from kvmharness.judging.session import Session
 from kvmharness.lab import play
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines import machine, snapshot
-from kvmharness.lab.machines.catalogue import AMD, AMD_SMP, INTEL
+from kvmharness.lab.machines.catalogue import AMD, AMD_EARLY, AMD_SMP, INTEL
 from kvmharness.lab.machines.qmp import CommandRefusedError, EndedError, Monitor
 from kvmharness.lab.machines.snapshot import Snapshot
+from kvmharness.player import host_state
 from kvmharness.scenarios import SCENARIOS
 from kvmharness.trace import to_lines
+from tests.machines import built_again
 
 SNAPSHOT = Snapshot(bytes(range(256)) * 400, b"[    0.1] hello\n")
 
@@ -138,6 +141,68 @@ def test_a_command_that_qemu_refuses_or_does_not_live_to_answer_is_told() -> Non
             monitor.execute("nonsense")
         with pytest.raises(EndedError):
             monitor.execute("query-status")
+
+
+def test_a_machine_that_cannot_load_modules_later_is_as_it_is() -> None:
+    assert AMD.loading_modules_later.loads_modules_later
+    assert AMD_SMP.loading_modules_later.loads_modules_later
+    for machine_without in (INTEL, AMD_EARLY, AMD.without_snapshots):
+        assert machine_without.loading_modules_later == machine_without
+        assert not machine_without.loads_modules_later
+
+
+@pytest.mark.lab
+def test_another_build_of_the_modules_goes_on_from_the_kernels_snapshot_the_same_to_the_byte(
+    kernel: Callable[[str], Kernel], cache_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    found = kernel("debian:6.1")
+    builds = [built_again(found, f"test-again-{number}") for number in range(2)]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_root.parent))
+    scenarios = [SCENARIOS[name] for name in ("young-restore", "qemu-pair-old")]
+    loaded: list[bool] = []
+    load = snapshot.load
+
+    def remembered(place: Path) -> Snapshot | None:
+        kept = load(place)
+        loaded.append(kept is not None)
+        return kept
+
+    monkeypatch.setattr(snapshot, "load", remembered)
+    # A host that is too busy leaves no snapshot.
+    while loaded.count(True) < 1 and len(loaded) < 10:
+        play.play(builds[0], AMD, scenarios)
+    sessions = [play.play(build, AMD, scenarios) for build in (*builds, *builds)]
+    assert loaded[-4:] == [True] * 4
+    lines = [[list(to_lines(each)) for each in session.everything] for session in sessions]
+    assert lines[:2] == lines[2:]
+    ids = [host_state.build_ids(session.probe.host)["kvm"] for session in sessions]
+    assert ids == [hashlib.sha1(f"test-again-{number}".encode()).hexdigest() for number in (0, 1, 0, 1)]
+
+
+@pytest.mark.lab
+def test_modules_that_do_not_load_are_told_and_leave_the_snapshot_to_the_others(
+    kernel: Callable[[str], Kernel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(play, "ATTEMPTS", 2)
+    build = built_again(kernel("debian:6.1"), "test-again-0")
+    scenarios = [SCENARIOS["young-restore"]]
+    on = AMD.loading_modules_later
+    place = on.snapshot_place(build.vmlinux, play.image_for(build, on))
+    assert place is not None
+    for _ in range(10):  # a busy host leaves none
+        play.play(build, AMD, scenarios)
+        if snapshot.load(place):
+            break
+    whole = play.modules_for(build, on)
+    release = build.release.encode()
+    unfit = {**whole, "kvm.ko": whole["kvm.ko"].replace(release, b"7" + release[1:])}
+    monkeypatch.setattr(play, "modules_for", lambda *_: unfit)
+    with pytest.raises(play.LostMachineError, match="a module did not load") as lost:
+        play.play(build, AMD, scenarios)
+    assert any("modules/01/kvm.ko: Exec format error" in line for line in lost.value.console)
+    assert any("version magic" in line for line in lost.value.console)
+    assert snapshot.load(place) is not None
 
 
 @pytest.mark.lab

@@ -115,8 +115,9 @@ def _of_tree(
     # What was wrong so far would be so at every step, and was raised. From here on it is this step's.
     try:
         kernel = build_it()
-        # A kernel is judged once: a snapshot would be of no use to any other step.
-        played = runs.play_on(kernel, machine.without_snapshots, scenarios, expectation)
+        # A whole kernel is judged once: its snapshot would be of no use to any other step.
+        on = machine if kernel.is_built else machine.without_snapshots
+        played = runs.play_on(kernel, on, scenarios, expectation)
     except LabError as error:
         if any(cache.is_full(each) for each in (cache.root(), tree)):
             raise

@@ -7,6 +7,7 @@ import marshal
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from kvmharness import trace
@@ -66,38 +67,55 @@ def job_for(scenarios: Sequence[Scenario]) -> Job:
 
 def image_for(kernel: Kernel, on: Machine) -> bytes:
     """The initial file system of a lab run, without its job."""
-    return initramfs.base() + initramfs.python() + initramfs.modules(kernel.modules_for(on.vendor_module))
+    modules = b"" if on.loads_modules_later else initramfs.modules(modules_for(kernel, on))
+    return initramfs.base() + initramfs.python() + modules
+
+
+def modules_for(kernel: Kernel, on: Machine) -> dict[str, bytes]:
+    """KVM's modules and what they need, by file name, in the order in which they load."""
+    paths = kernel.modules_for(on.vendor_module)
+    return {path.name: initramfs.untraced(path.read_bytes()) for path in paths}
 
 
 def play(kernel: Kernel, on: Machine, scenarios: Sequence[Scenario]) -> Session:
     """Boot the kernel, play the probe and the scenarios inside, bring the traces back.
 
-    Where the machine can, it goes on from a snapshot of an earlier boot. LostMachineError when no attempt
-    came to its end: CrashError already of the first boot that was lost while a scenario was played, unless
-    the emulator was killed by others. LabError when the kernel lacks what the machine needs.
+    Where the machine can, it goes on from a snapshot of an earlier boot; all builds of a kernel's modules go
+    on from the same one. LostMachineError when no attempt came to its end: CrashError already of the first
+    boot that was lost while a scenario was played, unless the emulator was killed by others. LabError when
+    the kernel lacks what the machine needs.
     """
     job = job_for(scenarios)
+    on = on.loading_modules_later if kernel.is_built else on
     whole_image = image_for(kernel, on)
+    modules = modules_for(kernel, on) if on.loads_modules_later else {}
     place = on.snapshot_place(kernel.vmlinux, whole_image)
     kept = snapshot.load(place) if place else None
     _LOG.debug("%s on %s: %s", kernel.spec, on.name, "goes on from a snapshot" if kept else "boots")
     # A machine whose time is the host's sleeps in earnest, and says nothing meanwhile.
     longest_ns = max((sum(step.waits_ns for step in each.script) for each in scenarios), default=0)
     on = replace(on, hang_after_s=on.hang_after_s + longest_ns / 1e9)
+    doubted: Path | None = None
     for attempt in range(1, ATTEMPTS + 1):
-        boot = machine.boot(on, kernel.vmlinux, whole_image, job.content, kept)
+        boot = machine.boot(on, kernel.vmlinux, whole_image, job.content, kept, modules=modules)
         try:
             here = _place(kernel, on, job)
             traces = [replace(each, place=here) for each in _read(job, boot)]
             if place and boot.snapshot:
                 snapshot.keep(place, boot.snapshot)
+            if doubted:
+                snapshot.forget(doubted)
             break
         except results.BrokenResultError as error:
             _LOG.debug("%s on %s: attempt %d was lost: %s", kernel.spec, on.name, attempt, error)
             words, during = console.last_words(boot.console), _played_last(job, scenarios, boot)
             if place:
-                # Whatever it was, it cannot be a snapshot a second time.
-                snapshot.forget(place)
+                # Whatever it was, it cannot be a snapshot a second time. One that serves other modules too is
+                # to blame only if a boot with these goes well.
+                if modules:
+                    doubted = place
+                else:
+                    snapshot.forget(place)
                 on, place, kept = on.without_snapshots, None, None
             elif during:
                 raise CrashError(str(error), words, during, console.worst(boot.console)) from None

@@ -23,7 +23,7 @@ from kvmharness.lab import cache
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import apt, debs, locate, stored, suites
 from kvmharness.lab.kernels.apt import KernelPackage
-from kvmharness.lab.kernels.stored import Kernel
+from kvmharness.lab.kernels.stored import BUILT, Kernel
 
 __all__ = [
     "BUILT",
@@ -39,7 +39,6 @@ __all__ = [
 
 _DEBIAN = "debian:"
 _HOST = "host"
-BUILT = "built:"
 _BUILT_PREFIX = "built-"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]*")
 # Kernels from a path are kept until something else is found there, or nothing, but not taken from under a

@@ -15,6 +15,8 @@ from kvmharness.lab.kernels.locate import VENDOR_MODULES, Parts
 # What keep() leaves in the cache. A kernel kept in another format is fetched and unpacked again.
 FORMAT = 1
 _DESCRIPTION = "kernel.json"
+# How a kernel with modules of `lab build` is named.
+BUILT = "built:"
 # What make said, beside modules that were built.
 BUILD_LOG = "build.log"
 
@@ -37,6 +39,11 @@ class Kernel:
     def vmlinux(self) -> Path:
         """What is booted: the ELF kernel; its bzImage, where the ELF has no entry to start it by."""
         return self.folder / self.image
+
+    @property
+    def is_built(self) -> bool:
+        """Whether its modules are those of `lab build`: there may be others for the same kernel."""
+        return self.spec.startswith(BUILT)
 
     def modules_for(self, vendor_module: str) -> list[Path]:
         """The modules to load, in order; LabError when the kernel lacks the vendor module."""

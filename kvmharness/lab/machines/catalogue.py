@@ -4,7 +4,7 @@
 from dataclasses import replace
 
 from kvmharness.lab.machines.bochs import HZ, Bochs
-from kvmharness.lab.machines.machine import Machine
+from kvmharness.lab.machines.machine import KVM_FIRST, Machine
 from kvmharness.lab.machines.qemu import Qemu
 
 # Without cx16 because with it a 6.12 kernel crashed in most boots under QEMU 7.2.
@@ -36,8 +36,6 @@ _BOCHS = (
 # (init.c). Where instructions are counted a minute's sleep costs nothing. Elsewhere init waits only until the
 # correction is made.
 _A_MINUTE_OLD = "kvmharness.plays_at=60"
-# KVM as it is where it is built in: loaded before that correction, it goes on with the rate of then.
-_KVM_FIRST = "kvmharness.kvm_first"
 # On the host's KVM. A kernel that saw this KVM would take its clock for its own, and then have no masterclock
 # for its guests.
 _HOST_CPU = ("-accel", "kvm", "-cpu", "host,kvm=off,migratable=off,+invtsc", "-smp", "2")
@@ -66,12 +64,13 @@ AMD = Machine(
     counts_instructions=True,
 )
 
+# KVM as it is where it is built in: loaded before that correction, it goes on with the rate of then.
 AMD_EARLY = replace(
     AMD,
     name="amd-early",
     summary="amd with a KVM that was loaded before the kernel corrected the rate of its TSC, as where KVM is "
     "built in: guests' clocks run at the first rate, 49 ppm off the host's own",
-    kernel_options=f"{AMD.kernel_options} {_KVM_FIRST}",
+    kernel_options=f"{AMD.kernel_options} {KVM_FIRST}",
 )
 
 AMD_SMP = Machine(

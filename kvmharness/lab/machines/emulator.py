@@ -3,8 +3,8 @@
 
 import os
 import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -88,13 +88,15 @@ class MemoryFiles:
 class Start:
     """What a machine starts with: an ELF kernel or bzImage, the initial file system without a job, the
     kernel's command line, and the job (b"" for none: a bare boot). With a `snapshot` of just these, but for
-    the job, it goes on from there."""
+    the job, it goes on from there. `modules`, by name, are those that a machine with
+    `keeps_snapshots` loads after that, in this order."""
 
     kernel: Path
     image: bytes
     kernel_options: str
     job: bytes = b""
     snapshot: Snapshot | None = None
+    modules: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class Emulator(Protocol):

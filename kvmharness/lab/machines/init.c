@@ -6,7 +6,8 @@
  * from the kernel's command line, which hands init every word it does not know itself.)
  *
  * The command says on descriptor 3 that it is ready, and waits on descriptor 0 for the job to be in /job.
- * In between QEMU may keep a snapshot of the machine, which another job goes on from.
+ * In between QEMU may keep a snapshot of the machine, which another job goes on from. Where modules come later,
+ * QEMU has them, and they are loaded after the snapshot: other modules for the same kernel go on from it too.
  */
 #define _GNU_SOURCE
 #include <endian.h>
@@ -20,6 +21,7 @@
 #include <string.h>
 #include <sys/io.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/syscall.h>
@@ -44,18 +46,26 @@ enum { FINISHED = 0x20, NO_MODULE = 0x21, NOT_STARTED = 0x22, FAILED = 0x23 };
 /* A few hundredths of a second. */
 #define HOLD_STILL 40000
 
-/* QEMU's fw_cfg (docs/specs/fw_cfg): files that can be read byte by byte, numbers in big endian. */
+/* QEMU's fw_cfg (docs/specs/fw_cfg): files that can be read byte by byte, or a page at a time; numbers in big endian. */
 #define FILE_SELECT_PORT 0x510
 #define FILE_DATA_PORT 0x511
+#define FILE_DMA_PORT 0x514
+#define FILE_DMA_READ 2
 #define FILE_SIGNATURE 0x0000
 #define FILE_DIRECTORY 0x0019
+#define MOST_FILES 64
 #define JOB_FILE "opt/kvmharness/job"
+/* A number and a name follow; in the order of the directory, which is that of the names. */
+#define MODULE_FILES "opt/kvmharness/modules/"
+#define PAGE 4096
 #define JOB "/job"
 
 /* A word of the kernel's command line: how many seconds after its boot the machine begins to play. */
 #define PLAYS_AT "kvmharness.plays_at="
 /* And one that has KVM loaded before that, and not after. */
 #define KVM_FIRST "kvmharness.kvm_first"
+/* And one that says that the modules are QEMU's to give. */
+#define MODULES_LATER "kvmharness.modules_later"
 #define CLOCKSOURCES "/sys/devices/system/clocksource/clocksource0/available_clocksource"
 /* The kernel measures again what something disturbed, which takes a second. No machine waits for longer. */
 #define CALIBRATED_BY_S 60
@@ -225,30 +235,42 @@ static void read_file_data(void *into, unsigned long size)
 	asm volatile("rep insb" : "+D"(into), "+c"(size) : "d"(FILE_DATA_PORT) : "memory");
 }
 
-/* Puts the job that QEMU has for this machine into its file; where there is none, that stays as it is. */
-static void fetch_job(void)
+struct file {
+	uint32_t size;
+	uint16_t selector, reserved;
+	char name[56];
+};
+
+/* The files that QEMU has for this machine; their number. Without QEMU there are none. */
+static unsigned int files_of_qemu(struct file *files)
 {
-	struct {
-		uint32_t size;
-		uint16_t selector, reserved;
-		char name[56];
-	} entry;
-	char signature[4], data[4096];
-	uint32_t files;
+	char signature[4];
+	uint32_t count;
 
 	outw(FILE_SIGNATURE, FILE_SELECT_PORT);
 	read_file_data(signature, sizeof(signature));
 	if (memcmp(signature, "QEMU", sizeof(signature)))
-		return;
+		return 0;
 	outw(FILE_DIRECTORY, FILE_SELECT_PORT);
-	read_file_data(&files, sizeof(files));
-	for (files = be32toh(files); files; files--) {
-		read_file_data(&entry, sizeof(entry));
-		if (!strncmp(entry.name, JOB_FILE, sizeof(entry.name))) {
-			uint32_t left = be32toh(entry.size), part;
-			int job = open(JOB, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+	read_file_data(&count, sizeof(count));
+	count = be32toh(count) < MOST_FILES ? be32toh(count) : MOST_FILES;
+	read_file_data(files, count * sizeof(*files));
+	return count;
+}
 
-			outw(be16toh(entry.selector), FILE_SELECT_PORT);
+/* Puts the job that QEMU has for this machine into its file; where there is none, that stays as it is. */
+static void fetch_job(void)
+{
+	struct file files[MOST_FILES];
+	unsigned int count = files_of_qemu(files);
+
+	for (struct file *file = files; file < files + count; file++)
+		if (!strncmp(file->name, JOB_FILE, sizeof(file->name))) {
+			uint32_t left = be32toh(file->size), part;
+			int job = open(JOB, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+			char data[PAGE];
+
+			outw(be16toh(file->selector), FILE_SELECT_PORT);
 			for (; left; left -= part) {
 				part = left < sizeof(data) ? left : sizeof(data);
 				read_file_data(data, part);
@@ -258,7 +280,78 @@ static void fetch_job(void)
 			close(job);
 			return;
 		}
+}
+
+/* Where a page lies in the machine's memory (Documentation/admin-guide/mm/pagemap.rst); 0 where that is not shown. */
+static uint64_t place_of(const void *page)
+{
+	int map = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	uint64_t entry = 0;
+
+	if (pread(map, &entry, sizeof(entry), (uintptr_t)page / PAGE * sizeof(entry)) != sizeof(entry))
+		entry = 0;
+	close(map);
+	return (entry & ((1ULL << 55) - 1)) * PAGE;
+}
+
+/*
+ * Reads the selected file. Byte by byte, an emulated CPU would take seconds for KVM; QEMU also writes into the
+ * machine's memory, here page by page into one whose place is known. True unless that was moved meanwhile.
+ */
+static int read_pages(char *into, uint32_t size)
+{
+	struct window {
+		char data[PAGE];
+		struct {
+			uint32_t control, size;
+			uint64_t place;
+		} order;
+	} *window = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_LOCKED, -1, 0);
+	uint64_t data = place_of(window->data), order = place_of(&window->order);
+	uint32_t part;
+
+	if (!data || !order) {
+		read_file_data(into, size);
+		return 1;
 	}
+	for (; size; size -= part, into += part) {
+		volatile uint32_t *control = &window->order.control;
+
+		part = size < PAGE ? size : PAGE;
+		window->order.size = htobe32(part);
+		window->order.place = htobe64(data);
+		*control = htobe32(FILE_DMA_READ);
+		outl(htobe32(order >> 32), FILE_DMA_PORT);
+		asm volatile("" : : : "memory");
+		outl(htobe32(order), FILE_DMA_PORT + 4);
+		asm volatile("" : : : "memory");
+		/* QEMU has done it by then, or says that it cannot. */
+		if (*control)
+			return 0;
+		memcpy(into, window->data, part);
+	}
+	return data == place_of(window->data) && order == place_of(&window->order);
+}
+
+/* Loads the modules that QEMU has for this machine. */
+static void load_modules_of_qemu(void)
+{
+	struct file files[MOST_FILES];
+	unsigned int count = files_of_qemu(files);
+
+	for (struct file *file = files; file < files + count; file++)
+		if (!strncmp(file->name, MODULE_FILES, strlen(MODULE_FILES))) {
+			uint32_t size = be32toh(file->size);
+			char *module = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+			outw(be16toh(file->selector), FILE_SELECT_PORT);
+			if (module == MAP_FAILED || !read_pages(module, size) ||
+			    syscall(SYS_init_module, module, size, parameters_of(file->name))) {
+				complain(file->name);
+				leave(NO_MODULE);
+			}
+			munmap(module, size);
+		}
 }
 
 /*
@@ -306,7 +399,7 @@ static pid_t start(char **command, int *go_on)
 int main(void)
 {
 	char **command = lines_of("/etc/command");
-	int status = 0, go_on = -1, kvm_first;
+	int status = 0, go_on = -1, kvm_first, modules_later;
 	pid_t child;
 
 	signal(SIGPIPE, SIG_IGN);
@@ -319,6 +412,7 @@ int main(void)
 		leave(FINISHED);
 	seed_random();
 	kvm_first = !!strstr(text_of("/proc/cmdline"), KVM_FIRST);
+	modules_later = may_use_ports && strstr(text_of("/proc/cmdline"), MODULES_LATER);
 	if (!kvm_first)
 		wait_to_play();
 	load_modules(lines_of("/etc/modules"));
@@ -326,6 +420,8 @@ int main(void)
 		wait_to_play();
 	make_results_raw();
 	child = start(command, &go_on);
+	if (modules_later)
+		load_modules_of_qemu();
 	if (may_use_ports)
 		fetch_job();
 	if (child > 0 && write(go_on, "", 1) != 1)

@@ -22,7 +22,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from elftools.elf.dynamic import DynamicSegment
@@ -83,12 +83,12 @@ def python() -> bytes:
     return _kept("python", _fingerprint(), _build_python)
 
 
-def modules(paths: list[Path]) -> bytes:
+def modules(contents: Mapping[str, bytes]) -> bytes:
     """The piece with a kernel's modules, which init loads in this order."""
     archive = Archive()
-    for path in paths:
-        archive.add_file(f"/modules/{path.name}", _untraced(path.read_bytes()))
-    names = "".join(f"/modules/{path.name}\n" for path in paths)
+    for name, content in contents.items():
+        archive.add_file(f"/modules/{name}", content)
+    names = "".join(f"/modules/{name}\n" for name in contents)
     archive.add_file("/etc/modules", names.encode())
     return bytes(archive)
 
@@ -114,7 +114,7 @@ def _import_path() -> list[str]:
     return [str(_PACKAGE.parent), str(Path(backend.origin).parent)]
 
 
-def _untraced(module: bytes) -> bytes:
+def untraced(module: bytes) -> bytes:
     """A module that the kernel does not prepare for tracing, being told of no place to trace at.
 
     A 6.1 or 6.12 kernel looks up the name of each function of kvm.ko there, from the first one on: a quarter

@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.machines import snapshot as snapshots
@@ -36,8 +38,14 @@ _WORDS = {
     ENDED_BY_KERNEL: "the machine was reset: a triple fault, or a reboot",
 }
 
+# Words of the kernel's command line that init reads (init.c has the same).
+KVM_FIRST, _MODULES_LATER = "kvmharness.kvm_first", "kvmharness.modules_later"
+
 # How long a machine may make no progress (see `watch`). A good boot is through in seconds.
 HANG_AFTER_S = 60.0
+
+
+_NONE: Mapping[str, bytes] = MappingProxyType({})
 
 
 class StoppedError(Exception):
@@ -83,6 +91,18 @@ class Machine:
         """This machine, booting every time."""
         return replace(self, emulator=self.emulator.without_snapshots)
 
+    @property
+    def loads_modules_later(self) -> bool:
+        """Whether its snapshot is one of a kernel without KVM's modules, which it is given after that."""
+        return _MODULES_LATER in self.kernel_options.split()
+
+    @property
+    def loading_modules_later(self) -> "Machine":
+        """This machine, with a snapshot for all builds of a kernel's modules, where that can be."""
+        if not self.emulator.keeps_snapshots or KVM_FIRST in self.kernel_options.split():
+            return self
+        return replace(self, kernel_options=f"{self.kernel_options} {_MODULES_LATER}")
+
     def snapshot_place(self, kernel: Path, image: bytes) -> Path | None:
         """Where a snapshot of this kernel with this image is kept; None if the machine keeps none."""
         if not self.emulator.keeps_snapshots:
@@ -127,18 +147,25 @@ def check_emulator(machine: Machine) -> None:
 
 
 def boot(
-    machine: Machine, kernel: Path, image: bytes, job: bytes = b"", snapshot: Snapshot | None = None
+    machine: Machine,
+    kernel: Path,
+    image: bytes,
+    job: bytes = b"",
+    snapshot: Snapshot | None = None,
+    *,
+    modules: Mapping[str, bytes] = _NONE,
 ) -> Boot:
     """Boot a kernel once with this image and job, or go on from a snapshot of its earlier boot.
 
-    A boot that leaves a snapshot ends there, and the job is done by resuming it.
+    A boot that leaves a snapshot ends there, and the job is done by resuming it. `modules` are for a machine
+    that loads them later.
 
     Nothing touches the disk: what the emulator reads and writes are memory files that vanish with the
     processes. The emulator is killed when this process dies, however it dies. LabError when the machine
     cannot boot such a kernel, StoppedError when it was stopped.
     """
     check_emulator(machine)
-    start = Start(kernel, image, machine.kernel_options, job, snapshot)
+    start = Start(kernel, image, machine.kernel_options, job, snapshot, modules)
     with MemoryFiles() as files:
         command = machine.emulator.command(files, start)
         begin = time.monotonic()
@@ -152,7 +179,7 @@ def boot(
     # The console is written last, and never nothing.
     if snapshot or not left.console:
         return booted
-    resumed = boot(machine, kernel, image, job, left)
+    resumed = boot(machine, kernel, image, job, left, modules=modules)
     return replace(resumed, seconds=seconds + resumed.seconds, snapshot=left)
 
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -81,6 +82,7 @@ class Qemu:
             *(self.program, *_COMMON, *self.arguments, *ports, *image),
             *("-append", start.kernel_options),
             *(("-fw_cfg", job) if start.job else ()),
+            *_modules(files, start),
             *(self._monitored(files, start) if self.keeps_snapshots else ()),
         ]
 
@@ -139,6 +141,13 @@ class Qemu:
                 files.write(SNAPSHOT_CONSOLE, files.read(CONSOLE) or b"\n")
                 monitor.execute("quit")
         monitor.execute("cont")
+
+
+def _modules(files: MemoryFiles, start: Start) -> Iterator[str]:
+    """The modules as files of fw_cfg, which lists them in the order of their names."""
+    for number, (name, content) in enumerate(start.modules.items()):
+        path = files.add(f"module {number}", (0, content))
+        yield from ("-fw_cfg", f"name=opt/kvmharness/modules/{number:02}/{name},file={path}")
 
 
 def _path_for_others(files: MemoryFiles, name: str) -> str:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Snapshots: a machine as it stood when its kernel had booted, KVM was loaded and the player was ready.
+"""Snapshots: a machine as it stood when its kernel had booted and the player was ready.
 
-The next job for the same kernel goes on from there. A snapshot is kept only of a boot that went well to its
-end, and forgotten with the first run from it that did not: what was to come of it then comes of a boot.
+The next job for the same kernel goes on from there. KVM was loaded by then; but where modules were built for
+a kernel, its snapshot is one without KVM, which serves all builds. A snapshot is kept only of a boot that
+went well to its end, and forgotten when a run from it did not: what was to come of it then comes of a boot.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from kvmharness.lab import cache
 from kvmharness.lab.errors import LabError
 
 # What keep() leaves in the cache.
-_FORMAT = 1
+_FORMAT = 2
 _STATE, _CONSOLE = "state.zst", "console"
 # Each takes some 25 MB.
 _KEEP = 20
@@ -34,10 +35,13 @@ class Snapshot:
 
 def place(kernel: Path, image: bytes, machine: list[str]) -> Path:
     """Where the snapshot of this kernel with this image is kept; `machine` is all that describes the
-    machine, its emulator included."""
+    machine, its emulator included.
+
+    A kernel that has several names in the cache, one for each build of its modules, is one file.
+    """
     found = kernel.stat()
     made_of = [
-        *(_FORMAT, machine, str(kernel), found.st_size, found.st_mtime_ns),
+        *(_FORMAT, machine, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns),
         hashlib.sha256(image).hexdigest(),
     ]
     return _folder() / hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:_NAME]
