@@ -68,7 +68,7 @@ class SeriesRun:
         self._on = on
         self._changes = changes
         self._stop = threading.Event()
-        self._machines = [replace(machine.without_snapshots, stop=self._stop) for machine in machines]
+        self._machines = [replace(machine, stop=self._stop) for machine in machines]
         self._scenarios = scenarios
         self._expectation = expectation
         self._name = name
