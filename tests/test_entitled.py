@@ -116,6 +116,21 @@ def test_of_other_shapes_nothing_is_said(script: Script) -> None:
         assert not rules(play("", script, policy)) & {"timeline", "together"}
 
 
+@pytest.mark.parametrize("failed", range(len(PAIR)))
+def test_a_step_that_failed_leaves_an_entitlement_open(failed: int) -> None:
+    claim = EntitledClaim(text="they count together", rule="together")
+    played = play("", PAIR)
+    assert claim.check(played).status is Status.KEPT
+    for error in ("EIO", "EINTR"):
+        events = list(played.events)
+        events[failed] = replace(events[failed], error=error)
+        finding = claim.check(replace(played, events=tuple(events)))
+        assert (finding.status, finding.reason) == (
+            Status.UNDECIDED,
+            f"step {failed + 1} failed with {error}",
+        )
+
+
 def test_a_tsc_that_nobody_writes_counts_on() -> None:
     script = (*create(0), *look(0), Sleep(ns=SECOND), GetMsrs(vcpu=0, indices=("TSC",), label="later"))
     trace = play("", script)
