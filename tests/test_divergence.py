@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What is known of a kernel that follows a policy in all but one kind of operation."""
 
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -20,7 +19,7 @@ from kvmharness.model.rules import Rules
 from kvmharness.model.simulate import HOST
 from kvmharness.model.state import Moment, World
 from kvmharness.scenarios import SCENARIOS, Scenario
-from kvmharness.script import OPERATIONS, GetTscKhz, SetMsrs, SetTscKhz, SetTscOffset
+from kvmharness.script import OPERATIONS, SetMsrs, SetTscKhz, SetTscOffset
 from tests.made_up import session
 
 ALL = list(SCENARIOS.values())
@@ -103,24 +102,6 @@ def test_a_rule_of_our_own_for_one_ioctl_is_named_by_the_ioctl(monkeypatch: pyte
     failed = names(outcome, Verdict.FAIL)
     assert failed
     assert all(has(SetTscKhz, SCENARIOS[name]) for name in failed & SCENARIOS.keys())
-
-
-def test_of_operations_that_explain_as_much_the_one_that_shows_it_is_named() -> None:
-    # Each trace has both kinds; what was impossible was the answer of KVM_GET_TSC_KHZ.
-    scenario = SCENARIOS["khz-half"]
-    assert {has(kind, scenario) for kind in (SetTscKhz, GetTscKhz)} == {True}
-    both = [each for each in ALL if has(SetTscKhz, each) and has(GetTscKhz, each)]
-    rest = [each for each in ALL if not has(SetTscKhz, each) and not has(GetTscKhz, each)]
-    played = session([*both, *rest], host=replace(HOST, fraction_bits=32))
-    for each in both:
-        trace = played.traces[each.name]
-        read = [event for event in trace.events if isinstance(event.operation, GetTscKhz)]
-        odd = [replace(e, values=(e.values[0] + 7,)) if e in read and e.values else e for e in trace.events]
-        played.traces[each.name] = replace(trace, events=tuple(odd))
-    identity = settle([*both, *rest], lambda wanted: played).identity
-    assert identity
-    assert identity.divergence
-    assert identity.divergence.kinds == (kind_of(GetTscKhz(vcpu=0)),)
 
 
 def test_two_faults_at_once_are_both_named(monkeypatch: pytest.MonkeyPatch) -> None:
