@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kvmharness import host
-from kvmharness.cli import options
+from kvmharness.cli import lab_options, options
 from kvmharness.cli.errors import UsageError
 from kvmharness.judging import bisection
 from kvmharness.judging.bisection import SKIP, BisectAnswer
@@ -61,19 +61,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="NAME",
         help="the emulated machine (default: amd; see `kvmharness list machines`)",
     )
-    parser.add_argument(
-        "--scenario",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="play only this scenario (can be repeated; default: all)",
-    )
-    options.add_scenario_file(parser)
+    lab_options.add_what_to_play(parser)
     options.add_hang_after(parser)
     options.add_judging(parser)
-    parser.add_argument(
-        "--offline", action="store_true", help="use only what is in the cache; download nothing"
-    )
+    lab_options.add_offline(parser)
     parser.set_defaults(run=run)
 
 

@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from kvmharness.cli import lab_build, lab_diff, lab_program, lab_validate, options
+from kvmharness.cli import lab_build, lab_diff, lab_options, lab_program, lab_validate, options
 from kvmharness.cli.errors import BAD_INPUT, FAILED, UsageError
 from kvmharness.judging.verdict import Expectation
 from kvmharness.lab import kernels, runs
@@ -47,24 +47,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--boot", action="store_true", help="always boot from scratch instead of resuming a cached snapshot"
     )
-    parser.add_argument(
-        "--offline", action="store_true", help="use only the kernels in the cache; download nothing"
-    )
-    parser.add_argument(
-        "--machine",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="the emulated machine (default: amd; can be repeated; see `kvmharness list machines`)",
-    )
-    parser.add_argument(
-        "--scenario",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="play only this scenario (can be repeated; default: all)",
-    )
-    options.add_scenario_file(parser)
+    lab_options.add_offline(parser)
+    lab_options.add_machines(parser)
+    lab_options.add_what_to_play(parser)
     parser.add_argument(
         "--program",
         metavar="FILE",
@@ -72,7 +57,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="run this static x86-64 program instead; exit status 0 is PASS, 4 is SKIP, any other is FAIL",
     )
     options.add_jobs(parser)
-    options.add_hang_after(parser)
     options.add_report_options(parser)
     options.add_judging(parser)
     options.add_strict(parser)
@@ -131,7 +115,7 @@ def _save(each: Finished, arguments: argparse.Namespace) -> None:
 
 
 def _machines(arguments: argparse.Namespace) -> list[Machine]:
-    machines = options.pick(arguments.machine or ["amd"], MACHINES, "machine")
+    machines = lab_options.pick_machines(arguments.machine, arguments.hang_after)
     if arguments.accel:
         for machine in machines:
             if machine.nested is None:
@@ -140,8 +124,11 @@ def _machines(arguments: argparse.Namespace) -> list[Machine]:
                     f"{machine.name} counts instructions, so it cannot run on KVM: "
                     f"--accel {arguments.accel} works with {usable}"
                 )
-        machines = [machine.nested for machine in machines if machine.nested]
-    machines = [replace(machine, hang_after_s=arguments.hang_after) for machine in machines]
+        machines = [
+            replace(machine.nested, hang_after_s=machine.hang_after_s)
+            for machine in machines
+            if machine.nested
+        ]
     return [machine.without_snapshots for machine in machines] if arguments.boot else machines
 
 

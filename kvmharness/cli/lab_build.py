@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from kvmharness.cli import options, patch_files
+from kvmharness.cli import lab_options, options, patch_files
 from kvmharness.cli.errors import NOTHING_FAILED
 from kvmharness.cli.patch_files import PatchFile
 from kvmharness.lab import build
@@ -35,9 +35,7 @@ def add_kernel_and_patches(parser: argparse.ArgumentParser, *, required: bool = 
     parser.add_argument(
         "--name", metavar="NAME", help="call the kernel built:NAME (default: a name made of the files' names)"
     )
-    parser.add_argument(
-        "--offline", action="store_true", help="use only what is in the cache; download nothing"
-    )
+    lab_options.add_offline(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

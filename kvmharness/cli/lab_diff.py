@@ -3,16 +3,14 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from kvmharness.cli import options
+from kvmharness.cli import lab_options, options
 from kvmharness.cli.errors import FAILED, MACHINE_LOST, NOTHING_FAILED, NOTHING_JUDGED
 from kvmharness.judging.difference import compare_sessions
 from kvmharness.judging.session import Session
 from kvmharness.judging.verdict import Expectation, Verdict
 from kvmharness.lab import kernels
-from kvmharness.lab.machines.catalogue import MACHINES
 from kvmharness.lab.machines.machine import check_emulator
 from kvmharness.lab.runs import Finished, Matrix
 from kvmharness.report.difference import DifferenceReport, render
@@ -38,26 +36,10 @@ def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser
     parser.add_argument(
         "kernel", nargs=2, metavar="KERNEL", help="a kernel, named as for `kvmharness lab run`"
     )
-    parser.add_argument(
-        "--machine",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="the emulated machine (default: amd; can be repeated; see `kvmharness list machines`)",
-    )
-    parser.add_argument(
-        "--scenario",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="play only this scenario (can be repeated; default: all)",
-    )
-    options.add_scenario_file(parser)
-    parser.add_argument(
-        "--offline", action="store_true", help="use only the kernels in the cache; download nothing"
-    )
+    lab_options.add_machines(parser)
+    lab_options.add_what_to_play(parser)
+    lab_options.add_offline(parser)
     options.add_jobs(parser)
-    options.add_hang_after(parser)
     options.add_save_traces(parser)
     parser.add_argument(
         "--output", metavar="FILE", type=Path, help="write the text to FILE instead of stdout"
@@ -68,8 +50,7 @@ def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser
 def run(arguments: argparse.Namespace) -> int:
     """Play on both kernels, compare, report."""
     scenarios = options.pick_scenarios(arguments.scenario, arguments.scenario_file)
-    machines = options.pick(arguments.machine or ["amd"], MACHINES, "machine")
-    machines = [replace(machine, hang_after_s=arguments.hang_after) for machine in machines]
+    machines = lab_options.pick_machines(arguments.machine, arguments.hang_after)
     options.check_places(arguments.output, arguments.save_traces)
     for machine in machines:
         check_emulator(machine)

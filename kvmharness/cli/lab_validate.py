@@ -3,16 +3,14 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from kvmharness.cli import lab_build, options, patch_files, reproduce, validate_each
+from kvmharness.cli import lab_build, lab_options, options, patch_files, reproduce, validate_each
 from kvmharness.cli.errors import NOTHING_JUDGED, UsageError
 from kvmharness.cli.patch_files import PatchFile
 from kvmharness.judging.difference import compare_sessions
 from kvmharness.judging.verdict import Expectation, exit_status
 from kvmharness.lab import kernels, runs
-from kvmharness.lab.machines.catalogue import MACHINES
 from kvmharness.lab.machines.machine import check_emulator
 from kvmharness.lab.runs import Matrix
 from kvmharness.report.validation import Validation, render
@@ -36,23 +34,9 @@ def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser
     parser.add_argument(
         "--tree", metavar="DIR", type=Path, help="the git tree of --range (default: the current folder)"
     )
-    parser.add_argument(
-        "--machine",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="the emulated machine (default: amd-smp; can be repeated; see `kvmharness list machines`)",
-    )
-    parser.add_argument(
-        "--scenario",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="play only this scenario (can be repeated; default: all)",
-    )
-    options.add_scenario_file(parser)
+    lab_options.add_machines(parser, "amd-smp")
+    lab_options.add_what_to_play(parser)
     options.add_jobs(parser)
-    options.add_hang_after(parser)
     options.add_judging(parser)
     options.add_report_options(parser)
     parser.set_defaults(run=run)
@@ -67,8 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.tree or arguments.format != "text":
         raise UsageError(f"{'--tree is for --range' if arguments.tree else '--format is for --each'}")
     scenarios = options.pick_scenarios(arguments.scenario, arguments.scenario_file)
-    machines = options.pick(arguments.machine or ["amd-smp"], MACHINES, "machine")
-    machines = [replace(machine, hang_after_s=arguments.hang_after) for machine in machines]
+    machines = lab_options.pick_machines(arguments.machine, arguments.hang_after, "amd-smp")
     options.check_places(arguments.output, None)
     expectation = options.expectation(arguments)
     for machine in machines:

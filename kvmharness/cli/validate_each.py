@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from kvmharness.cli import lab_build, options, patch_files, reproduce
+from kvmharness.cli import lab_build, lab_options, options, patch_files, reproduce
 from kvmharness.cli.errors import NOTHING_JUDGED, UsageError
 from kvmharness.cli.patch_files import PatchFile
 from kvmharness.lab import build
@@ -15,7 +15,6 @@ from kvmharness.lab.build import changes
 from kvmharness.lab.build.changes import Changes
 from kvmharness.lab.build.make import CompileError
 from kvmharness.lab.errors import LabError
-from kvmharness.lab.machines.catalogue import MACHINES
 from kvmharness.lab.machines.machine import check_emulator
 from kvmharness.lab.series import SeriesRun
 from kvmharness.report import series_formats, series_text
@@ -28,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.tree and not arguments.range:
         raise UsageError("--tree is for --range")
     scenarios = options.pick_scenarios(arguments.scenario, arguments.scenario_file)
-    machines = options.pick(arguments.machine or ["amd-smp"], MACHINES, "machine")
+    machines = lab_options.pick_machines(arguments.machine, arguments.hang_after, "amd-smp")
     options.check_places(arguments.output, None)
     expectation = options.expectation(arguments)
     for machine in machines:
@@ -38,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     series, called = _series(arguments, files)
     series_run = SeriesRun(
         *series,
-        machines=[replace(machine, hang_after_s=arguments.hang_after) for machine in machines],
+        machines=machines,
         scenarios=scenarios,
         expectation=expectation,
         name=arguments.name or lab_build.default_name(arguments.kernel, called),
