@@ -21,6 +21,7 @@ from kvmharness.cli import (
     probe,
     progress,
     record,
+    rules,
     run,
 )
 from kvmharness.cli.errors import BAD_INPUT, INTERRUPTED, NOTHING_FAILED, UsageError
@@ -130,7 +131,7 @@ def parser() -> Parser:
     )
     whole.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     commands = whole.add_subparsers(metavar="COMMAND", required=True)
-    for command in (probe, run, lab, explore, bisect_step, judge, predict, record, list):
+    for command in (probe, run, lab, explore, bisect_step, judge, predict, rules, record, list):
         command.add_parser(commands)
     return whole
 

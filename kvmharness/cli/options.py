@@ -129,14 +129,12 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def add_jobs(parser: argparse.ArgumentParser) -> None:
+def add_jobs(
+    parser: argparse.ArgumentParser,
+    what: str = "run N machines at a time (default: one for each CPU this process may use)",
+) -> None:
     """--jobs."""
-    parser.add_argument(
-        "--jobs",
-        type=_count,
-        metavar="N",
-        help="run N machines at a time (default: one for each CPU this process may use)",
-    )
+    parser.add_argument("--jobs", type=_count, metavar="N", help=what)
 
 
 def _count(text: str) -> int:

@@ -73,6 +73,11 @@ class Policy:
     reloads: str = "unstable"
     honours_writes: bool = True
 
+    def is_opened_by(self, what: str) -> bool:
+        """Whether one of USER_SET_BY sets user_set_tsc, as far as this policy ever looks at that."""
+        required = self.snap_requires
+        return "never" not in required and "user-set-tsc" in required and what in self.user_set_by
+
 
 _SETS = {"snap_requires": SNAP_REQUIRES, "user_set_by": USER_SET_BY}
 _CHOICES = {
@@ -151,3 +156,15 @@ def _one_of(where: str, value: Any, choices: Mapping[str, str]) -> str:
 
 def _names(choices: Mapping[str, str]) -> str:
     return " or ".join(f'"{name}"' for name in choices)
+
+
+def key_values(key: str) -> tuple[tuple[str, ...], bool] | None:
+    """The words that a key may hold, and whether it holds a set of them; None for a key of another kind."""
+    if key in _SETS:
+        return tuple(_SETS[key]), True
+    return (tuple(_CHOICES[key]), False) if key in _CHOICES else None
+
+
+def checked(key: str, value: Any) -> Any:
+    """The value of a key as a policy holds it, from what a policy file says. PolicyError names the key."""
+    return _check(key, key, value)

@@ -141,7 +141,7 @@ class Rules(Masterclock):
             return [world]
         vcpu = world.vcpus[number]
         decisions = self._synchronizing(world, vcpu, data, moment, user)
-        if user and ("zero" if data == ZERO else "value") in self.policy.user_set_by:
+        if user and self.policy.is_opened_by("zero" if data == ZERO else "value"):
             world.user_set_tsc = True
         same_rate = self.same_rate(world, vcpu)
         if same_rate is None and len(decisions) == 1:
@@ -242,7 +242,7 @@ class Rules(Masterclock):
         if not self.policy.honours_writes:
             return [world]
         vcpu = world.vcpus[number]
-        if "attribute" in self.policy.user_set_by:
+        if self.policy.is_opened_by("attribute"):
             world.user_set_tsc = True
         scaled = self.scaled(world, vcpu, moment.tsc)
         written = Interval(scaled.low + offset, scaled.high + offset)

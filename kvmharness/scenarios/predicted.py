@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The status of a scenario's contract under a policy, on a made-up machine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 from kvmharness.contract import LineClaim, Status
 from kvmharness.model.policy import Policy
-from kvmharness.model.simulate import simulate
+from kvmharness.model.simulate import Step, simulate
 from kvmharness.model.state import Host
 from kvmharness.scenarios.scenario import Scenario
 from kvmharness.trace import Trace
 
 # Where the rules leave several ways open, or a value within an interval: the one end of it and the other.
-_CHOICES: tuple[Callable[[int], int], ...] = (lambda count: 0, lambda count: count - 1)
+_ENDS: tuple[Callable[[int], int], ...] = (lambda count: 0, lambda count: count - 1)
 
 
 def contract_status(scenario: Scenario, trace: Trace) -> Status:
@@ -27,11 +27,37 @@ def predicted_contract(scenario: Scenario, policy: Policy, host: Host | None = N
 
     On `host`, all of which has to be known, or on a machine that has what the scenario needs.
     """
-    found = set()
+    return frozenset(contract_status(scenario, trace) for trace in plays(scenario, policy, host))
+
+
+def plays(
+    scenario: Scenario,
+    policy: Policy,
+    host: Host | None = None,
+    watch: Callable[[Step], None] = lambda step: None,
+) -> Iterator[Trace]:
+    """The traces that the scenario leaves: two, where the rules leave a value open to choose. `watch` gets
+    every step of each."""
     # A clock is held against a page by the offset and the ratio that the kernel shows.
     shown = any(isinstance(claim, LineClaim) for claim in scenario.claims)
     where = host or scenario.host
-    for choose in _CHOICES:
-        trace = simulate(scenario.name, scenario.script, policy, where, choose=choose, debugfs=shown)
-        found.add(contract_status(scenario, trace))
-    return frozenset(found)
+    for end in _ENDS:
+        choose = _Chooser(end)
+        yield simulate(
+            scenario.name, scenario.script, policy, where, choose=choose, watch=watch, debugfs=shown
+        )
+        if not choose.had_choice:
+            return
+
+
+class _Chooser:
+    """Chooses an end of what is open, and notes whether anything was."""
+
+    def __init__(self, end: Callable[[int], int]) -> None:
+        self._end = end
+        self.had_choice = False
+
+    def __call__(self, count: int) -> int:
+        """One of so many."""
+        self.had_choice |= count > 1
+        return self._end(count)
