@@ -3,7 +3,7 @@
 
 The model asks a policy for what it decides only where that matters. A play notes what was asked. Every policy
 that decides these questions alike goes the same way, so only another decision about one of them is worth
-another play. What comes of a scenario is a tree of questions with an outcome at each end.
+another play. A scenario so is a tree of questions with an outcome at each end.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A choice that decides how it goes on: for each of its values, in their order, what comes of it."""
+    """A choice that decides how it goes on: for each of its values, in their order, how."""
 
     choice: Choice
     branches: "tuple[Tree, ...]"
