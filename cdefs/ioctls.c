@@ -157,6 +157,8 @@ static void end_line(struct moment before, struct moment after)
 {
 	size_t done = 0;
 
+	if (after.tsc < before.tsc) /* another CPU's, on a host whose TSCs are not one */
+		after.tsc = before.tsc;
 	put(", \"tsc\": [%llu, %llu], \"ns\": [%llu, %llu]}\n", (unsigned long long)before.tsc,
 	    (unsigned long long)after.tsc, (unsigned long long)before.ns, (unsigned long long)after.ns);
 	while (done < length && !progress->write_error) {
@@ -450,6 +452,25 @@ static void put_mp_state(const struct thread *thread)
 		put(", \"mp_state\": %u", state);
 }
 
+/* What the program is called that creates a VM, without its path. */
+static void put_program(const struct thread *thread)
+{
+	char path[64], exe[4096], *name;
+	ssize_t count;
+
+	snprintf(path, sizeof(path), "/proc/%d/exe", thread->tid);
+	count = readlink(path, exe, sizeof(exe) - 1);
+	if (count <= 0)
+		return;
+	exe[count] = '\0';
+	name = strrchr(exe, '/');
+	name = name ? name + 1 : exe;
+	for (char *each = name; *each; each++)
+		if (*each <= ' ' || *each > '~' || strchr("\"\\", *each))
+			*each = '?';
+	put(", \"program\": \"%.200s\"", name);
+}
+
 static void note_ioctl(struct thread *thread, int64_t result, struct moment after)
 {
 	const char *name = thread->ioctl->name;
@@ -476,6 +497,8 @@ static void note_ioctl(struct thread *thread, int64_t result, struct moment afte
 	begin_line(name, object, thread->number);
 	if (!worked)
 		put(", \"errno\": %d", (int)-result);
+	if (!strcmp(name, "create_vm"))
+		put_program(thread);
 	if (!strcmp(name, "create_vcpu") && !worked)
 		put(", \"vcpu\": %u", (uint32_t)thread->argument);
 	if (!strcmp(name, "set_msrs") || (!strcmp(name, "get_msrs") && worked)) {
@@ -532,7 +555,8 @@ static void begin_ioctl(struct thread *thread, uint64_t fd, uint64_t request, ui
 	thread->before = now();
 	if (!strcmp(thread->ioctl->name, "run"))
 		begin_run(thread);
-	thread->before = now();
+	else
+		thread->before = now(); /* looking up is none of its time */
 }
 
 static void end_ioctl(struct thread *thread, int64_t result, struct moment after)

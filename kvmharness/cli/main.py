@@ -21,8 +21,10 @@ from kvmharness.cli import (
     probe,
     progress,
     record,
+    recording,
     rules,
     run,
+    vmms,
 )
 from kvmharness.cli.errors import BAD_INPUT, INTERRUPTED, NOTHING_FAILED, UsageError
 from kvmharness.cli.options import Parser
@@ -131,7 +133,7 @@ def parser() -> Parser:
     )
     whole.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     commands = whole.add_subparsers(metavar="COMMAND", required=True)
-    for command in (probe, run, lab, explore, bisect_step, judge, predict, rules, record, list):
+    for command in (probe, run, lab, explore, bisect_step, judge, predict, rules, record, recording, vmms, list):
         command.add_parser(commands)
     return whole
 

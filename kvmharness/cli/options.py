@@ -22,6 +22,7 @@ from kvmharness.lab.machines.machine import HANG_AFTER_S
 from kvmharness.model.policies import EXPECTED, POLICIES
 from kvmharness.model.policy import Policy, from_tables
 from kvmharness.printable import printable
+from kvmharness.recording import lines, vmms
 from kvmharness.report import FORMATS, Report, colour, render
 from kvmharness.scenarios import SCENARIOS, Scenario
 from kvmharness.scenarios.file import ScenarioFileError, from_text
@@ -187,7 +188,7 @@ def pick(names: Iterable[str], available: Mapping[str, T], what: str) -> list[T]
 
 
 def add_scenario_file(parser: argparse.ArgumentParser) -> None:
-    """--scenario-file."""
+    """--scenario-file and --recording: one list of files, and each says itself which of the two it is."""
     parser.add_argument(
         "--scenario-file",
         action="append",
@@ -196,6 +197,15 @@ def add_scenario_file(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="read scenarios from FILE, in JSON or TOML; without names, play only these (can be repeated)",
     )
+    parser.add_argument(
+        "--recording",
+        action="append",
+        default=argparse.SUPPRESS,
+        dest="scenario_file",
+        metavar="FILE",
+        type=Path,
+        help="the same for a recording of a VMM (kvmharness record), or the name of one that comes with us",
+    )
 
 
 def known_scenarios(files: Iterable[Path]) -> dict[str, Scenario]:
@@ -203,12 +213,17 @@ def known_scenarios(files: Iterable[Path]) -> dict[str, Scenario]:
     known = dict(SCENARIOS)
     for file in files:
         try:
-            found = from_text(file.read_text(encoding="utf-8"), known, toml=file.suffix == ".toml")
+            path = vmms.path_of(file)
+            text = path.read_text(encoding="utf-8")
+            if lines.is_recording(text):
+                found = vmms.scenarios(text, path.stem, known)
+            else:
+                found = from_text(text, known, toml=file.suffix == ".toml")
         except OSError as error:
             raise UsageError(f"cannot read {file}: {error.strerror}") from None
         except UnicodeDecodeError:
             raise UsageError(f"{file}: not a UTF-8 text") from None
-        except ScenarioFileError as error:
+        except (ScenarioFileError, lines.RecordingError) as error:
             raise UsageError(f"{file}: {error}") from None
         known |= found
     return known

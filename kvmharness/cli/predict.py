@@ -37,6 +37,13 @@ def run(arguments: argparse.Namespace) -> int:
     usual = [name for name, policy in known.items() if policy.honours_writes]
     policies = options.pick(arguments.policy or usual, known, "policy")
     found = [(each, predict(each.name, each.script, policies, each.host)) for each in scenarios]
+    for scenario, predictions in found:
+        told = {name for prediction in predictions for name in prediction.policies}
+        if left := [policy.name for policy in policies if policy.name not in told]:
+            options.complain(
+                f"kvmharness: the model does not predict all of {scenario.name} under {', '.join(left)}"
+            )
+    found = [each for each in found if each[1]]
     if arguments.format == "json":
         sys.stdout.write(prediction.as_json(found))
     else:

@@ -7,22 +7,16 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from kvmharness.explore.coverage import Feature, History, features, situation
-from kvmharness.model.interval import TooWideError, signed
-from kvmharness.model.masterclock import ClockBehindError
+from kvmharness.model.interval import signed
 from kvmharness.model.policy import Policy
 from kvmharness.model.quantity import bounds
-from kvmharness.model.rates import UnknownRateError
-from kvmharness.model.simulate import HOST, Pace, SimulatedRules, Simulation
-from kvmharness.model.state import DoubtError, Host, Vcpu, World
+from kvmharness.model.simulate import HOST, UNPREDICTABLE, Pace, SimulatedRules, Simulation
+from kvmharness.model.state import Host, Vcpu, World
 from kvmharness.script import CreateVcpu, Operation, Read, Script, Time, Value
 from kvmharness.trace import Event
 
 MS = 1_000_000
 SECOND = 1_000_000_000
-
-# Where the model says nothing more.
-_UNTOLD = (TooWideError, ClockBehindError, UnknownRateError, DoubtError)
-
 
 _USUAL = Pace()
 
@@ -107,7 +101,7 @@ class Draft:
         before = situation(self.world, numbers[0] if numbers else None, self.now_ns)
         try:
             event = self._simulation.play(operation, self.ground.pace)
-        except _UNTOLD:
+        except UNPREDICTABLE:
             self.is_over = True
             return None
         if event is None:

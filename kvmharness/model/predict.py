@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from kvmharness.model.interval import signed
 from kvmharness.model.policy import Policy
 from kvmharness.model.quantity import bounds
-from kvmharness.model.simulate import HOST, Step, simulate
+from kvmharness.model.simulate import HOST, UNPREDICTABLE, Step, simulate
 from kvmharness.model.state import Host
 from kvmharness.script import Script
 from kvmharness.trace import Trace
@@ -31,7 +31,8 @@ class Prediction:
 def predict(scenario: str, script: Script, policies: Iterable[Policy], host: Host = HOST) -> list[Prediction]:
     """Play a script under each policy on the simulated clock; policies that do the same share a prediction.
 
-    `host` is what simulate() takes.
+    `host` is what simulate() takes. A policy under which the model does not predict the whole script is in
+    none of them.
     """
     predictions: dict[object, Prediction] = {}
     for policy in policies:
@@ -43,7 +44,10 @@ def predict(scenario: str, script: Script, policies: Iterable[Policy], host: Hos
             effects.append(effect)
             reasons.append(reason)
 
-        trace = simulate(scenario, script, policy, host, watch=watch)
+        try:
+            trace = simulate(scenario, script, policy, host, watch=watch)
+        except UNPREDICTABLE:
+            continue
         # Not by the words alone: they round.
         alike = (*effects, *(event.values for event in trace.events))
         prediction = predictions.setdefault(

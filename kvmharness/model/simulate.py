@@ -12,17 +12,22 @@ from typing import NamedTuple
 from kvmharness.guests.rdtsc import PROGRAMS
 from kvmharness.model import line
 from kvmharness.model.arithmetic import TOLERANCE_PPM
-from kvmharness.model.interval import Interval
+from kvmharness.model.interval import Interval, TooWideError
+from kvmharness.model.masterclock import ClockBehindError
 from kvmharness.model.operations import perform
 from kvmharness.model.outcome import Action, Answer, Clock, Flag, Guess, Outcome, Tsc, Version, Within
 from kvmharness.model.policy import Policy
 from kvmharness.model.quantity import Quantity, bounds, narrow
+from kvmharness.model.rates import UnknownRateError
 from kvmharness.model.rules import Rules
-from kvmharness.model.state import Host, Moment, World
+from kvmharness.model.state import DoubtError, Host, Moment, World
 from kvmharness.player.host_state import TOLERANCE
 from kvmharness.player.values import NothingReadError, resolve
 from kvmharness.script import Khz, Operation, Ppm, Script, Value, value_to_json
 from kvmharness.trace import Bracket, DebugfsReading, Event, GuestExit, Trace
+
+# Where the model says nothing more.
+UNPREDICTABLE = (TooWideError, ClockBehindError, UnknownRateError, DoubtError)
 
 # A machine as many are: 2 GHz, an offset attribute, no TSC scaling, two CPUs.
 HOST = Host(

@@ -135,7 +135,7 @@ def _scenario(data: Any) -> Scenario:
         raise ScenarioFileError(f"script: expected 1 to {script.MAX_STEPS} steps")
     operations = tuple(_operation(number, step) for number, step in enumerate(steps, 1))
     labels = {operation.label for operation in operations}
-    claims = tuple(_claim(each, labels) for each in _list("claims", data.get("claims", [])))
+    claims = claims_from_json(data.get("claims", []), labels)
     alone = data.get("alone", False)
     if type(alone) is not bool:
         raise ScenarioFileError("alone: expected true or false")
@@ -151,6 +151,11 @@ def _scenario(data: Any) -> Scenario:
         alone=alone,
         promptly=_promptly(data["promptly"], labels) if "promptly" in data else None,
     )
+
+
+def claims_from_json(data: Any, labels: set[str]) -> tuple[Claim, ...]:
+    """The claims that a list in a file states, on steps with these labels. ScenarioFileError says why not."""
+    return tuple(_claim(each, labels) for each in _list("claims", data))
 
 
 def _promptly(data: Any, labels: set[str]) -> Promptly:

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from kvmharness.contract import LineClaim, Status
 from kvmharness.model.policy import Policy
-from kvmharness.model.simulate import Step, simulate
+from kvmharness.model.simulate import UNPREDICTABLE, Step, simulate
 from kvmharness.model.state import Host
 from kvmharness.scenarios.scenario import Scenario
 from kvmharness.trace import Trace
@@ -25,9 +25,13 @@ def contract_status(scenario: Scenario, trace: Trace) -> Status:
 def predicted_contract(scenario: Scenario, policy: Policy, host: Host | None = None) -> frozenset[Status]:
     """The states that the contract may end in; two where the rules leave it open.
 
-    On `host`, all of which has to be known, or on a machine that has what the scenario needs.
+    On `host`, all of which has to be known, or on a machine that has what the scenario needs. UNDECIDED where
+    the model does not predict the whole script.
     """
-    return frozenset(contract_status(scenario, trace) for trace in plays(scenario, policy, host))
+    try:
+        return frozenset(contract_status(scenario, trace) for trace in plays(scenario, policy, host))
+    except UNPREDICTABLE:
+        return frozenset({Status.UNDECIDED})
 
 
 def plays(
