@@ -133,7 +133,20 @@ def parser() -> Parser:
     )
     whole.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     commands = whole.add_subparsers(metavar="COMMAND", required=True)
-    for command in (probe, run, lab, explore, bisect_step, judge, predict, rules, record, recording, vmms, list):
+    for command in (
+        probe,
+        run,
+        lab,
+        explore,
+        bisect_step,
+        judge,
+        predict,
+        rules,
+        record,
+        recording,
+        vmms,
+        list,
+    ):
         command.add_parser(commands)
     return whole
 
