@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kvmharness import host
+from kvmharness.cli import options
 from kvmharness.kvm import System
 from kvmharness.lab.machines.catalogue import AMD
 from kvmharness.model.policies import POLICIES
@@ -24,6 +25,18 @@ from tests.command_line import Capture, one_line, status_of
         ([], "kvmharness: the following arguments are required: COMMAND (see kvmharness --help)"),
         (["run", "young"], "kvmharness: unknown scenario 'young'"),
         (["run", "young-restor"], "kvmharness: unknown scenario 'young-restor': did you mean young-restore"),
+        (
+            ["run", "no-such-*"],
+            "kvmharness: no scenario is called 'no-such-*': `kvmharness list scenarios` shows all names",
+        ),
+        (
+            ["lab", "run", "debian:6.1", "young-restore"],
+            "kvmharness: young-restore is a scenario, not a kernel: --scenario",
+        ),
+        (
+            ["explore", "host", "--machine", "amd*"],
+            "kvmharness: no machine is called 'amd*': `kvmharness list machines`",
+        ),
         (["lab", "run", "fedora:40"], "kvmharness: unknown kernel 'fedora:40': name it debian:VERSION"),
         (["lab", "run", "debian:6.1", "--machine", "amdd"], "kvmharness: unknown machine 'amdd': did you"),
         (["run", "--format", "xml"], "kvmharness run: argument --format: invalid choice: 'xml'"),
@@ -250,3 +263,10 @@ def test_bad_input_is_status_2_also_when_nobody_reads_what_is_wrong(words: tuple
     done = subprocess.run(command, stdout=writing, stderr=writing, check=False, timeout=60)
     os.close(writing)
     assert done.returncode == 2
+
+
+def test_a_pattern_names_all_that_match_each_once() -> None:
+    picked = options.pick_scenarios(["young-*", "young-restore", "qemu-pair-ol?"])
+    names = [each.name for each in picked]
+    assert names == [*(name for name in SCENARIOS if name.startswith("young-")), "qemu-pair-old"]
+    assert len(names) > 2

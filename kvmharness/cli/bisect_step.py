@@ -61,7 +61,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="NAME",
         help="the emulated machine (default: amd; see `kvmharness list machines`)",
     )
-    lab_options.add_what_to_play(parser)
+    options.add_what_to_play(parser)
     options.add_hang_after(parser)
     options.add_judging(parser)
     lab_options.add_offline(parser)
@@ -98,7 +98,7 @@ def _of_host(scenarios: Sequence[Scenario], expectation: Expectation, by_name: b
 def _of_tree(
     arguments: argparse.Namespace, scenarios: Sequence[Scenario], expectation: Expectation
 ) -> BisectAnswer:
-    (machine,) = options.pick([arguments.machine or "amd"], MACHINES, "machine")
+    machine = options.pick_one(arguments.machine or "amd", MACHINES, "machine")
     machine = replace(machine, hang_after_s=arguments.hang_after)
     check_emulator(machine)
     tree = (arguments.tree or Path()).resolve()

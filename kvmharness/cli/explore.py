@@ -223,7 +223,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def _ways(arguments: argparse.Namespace) -> list[InLab | OnHost]:
     if arguments.host:
         return [OnHost()]
-    (machine,) = options.pick([arguments.machine or "amd"], MACHINES, "machine")
+    machine = options.pick_one(arguments.machine or "amd", MACHINES, "machine")
     check_emulator(machine)
     specs = dict.fromkeys(arguments.kernel)
     return [InLab(kernels.find(spec, offline=arguments.offline), machine) for spec in specs]

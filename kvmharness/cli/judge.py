@@ -111,5 +111,8 @@ def _read(path: Path, scenarios: Mapping[str, Scenario]) -> list[Session]:
     except TraceError as error:
         raise UsageError(f"{path}: {error}") from None
     for name in SavedRun(tuple(sessions)).scenarios:
-        options.pick([name], scenarios, f"scenario in {path}:")
+        try:
+            options.pick_one(name, scenarios, "scenario")
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from None
     return sessions

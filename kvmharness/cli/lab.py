@@ -49,7 +49,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     lab_options.add_offline(parser)
     lab_options.add_machines(parser)
-    lab_options.add_what_to_play(parser)
+    options.add_what_to_play(parser)
     parser.add_argument(
         "--program",
         metavar="FILE",
@@ -83,6 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
         check_emulator(machine)
     found = []
     for spec in dict.fromkeys(arguments.kernel):
+        if spec in options.known_scenarios(arguments.scenario_file):
+            raise UsageError(f"{spec} is a scenario, not a kernel: --scenario {spec} plays it")
         _LOG.info("%s: fetching, unless it is in the cache", spec)
         found.append(kernels.find(spec, arguments.modules, arguments.offline))
     boots = [(kernel, machine) for kernel in found for machine in machines]

@@ -37,7 +37,7 @@ def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser
         "kernel", nargs=2, metavar="KERNEL", help="a kernel, named as for `kvmharness lab run`"
     )
     lab_options.add_machines(parser)
-    lab_options.add_what_to_play(parser)
+    options.add_what_to_play(parser)
     lab_options.add_offline(parser)
     options.add_jobs(parser)
     options.add_save_traces(parser)

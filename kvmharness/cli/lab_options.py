@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The options that the commands of the lab share: what is played, on which machines, and from where."""
+"""The options that the commands of the lab share: machines, and where kernels may come from."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,18 +8,6 @@ from dataclasses import replace
 from kvmharness.cli import options
 from kvmharness.lab.machines.catalogue import MACHINES
 from kvmharness.lab.machines.machine import Machine
-
-
-def add_what_to_play(parser: argparse.ArgumentParser) -> None:
-    """Add --scenario and --scenario-file."""
-    parser.add_argument(
-        "--scenario",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="play only this scenario (can be repeated; default: all)",
-    )
-    options.add_scenario_file(parser)
 
 
 def add_machines(parser: argparse.ArgumentParser, default: str = "amd") -> None:

@@ -35,7 +35,7 @@ def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser
         "--tree", metavar="DIR", type=Path, help="the git tree of --range (default: the current folder)"
     )
     lab_options.add_machines(parser, "amd-smp")
-    lab_options.add_what_to_play(parser)
+    options.add_what_to_play(parser)
     options.add_jobs(parser)
     options.add_judging(parser)
     options.add_report_options(parser)

@@ -4,6 +4,7 @@
 import argparse
 import difflib
 import errno
+import fnmatch
 import math
 import os
 import sys
@@ -172,19 +173,39 @@ _MOST_JOBS = 1000
 _MOST_SECONDS = 1_000_000
 # How many names a message may suggest.
 _MOST_NAMES = 12
+_PLURALS = {"policy": "policies"}
 
 
 def pick(names: Iterable[str], available: Mapping[str, T], what: str) -> list[T]:
-    """The things called so, in the order given, each once. UsageError for a name that is not there."""
-    picked = []
-    for name in dict.fromkeys(names):
-        if name not in available:
-            near = difflib.get_close_matches(name, available) or list(available)
-            if len(near) > _MOST_NAMES:
-                raise UsageError(f"unknown {what} {name!r}: `kvmharness list` shows all names")
-            raise UsageError(f"unknown {what} {name!r}: did you mean {' or '.join(near)}?")
-        picked.append(available[name])
-    return picked
+    """The things called so, in the order given, each once. A name may be a pattern, as a shell's.
+
+    UsageError for a name that is not there, and a pattern that nothing matches.
+    """
+    picked: dict[str, None] = {}
+    for name in names:
+        matching = [name] if name in available else fnmatch.filter(available, name)
+        if not matching:
+            raise UsageError(_unknown(name, available, what))
+        picked.update(dict.fromkeys(matching))
+    return [available[name] for name in picked]
+
+
+def pick_one(name: str, available: Mapping[str, T], what: str) -> T:
+    """The thing called so. UsageError where nothing is."""
+    if name not in available:
+        raise UsageError(_unknown(name, available, what))
+    return available[name]
+
+
+def _unknown(name: str, available: Iterable[str], what: str) -> str:
+    """That there is nothing called so, and what else may have been meant."""
+    shown = f"`kvmharness list {_PLURALS.get(what, f'{what}s')}` shows all names"
+    if set(name) & set("*?["):
+        return f"no {what} is called {name!r}: {shown}"
+    near = difflib.get_close_matches(name, available) or list(available)
+    if len(near) > _MOST_NAMES:
+        return f"unknown {what} {name!r}: {shown}"
+    return f"unknown {what} {name!r}: did you mean {' or '.join(near)}?"
 
 
 def add_scenario_file(parser: argparse.ArgumentParser) -> None:
@@ -206,6 +227,18 @@ def add_scenario_file(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="the same for a recording of a VMM (kvmharness record), or the name of one that comes with us",
     )
+
+
+def add_what_to_play(parser: argparse.ArgumentParser) -> None:
+    """Add --scenario and --scenario-file."""
+    parser.add_argument(
+        "--scenario",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="play only this scenario (can be repeated; default: all)",
+    )
+    add_scenario_file(parser)
 
 
 def known_scenarios(files: Iterable[Path]) -> dict[str, Scenario]:

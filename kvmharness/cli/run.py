@@ -15,8 +15,8 @@ from kvmharness.report import KernelReport, Report
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
     parser = commands.add_parser("run", help="play scenarios on this host's /dev/kvm, judge them")
-    parser.add_argument("scenario", nargs="*", help="the name of a scenario (default: all)")
-    options.add_scenario_file(parser)
+    parser.add_argument("name", nargs="*", metavar="SCENARIO", help="play only this scenario (default: all)")
+    options.add_what_to_play(parser)
     options.add_report_options(parser)
     options.add_judging(parser)
     options.add_strict(parser)
@@ -26,7 +26,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Play, judge, report."""
-    scenarios = options.pick_scenarios(arguments.scenario, arguments.scenario_file)
+    scenarios = options.pick_scenarios([*arguments.name, *arguments.scenario], arguments.scenario_file)
     options.check_places(arguments.output, arguments.save_traces)
     expectation = options.expectation(arguments)
     outcome = settle(scenarios, host.play, expectation, confirm=True)

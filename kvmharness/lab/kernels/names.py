@@ -40,6 +40,8 @@ __all__ = [
 _DEBIAN = "debian:"
 _HOST = "host"
 _BUILT_PREFIX = "built-"
+# What somebody writes who means a version.
+_VERSION = re.compile(r"(?:linux-|v)?(\d+\.\d[\w.+~-]*)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]*")
 # Kernels from a path are kept until something else is found there, or nothing, but not taken from under a
 # run that may still boot them; and in any case only until nobody has asked for them this long.
@@ -69,9 +71,11 @@ def find(spec: str, modules_folder: Path | None = None, offline: bool = False) -
         return _find_built(spec, spec.removeprefix(BUILT))
     path = Path(spec)
     if spec != _HOST and "/" not in spec and path.suffix != ".deb" and not os.path.lexists(spec):
-        raise LabError(
-            f"unknown kernel {spec!r}: name it debian:VERSION, as in debian:6.1, or host, or by a path"
-        )
+        version = _VERSION.fullmatch(spec)
+        meant = "name it debian:VERSION, as in debian:6.1, or host, or by a path"
+        if version:
+            meant = f"did you mean {_DEBIAN}{version[1]}?"
+        raise LabError(f"unknown kernel {spec!r}: {meant}")
     try:
         if spec != _HOST and debs.is_deb(path):
             return _find_deb(spec, path)
@@ -212,12 +216,17 @@ def _of_version(spec: str, version: str) -> KernelPackage:
         package = apt.matching(version, others)
         if package is not None:
             return package
-    series = sorted({_DEBIAN + ".".join(each.version.split(".")[:2]) for each in (*own, *others)})
-    near = difflib.get_close_matches(spec, series, cutoff=0.3) or series
+    series = {".".join(each.version.split(".")[:2]) for each in (*own, *others)}
+    offers = ", ".join(_DEBIAN + each for each in sorted(series, key=_by_number))
     raise LabError(
-        f"unknown kernel {spec!r}: Debian's mirror offers {', '.join(near) or 'no kernel at all'}"
+        f"unknown kernel {spec!r}: Debian's mirror offers {offers or 'no kernel at all'}"
         + "".join(f"; not asked: {trouble}" for trouble in troubles[:1])
     )
+
+
+def _by_number(series: str) -> list[int]:
+    """What to sort a series by: 6.1 comes before 6.12, and that after 6.2."""
+    return [int(number) for number in re.findall(r"\d+", series)]
 
 
 def _all_suites(refresh: bool) -> tuple[list[KernelPackage], list[str]]:
