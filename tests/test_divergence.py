@@ -9,11 +9,12 @@ import pytest
 from kvmharness.judging.divergence import kind_of
 from kvmharness.judging.identity import Identity
 from kvmharness.judging.session import Session, SessionResult, settle
-from kvmharness.judging.verdict import Verdict, exit_status
+from kvmharness.judging.verdict import Expectation, Verdict, exit_status
 from kvmharness.model import operations, vcpu_operations
 from kvmharness.model.interval import Interval
 from kvmharness.model.outcome import Action
 from kvmharness.model.outcome import Outcome as Step
+from kvmharness.model.policies import POLICIES
 from kvmharness.model.quantity import bounds
 from kvmharness.model.rules import Rules
 from kvmharness.model.simulate import HOST
@@ -138,3 +139,46 @@ def test_a_kind_of_operation_is_the_same_for_every_vcpu() -> None:
     assert len(kinds) >= len(OPERATIONS)
     assert not [each for each in kinds if "vCPU" in each]
     assert HOST.khz
+
+
+def without(*names: str) -> Expectation:
+    return Expectation(policies={name: policy for name, policy in POLICIES.items() if name not in names})
+
+
+def test_a_rule_that_nobody_named_is_named_by_the_one_key_in_which_it_is_not_the_expected_one() -> None:
+    played = session(ALL, "clock-series-2026-khz")
+    identity = settle(ALL, lambda wanted: played, without("clock-series-2026-khz")).identity
+    assert identity
+    assert (identity.behaves_as, identity.divergence) == ((), None)
+    assert identity.text == 'behaves as mainline-6.7 but for KVM_SET_TSC_KHZ (khz_write = "synchronizes")'
+
+
+def test_a_member_of_a_set_is_a_key_changed_too() -> None:
+    played = session(ALL, "oliver-upton")
+    identity = settle(ALL, lambda wanted: played, without("oliver-upton", "like-xu-v6")).identity
+    assert identity
+    assert identity.text == 'behaves as mainline-6.7 but for user_set_by = ["value", "zero"]'
+
+
+def test_every_key_that_would_explain_the_little_that_was_played_is_named() -> None:
+    played = session([SCENARIOS["young-restore"]], "clock-series-2026-khz")
+    least = Expectation(policies={"mainline-6.7": POLICIES["mainline-6.7"]})
+    identity = settle([SCENARIOS["young-restore"]], lambda wanted: played, least).identity
+    assert identity
+    assert identity.text == (
+        "behaves as mainline-6.7 but for snap_requires = [] or mainline-6.7 but for KVM_SET_TSC_KHZ "
+        '(khz_write = "synchronizes")'
+    )
+
+
+def test_a_known_policy_is_said_with_the_keys_in_which_it_is_not_the_expected_one() -> None:
+    played = session(ALL, "clock-series-2026-khz")
+    identity = told(played).identity
+    assert identity
+    assert identity.text == "behaves as clock-series-2026-khz"
+    assert identity.with_keys == (
+        'behaves as clock-series-2026-khz: mainline-6.7 but for KVM_SET_TSC_KHZ (khz_write = "synchronizes")'
+    )
+    as_expected = told(session(ALL)).identity
+    assert as_expected
+    assert as_expected.with_keys == as_expected.text == "behaves as mainline-6.7"

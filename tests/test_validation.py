@@ -88,6 +88,24 @@ def test_a_patch_that_changes_nothing_is_told_as_such() -> None:
     assert " yes" not in text
 
 
+def test_a_broken_contract_is_reported_with_how_far_off_it_is() -> None:
+    pair = replace(result("pair", Verdict.XFAIL, False), by="449.0 us")
+    assert "contracts broken by the patch: pair (449.0 us)\n" in told(BEFORE, replace(AFTER, results=(pair,)))
+
+
+def test_twenty_lines_say_what_is_broken_and_in_which_key_the_rule_is_another() -> None:
+    names = tuple(f"a-scenario-of-usual-length-{number}" for number in range(14))
+    broken = tuple(replace(result(name, Verdict.XFAIL, False), by="449.0 us") for name in names)
+    kept = tuple(result(name, Verdict.PASS, True) for name in names)
+    after = replace(
+        AFTER, results=broken, identity=Identity(("mine",), but_for="mainline-6.7 but for khz_write")
+    )
+    text = told(replace(BEFORE, results=kept), after)
+    beginning = " ".join(" ".join(text.splitlines()[:20]).split())
+    assert f"{names[-1]} (449.0 us)" in beginning
+    assert "after: behaves as mine: mainline-6.7 but for khz_write" in beginning
+
+
 def test_what_the_patch_changes_comes_before_everything_else() -> None:
     changed = Difference("pair", 4, "write TSC of vCPU 1", "it snaps", "it does not", "9 cycles, 9 ns")
     likewise = replace(changed, scenario="one-by-one")

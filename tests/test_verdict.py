@@ -102,11 +102,11 @@ def test_a_failure_names_the_step_what_had_to_be_what_was_and_who_would_do_it() 
     assert allowed.result.startswith("offset -7198300046400 to ")
     assert allowed.difference.endswith(" cycles (850.0 ms) higher than observed")
     assert allowed.because.startswith("at step 4 the write takes effect: ")
-    assert result.consistent_with == ("mainline-before-6.7", "like-xu-v1")
+    assert result.consistent_with == ("mainline-before-6.7", "like-xu-v1", "clock-series-2026-khz")
     assert result.reason == (
         f"read the TSC offset of vCPU 0: observed offset -7200000002000; expected (mainline-6.7) "
         f"{allowed.result}, {allowed.difference}, because {allowed.because}; consistent with "
-        "mainline-before-6.7, like-xu-v1"
+        "mainline-before-6.7, like-xu-v1, clock-series-2026-khz"
     )
 
 

@@ -49,9 +49,9 @@ class Claim(ABC):
         """The finding that it holds."""
         return Finding(self, Status.KEPT)
 
-    def broken(self, reason: str, step: int) -> "Finding":
-        """The finding that it does not hold, why, and the step that shows it."""
-        return Finding(self, Status.BROKEN, reason, step)
+    def broken(self, reason: str, step: int, by: str = "") -> "Finding":
+        """The finding that it does not hold, why, and the step that shows it; `by` how much, in words."""
+        return Finding(self, Status.BROKEN, reason, step, by)
 
     def undecided(self, reason: str, step: int = 0) -> "Finding":
         """The finding that nothing can be said, and why."""
@@ -60,12 +60,16 @@ class Claim(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A claim's status, the reason in words ("" if kept), and the step that shows it (from 1; 0: none)."""
+    """A claim's status, the reason in words ("" if kept), and the step that shows it (from 1; 0: none).
+
+    `by` is how far what was seen is from what was required, with its unit; "" where that is no distance.
+    """
 
     claim: Claim
     status: Status
     reason: str = ""
     step: int = 0
+    by: str = ""
 
 
 def read_nothing(event: Event) -> str:

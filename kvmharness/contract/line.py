@@ -59,7 +59,7 @@ class LineClaim(Claim):
             between = trace.events[steps[label]].bracket.ns_after - origin.bracket.ns_before
             gap = signed(time - page_time(origin.values, tsc))
             if abs(gap) > _ROUNDED_NS + abs(between) // _RAW_PARTS:
-                return self.broken(self._words(label, gap, between), steps[label] + 1)
+                return self.broken(self._words(label, gap, between), steps[label] + 1, _in_words(abs(gap)))
         return self.kept()
 
     def _words(self, label: str, gap: int, between: int) -> str:

@@ -54,10 +54,11 @@ class OffsetClaim(Claim):
         for label, offsets in readings.items():
             for seen in offsets:
                 if seen.intersection(expected) is None:
-                    reason = _broken(trace, events[label], seen, expected.gap(seen))
+                    gap = expected.gap(seen)
+                    reason = _broken(trace, events[label], seen, gap)
                     if instead is not None and self.otherwise and seen.intersection(instead) is not None:
                         reason += f": {self.otherwise}"
-                    return self.broken(reason, steps[label])
+                    return self.broken(reason, steps[label], duration(abs(gap), _created_khz(trace)))
         for label, offsets in readings.items():
             if instead is not None and offsets[-1].intersection(instead) is not None:
                 width = events[label].bracket.width
@@ -140,8 +141,7 @@ def read_offsets(event: Event) -> list[Interval]:
 def _broken(trace: Trace, event: Event, seen: Interval, gap: int) -> str:
     """What a step read, and how far that is from what was required (`gap`, cycles, negative if too low)."""
     label, tsc = event.operation.label, event.guest_tsc
-    created = (each for each in trace.events if each.operation.creates_vcpu)
-    khz = next((each.values[0] for each in created if each.values), 0)
+    khz = _created_khz(trace)
     cycles = f"{abs(gap)} cycle{'s' if abs(gap) != 1 else ''}"
     distance = f"{cycles} ({duration(abs(gap), khz)}) {'higher' if gap > 0 else 'lower'} than required"
     if seen == shown_offset(event) != implied_offset(event):
@@ -149,3 +149,9 @@ def _broken(trace: Trace, event: Event, seen: Interval, gap: int) -> str:
     if tsc is None:
         return f"step {label!r} read offset {seen.low}, {distance}"
     return f"step {label!r} read TSC {tsc} ({duration(tsc, khz)}), {distance}"
+
+
+def _created_khz(trace: Trace) -> int:
+    """The kHz with which the first vCPU was created; 0 where none was."""
+    created = (each for each in trace.events if each.operation.creates_vcpu)
+    return next((each.values[0] for each in created if each.values), 0)

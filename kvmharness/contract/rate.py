@@ -61,7 +61,7 @@ class RateClaim(Claim):
             more = "more" if counted > most else "less"
             said = f"the TSC advanced {counted} cycles from step {self.first!r} to {self.last!r}, "
             said += f"{gap} cycles ({duration(gap, khz)}) {more} than at {khz} kHz"
-            return self.broken(said, steps[self.last])
+            return self.broken(said, steps[self.last], duration(gap, khz))
         if self.instead:
             least, most = passed.due(events[self.instead].value("khz") or 0)
             if least <= counted <= most:

@@ -98,7 +98,7 @@ def _with_contract(bare: Result, scenario: Scenario, trace: Trace) -> Result:
     if finding is None:
         return replace(bare, kept=True)
     kept = False if finding.status is Status.BROKEN else None
-    return replace(bare, kept=kept, finding=_words(finding), step=finding.step)
+    return replace(bare, kept=kept, finding=_words(finding), by=finding.by, step=finding.step)
 
 
 def _contract(scenario: Scenario, trace: Trace) -> Finding | None:

@@ -58,9 +58,10 @@ class Result:
     confirmed, INCONCLUSIVE. `kind` is the name of the step's operation.
 
     `contract` is the scenario's, in words. `kept` says whether the trace keeps it, and `finding` what
-    broke it or left it open. `conforms` says whether a kernel with the expected policy can have left the
-    trace; if it cannot, `mismatch` is the step that shows this, and `consistent_with` names the policies
-    under which the trace is possible. `kept` and `conforms` are None where that is not known, or not asked.
+    broke it or left it open; `by` is how far what was seen is from it, with its unit. `conforms` says whether
+    a kernel with the expected policy can have left the trace; if it cannot, `mismatch` is the step that shows
+    this, and `consistent_with` names the policies under which the trace is possible. `kept` and `conforms`
+    are None where that is not known, or not asked.
     `predicted` is False for an XFAIL that the expected policy allows but does not predict.
     """
 
@@ -72,6 +73,7 @@ class Result:
     kept: bool | None = None
     conforms: bool | None = None
     finding: str = ""
+    by: str = ""
     consistent_with: tuple[str, ...] = ()
     predicted: bool = True
     mismatch: Mismatch | None = None

@@ -79,6 +79,38 @@ class Policy:
         return "never" not in required and "user-set-tsc" in required and what in self.user_set_by
 
 
+def stated_differences(policy: Policy, other: Policy) -> list[str]:
+    """The keys in which a policy differs from another, each with its value, as a policy file states them."""
+    keys = [key for key in _KEYS if key not in ("summary", "source")]
+    found = {
+        key: _stated(getattr(policy, key)) for key in keys if getattr(policy, key) != getattr(other, key)
+    }
+    return [
+        f"{_ABOUT[key]} ({key} = {value})" if key in _ABOUT else f"{key} = {value}"
+        for key, value in found.items()
+    ]
+
+
+def _stated(value: object) -> str:
+    if isinstance(value, frozenset):
+        return f"[{', '.join(map(_stated, sorted(value)))}]"
+    return f'"{value}"' if isinstance(value, str) else str(value).lower()
+
+
+def one_key_away(policy: Policy) -> list[Policy]:
+    """Every policy that differs from this one in one choice, or in one member of a set; named for that."""
+    changes: list[dict[str, Any]] = [
+        {key: getattr(policy, key) ^ {name}} for key, names in _SETS.items() for name in names
+    ]
+    changes += [
+        {key: value} for key, names in _CHOICES.items() for value in names if value != getattr(policy, key)
+    ]
+    found = [replace(policy, **change) for change in changes]
+    return [
+        replace(each, name=f"{policy.name} but for {stated_differences(each, policy)[0]}") for each in found
+    ]
+
+
 _SETS = {"snap_requires": SNAP_REQUIRES, "user_set_by": USER_SET_BY}
 _CHOICES = {
     "user_zero": USER_ZERO,
@@ -86,6 +118,8 @@ _CHOICES = {
     "khz_write": KHZ_WRITE,
     "reloads": RELOADS,
 }
+# Keys whose name does not say which ioctl they are about.
+_ABOUT = {"khz_write": "KVM_SET_TSC_KHZ", "honours_writes": "all writes of TSCs"}
 _KEYS = tuple(field.name for field in fields(Policy) if field.name != "name")
 
 

@@ -90,10 +90,11 @@ def _one(validation: Validation) -> Iterator[str]:
     before, after = validation.before, validation.after
     yield from _wrap(f"{before.kernel} ({before.release}), emulated machine {before.machine}", "", "  ")
     yield from _changes(validation)
-    yield ""
     for when, report in (("before", before), ("after", after)):
-        said = report.identity.text if report.identity else "nothing is known of what it behaves as"
+        said = report.identity.with_keys if report.identity else "nothing is known of what it behaves as"
         yield from _wrap(f"{when}: {said}", "", "  ")
+    yield from _consequences(validation)
+    yield ""
     yield from _wrap(_follows(after), "", "  ")
     yield from differences(validation.comparison.differences, ("before", "after"), WIDTH)
     yield ""
@@ -107,15 +108,21 @@ def _one(validation: Validation) -> Iterator[str]:
 
 
 def _changes(validation: Validation) -> Iterator[str]:
-    """What a reviewer wants to know first: what the patch changes, what it repairs, what it breaks."""
+    """What a reviewer wants to know first: what the patch changes, repairs, and breaks (by how much)."""
     found = validation.comparison
     if found.compared:
         yield f"the patch changes {len(found.differences)} of {found.compared} scenarios"
     open_ones = [after.scenario for before, after in validation.pairs() if None in (before.kept, after.kept)]
     yield from _wrap(f"contracts fixed by the patch: {', '.join(validation.fixed) or 'none'}", "", "  ")
-    yield from _wrap(f"contracts broken by the patch: {', '.join(validation.broken) or 'none'}", "", "  ")
+    by = {after.scenario: f" ({after.by})" if after.by else "" for _, after in validation.pairs()}
+    broken = ", ".join(name + by[name] for name in validation.broken)
+    yield from _wrap(f"contracts broken by the patch: {broken or 'none'}", "", "  ")
     if open_ones:
         yield f"contracts that stay open, before or after: {len(open_ones)} of {len(validation.pairs())}"
+
+
+def _consequences(validation: Validation) -> Iterator[str]:
+    """What it means for people's VMs that contracts are broken."""
     hurt = (SCENARIOS[name].consequence for name in validation.broken if name in SCENARIOS)
     for consequence in dict.fromkeys(hurt):
         yield from _wrap(f"with the patch: {consequence}", "  ", "    ")
