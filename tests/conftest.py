@@ -4,6 +4,7 @@ may not be missing, and then the test fails."""
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.catalogue import AMD
 from kvmharness.scenarios import SCENARIOS
 from tests.made_up import on_host, session
+from tests.made_up_bisection import SCRIPTS, STEP
 from tests.made_up_builds import put_debian
 from tests.made_up_kernels import put
 from tests.made_up_mails import SOURCE, SOURCE_PATH
@@ -116,6 +118,16 @@ def cache_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def tree(cache_root: Path, tmp_path: Path) -> Tree:
     """A made-up kernel of Debian's in the cache, and the tree that its modules are built in."""
     return put_debian(tmp_path / "linux")
+
+
+@pytest.fixture
+def command(repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A kvmharness with a made-up machine, which the scripts for git start."""
+    made = put(tmp_path / "kvmharness-made-up", f"#!{sys.executable}\n{STEP}")
+    made.chmod(0o755)
+    monkeypatch.setenv("KVMHARNESS", str(made))
+    monkeypatch.setenv("PYTHONPATH", str(SCRIPTS.parent))
+    return made
 
 
 @pytest.fixture

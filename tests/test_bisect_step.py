@@ -2,7 +2,6 @@
 """`bisect-step`: what git is told of a step, with a make and machines that are made up."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,13 +19,11 @@ from kvmharness.lab.machines.machine import Machine
 from kvmharness.lab.runs import Played
 from kvmharness.scenarios import Scenario
 from tests.command_line import Capture, one_line, status_of
+from tests.made_up_bisection import commits, run_step
 from tests.made_up_builds import SPEC, needs_a_compiler
 from tests.made_up_history import git
 from tests.made_up_kernels import put
 from tests.made_up_mails import SOURCE, SOURCE_PATH
-
-SCRIPTS = Path(__file__).parents[1] / "scripts"
-
 
 # A step, built by a made-up make and played by a made-up machine
 
@@ -217,39 +214,11 @@ def test_a_kernel_whose_kvm_is_not_there_is_skipped_but_not_one_that_may_not_be_
 # git
 
 
-STEP = """\
-import sys
-from kvmharness.cli import bisect_step
-from kvmharness.lab import runs
-from kvmharness.cli.main import main
-from tests.made_up_steps import play_on
-runs.play_on = play_on
-bisect_step.check_emulator = lambda machine: None
-sys.exit(main())
-"""
-
-
 @pytest.fixture
-def history(repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+def history(repository: Path, command: Path) -> list[str]:
     """Ten commits: one that panics, two that do not build, one that freezes the clock, one that mends it."""
     said = ["one", "two", "panics", "three", "frozen", "frozen ones", "frozen hate", "frozen", "four", "hate"]
-    git(repository, "init", "--quiet", "--initial-branch=main")
-    commits = []
-    for number, each in enumerate(said):
-        put(repository / SOURCE_PATH, f"{SOURCE}/* {number}: {each} */\n")
-        git(repository, "add", "--all")
-        git(repository, "commit", "--quiet", "--message", each)
-        commits.append(git(repository, "rev-parse", "HEAD").strip())
-    command = put(tmp_path / "kvmharness-made-up", f"#!{sys.executable}\n{STEP}")
-    command.chmod(0o755)
-    monkeypatch.setenv("KVMHARNESS", str(command))
-    monkeypatch.setenv("PYTHONPATH", str(SCRIPTS.parent))
-    return commits
-
-
-def run_step(repository: Path, script: str, *more: str) -> "subprocess.CompletedProcess[str]":
-    command = ["git", "bisect", "run", str(SCRIPTS / script), "--kernel", SPEC, "--offline", *more]
-    return subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
+    return commits(repository, *said)
 
 
 @needs_a_compiler

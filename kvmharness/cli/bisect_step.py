@@ -6,11 +6,12 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from kvmharness import host
-from kvmharness.cli import lab_options, options
+from kvmharness.cli import bisect_memory, lab_options, options
 from kvmharness.cli.errors import UsageError
 from kvmharness.judging import bisection
 from kvmharness.judging.bisection import SKIP, BisectAnswer
@@ -21,7 +22,7 @@ from kvmharness.lab import build, cache, kernels, runs
 from kvmharness.lab.build import user_tree, whole_kernel
 from kvmharness.lab.build.make import CompileError
 from kvmharness.lab.errors import LabError
-from kvmharness.lab.kernels import Kernel
+from kvmharness.lab.kernels import Kernel, stored
 from kvmharness.lab.machines.catalogue import MACHINES
 from kvmharness.lab.machines.machine import check_emulator
 from kvmharness.printable import printable
@@ -31,8 +32,8 @@ NAME = "bisect-step"
 _STATUSES = """\
 exit status:
   0    good: nothing failed, and everything was judged
-  1    bad: a scenario failed
-  125  skip: the tree does not build or boot, or could not be judged
+  1    bad: a scenario failed as at the bad end of the search
+  125  skip: the tree does not build or boot, could not be judged, or fails otherwise
   128  abort the bisect: wrong usage, or no step could be built or played
 """
 _OF_LAB = ("tree", "kernel", "machine", "offline")
@@ -65,6 +66,17 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     options.add_hang_after(parser)
     options.add_judging(parser)
     lab_options.add_offline(parser)
+    parser.add_argument(
+        "--failure",
+        metavar="FILE",
+        type=Path,
+        help="keep in FILE which failure makes a kernel bad (default in a git bisect: in git's folder)",
+    )
+    parser.add_argument(
+        "--fix",
+        action="store_true",
+        help="the search is for the commit that mended it, as scripts/bisect-fix",
+    )
     parser.set_defaults(run=run)
 
 
@@ -76,14 +88,17 @@ def run(arguments: argparse.Namespace) -> int:
         given = [name for name in _OF_LAB if getattr(arguments, name)]
         if given:
             raise UsageError(f"--host judges the running kernel and cannot be combined with --{given[0]}")
-        found = _of_host(scenarios, expectation, bool(arguments.scenario or arguments.scenario_file))
+        found = _of_host(arguments, scenarios, expectation)
     else:
         found = _of_tree(arguments, scenarios, expectation)
     print(printable(found.line), flush=True)
     return found.status
 
 
-def _of_host(scenarios: Sequence[Scenario], expectation: Expectation, by_name: bool) -> BisectAnswer:
+def _of_host(
+    arguments: argparse.Namespace, scenarios: Sequence[Scenario], expectation: Expectation
+) -> BisectAnswer:
+    memory = bisect_memory.recall(arguments, Path())
     try:
         outcome = settle(scenarios, host.play, expectation, confirm=True)
     except (KvmUnavailableError, KvmError) as error:
@@ -92,7 +107,13 @@ def _of_host(scenarios: Sequence[Scenario], expectation: Expectation, by_name: b
         # Its modules did not load, perhaps.
         return BisectAnswer(SKIP, f"{os.uname().release}: {error}")
     _show(outcome.notes)
-    return _answer(outcome.results, outcome.sessions, expectation, by_name)
+    found = _answer(outcome.results, outcome.sessions, expectation, _by_name(arguments))
+    return memory.judged(found, outcome.results, by_name=_by_name(arguments)) if memory else found
+
+
+def _by_name(arguments: argparse.Namespace) -> bool:
+    """Whether scenarios were asked for by name."""
+    return bool(arguments.scenario or arguments.scenario_file)
 
 
 def _of_tree(
@@ -102,26 +123,42 @@ def _of_tree(
     machine = replace(machine, hang_after_s=arguments.hang_after)
     check_emulator(machine)
     tree = (arguments.tree or Path()).resolve()
-    build_it = _prepared(tree, arguments)
+    builder = _prepared(tree, arguments)
+    memory = bisect_memory.recall(arguments, tree)
+    by_name = _by_name(arguments)
+
     # What was wrong so far would be so at every step, and was raised. From here on it is this step's.
-    try:
-        kernel = build_it()
-        # A whole kernel is judged once: its snapshot would be of no use to any other step.
-        on = machine if kernel.is_built else machine.without_snapshots
-        played = runs.play_on(kernel, on, scenarios, expectation)
-    except LabError as error:
-        if any(cache.is_full(each) for each in (cache.root(), tree)):
-            raise
-        for line in error.details if isinstance(error, CompileError) else ():
-            options.complain(line)
-        return BisectAnswer(SKIP, str(error))
-    _show(played.notes)
-    # A kernel that crashes has another fault than the one that is looked for, most likely.
-    results = [
-        replace(each, verdict=Verdict.LOST) if each.scenario in played.crashed else each
-        for each in played.results
-    ]
-    return _answer(results, played.sessions, expectation, bool(arguments.scenario or arguments.scenario_file))
+    def judged(build_it: Callable[[], Kernel]) -> tuple[BisectAnswer, list[Result], str]:
+        """The answer for a kernel, the results, and a hash of its modules."""
+        try:
+            kernel = build_it()
+            # A whole kernel is judged once: its snapshot would be of no use to any other step.
+            on = machine if kernel.is_built else machine.without_snapshots
+            played = runs.play_on(kernel, on, scenarios, expectation)
+        except LabError as error:
+            if any(cache.is_full(each) for each in (cache.root(), tree)):
+                raise
+            for line in error.details if isinstance(error, CompileError) else ():
+                options.complain(line)
+            return BisectAnswer(SKIP, str(error)), [], ""
+        _show(played.notes)
+        # A kernel that crashes has another fault than the one that is looked for, most likely.
+        results = [
+            replace(each, verdict=Verdict.LOST) if each.scenario in played.crashed else each
+            for each in played.results
+        ]
+        return _answer(results, played.sessions, expectation, by_name), results, stored.modules_hash(kernel)
+
+    if memory and builder.of_sources and (end := memory.end_to_judge):
+        of_end = partial(builder.of_sources, memory.sources(end))
+        found, results, modules = judged(of_end)
+        options.complain(f"kvmharness: at the bad end, {end[:12]}: {found.line}")
+        memory.note_end(found, results, modules, by_name=by_name)
+    found, results, modules = judged(builder.of_tree)
+    found = memory.judged(found, results, by_name=by_name) if memory else found
+    if memory and builder.of_sources:
+        found = memory.doubted(found, modules, builder.of_sources)
+    return found
 
 
 def _show(notes: Sequence[str]) -> None:
@@ -136,18 +173,30 @@ def _answer(
     return bisection.answer(results, by_name, next(filter(None, ignores), ""))
 
 
-def _prepared(tree: Path, arguments: argparse.Namespace) -> Callable[[], Kernel]:
+@dataclass(frozen=True, slots=True)
+class _Builder:
+    """What builds the kernel of the tree, and one of other sources of KVM where it can."""
+
+    of_tree: Callable[[], Kernel]
+    of_sources: Callable[[dict[str, str]], Kernel] | None = None
+
+
+def _prepared(tree: Path, arguments: argparse.Namespace) -> _Builder:
     """What builds the kernel of a tree. LabError or UsageError where nothing could be built at any step."""
     sources = user_tree.of_kvm(tree)
     if arguments.kernel:
         on = build.ground(arguments.kernel, arguments.offline)
-        return lambda: build.build_sources(on, sources, _name(tree)).kernel
+
+        def of_sources(these: dict[str, str]) -> Kernel:
+            return build.build_sources(on, these, _name(tree)).kernel
+
+        return _Builder(lambda: of_sources(sources), of_sources)
     if not user_tree.is_whole(tree):
         raise UsageError(
             f"{tree} holds only KVM: name the kernel to build it for, such as --kernel debian:6.1"
         )
     whole_kernel.check(tree)
-    return lambda: kernels.find(str(whole_kernel.build(tree)))
+    return _Builder(lambda: kernels.find(str(whole_kernel.build(tree))))
 
 
 def _name(tree: Path) -> str:

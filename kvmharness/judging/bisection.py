@@ -2,8 +2,9 @@
 """The answer to `git bisect run` for a step, from the verdicts reached there. Pure."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from kvmharness.contract import Status
 from kvmharness.judging import capabilities
@@ -31,6 +32,66 @@ class BisectAnswer:
         return f"{_CALLED[self.status]}: {' '.join(self.reason.split())}"
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A FAIL as far as another kernel can have the same: the scenario, the kind of the step and its number,
+    and the policies that explain it."""
+
+    scenario: str
+    kind: str
+    step: int
+    consistent_with: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, result: Result) -> "Failure":
+        """What a FAIL is known by."""
+        return cls(result.scenario, result.kind, result.step, result.consistent_with)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Failure":
+        """What to_json() was made of. KeyError, TypeError or ValueError for anything else."""
+        explained = tuple(map(str, data["consistent_with"]))
+        return cls(str(data["scenario"]), str(data["kind"]), int(data["step"]), explained)
+
+    def to_json(self) -> dict[str, Any]:
+        """It as JSON data."""
+        explained = list(self.consistent_with)
+        return {"scenario": self.scenario, "kind": self.kind, "step": self.step, "consistent_with": explained}
+
+    def is_of(self, result: Result) -> bool:
+        """Whether a result is the same failure: the scenario, the kind of step and the explanation."""
+        mine = Result(
+            self.scenario,
+            Verdict.FAIL,
+            "",
+            step=self.step,
+            kind=self.kind,
+            consistent_with=self.consistent_with,
+        )
+        return result.scenario == self.scenario and result.is_same_failure(mine)
+
+
+def failures(results: Sequence[Result], *, by_name: bool) -> list[Failure]:
+    """What failed, as answer() sees it."""
+    return [Failure.of(each) for each in _asked(results, by_name) if each.verdict is Verdict.FAIL]
+
+
+def unless_another(found: BisectAnswer, results: Sequence[Result], known: Sequence[Failure]) -> BisectAnswer:
+    """The answer; to skip where it is bad for another failure than those `known` from the bad end.
+
+    It is the same fault if at least half of what failed there fails here in the same way.
+    """
+    same = [each for each in known if any(each.is_of(result) for result in results)]
+    if found.status != BAD or not known or 2 * len(same) >= len(known):
+        return found
+    there = f"{known[0].scenario}, step {known[0].step}"
+    return BisectAnswer(SKIP, f"another failure than at the bad end ({there}): {found.reason}")
+
+
+def _asked(results: Sequence[Result], by_name: bool) -> Sequence[Result]:
+    return [each for each in results if each.scenario not in PROBES] if by_name else results
+
+
 def answer(results: Sequence[Result], by_name: bool, ignores: str = "") -> BisectAnswer:
     """Bad if anything failed; good only if everything was judged.
 
@@ -38,8 +99,7 @@ def answer(results: Sequence[Result], by_name: bool, ignores: str = "") -> Bisec
     by its name, or almost all do: `ignores` is what ignored_writes() says. Where scenarios were asked for by
     name, what the probe diverges in is another fault than the one that is looked for.
     """
-    if by_name:
-        results = [each for each in results if each.scenario not in PROBES]
+    results = _asked(results, by_name)
     failed = [each for each in results if each.verdict is Verdict.FAIL]
     if failed:
         first, others = failed[0], [each.scenario for each in failed[1:]]

@@ -20,7 +20,7 @@ from kvmharness.lab.build.changes import Change, Changes
 from kvmharness.lab.build.make import CompileError
 from kvmharness.lab.build.modules import Built, Contents, Ground
 from kvmharness.lab.errors import LabError
-from kvmharness.lab.kernels import Kernel
+from kvmharness.lab.kernels import Kernel, stored
 from kvmharness.lab.machines.machine import Machine
 from kvmharness.lab.patches.apply import PatchRefusedError
 from kvmharness.lab.runs import Played
@@ -101,7 +101,7 @@ class SeriesRun:
 
     def _rows(self, without: Built) -> Iterator[_Pending]:
         """The rows, as far as building decides them."""
-        contents, modules = self._changes.before, _modules(without.kernel)
+        contents, modules = self._changes.before, stored.modules_hash(without.kernel)
         kernel = without.kernel
         known: set[str] = {*without.doubts}
         beneath: list[Row] = []
@@ -130,11 +130,11 @@ class SeriesRun:
             doubts = tuple(each for each in built.doubts if each not in known)
             row = replace(row, kernel=built.kernel.spec, doubts=doubts)
             known |= {*built.doubts}
-            if _modules(built.kernel) == modules:
+            if stored.modules_hash(built.kernel) == modules:
                 yield _Pending(replace(row, outcome=Outcome.UNCHANGED), {})
                 continue
             states = self._play_changed(built.kernel, kernel, number)
-            modules, kernel = _modules(built.kernel), built.kernel
+            modules, kernel = stored.modules_hash(built.kernel), built.kernel
             yield _Pending(row, states)
 
     def _build(self, contents: Contents, number: int) -> Built:
@@ -242,12 +242,6 @@ def _is_over(pending: _Pending) -> bool:
 def _first_error(error: LabError) -> str:
     """The first line of what the compiler said, or else all of it."""
     return error.first if isinstance(error, CompileError) else str(error)
-
-
-def _modules(kernel: Kernel) -> dict[str, str]:
-    """The hashes of a kernel's modules."""
-    names = {name for order in kernel.load_order.values() for name in order}
-    return {name: _digest(kernel, name) for name in sorted(names)}
 
 
 def _key(kernel: Kernel, machine: Machine) -> str:

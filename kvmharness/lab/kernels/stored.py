@@ -52,6 +52,14 @@ class Kernel:
         return [self.folder / name for name in self.load_order[vendor_module]]
 
 
+def modules_hash(kernel: Kernel) -> str:
+    """What tells a kernel's modules from others: equal where they are, byte for byte."""
+    whole = hashlib.sha256()
+    for name in sorted({name for order in kernel.load_order.values() for name in order}):
+        whole.update(hashlib.sha256((kernel.folder / name).read_bytes()).digest())
+    return whole.hexdigest()
+
+
 class DamagedError(LabError):
     """A kernel in the cache is not what was put there."""
 

@@ -35,7 +35,7 @@ class Repository:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._contents: dict[bytes, str] = {}
-        self._git("rev-parse", "--git-dir")
+        self.git("rev-parse", "--git-dir")
 
     def line(self, span: str) -> tuple[str, list[Commit]]:
         """The commits of a range A..B, the oldest first, and the commit before them.
@@ -45,7 +45,7 @@ class Repository:
         """
         if ".." not in span or "..." in span or span.startswith("-"):
             raise LabError(f"{span!r} is no range of commits: expected A..B")
-        listed = self._git("rev-list", "--reverse", "--topo-order", "--parents", span, "--").decode()
+        listed = self.git("rev-list", "--reverse", "--topo-order", "--parents", span, "--").decode()
         lines = [line.split() for line in listed.splitlines()]
         if not lines:
             raise LabError(f"{span} holds no commit")
@@ -59,7 +59,7 @@ class Repository:
     def sources(self, commit: str, is_wanted: Callable[[str], bool]) -> dict[str, str]:
         """The wanted files at a commit, contents by path; odd bytes are surrogates."""
         found: dict[str, bytes] = {}
-        for line in self._git("ls-tree", "-r", "-z", "--full-tree", commit).split(b"\0"):
+        for line in self.git("ls-tree", "-r", "-z", "--full-tree", commit).split(b"\0"):
             kind, _, path = line.partition(b"\t")
             name = path.decode(errors="surrogateescape")
             if kind.startswith(_FILE) and is_wanted(name):
@@ -69,25 +69,26 @@ class Repository:
 
     def has(self, commit: str, path: str) -> bool:
         """Whether there is such a file at a commit."""
-        return bool(self._git("ls-tree", "--full-tree", commit, "--", path))
+        return bool(self.git("ls-tree", "--full-tree", commit, "--", path))
 
     def _commit(self, name: str) -> Commit:
-        words = self._git("show", "-s", "--no-color", "--no-show-signature", "--format=%s%x00%an <%ae>", name)
+        words = self.git("show", "-s", "--no-color", "--no-show-signature", "--format=%s%x00%an <%ae>", name)
         title, _, author = words.decode(errors="replace").strip("\n").partition("\0")
-        changed = self._git("diff-tree", "-r", "-z", "--no-commit-id", "--name-only", "--no-renames", name)
+        changed = self.git("diff-tree", "-r", "-z", "--no-commit-id", "--name-only", "--no-renames", name)
         paths = changed.decode(errors="surrogateescape").split("\0")
         return Commit(name, title, author, tuple(filter(None, paths)))
 
     def _read(self, blobs: Iterable[bytes]) -> None:
         wanted = sorted(blobs)
-        rest = self._git("cat-file", "--batch", say=b"".join(blob + b"\n" for blob in wanted))
+        rest = self.git("cat-file", "--batch", say=b"".join(blob + b"\n" for blob in wanted))
         for blob in wanted:
             header, _, rest = rest.partition(b"\n")
             size = int(header.split()[2])
             self._contents[blob] = rest[:size].decode(errors="surrogateescape")
             rest = rest[size + 1 :]
 
-    def _git(self, *words: str, say: bytes = b"") -> bytes:
+    def git(self, *words: str, say: bytes = b"") -> bytes:
+        """What git prints. LabError when it fails."""
         command = ["git", "--no-pager", "-C", str(self._folder), *words]
         environment = {**os.environ, "LC_ALL": "C"}
         try:
