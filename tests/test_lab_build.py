@@ -408,3 +408,12 @@ def test_the_first_errors_of_a_log_are_shown_with_their_lines() -> None:
 )
 def test_where_the_compiler_has_no_error_the_plainest_of_the_others_is_shown(log: str, first: str) -> None:
     assert make.complaints(log)[0].startswith(first)
+
+
+def test_all_programs_that_are_missing_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name: None if name in ("ld", "xz", "gcc") else there(name))
+    with pytest.raises(LabError, match=r"there is no gcc .*: install gcc binutils xz-utils$"):
+        modules.ground("debian:6.12")
+    with pytest.raises(LabError, match=r"there is no gcc .*: install gcc binutils$"):
+        modules.ground("built:x")

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
+from kvmharness.lab.build import make
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import apt, debs
 from kvmharness.lab.kernels.apt import KernelPackage
@@ -19,7 +20,8 @@ from kvmharness.lab.kernels.apt import KernelPackage
 _KVM = ("arch/x86/kvm", "virt")
 _BESIDE_HEADERS = re.compile(r"linux-(headers-\d\S*-common|kbuild-\d\S*)")
 _SERIES = re.compile(r"\d+\.\d+")
-_NEEDED = {"tar": "tar", "xz": "xz-utils", "dpkg-deb": "dpkg"}
+# Debian's packages by the programs that unpack them.
+PROGRAMS = {"tar": "tar", "xz": "xz-utils", "dpkg-deb": "dpkg"}
 
 
 def of_debian(package: KernelPackage, folder: Path) -> None:
@@ -27,10 +29,7 @@ def of_debian(package: KernelPackage, folder: Path) -> None:
 
     LabError when the mirror has them no longer, or something to unpack them with is missing.
     """
-    missing = [name for name in _NEEDED if shutil.which(name) is None]
-    if missing:
-        lacking = " ".join(_NEEDED[name] for name in missing)
-        raise LabError(f"there is no {missing[0]} to unpack the kernel's source with: install {lacking}")
+    make.check_programs(PROGRAMS)
     headers = f"linux-headers-{package.release}"
     series = _SERIES.match(package.version)
     source = f"linux-source-{series[0] if series else package.version}"

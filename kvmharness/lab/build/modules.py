@@ -67,7 +67,8 @@ class Built:
 def ground(spec: str, offline: bool = False) -> Ground:
     """The kernel `spec` and what it was built from, fetched if need be; LabError when they are not to be had,
     or modules cannot be built of them here."""
-    make.check_programs()
+    # All that is missing is told at once.
+    make.check_programs(debian_source.PROGRAMS if spec.startswith("debian:") else None)
     _LOG.info("%s: fetching, unless it is in the cache", spec)
     base = kernels.find(spec, offline=offline)
     if not any(base.load_order.values()):

@@ -42,11 +42,14 @@ _INDEX_AGE_S = 24 * 3600
 _FRESH_S = 600
 
 # The system's own hooks (package manager front ends, say) are not for this state. A release that
-# becomes the old one changes its suite's and version's names; that is no reason to stop.
+# becomes the old one changes its suite's and version's names; that is no reason to stop. What apt reads
+# faster the next time (pkgcache) would take four times the room of the indexes.
 _CONFIGURATION = """\
 Dir::State "{root}/state/";
 Dir::State::status "{root}/status";
 Dir::Cache "{root}/cache/";
+Dir::Cache::pkgcache "";
+Dir::Cache::srcpkgcache "";
 Dir::Log "{root}/log/";
 APT::Sandbox::User "";
 Acquire::Languages "none";
