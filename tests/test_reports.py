@@ -239,6 +239,30 @@ def test_the_ktap_report_is_ktap() -> None:
     ]
 
 
+def test_one_kernels_scenarios_are_the_outermost_tests_in_ktap() -> None:
+    kernel = REPORT.kernels[1]
+    lines = render(Report((kernel,)), "ktap").splitlines()
+    assert lines[:5] == [
+        "KTAP version 1",
+        "# Subtest: debian:6.12 on amd",
+        "# release 6.12.9",
+        "# expected mainline-6.7",
+        "1..3",
+    ]
+    assert [line for line in lines if not line.startswith("#")][2:] == [
+        "not ok 1 young-restore # ERROR BUG: Oops: 0000 [1]",
+        "ok 2 old-restore # SKIP no TSC",
+        "not ok 3 qemu-pair-young # ERROR BUG: Oops: 0000 [1]",
+    ]
+
+
+def test_one_kernel_of_two_that_were_asked_for_is_a_test_of_two_in_ktap() -> None:
+    cut = Report(REPORT.kernels[:1], "debian:6.12 on amd was interrupted", 1)
+    lines = render(cut, "ktap").splitlines()
+    assert lines[1] == "1..2"
+    assert "not ok 1 debian:6.1 on amd" in lines
+
+
 def test_the_json_report_has_the_keys_users_rely_on() -> None:
     data = json.loads(render(REPORT, "json"))
     assert set(data) == {"schema", "tool", "kernels", "cut_short", "summary"}
@@ -288,7 +312,7 @@ def test_every_report_says_what_the_kernel_behaves_as(
     assert status_of("run") == 1
     assert "It behaves as oliver-upton." in " ".join(capsys.readouterr().out.split())
     status_of("run", "--format", "ktap")
-    assert "  # behaves as oliver-upton\n" in capsys.readouterr().out
+    assert "\n# behaves as oliver-upton\n" in capsys.readouterr().out
     status_of("run", "--format", "json")
     (kernel,) = json.loads(capsys.readouterr().out)["kernels"]
     assert (kernel["behaves_as"], kernel["distinguished_by"], kernel["expect"]) == (
