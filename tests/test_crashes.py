@@ -212,7 +212,7 @@ def test_a_boot_that_is_lost_names_the_scenario_where_one_was_played(
         )
     boots: list[Boot] = []
 
-    def booted(*_: object) -> Boot:
+    def booted(*_: object, **__: object) -> Boot:
         boots.append(boot)
         return boot
 
@@ -231,7 +231,7 @@ def test_a_run_from_a_snapshot_that_is_lost_accuses_no_scenario(
     (vmlinux := cache_root.parent / "vmlinux").touch()
     boots: list[bool] = []
 
-    def booted(on: Machine, *_: object) -> Boot:
+    def booted(on: Machine, *_: object, **__: object) -> Boot:
         boots.append(on.emulator.keeps_snapshots)
         return Boot(0, f"{PLAYED}[    1.2] {OOPS}\n", b"", 1)
 

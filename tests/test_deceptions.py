@@ -71,7 +71,7 @@ def test_all_that_one_boot_played_is_of_one_session(
 ) -> None:
     some = ALL[:3]
     monkeypatch.setattr(lab_play, "image_for", lambda *_: b"")
-    monkeypatch.setattr(machine, "boot", lambda *_: Boot(FINISHED, "", b"", 1.0))
+    monkeypatch.setattr(machine, "boot", lambda *_, **__: Boot(FINISHED, "", b"", 1.0))
     monkeypatch.setattr(lab_play, "_read", lambda *_: session(some).everything)
     kernel = Kernel("debian:6.1", "6.1", tmp_path, {})
     twice = [lab_play.play(kernel, MACHINES[name].without_snapshots, some) for _ in range(2)]

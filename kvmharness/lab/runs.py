@@ -52,9 +52,11 @@ def play_on(
     expectation = replace(
         expectation, may_be_protected=machine.may_protect_tscs, stable_tsc=machine.keeps_tsc_stable
     )
+    # Without others beside it, all CPUs are this kernel's.
+    slots = machine.slots or threading.Semaphore(cpus.usable())
     # What a snapshot left inconclusive (a rate that was measured while the host was busy) a boot may not.
     again = machine if machine.counts_instructions else machine.without_snapshots
-    machines = chain([machine], repeat(again))
+    machines = (replace(each, slots=slots) for each in chain([machine], repeat(again)))
     crashes = Crashes(kernel)
     began = False
     lost, notes = "", list[str]()
@@ -129,11 +131,13 @@ class Matrix:
     ) -> None:
         self._boots = tuple(boots)
         self._stop = threading.Event()
-        self._pool = ThreadPoolExecutor(max_workers=jobs or cpus.usable())
-        self._futures = [
-            self._pool.submit(play_on, kernel, replace(machine, stop=self._stop), scenarios, expectation)
-            for kernel, machine in boots
+        jobs = jobs or cpus.usable()
+        self._pool = ThreadPoolExecutor(max_workers=jobs)
+        slots = threading.Semaphore(jobs)
+        together = [
+            (kernel, replace(machine, stop=self._stop, slots=slots)) for kernel, machine in self._boots
         ]
+        self._futures = [self._pool.submit(play_on, *each, scenarios, expectation) for each in together]
 
     def __enter__(self) -> "Matrix":
         return self

@@ -68,11 +68,13 @@ class SeriesRun:
         self._on = on
         self._changes = changes
         self._stop = threading.Event()
-        self._machines = [replace(machine, stop=self._stop) for machine in machines]
+        jobs = jobs or cpus.usable()
+        slots = threading.Semaphore(jobs)
+        self._machines = [replace(machine, stop=self._stop, slots=slots) for machine in machines]
         self._scenarios = scenarios
         self._expectation = expectation
         self._name = name
-        self._pool = ThreadPoolExecutor(max_workers=jobs or cpus.usable())
+        self._pool = ThreadPoolExecutor(max_workers=jobs)
         self._plays: dict[tuple[str, str], _State] = {}
         self._doubts: tuple[str, ...] = ()
         self._pending: list[_Pending] = []

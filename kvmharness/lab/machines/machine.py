@@ -59,7 +59,8 @@ class Machine:
     `counts_instructions` says that its time is a function of what it executes, and not the host's;
     `may_protect_tscs` that its KVM may have no say over its guests' TSCs. `nested` is the same machine on the
     host's own KVM, where there can be one. It hangs when it makes no progress in `hang_after_s` seconds that
-    the host gives it, and is ended when `stop` is set.
+    the host gives it, and is ended when `stop` is set. `slots` says how many of those that share it may run
+    at a time (None: a kernel's run one after the other).
     """
 
     name: str
@@ -72,6 +73,7 @@ class Machine:
     may_protect_tscs: bool = False
     hang_after_s: float = HANG_AFTER_S
     stop: threading.Event | None = field(default=None, compare=False, repr=False)
+    slots: threading.Semaphore | None = field(default=None, compare=False, repr=False)
 
     @property
     def package(self) -> str:
