@@ -35,7 +35,8 @@ TREES = {scenario.name: tree(scenario, WHOLE) for scenario in ASKED}
 def found_in(grown: Tree, policy: Policy) -> Outcome:
     """What a tree says of a policy."""
     while isinstance(grown, Question):
-        grown = grown.branches[grown.choice.values.index(grown.choice.of(policy))]
+        choice = WHOLE.choices[grown.choice]
+        grown = grown.branches[choice.values.index(choice.of(policy))]
     return grown
 
 
@@ -107,18 +108,14 @@ def broken(digest: str) -> Outcome:
     return Outcome(digest, frozenset({Status.BROKEN}))
 
 
-ZERO = Choice("user_zero", "", ("snaps", "as-value"))
-RECORDS = Choice("snap_records", "", ("written", "guest", "origin"))
-
-
 def made_up() -> Survey:
     """Of two contracts each way to treat a zero keeps one; of a third, which another record would keep, none
     is open."""
     scenarios = ASKED[:3]
     trees = [
-        Question(ZERO, (kept("a"), broken("b"))),
-        Question(ZERO, (broken("a"), kept("b"))),
-        Question(RECORDS, (broken("a"), kept("b"), kept("b"))),
+        Question(0, (kept("a"), broken("b"))),
+        Question(0, (broken("a"), kept("b"))),
+        Question(1, (broken("a"), kept("b"), kept("b"))),
     ]
     known = {
         MAINLINE: [kept("a"), broken("a"), broken("a")],

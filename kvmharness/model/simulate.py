@@ -5,7 +5,8 @@ It plays by the rules the judge judges by, at moments that are known to the cycl
 falls one way.
 """
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -57,6 +58,9 @@ class Pace(NamedTuple):
     pause: int = 10_000
 
 
+USUAL = Pace()
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """A step as it was played: the event, and the world after it (of this step; do not keep)."""
@@ -71,7 +75,7 @@ def simulate(
     policy: Policy,
     host: Host = HOST,
     *,
-    pace: Callable[[Operation], Pace] = lambda operation: Pace(),
+    pace: Callable[[Operation], Pace] = lambda operation: USUAL,
     choose: Callable[[int], int] = lambda count: 0,
     watch: Callable[[Step], None] = lambda step: None,
     debugfs: bool = False,
@@ -84,16 +88,24 @@ def simulate(
     debugfs does. The trace ends early where a player's would. TooWideError
     where a TSC is caught up with from halfway round the circle of 64 bits, of which the rules do not tell.
     """
-    stage = Simulation(SimulatedRules(policy, host), choose)
+    stage = simulation(policy, host, choose)
     events = []
     for operation in operations:
-        event = stage.play(operation, pace(operation))
+        event = stage.next(operation, pace(operation), debugfs=debugfs)
         if event is None:
             break
-        if debugfs:
-            event = replace(event, debugfs=stage.debugfs(operation, event))
         events.append(event)
         watch(Step(event, stage.world))
+    return trace_of(scenario, events, host)
+
+
+def simulation(policy: Policy, host: Host, choose: Callable[[int], int]) -> "Simulation":
+    """A player on which nothing was played yet; the arguments are simulate()'s."""
+    return Simulation(SimulatedRules(policy, host), choose)
+
+
+def trace_of(scenario: str, events: Iterable[Event], host: Host) -> Trace:
+    """What was played on a player as a trace."""
     known = {} if host.tolerance_ppm is None else {TOLERANCE: str(host.tolerance_ppm)}
     return Trace(scenario, _RELEASE, tuple(events), host=known)
 
@@ -125,6 +137,19 @@ class Simulation:
         self.khz: dict[int, int] = {}
         self.created_khz: dict[int, int] = {}
         self.step = 0
+
+    def fork(self) -> "Simulation":
+        """The same again, to go another way."""
+        other = copy.copy(self)
+        other.world = self.world.fork()
+        other.read, other.khz = dict(self.read), dict(self.khz)
+        other.created_khz = dict(self.created_khz)
+        return other
+
+    def next(self, operation: Operation, pace: Pace = USUAL, *, debugfs: bool = False) -> Event | None:
+        """The event, with what debugfs shows after it, or None where the script cannot go on."""
+        event = self.play(operation, pace)
+        return replace(event, debugfs=self.debugfs(operation, event)) if event and debugfs else event
 
     def play(self, operation: Operation, pace: Pace) -> Event | None:
         """The event, or None where the script cannot go on."""

@@ -5,12 +5,14 @@ A World is one way things may stand: every decision has been made, one way or th
 left unknown is how far the kernel's clocks had come when it read them.
 """
 
-import copy
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
+from typing import NamedTuple, TypeVar
 
 from kvmharness.model.interval import Interval
 from kvmharness.model.quantity import Quantity, Unknowns, bounds, known_part
+
+_T = TypeVar("_T")
 
 NOTHING = Quantity(0)
 ZERO = Interval(0, 0)
@@ -231,8 +233,8 @@ class World:
 
     def fork(self) -> "World":
         """The same again, to go another way."""
-        other = copy.copy(self)
-        other.vcpus = {number: copy.copy(vcpu) for number, vcpu in self.vcpus.items()}
+        other = _copy(self)
+        other.vcpus = {number: _copy(vcpu) for number, vcpu in self.vcpus.items()}
         other.unknowns = dict(self.unknowns)
         return other
 
@@ -257,17 +259,11 @@ class World:
 
     def key(self) -> tuple[object, ...]:
         """Equal for worlds that will never differ in anything that can be seen."""
-        mine = tuple(getattr(self, name) for name in _WORLD_KEY)
-        theirs = tuple(
-            (number, *(getattr(vcpu, name) for name in _VCPU_KEY)) for number, vcpu in self.vcpus.items()
-        )
-        used = {
-            unknown
-            for holder in (self, *self.vcpus.values())
-            for name in _QUANTITIES[type(holder)]
-            for unknown, _ in getattr(holder, name).terms
-        }
-        return mine, theirs, tuple((number, self.unknowns[number]) for number in sorted(used))
+        theirs = tuple([(number, _VCPU_KEY(vcpu)) for number, vcpu in self.vcpus.items()])
+        used = {unknown for quantity in _WORLD_QUANTITIES(self) for unknown, _ in quantity.terms}
+        for vcpu in self.vcpus.values():
+            used.update(unknown for quantity in _VCPU_QUANTITIES(vcpu) for unknown, _ in quantity.terms)
+        return _WORLD_KEY(self), theirs, tuple([(number, self.unknowns[number]) for number in sorted(used)])
 
 
 def distinct(worlds: list[World]) -> list[World]:
@@ -275,9 +271,25 @@ def distinct(worlds: list[World]) -> list[World]:
     return list({world.key(): world for world in worlds}.values()) if len(worlds) > 1 else worlds
 
 
-_WORLD_KEY = [name for name in World.__slots__ if name not in {"vcpus", "unknowns", "step", "made"}]
-_VCPU_KEY = [name for name in Vcpu.__slots__ if name != "story"]
+def _copy(of: _T) -> _T:
+    """What copy.copy() makes of it, in a fifth of the time."""
+    other = object.__new__(type(of))
+    for name in _SLOTS[type(of)]:
+        setattr(other, name, getattr(of, name))
+    return other
+
+
+_SLOTS: dict[type, tuple[str, ...]] = {
+    World: tuple(field.name for field in fields(World)),
+    Vcpu: tuple(field.name for field in fields(Vcpu)),
+}
+_WORLD_KEY = attrgetter(
+    *(name for name in _SLOTS[World] if name not in {"vcpus", "unknowns", "step", "made"})
+)
+_VCPU_KEY = attrgetter(*(name for name in _SLOTS[Vcpu] if name != "story"))
 _QUANTITIES = {
     World: ("last_tsc_offset", "cur_tsc_offset", "kvmclock_offset", "line"),
     Vcpu: ("l1_tsc_offset", "ia32_tsc_adjust_msr", "page_line", "page_origin", "page_offset"),
 }
+_WORLD_QUANTITIES = attrgetter(*_QUANTITIES[World])
+_VCPU_QUANTITIES = attrgetter(*_QUANTITIES[Vcpu])

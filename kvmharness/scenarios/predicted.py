@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The status of a scenario's contract under a policy, on a made-up machine."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
 
 from kvmharness.contract import LineClaim, Status
 from kvmharness.model.policy import Policy
-from kvmharness.model.simulate import UNPREDICTABLE, Step, simulate
+from kvmharness.model.simulate import UNPREDICTABLE, simulate
 from kvmharness.model.state import Host
 from kvmharness.scenarios.scenario import Scenario
 from kvmharness.trace import Trace
 
 # Where the rules leave several ways open, or a value within an interval: the one end of it and the other.
-_ENDS: tuple[Callable[[int], int], ...] = (lambda count: 0, lambda count: count - 1)
+ENDS: tuple[Callable[[int], int], ...] = (lambda count: 0, lambda count: count - 1)
 
 
 def contract_status(scenario: Scenario, trace: Trace) -> Status:
@@ -28,33 +28,29 @@ def predicted_contract(scenario: Scenario, policy: Policy, host: Host | None = N
     On `host`, all of which has to be known, or on a machine that has what the scenario needs. UNDECIDED where
     the model does not predict the whole script.
     """
-    try:
-        return frozenset(contract_status(scenario, trace) for trace in plays(scenario, policy, host))
-    except UNPREDICTABLE:
-        return frozenset({Status.UNDECIDED})
-
-
-def plays(
-    scenario: Scenario,
-    policy: Policy,
-    host: Host | None = None,
-    watch: Callable[[Step], None] = lambda step: None,
-) -> Iterator[Trace]:
-    """The traces that the scenario leaves: two, where the rules leave a value open to choose. `watch` gets
-    every step of each."""
-    # A clock is held against a page by the offset and the ratio that the kernel shows.
-    shown = any(isinstance(claim, LineClaim) for claim in scenario.claims)
-    where = host or scenario.host
-    for end in _ENDS:
-        choose = _Chooser(end)
-        yield simulate(
-            scenario.name, scenario.script, policy, where, choose=choose, watch=watch, debugfs=shown
-        )
+    found = set()
+    for end in ENDS:
+        choose = Chooser(end)
+        try:
+            trace = simulate(
+                *(scenario.name, scenario.script, policy, host or scenario.host),
+                choose=choose,
+                debugfs=shows_debugfs(scenario),
+            )
+        except UNPREDICTABLE:
+            return frozenset({Status.UNDECIDED})
+        found.add(contract_status(scenario, trace))
         if not choose.had_choice:
-            return
+            break
+    return frozenset(found)
 
 
-class _Chooser:
+def shows_debugfs(scenario: Scenario) -> bool:
+    """Whether a clock is held against a page: that is by the offset and the ratio that the kernel shows."""
+    return any(isinstance(claim, LineClaim) for claim in scenario.claims)
+
+
+class Chooser:
     """Chooses an end of what is open, and notes whether anything was."""
 
     def __init__(self, end: Callable[[int], int]) -> None:

@@ -97,11 +97,11 @@ def survey(
 
     A known policy that is not in the space is a rule of its own, unless it predicts what another does.
     """
-    graph = _Graph(space.choices)
+    graph = _Graph(space)
     near = (space.base, *(policy for policy in known if policy in space and policy != space.base))
     found = {tuple(map(graph.add, trees)): _Members(1, dict.fromkeys(near, ()))}
-    for choice in space.choices:
-        found = _decided(found, graph, choice)
+    for number, choice in enumerate(space.choices):
+        found = _decided(found, graph, number, choice)
     names: dict[_State, list[Policy]] = {}
     for policy, outcomes in known.items():
         state = tuple(map(graph.add, outcomes))
@@ -144,12 +144,14 @@ class _Members:
         return _Members(self.count + other.count, changes)
 
 
-def _decided(found: Mapping[_State, _Members], graph: "_Graph", choice: Choice) -> dict[_State, _Members]:
+def _decided(
+    found: Mapping[_State, _Members], graph: "_Graph", number: int, choice: Choice
+) -> dict[_State, _Members]:
     """The same with a choice decided in each way; what goes the same way is joined."""
     after: dict[_State, _Members] = {}
     for state, members in found.items():
         for place, value in enumerate(choice.values):
-            reached = tuple([graph.decided(node, choice, place) for node in state])
+            reached = tuple([graph.decided(node, number, place) for node in state])
             deciding = members.deciding(choice, value)
             after[reached] = after[reached].joined(deciding) if reached in after else deciding
     return after
@@ -158,12 +160,11 @@ def _decided(found: Mapping[_State, _Members], graph: "_Graph", choice: Choice) 
 class _Graph:
     """Trees of which equal parts are there once; a part is known by its number."""
 
-    def __init__(self, choices: Sequence[Choice]) -> None:
+    def __init__(self, space: Space) -> None:
         self._numbers: dict[object, int] = {}
-        self._nodes: list[Outcome | tuple[Choice, tuple[int, ...]]] = []
-        self._decided: dict[Choice, list[dict[int, int]]] = {
-            choice: [{} for _ in choice.values] for choice in choices
-        }
+        self._nodes: list[Outcome | tuple[int, tuple[int, ...]]] = []
+        # For each choice and each of its values what a part is after it.
+        self._decided: list[list[dict[int, int]]] = [[{} for _ in each.values] for each in space.choices]
 
     def add(self, tree: Tree) -> int:
         """The number of a tree."""
@@ -177,7 +178,7 @@ class _Graph:
         assert isinstance(found, Outcome)
         return found
 
-    def decided(self, number: int, choice: Choice, place: int) -> int:
+    def decided(self, number: int, choice: int, place: int) -> int:
         """The tree with a choice decided for its value at `place`."""
         known = self._decided[choice][place]
         if number not in known:
@@ -191,10 +192,10 @@ class _Graph:
                 known[number] = self._question(node[0], branches)
         return known[number]
 
-    def _question(self, choice: Choice, branches: tuple[int, ...]) -> int:
+    def _question(self, choice: int, branches: tuple[int, ...]) -> int:
         return branches[0] if len(set(branches)) == 1 else self._number((choice, branches))
 
-    def _number(self, node: Outcome | tuple[Choice, tuple[int, ...]]) -> int:
+    def _number(self, node: Outcome | tuple[int, tuple[int, ...]]) -> int:
         if node not in self._numbers:
             self._numbers[node] = len(self._nodes)
             self._nodes.append(node)
