@@ -35,6 +35,9 @@ policies = st.one_of(
         window_ns=st.sampled_from([1, 10**6, 10**9, 10**10]),
         snap_records=st.sampled_from(sorted(policy.SNAP_RECORDS)),
         khz_write=st.sampled_from(sorted(policy.KHZ_WRITE)),
+        stable_by=st.sampled_from(sorted(policy.STABLE_BY)),
+        renews_masterclock=st.sampled_from(sorted(policy.RENEWS_MASTERCLOCK)),
+        catches_up_to=st.sampled_from(sorted(policy.CATCHES_UP_TO)),
         reloads=st.sampled_from(sorted(policy.RELOADS)),
     ),
 )

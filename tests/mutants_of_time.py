@@ -4,6 +4,35 @@
 from tests.mutant import INTEL, SMP, UNSTABLE, Mutant, made_up
 
 MUTANTS = (
+    # What policies choose of the masterclock
+    Mutant(
+        "a masterclock needs equal offsets, whatever the policy",
+        "masterclock",
+        'if self.policy.stable_by == "offsets":',
+        "if True:",
+        made_up("clock-series-2026-stable"),
+    ),
+    Mutant(
+        "a masterclock needs equal kHz, whatever the policy",
+        "masterclock",
+        'if self.policy.stable_by == "offsets":',
+        "if False:",
+        made_up("mainline-6.7"),
+    ),
+    Mutant(
+        "a page is stable as long as there is a masterclock by kHz",
+        "masterclock",
+        "world.use_master_clock and self.all_match(world)",
+        "world.use_master_clock",
+        made_up("clock-series-2026-stable"),
+    ),
+    Mutant(
+        "a TSC catches up to the masterclock's snapshot, whatever the policy",
+        "masterclock",
+        'now_alone = self.policy.catches_up_to == "now"',
+        "now_alone = False",
+        made_up("catches-up-to-now"),
+    ),
     # Loads and runs
     Mutant(
         "with an unstable TSC a load leaves the offset alone",

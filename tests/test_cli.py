@@ -140,7 +140,7 @@ def test_where_policies_remain_a_scenario_that_would_part_them_is_named(
     made_up_host("mainline-before-6.7")
     status_of("run", "young-restore", "old-restore", "--format", "json")
     (kernel,) = json.loads(capsys.readouterr().out)["kernels"]
-    assert kernel["behaves_as"] == ["mainline-before-6.7", "like-xu-v1"]
+    assert kernel["behaves_as"] == ["mainline-before-6.7", "like-xu-v1", "clock-series-2026-khz"]
     assert kernel["distinguished_by"] == (
         "scenario offset-moved would distinguish mainline-before-6.7 from like-xu-v1"
     )

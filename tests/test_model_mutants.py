@@ -6,6 +6,7 @@ become impossible; where it has not, the mutant says why it cannot be seen.
 """
 
 import importlib
+import tomllib
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from kvmharness.model import arithmetic, masterclock, operations, rates, rules
 from kvmharness.model import judge as judge_module
 from kvmharness.model.judge import Possibility, judge
 from kvmharness.model.policies import POLICIES
-from kvmharness.model.policy import Policy
+from kvmharness.model.policy import Policy, from_tables
 from kvmharness.model.simulate import simulate
 from kvmharness.model.state import Host
 from kvmharness.scenarios import SCENARIOS
@@ -30,6 +31,9 @@ from tests import mutants_of_time, mutants_of_writes
 from tests.mutant import BOOTED, NEW, OLD, Mutant
 
 MUTANTS = mutants_of_writes.MUTANTS + mutants_of_time.MUTANTS
+
+SERIES = Path(__file__).parents[1] / "docs" / "clock-series.toml"
+STATED = {**POLICIES, **from_tables(tomllib.loads(SERIES.read_text()), POLICIES)}
 
 Played = list[tuple[Trace, Host]]
 Ask = Callable[[str], tuple[Policy, Played]]
@@ -102,7 +106,7 @@ def ask(kernel: Callable[[str], Kernel], outcome: Callable[[str], SessionResult]
 
     def play_on(on: str) -> tuple[Policy, Played]:
         if on not in BOOTED:
-            policy = POLICIES[on.removeprefix("made up, ")]
+            policy = STATED[on.removeprefix("made up, ")]
             return policy, made_up_by(policy)
         spec, _, place = on.partition(" on ")
         if on in (OLD, NEW):

@@ -13,7 +13,7 @@ from kvmharness.guests.layout import kvmclock_address
 from kvmharness.model import arithmetic, line
 from kvmharness.model.interval import Interval
 from kvmharness.model.quantity import bounds
-from kvmharness.model.rates import Rates
+from kvmharness.model.rates import Rates, UnknownRateError
 from kvmharness.model.state import Moment, Page, Vcpu, World
 
 SYSTEM_TIME = ("SYSTEM_TIME", "SYSTEM_TIME_OLD")
@@ -35,21 +35,37 @@ class Masterclock(Rates):
 
     def track_matching(self, world: World, vcpu: Vcpu, *, new_generation: bool) -> None:
         """kvm_track_tsc_matching(), which asks for the masterclock to be looked at again."""
-        matching, in_use = self._all_match(world), world.use_master_clock
+        matching, in_use = self._wants_masterclock(world), world.use_master_clock
+        by = self.policy.renews_masterclock
         older = in_use or matching  # up to 6.7
         newer = (in_use and new_generation) or in_use != matching
+        if by == "write":
+            newer = older
+        elif by == "generation":
+            older = newer
+        elif by == "neither":
+            older = newer = in_use != matching
         if older and newer:
             vcpu.request = True
         elif (older or newer) and vcpu.request is False:
             vcpu.request = None
 
-    def _all_match(self, world: World) -> bool:
+    def all_match(self, world: World) -> bool:
         """Whether all vCPUs are in the generation; its first one is not counted as matched."""
         return world.nr_vcpus_matched_tsc + 1 == len(world.vcpus)
 
+    def _wants_masterclock(self, world: World) -> bool:
+        """Whether the vCPUs are as a masterclock needs them."""
+        if self.policy.stable_by == "offsets":
+            return self.all_match(world)
+        rates = {(vcpu.virtual_tsc_khz, vcpu.host_rate_at) for vcpu in world.vcpus.values()}
+        if len(rates) > 1 and any(step for _, step in rates):
+            raise UnknownRateError
+        return len(rates) == 1
+
     def _update(self, world: World, moment: Moment, *, certain: bool) -> None:
         """pvclock_update_vm_gtod_copy() and kvm_end_pvclock_update(), which asks for new pages."""
-        world.use_master_clock = self._all_match(world) and not world.boot_vcpu_runs_old_kvmclock
+        world.use_master_clock = self._wants_masterclock(world) and not world.boot_vcpu_runs_old_kvmclock
         first = moment if certain or world.master is None else world.master[0]
         world.master = first, moment
         self._draw_line(world, self.snapshot(moment), certain=certain)
@@ -94,7 +110,7 @@ class Masterclock(Rates):
         """The beginning of vcpu_enter_guest(), as far as it is about the clock."""
         vcpu, worlds = world.vcpus[number], [world]
         request, vcpu.request = vcpu.request, False
-        wanted = self._all_match(world) and not world.boot_vcpu_runs_old_kvmclock
+        wanted = self._wants_masterclock(world) and not world.boot_vcpu_runs_old_kvmclock
         if request is None and wanted != world.use_master_clock:
             worlds.append(world.fork())
             self._update(worlds[1], moment, certain=world.tsc_clocksource is True)
@@ -117,7 +133,8 @@ class Masterclock(Rates):
         now = bounds(vcpu.l1_tsc_offset, world.unknowns)
         assert now is not None
         found = [] if certain else [now]
-        for at in self._snapshots(world, moment):
+        now_alone = self.policy.catches_up_to == "now"
+        for at in [moment] if now_alone else self._snapshots(world, moment):
             if at is not moment and at.ns.low < vcpu.this_tsc_nsec.high:
                 raise ClockBehindError
             elapsed, scaled = self.elapsed(vcpu.this_tsc_nsec, at.ns, vcpu), self.scaled(world, vcpu, at.tsc)
@@ -211,7 +228,9 @@ class Masterclock(Rates):
         if khz and vcpu.ratio:
             khz = khz * vcpu.ratio >> (world.fraction_bits or 0)
         return Page(
-            stable=world.use_master_clock,
+            stable=world.use_master_clock and self.all_match(world)
+            if self.policy.stable_by == "khz"
+            else world.use_master_clock,
             stopped=vcpu.stopped_request or bool(vcpu.page and vcpu.page.stopped),
             tsc=reduce(_hull, tscs),
             ns=reduce(_hull, times) if offset else None,

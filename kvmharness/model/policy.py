@@ -40,6 +40,20 @@ KHZ_WRITE = {
     "silent": "nothing is written",
     "synchronizes": "the vCPU's TSC of just before is written, as if userspace had",
 }
+STABLE_BY = {
+    "offsets": "as long as all vCPUs are matched with the current generation",
+    "khz": "as long as all vCPUs have the same kHz; PVCLOCK_TSC_STABLE_BIT needs both",
+}
+RENEWS_MASTERCLOCK = {
+    "either": "one of the next two, of which kernels have one or the other",
+    "write": "every write while there is one, or while there could be",
+    "generation": "a new generation",
+    "neither": "nothing but that it comes or goes",
+}
+CATCHES_UP_TO = {
+    "snapshot": "where the TSC should have been when the masterclock was looked at",
+    "now": "where the TSC should be now",
+}
 
 
 class PolicyError(ValueError):
@@ -57,6 +71,9 @@ class Policy:
     window_ns      how near to what was expected a written value has to be, in ns of guest cycles
     snap_records   what a synchronized write leaves in last_tsc_write and last_tsc_nsec (SNAP_RECORDS)
     khz_write      what KVM_SET_TSC_KHZ of a vCPU, and its creation, write beside the rate (KHZ_WRITE)
+    stable_by      how long there is a masterclock (STABLE_BY)
+    renews_masterclock  what has the masterclock looked at again, once it is there (RENEWS_MASTERCLOCK)
+    catches_up_to  how far a TSC is advanced that hardware does not scale (CATCHES_UP_TO)
     reloads        when a vCPU load sets the offset again from last_guest_tsc (RELOADS)
     honours_writes whether writes and the offset attribute do anything at all
     """
@@ -70,6 +87,9 @@ class Policy:
     window_ns: int = NS_PER_SECOND
     snap_records: str = "written"
     khz_write: str = "silent"
+    stable_by: str = "offsets"
+    renews_masterclock: str = "either"
+    catches_up_to: str = "snapshot"
     reloads: str = "unstable"
     honours_writes: bool = True
 
@@ -116,6 +136,9 @@ _CHOICES = {
     "user_zero": USER_ZERO,
     "snap_records": SNAP_RECORDS,
     "khz_write": KHZ_WRITE,
+    "stable_by": STABLE_BY,
+    "renews_masterclock": RENEWS_MASTERCLOCK,
+    "catches_up_to": CATCHES_UP_TO,
     "reloads": RELOADS,
 }
 # Keys whose name does not say which ioctl they are about.
