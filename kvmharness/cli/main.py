@@ -12,6 +12,7 @@ from contextlib import suppress
 from kvmharness import version
 from kvmharness.cli import (
     bisect_step,
+    cache,
     explore,
     judge,
     lab,
@@ -30,6 +31,8 @@ from kvmharness.cli.errors import BAD_INPUT, INTERRUPTED, NOTHING_FAILED, UsageE
 from kvmharness.cli.options import Parser
 from kvmharness.judging.bisection import ANSWERS, GIVE_UP
 from kvmharness.kvm import KvmError, KvmUnavailableError
+from kvmharness.lab import cache as lab_cache
+from kvmharness.lab import kept
 from kvmharness.lab.errors import LabError
 
 _STATUSES = """\
@@ -65,6 +68,8 @@ def _run(words: Sequence[str]) -> int:
         with progress.shown(getattr(parsed, "verbosity", 0), options.complain):
             status: int = parsed.run(parsed)
         sys.stdout.flush()
+        if lab_cache.grown.is_set():
+            kept.trim()
     except (UsageError, LabError, KvmUnavailableError, KvmError) as error:
         return _give_up(str(error))
     except BrokenPipeError:
@@ -145,6 +150,7 @@ def parser() -> Parser:
         record,
         recording,
         vmms,
+        cache,
         list,
     ):
         command.add_parser(commands)

@@ -23,6 +23,8 @@ _THREADS = threading.RLock()
 _LOCKED: set[Path] = set()
 # How a folder is called while it is filled, and while it goes.
 _BUILDING = "building-"
+# Whether this process has put something into the cache.
+grown = threading.Event()
 
 
 def root() -> Path:
@@ -87,6 +89,7 @@ def published(place: Path, build: Callable[[Path], None]) -> Path:
             build(building)
             building.chmod(0o755)
             building.rename(place)
+            grown.set()
         except OSError as error:
             raise LabError(f"{place} cannot be written: {error.strerror or error}") from None
         finally:
