@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Operations as calls of C functions (pieces/operations.c).
+
+An operation is taken as the JSON data that it is played by. A method `c_NAME` is how C does the operation of
+that name; one that has none cannot be expressed.
+"""
+
+from typing import Any
+
+from kvmharness.guests.layout import KVMCLOCK, KVMCLOCK_SIZE, MAX_VCPUS
+from kvmharness.player.msr import MSRS
+from kvmharness.reproduce import guests
+from kvmharness.reproduce.names import CannotExpressError, duration, number, text
+
+_PREFIX = "c_"
+_MSR_NAMES = {
+    "TSC": "MSR_IA32_TSC",
+    "TSC_ADJUST": "MSR_IA32_TSC_ADJUST",
+    "TSC_DEADLINE": "MSR_IA32_TSC_DEADLINE",
+    "WALL_CLOCK_OLD": "MSR_KVM_WALL_CLOCK",
+    "SYSTEM_TIME_OLD": "MSR_KVM_SYSTEM_TIME",
+    "WALL_CLOCK": "MSR_KVM_WALL_CLOCK_NEW",
+    "SYSTEM_TIME": "MSR_KVM_SYSTEM_TIME_NEW",
+}
+assert set(_MSR_NAMES) == set(MSRS)
+
+
+class Calls:
+    """The calls of one script. `variables` are the names in C of the steps with these labels."""
+
+    def __init__(self, variables: dict[str, str]) -> None:
+        self._variables = variables
+        self.guests: list[str] = []
+
+    def call(self, operation: dict[str, Any], name: str) -> str:
+        """The call of an operation, whose step is to have this name. CannotExpressError."""
+        method = getattr(self, _PREFIX + operation["op"], None)
+        if method is None:
+            words = operation["op"].replace("_", " ")
+            raise CannotExpressError(f"the operation '{words}' is one that a test in C cannot do yet")
+        called, *arguments = method(operation)
+        return f"{called}({', '.join([text(name), *map(str, arguments)])})"
+
+    def c_create_vcpu(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """With its guest."""
+        guest = operation["guest"]
+        called = guests.name(guest)
+        if guest not in self.guests:
+            self.guests.append(guest)
+        return "create_vcpu", operation["vcpu"], f"&{called}"
+
+    def c_set_msrs(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """One, or several at once."""
+        vcpu = operation["vcpu"]
+        pairs = [(_MSR_NAMES[msr], self._of_msr(msr, vcpu, value)) for msr, value in operation["msrs"]]
+        if len(pairs) == 1:
+            return "set_msr", vcpu, *pairs[0]
+        self._check_count(len(pairs))
+        entries = ", ".join(f"{{ .index = {msr}, .data = {value} }}" for msr, value in pairs)
+        return "set_msrs", vcpu, len(pairs), f"(struct kvm_msr_entry[]) {{ {entries} }}"
+
+    def c_get_msrs(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """One, or several at once."""
+        indices = [_MSR_NAMES[each] for each in operation["indices"]]
+        if len(indices) == 1:
+            return "get_msr", operation["vcpu"], indices[0]
+        self._check_count(len(indices))
+        return "get_msrs", operation["vcpu"], len(indices), f"(__u32[]) {{ {', '.join(indices)} }}"
+
+    def c_set_tsc_offset(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """In cycles."""
+        vcpu = operation["vcpu"]
+        return "set_tsc_offset", vcpu, self._cycles(vcpu, operation["offset"])
+
+    def c_get_tsc_offset(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """In cycles."""
+        return "get_tsc_offset", operation["vcpu"]
+
+    def c_set_tsc_khz(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """A rate, or one by so many millionths off the first."""
+        vcpu, khz = operation["vcpu"], operation["khz"]
+        off = f"off_by_ppm({vcpu}, {khz['ppm']})" if isinstance(khz, dict) else f"{khz}u"
+        return "set_tsc_khz", vcpu, off
+
+    def c_get_tsc_khz(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """In kHz."""
+        return "get_tsc_khz", operation["vcpu"]
+
+    def c_set_vm_tsc_khz(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """A rate, or one by so many millionths off the VM's."""
+        khz = operation["khz"]
+        return "set_vm_tsc_khz", f"vm_off_by_ppm({khz['ppm']})" if isinstance(khz, dict) else f"{khz}u"
+
+    def c_get_clock(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """Of the VM."""
+        return ("get_clock",)
+
+    def c_set_clock(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """With or without the real time that it is of."""
+        clock = self._ns(operation["clock"])
+        if operation["realtime"] is None:
+            return "set_clock", clock
+        return "set_clock_of", clock, self._ns(operation["realtime"])
+
+    def c_kvmclock_ctrl(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """Of a vCPU."""
+        return "kvmclock_ctrl", operation["vcpu"]
+
+    def c_read_kvmclock(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """The page of a vCPU."""
+        return "read_page", operation["vcpu"]
+
+    def c_run(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """Until the guest exits."""
+        return "run_guest", operation["vcpu"]
+
+    def c_guest_write(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """By the guest itself."""
+        vcpu, msr = operation["vcpu"], operation["msr"]
+        return "guest_write", vcpu, _MSR_NAMES[msr], self._of_msr(msr, vcpu, operation["value"])
+
+    def c_move_thread(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """To another of the CPUs that may be used."""
+        return "move_thread", operation["to"]
+
+    def c_sleep(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """A wait."""
+        return "wait_ns", duration(operation["ns"])
+
+    def _of_msr(self, msr: str, vcpu: int, value: Any) -> str:
+        """A value for an MSR: that of a page's address says so."""
+        place, on = divmod(value - KVMCLOCK, KVMCLOCK_SIZE) if isinstance(value, int) else (-1, 0)
+        if msr.startswith("SYSTEM_TIME") and 0 <= place < MAX_VCPUS and on == 1:
+            return f"page_address({place}) + 1"
+        return self._cycles(vcpu, value)
+
+    def _cycles(self, vcpu: int, value: Any) -> str:
+        return self._written(value, lambda ns: f"cycles({vcpu}, {duration(ns)})")
+
+    def _ns(self, value: Any) -> str:
+        return self._written(value, duration)
+
+    def _written(self, value: Any, of_time: Any) -> str:
+        """What a value to write stands for (player/values.py)."""
+        if isinstance(value, int):
+            return number(value)
+        if "ns" in value:
+            return str(of_time(value["ns"]))
+        read = f"value_of(&{self._variables[value['read']]}, {value.get('place', 0)})"
+        plus = self._written(value["plus"], of_time)
+        if plus == "0":
+            return read
+        return f"{read} - {plus[1:]}" if plus.startswith("-") else f"{read} + {plus}"
+
+    @staticmethod
+    def _check_count(count: int) -> None:
+        if count > 8:
+            raise CannotExpressError(f"{count} MSRs at once are more than a test in C takes")

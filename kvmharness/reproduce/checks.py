@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Claims as checks in C (pieces/offsets.c, pieces/clocks.c): expressions of a `enum result`."""
+
+import errno
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kvmharness.contract import (
+    Claim,
+    ClockClaim,
+    EndClaim,
+    ForwardClaim,
+    HostTimeClaim,
+    LineClaim,
+    OffsetClaim,
+    PageClaim,
+    RateClaim,
+    ReadsClaim,
+    RealtimeClaim,
+    SameClaim,
+    TimeClaim,
+)
+from kvmharness.reproduce.names import CannotExpressError, duration, text
+from kvmharness.script import Operation, Script
+
+Check = tuple[str, str]  # a text, and the expression that checks it
+
+_MOST_SEEN, _MOST_DUE = 47, 7  # struct offset_claim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NearlyClaim(OffsetClaim):
+    """An OffsetClaim that tolerates so many ns."""
+
+    slack_ns: int
+
+
+class Checks:
+    """The checks of one script's claims. `variables` are the names in C of the steps with these labels."""
+
+    def __init__(self, script: Script, variables: dict[str, str]) -> None:
+        self._script = script
+        self._variables = variables
+        self._of_label = {step.label: (place, step) for place, step in enumerate(script) if step.label}
+
+    def of(self, claim: Claim) -> list[Check]:
+        """A claim's checks. CannotExpressError where C has none."""
+        make = _CHECKS.get(type(claim))
+        if make is None:
+            raise CannotExpressError(f"a test in C cannot check yet: {claim.text}")
+        return make(self, claim)
+
+    def labels(self, claim: Claim) -> tuple[str, ...]:
+        """The labels of the steps that its checks name."""
+        also = [step.label for step in self._entries(claim)] if isinstance(claim, RateClaim) else []
+        if isinstance(claim, RateClaim):
+            also.append(self._first_created.label)
+        if isinstance(claim, LineClaim):
+            also += [label for each in claim.seen if (label := self._offset_before(claim, each))]
+        return (*claim.labels, *also)
+
+    def _pointer(self, label: str) -> str:
+        return f"&{self._variables[label]}"
+
+    def _pointers(self, labels: Sequence[str]) -> str:
+        return f"{{ {', '.join(map(self._pointer, labels))} }}"
+
+    @property
+    def _first_created(self) -> Operation:
+        return next(step for step in self._script if step.creates_vcpu)
+
+    @property
+    def _khz(self) -> str:
+        """The rate that KVM takes the host's TSC for."""
+        return f"vcpus[{self._first_created.vcpu_numbers[0]}].first_khz"
+
+    def _offset(self, claim: OffsetClaim) -> list[Check]:
+        if len(claim.seen) > _MOST_SEEN or len(claim.expected) > _MOST_DUE:
+            raise CannotExpressError(f"a test in C cannot look at so many steps: {claim.text}")
+        fields = [f".due = {self._pointers(claim.expected)}", f".seen = {self._pointers(claim.seen)}"]
+        if claim.instead:
+            fields.append(f".instead = {self._pointer(claim.instead)}")
+            if claim.otherwise:
+                fields.append(f".otherwise = {text(claim.otherwise)}")
+        if isinstance(claim, NearlyClaim):
+            fields.append(
+                f".slack = cycles({self._first_created.vcpu_numbers[0]}, {duration(claim.slack_ns)})"
+            )
+        if claim.together:
+            first, last = map(self._pointer, claim.together)
+            fields.append(f".first = {first}, .last = {last}, .within_ns = {duration(claim.within_ns)}")
+        lines = "".join(f"\t{field},\n" for field in fields)
+        return [(claim.text, f"same_offset((struct offset_claim) {{\n{lines}}})")]
+
+    def _same(self, claim: SameClaim) -> list[Check]:
+        return [(claim.text, f"same_value({self._pointer(claim.seen)}, {self._pointer(claim.expected)})")]
+
+    def _end(self, claim: EndClaim) -> list[Check]:
+        numbers = []
+        for name in claim.errors:
+            if name and not hasattr(errno, name):
+                raise CannotExpressError(f"{name} is no errno that C has a name for")
+            numbers.append(name or "0")
+        errors = ", ".join([*numbers, "-1"])
+        return [(claim.text, f"ends_with({self._pointer(claim.seen)}, (int[]) {{ {errors} }})")]
+
+    def _clock(self, claim: ClockClaim) -> list[Check]:
+        return [(claim.text, f"clock_is_stable({self._pointer(claim.seen)}, {str(claim.stable).lower()})")]
+
+    def _host_time(self, claim: HostTimeClaim) -> list[Check]:
+        return [(claim.text, f"says_host_time({self._pointer(claim.seen)})")]
+
+    def _reads(self, claim: ReadsClaim) -> list[Check]:
+        return [(claim.text, f"reads_something({self._pointer(claim.seen)})")]
+
+    def _page(self, claim: PageClaim) -> list[Check]:
+        asked = (("PAGE_STABLE", claim.stable), ("PAGE_STOPPED", claim.stopped))
+        flags = " | ".join(name for name, wanted in asked if wanted) or "0"
+        others = " | ".join(name for name, wanted in asked if wanted is False) or "0"
+        return [(claim.text, f"page_says({self._pointer(claim.seen)}, {flags}, {others})")]
+
+    def _forward(self, claim: ForwardClaim) -> list[Check]:
+        steps = ", ".join([*map(self._pointer, claim.seen), "NULL"])
+        return [(claim.text, f"never_backwards((const struct step *[]) {{ {steps} }})")]
+
+    def _entries(self, claim: RateClaim) -> list[Operation]:
+        """The steps in which the vCPU's guest was entered meanwhile."""
+        first, last = self._of_label[claim.first][0], self._of_label[claim.last][0]
+        vcpus = set(self._script[last].vcpu_numbers)
+        steps = self._script[first : last + 1]
+        return [step for step in steps if step.enters_guest and vcpus & set(step.vcpu_numbers)]
+
+    def _rate(self, claim: RateClaim) -> list[Check]:
+        fields = [
+            f".first = {self._pointer(claim.first)}, .last = {self._pointer(claim.last)}",
+            f".khz = {self._pointer(claim.khz)}, .created = {self._pointer(self._first_created.label)}",
+        ]
+        if claim.instead:
+            fields.append(f".instead = {self._pointer(claim.instead)}")
+        if claim.stands_since:
+            fields.append(f".since = {self._pointer(claim.stands_since)}")
+        if entries := [f"took({self._pointer(step.label)})" for step in self._entries(claim)]:
+            fields.append(f".entries_ns = {' + '.join(entries)}")
+        lines = "".join(f"\t{field},\n" for field in fields)
+        return [(claim.text, f"counts_at((struct rate_claim) {{\n{lines}}})")]
+
+    def _time(self, claim: TimeClaim) -> list[Check]:
+        due = f"{self._pointer(claim.expected)}, {self._is_page(claim.expected)}"
+        return [
+            (
+                _each(claim, label),
+                f"goes_on({self._pointer(label)}, {self._is_page(label)}, {due}, {self._khz})",
+            )
+            for label in claim.seen
+        ]
+
+    def _is_page(self, label: str) -> str:
+        return "true" if "version" in self._of_label[label][1].value_names else "false"
+
+    def _realtime(self, claim: RealtimeClaim) -> list[Check]:
+        steps = ", ".join(map(self._pointer, (claim.before, claim.by, claim.after)))
+        return [(claim.text, f"moves_with_real_time({steps}, {self._khz})")]
+
+    def _line(self, claim: LineClaim) -> list[Check]:
+        return [(_each(claim, label), self._on_line(claim, label)) for label in claim.seen]
+
+    def _on_line(self, claim: LineClaim, label: str) -> str:
+        seen, due = self._pointer(label), self._pointer(claim.expected)
+        if self._is_page(label) == "true":
+            return f"page_on_line({seen}, {due})"
+        if offset := self._offset_before(claim, label):
+            return f"clock_on_line({seen}, value_of({self._pointer(offset)}, 0), 1, 0, {due})"
+        place = self._of_label[label][0]
+        (vcpu,) = self._of_label[claim.expected][1].vcpu_numbers
+        if any(step.sets_tsc and vcpu in step.vcpu_numbers for step in self._script[place:]):
+            raise CannotExpressError(f"a test in C reads no offset there: {claim.text}")
+        return f"scaled_clock_on_line({seen}, {vcpu}, {due})"
+
+    def _offset_before(self, claim: LineClaim, label: str) -> str:
+        """The label of the step that says the offset of the page's vCPU, for a KVM_GET_CLOCK; "" if none."""
+        place = self._of_label[label][0]
+        scales = any(step.value_names == ("khz",) and not step.creates_vcpu for step in self._script)
+        if scales or self._is_page(label) == "true":
+            return ""
+        vcpus = self._of_label[claim.expected][1].vcpu_numbers
+        own = [step for step in self._script[:place] if step.vcpu_numbers == vcpus]
+        said = [step.label for step in own if "offset" in step.value_names]
+        return said[-1] if said else ""
+
+
+def _each(claim: Any, label: str) -> str:
+    """What a check of one of several steps says."""
+    return claim.text if len(claim.seen) == 1 else f"{claim.text}: {label}"
+
+
+_CHECKS: dict[type[Claim], Callable[[Checks, Any], list[Check]]] = {
+    OffsetClaim: Checks._offset,
+    NearlyClaim: Checks._offset,
+    SameClaim: Checks._same,
+    EndClaim: Checks._end,
+    ClockClaim: Checks._clock,
+    HostTimeClaim: Checks._host_time,
+    ReadsClaim: Checks._reads,
+    PageClaim: Checks._page,
+    ForwardClaim: Checks._forward,
+    RateClaim: Checks._rate,
+    TimeClaim: Checks._time,
+    RealtimeClaim: Checks._realtime,
+    LineClaim: Checks._line,
+}

@@ -1,0 +1,351 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The operations: each is made between two readings of the host's clocks.
+ *
+ * Pieces of tests in plain C: each begins with four slashes and the names that it defines. A test gets those whose
+ * names it uses, in this order (../pieces.py).
+ */
+
+//// create_vcpu
+static struct step create_vcpu(const char *name, int vcpu, const struct guest *guest)
+{
+	struct step step = begin(name);
+	int fd = ioctl(vm, KVM_CREATE_VCPU, vcpu);
+
+	end(&step, fd);
+	if (fd < 0)
+		skip_all("a vCPU cannot be created");
+	vcpus[vcpu].fd = fd;
+	vcpus[vcpu].guest = guest;
+	vcpus[vcpu].run = mmap(NULL, ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE,
+			       MAP_SHARED, fd, 0);
+	if (vcpus[vcpu].run == MAP_FAILED)
+		skip_all("a vCPU's shared page cannot be mapped");
+	set_cpuid(vcpu);
+	load_guest(vcpu, guest);
+	vcpus[vcpu].khz = vcpus[vcpu].first_khz = ioctl(fd, KVM_GET_TSC_KHZ, 0);
+	step.has_tsc = true;		/* KVM has it begin with a TSC of 0 */
+	step.count = 1;
+	step.value[0] = vcpus[vcpu].khz;
+	return step;
+}
+
+//// stay_here
+/* The TSCs of two CPUs may be a few cycles apart. */
+static void stay_here(void)
+{
+	cpu_set_t here;
+
+	CPU_ZERO(&here);
+	CPU_SET(sched_getcpu(), &here);
+	sched_setaffinity(0, sizeof(here), &here);
+}
+
+//// stay_here_of
+static int cpus[16], cpu_count;
+
+/* Stay on this CPU until move_thread(). It is CPU 0 here; the others that may be used follow in their order. */
+static void stay_here_of(void)
+{
+	cpu_set_t allowed, here;
+
+	sched_getaffinity(0, sizeof(allowed), &allowed);
+	cpus[cpu_count++] = sched_getcpu();
+	for (int cpu = 0; cpu < CPU_SETSIZE && cpu_count < 16; cpu++)
+		if (CPU_ISSET(cpu, &allowed) && cpu != cpus[0])
+			cpus[cpu_count++] = cpu;
+	CPU_ZERO(&here);
+	CPU_SET(cpus[0], &here);
+	sched_setaffinity(0, sizeof(here), &here);
+}
+
+//// move_thread
+static struct step move_thread(const char *name, int to)
+{
+	struct step step = begin(name);
+	cpu_set_t there;
+
+	if (to >= cpu_count) {
+		errno = EINVAL;
+		end(&step, -1);
+		return step;
+	}
+	CPU_ZERO(&there);
+	CPU_SET(cpus[to], &there);
+	end(&step, sched_setaffinity(0, sizeof(there), &there));
+	if (step.tsc_after < step.tsc_before)	/* another CPU's TSC may be behind */
+		step.tsc_after = step.tsc_before;
+	return step;
+}
+
+//// get_msrs
+/* One KVM_GET_MSRS of `count` MSRs. */
+static struct step get_msrs(const char *name, int vcpu, int count, const __u32 *indices)
+{
+	struct { struct kvm_msrs head; struct kvm_msr_entry entry[MAX_VALUES]; } msrs = { .head.nmsrs = count };
+	struct step step;
+	int done;
+
+	for (int i = 0; i < count; i++)
+		msrs.entry[i].index = indices[i];
+	step = begin(name);
+	done = ioctl(vcpus[vcpu].fd, KVM_GET_MSRS, &msrs);
+	if (done >= 0 && done < count)
+		errno = EINVAL;		/* KVM says how many it read, not why it stopped */
+	end(&step, done < count ? -1 : 0);
+	step.count = step.error ? 0 : count;
+	for (int i = step.count - 1; i >= 0; i--) {
+		step.value[i] = msrs.entry[i].data;
+		if (indices[i] == 0x10) {
+			step.has_tsc = true;
+			step.tsc = step.value[i];
+		}
+	}
+	return step;
+}
+
+//// get_msr
+static struct step get_msr(const char *name, int vcpu, __u32 index)
+{
+	return get_msrs(name, vcpu, 1, &index);
+}
+
+//// set_msrs
+/* One KVM_SET_MSRS of `count` MSRs, in their order. */
+static struct step set_msrs(const char *name, int vcpu, int count, const struct kvm_msr_entry *entries)
+{
+	struct { struct kvm_msrs head; struct kvm_msr_entry entry[MAX_VALUES]; } msrs = { .head.nmsrs = count };
+	struct step step;
+	int done;
+
+	memcpy(msrs.entry, entries, count * sizeof(*entries));
+	step = begin(name);
+	done = ioctl(vcpus[vcpu].fd, KVM_SET_MSRS, &msrs);
+	if (done >= 0 && done < count)
+		errno = EINVAL;		/* KVM says how many it wrote, not why it stopped */
+	end(&step, done < count ? -1 : 0);
+	step.count = count;
+	for (int i = count - 1; i >= 0; i--) {
+		step.value[i] = entries[i].data;
+		if (entries[i].index == 0x10) {
+			step.has_tsc = true;
+			step.tsc = entries[i].data;
+		}
+	}
+	return step;
+}
+
+//// set_msr
+static struct step set_msr(const char *name, int vcpu, __u32 index, __u64 data)
+{
+	struct kvm_msr_entry entry = { .index = index, .data = data };
+
+	return set_msrs(name, vcpu, 1, &entry);
+}
+
+//// offset_attribute
+static struct step offset_attribute(const char *name, int vcpu, unsigned long request, __u64 offset)
+{
+	struct kvm_device_attr attribute = {
+		.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (__u64)&offset,
+	};
+	struct step step = begin(name);
+
+	end(&step, ioctl(vcpus[vcpu].fd, request, &attribute));
+	step.has_offset = true;
+	step.offset = step.value[0] = offset;
+	step.count = request == KVM_SET_DEVICE_ATTR || !step.error;
+	return step;
+}
+
+//// get_tsc_offset
+/* The offset in cycles, modulo 2^64. Kernels before 5.16 do not know the attribute. */
+static struct step get_tsc_offset(const char *name, int vcpu)
+{
+	return offset_attribute(name, vcpu, KVM_GET_DEVICE_ATTR, 0);
+}
+
+//// set_tsc_offset
+static struct step set_tsc_offset(const char *name, int vcpu, __u64 offset)
+{
+	return offset_attribute(name, vcpu, KVM_SET_DEVICE_ATTR, offset);
+}
+
+//// get_tsc_khz
+static struct step get_tsc_khz(const char *name, int vcpu)
+{
+	struct step step = begin(name);
+	int khz = ioctl(vcpus[vcpu].fd, KVM_GET_TSC_KHZ, 0);
+
+	end(&step, khz);
+	step.count = !step.error;
+	step.value[0] = khz;
+	return step;
+}
+
+//// set_tsc_khz
+/* 0 stands for the host's own rate. */
+static struct step set_tsc_khz(const char *name, int vcpu, __u32 khz)
+{
+	struct step step = begin(name);
+
+	end(&step, ioctl(vcpus[vcpu].fd, KVM_SET_TSC_KHZ, khz));
+	if (!step.error)
+		vcpus[vcpu].khz = khz ? khz : (__u32)ioctl(vcpus[vcpu].fd, KVM_GET_TSC_KHZ, 0);
+	step.count = 1;
+	step.value[0] = khz;
+	return step;
+}
+
+//// set_vm_tsc_khz
+/* What vCPUs to come start with. */
+static struct step set_vm_tsc_khz(const char *name, __u32 khz)
+{
+	struct step step = begin(name);
+
+	end(&step, ioctl(vm, KVM_SET_TSC_KHZ, khz));
+	step.count = 1;
+	step.value[0] = khz;
+	return step;
+}
+
+//// get_clock
+/* The clock (ns), its flags, and if KVM says them the host's real time (ns) and TSC of that moment. */
+static struct step get_clock(const char *name)
+{
+	struct clock_data data = { 0 };
+	struct step step = begin(name);
+
+	end(&step, ioctl(vm, KVM_GET_CLOCK, &data));
+	step.value[0] = data.clock;
+	step.value[1] = data.flags;
+	step.value[2] = data.realtime;
+	step.value[3] = data.host_tsc;
+	if (!step.error)
+		step.count = data.flags & KVM_CLOCK_REALTIME && data.flags & KVM_CLOCK_HOST_TSC ? 4 : 2;
+	return step;
+}
+
+//// set_clock
+static struct step set_clock(const char *name, __u64 ns)
+{
+	struct clock_data data = { .clock = ns };
+	struct step step = begin(name);
+
+	end(&step, ioctl(vm, KVM_SET_CLOCK, &data));
+	step.count = 1;
+	step.value[0] = ns;
+	return step;
+}
+
+//// set_clock_of
+/* The clock that the VM had at this real time: KVM adds what has passed since. */
+static struct step set_clock_of(const char *name, __u64 ns, __u64 realtime)
+{
+	struct clock_data data = { .clock = ns, .flags = KVM_CLOCK_REALTIME, .realtime = realtime };
+	struct step step = begin(name);
+
+	end(&step, ioctl(vm, KVM_SET_CLOCK, &data));
+	step.count = 2;
+	step.value[0] = ns;
+	step.value[1] = realtime;
+	return step;
+}
+
+//// kvmclock_ctrl
+/* The guest is to learn that it was stopped. */
+static struct step kvmclock_ctrl(const char *name, int vcpu)
+{
+	struct step step = begin(name);
+
+	end(&step, ioctl(vcpus[vcpu].fd, KVM_KVMCLOCK_CTRL, 0));
+	return step;
+}
+
+//// last_run
+static struct step last_run[MAX_VCPUS];
+
+//// run_guest
+static struct step run_guest(const char *name, int vcpu)
+{
+	const struct guest *guest = vcpus[vcpu].guest;
+	__u64 *samples = (__u64 *)(memory + RESULTS(vcpu) + SAMPLES);
+	struct step step;
+
+	memset(samples, 0, 8 * guest->samples);
+	step = begin(name);
+	do
+		end(&step, ioctl(vcpus[vcpu].fd, KVM_RUN, 0));
+	while (step.error == EINTR);
+	step.by_guest = true;
+	if (!step.error && vcpus[vcpu].run->exit_reason != KVM_EXIT_IO) {
+		printf("# the guest of step %s did not survive: KVM_RUN came back with exit reason %u\n"
+		       "not ok %d a guest survives\n", name, vcpus[vcpu].run->exit_reason, ++tests);
+		exit(1);
+	}
+	while (step.count < guest->samples && samples[step.count]) {
+		step.tsc = step.value[step.count] = samples[step.count];
+		step.count++;
+	}
+	step.has_tsc = step.count > 0;
+	last_run[vcpu] = step;
+	return step;
+}
+
+//// guest_write
+/* The guest executes WRMSR: what it is to write, and its TSC just before and just after. */
+static struct step guest_write(const char *name, int vcpu, __u32 msr, __u64 data)
+{
+	struct step step;
+
+	memcpy(memory + RESULTS(vcpu) + MAILBOX_VALUE, &data, sizeof(data));
+	memcpy(memory + RESULTS(vcpu) + MAILBOX_MSR, &msr, sizeof(msr));
+	step = run_guest(name, vcpu);
+	step.by_guest = false;
+	memmove(step.value + 1, step.value, 2 * sizeof(step.value[0]));
+	step.value[0] = data;
+	step.count++;
+	step.has_tsc = true;
+	step.tsc = msr == 0x10 ? data : step.value[step.count - 1];
+	last_run[vcpu] = step;
+	return step;
+}
+
+//// read_page
+/*
+ * The kvmclock page: version, TSC (cycles), time (ns), multiplier, shift, flags. The guest computes the time
+ * from it and its TSC; that of its last run is kept with the step.
+ */
+static struct step read_page(const char *name, int vcpu)
+{
+	const __u8 *page = memory + page_address(vcpu);
+	struct step step = begin(name);
+
+	memcpy(&step.value[0], page, 4);
+	memcpy(&step.value[1], page + 8, 8);
+	memcpy(&step.value[2], page + 16, 8);
+	memcpy(&step.value[3], page + 24, 4);
+	step.value[4] = page[28];
+	step.value[5] = page[29];
+	step.count = 6;
+	end(&step, 0);
+	if (last_run[vcpu].has_tsc && !last_run[vcpu].error) {
+		step.tsc = last_run[vcpu].tsc;
+		step.guest.ns_before = last_run[vcpu].ns_before;
+		step.guest.ns_after = last_run[vcpu].ns_after;
+	}
+	return step;
+}
+
+//// wait_ns
+static struct step wait_ns(const char *name, __s64 ns)
+{
+	struct timespec left = { ns / 1000000000, ns % 1000000000 };
+	struct step step = begin(name);
+
+	while (nanosleep(&left, &left) && errno == EINTR)
+		;
+	end(&step, 0);
+	return step;
+}
+
