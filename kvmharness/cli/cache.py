@@ -78,10 +78,15 @@ def _lines(there: Sequence[Kept], most: int | None) -> list[str]:
     for kind, group in _by_kind(there):
         size = kept.size_text(sum(each.size for each in group))
         lines += ["", f"{kind}: {kept.KINDS[kind]}, {size}"]
-        lines += [
-            f"  {kept.size_text(each.size):>8}  {_age(each):>7}  {printable(each.name)}" for each in group
-        ]
+        lines += map(_line, group[:most])
+        if more := group[len(group[:most]) :]:
+            size = kept.size_text(sum(each.size for each in more))
+            lines.append(f"  {size:>8}  in {len(more)} more (-v)")
     return lines
+
+
+def _line(each: Kept) -> str:
+    return f"  {kept.size_text(each.size):>8}  {_age(each):>7}  {printable(each.name)}"
 
 
 def _by_kind(there: Sequence[Kept]) -> list[tuple[str, list[Kept]]]:
