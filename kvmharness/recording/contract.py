@@ -58,7 +58,8 @@ class _Flow:
         self.follows = found.flows[number - 1].kind if number else ""
         self.before = found.before.get(number, {})
         self.after = found.after.get(number, {})
-        self.vcpus = [found.vcpus[vcpu] for vcpu in flow.vcpus if vcpu in found.vcpus]
+        numbers = [found.vcpus[vcpu] for vcpu in flow.vcpus if flow.puts[vcpu] in found.labels]
+        self.vcpus = [number for number in numbers if number in self.after]
         self.name = f"{flow.kind}, steps {flow.first + 1} to {flow.last + 1}"
 
     def write(self, vcpu: int) -> str:
@@ -68,6 +69,8 @@ class _Flow:
 
     def together(self) -> list[Claim]:
         """All vCPUs that it writes count like the first of them."""
+        if not self.vcpus:
+            return []
         first, *others = self.vcpus
         return [
             OffsetClaim(
@@ -115,7 +118,7 @@ def _start(flow: _Flow) -> list[Claim]:
 
 def _reset(flow: _Flow) -> list[Claim]:
     if not flow.vcpus or (flow.follows == RESET and flow.put_before(flow.vcpus[0])):
-        return flow.together() if flow.vcpus else []
+        return flow.together()
     return [flow.goes_on(flow.vcpus[0], "what the reset wrote"), *flow.together()]
 
 

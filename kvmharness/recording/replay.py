@@ -294,7 +294,13 @@ class _Writer:
         if age is None:
             self._found.unknown.append(f"write-{place + 1}")
             return Time(UNKNOWN_AGE_NS)
-        return Time(age)
+        return self._time(line, age)
+
+    @staticmethod
+    def _time(line: Line, ns: int) -> Time:
+        if abs(ns) >= 2**63:
+            raise RecordingError(f"VM {line.vm}: a time of {abs(ns) // (365 * 86400 * 10**9)} years")
+        return Time(ns)
 
     def _get_msrs(self, place: int, line: Line) -> list[Operation]:
         value = line.msr("TSC")
@@ -311,7 +317,9 @@ class _Writer:
     def _set_clock(self, place: int, line: Line) -> list[Operation]:
         clock = line.values.get("clock", 0)
         read = self._clocks.get(clock)
-        return [SetClock(clock=Read(read) if read else Time(clock), label=f"set-clock-{place + 1}")]
+        return [
+            SetClock(clock=Read(read) if read else self._time(line, clock), label=f"set-clock-{place + 1}")
+        ]
 
     def _kvmclock_ctrl(self, place: int, line: Line) -> list[Operation]:
         if line.vcpu is None:
