@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Measures what the harness costs beside what it is made of, in one run, as ratios.
 
-    python bench/run.py [kvm] [lab] [many] [judge] [build] [validate]        (all without a name)
+    python bench/run.py [kvm] [lab] [many] [judge] [build] [validate] [each]        (all without a name)
 
 Rounds of each contender alternate, so that a noisy machine disturbs all alike. Calls are compared by
 their best round, boots by their median.
@@ -44,6 +44,8 @@ BOOT_ROUNDS = 5
 COLD_ROUNDS = 3
 BUILD_ROUNDS = 7
 VALIDATE_ROUNDS = 5
+EACH_ROUNDS = 3
+EACH_PATCHES = 10
 JUDGE_ROUNDS = 3
 JUDGE_STEPS = (100, 1_000, 10_000)
 # Of these KVM's own clock falls behind a write in a mixture of everything, from where nothing is predicted.
@@ -360,6 +362,58 @@ def bench_validate() -> None:
     show("a patch, before and after", "ms", medians, "<= 1.2 x two lab runs")
 
 
+def bench_each() -> None:
+    """`lab validate --each` of ten patches to x86.c beside ten times a bare make after such a change."""
+    spec, source = LAB_KERNELS[0], "arch/x86/kvm/x86.c"
+    numbers = itertools.count(1)
+
+    def line(number: int) -> str:
+        return f"static int bench_number __attribute__((used)) = {number};\n"
+
+    def series(first: int) -> str:
+        """As many patches as are measured; the first makes a header, each of the others changes it."""
+        mails = []
+        for number in range(first, first + EACH_PATCHES):
+            diff = f"--- a/arch/x86/kvm/bench.h\n+++ b/arch/x86/kvm/bench.h\n@@ -1 +1 @@\n-{line(number - 1)}"
+            if number == first:
+                diff = (
+                    f'--- a/{source}\n+++ b/{source}\n@@ -1 +1,2 @@\n #include "x86.h"\n+#include "bench.h"\n'
+                    "--- /dev/null\n+++ b/arch/x86/kvm/bench.h\n@@ -0,0 +1 @@\n"
+                )
+            mails.append(
+                f"From {number:040x} Mon Sep 17 00:00:00 2001\nFrom: bench\nSubject: bench {number}\n\n"
+                f"{diff}+{line(number)}"
+            )
+        return "\n".join(mails)
+
+    with tempfile.TemporaryDirectory() as folder:
+        patches = Path(folder) / "series.mbox"
+
+        def each() -> float:
+            patches.write_text(series(EACH_PATCHES * next(numbers)))
+            return lab(
+                "validate", spec, "--each", "--patch", str(patches), "--name", "bench", "--machine", "amd"
+            )
+
+        each()  # leaves all that is kept in the cache
+        package = kernels.package_of(spec)
+        assert package is not None
+        copy = Path(folder) / "tree"
+        shutil.copytree(cache.root() / "trees" / kernels.cache_name(package) / "tree", copy, symlinks=True)
+
+        def makes() -> float:
+            begin = time.monotonic()
+            for _ in range(EACH_PATCHES):
+                (copy / "arch/x86/kvm/bench.h").write_text(line(next(numbers)))
+                command = ["make", "-C", str(copy), f"-j{os.cpu_count()}", *build.MODULES, "modules"]
+                subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+            return (time.monotonic() - begin) * 1000
+
+        measured = alternate({"ten makes": makes, "--each": each}, EACH_ROUNDS)
+    medians = {name: median(values) for name, values in measured.items()}
+    show("ten patches, one by one", "ms", medians, "<= 1.4 x ten makes")
+
+
 BENCHES = {
     "kvm": bench_kvm,
     "lab": bench_lab,
@@ -367,6 +421,7 @@ BENCHES = {
     "judge": bench_judge,
     "build": bench_build,
     "validate": bench_validate,
+    "each": bench_each,
 }
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from kvmharness import __version__
 from kvmharness.cli.main import main
 from kvmharness.judging.verdict import Expectation, Result, Verdict
 from kvmharness.lab import runs
@@ -64,6 +65,11 @@ def test_validate_plays_on_the_kernel_with_the_patch_and_without(
     assert told in " ".join(text.split())
     assert ["young-restore", "broken", "kept", "yes"] in [line.split() for line in text.splitlines()]
     assert to_reproduce(text) == ["lab", "validate", SPEC, "--patch", f"sha256:{digits}", *asked]
+    flat = " ".join(text.split())
+    assert f"By kvmharness {__version__}" in flat
+    assert "qemu-system-x86_64" in flat
+    assert "kernel: linux-image-6.18.0-mine 6.18-1 " in flat
+    assert "Level of testing: emulated, no hardware: amd-smp (QEMU's emulation of two AMD CPUs" in flat
     asked[1] = "2"
     output = ("--output", str(tmp_path / "text"))
     assert main(["lab", "validate", SPEC, "--patch", thread, *asked, "--offline", *output]) == 1

@@ -53,12 +53,24 @@ def test_what_a_patch_fixes_and_breaks_is_told_before_and_after() -> None:
     assert ["pair", "kept", "broken", "yes"] in rows
     assert "contracts fixed by the patch: young-restore\n" in text
     assert "contracts broken by the patch: pair\n" in text
-    assert "kept, before and after: old-restore\n" in text
-    assert "broken, before and after: one-by-one\n" in text
-    assert "skip, before and after: scaling\n" in text
+    assert "    young-restore is kept.\n" in text
+    assert "the same before and after: 1 kept, 1 broken, 1 skip\n" in text
+    assert "not tested (1): the offset is not what it had to be\n" in text
+    assert "old-restore" not in text
     assert "before: behaves as mainline-before-6.7\n" in text
     assert "after: behaves as oliver-upton\n" in text
     assert "follows oliver-upton in all 4 scenarios that could be judged\n" in text
+
+
+def test_the_text_says_by_what_it_was_tested_and_a_contract_has_one_line() -> None:
+    long = replace(AFTER.results[2], contract="a word " * 30)
+    validation = Validation(BEFORE, replace(AFTER, results=(long,)))
+    text = render([validation], ["a.patch"], COMMAND, means=["By kvmharness 1, QEMU 2", "Level: emulated"])
+    assert "\nBy kvmharness 1, QEMU 2\nLevel: emulated\n\nTo reproduce:" in text
+    shortened = [line for line in text.splitlines() if line.startswith("    a word")]
+    assert len(shortened) == 1
+    assert shortened[0].endswith("word a ...")
+    assert len(shortened[0]) <= WIDTH
 
 
 def test_the_text_is_fit_for_a_mail_and_leaves_a_line_to_sign() -> None:
@@ -129,7 +141,7 @@ def test_what_the_patch_changes_comes_before_everything_else() -> None:
 def test_those_that_fail_for_one_reason_are_named_together() -> None:
     wrong = [result(each.scenario, Verdict.FAIL, True, False) for each in AFTER.results[:3]]
     text = told(BEFORE, report(*wrong, *AFTER.results[3:]))
-    assert " ".join(text.split()).count("the offset is not what it had to be") == 1
+    assert " ".join(text.split()).count("reason: the offset is not what it had to be") == 1
     assert "FAIL young-restore, step 3\n" in text
     assert "2 more FAIL: old-restore (contract kept), pair (contract kept)" in " ".join(text.split())
 

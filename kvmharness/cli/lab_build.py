@@ -11,8 +11,8 @@ from kvmharness.cli.errors import NOTHING_FAILED
 from kvmharness.cli.patch_files import PatchFile
 from kvmharness.lab import build
 from kvmharness.lab.build.make import CompileError
+from kvmharness.lab.build.modules import Built
 from kvmharness.lab.errors import LabError
-from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.patches.apply import PatchRefusedError
 
 
@@ -45,11 +45,11 @@ def run(arguments: argparse.Namespace) -> int:
         for each in files:
             each.show()
         return NOTHING_FAILED
-    print(build_kernel(arguments, files).spec)
+    print(build_kernel(arguments, files).kernel.spec)
     return NOTHING_FAILED
 
 
-def build_kernel(arguments: argparse.Namespace, files: Sequence[PatchFile]) -> Kernel:
+def build_kernel(arguments: argparse.Namespace, files: Sequence[PatchFile]) -> Built:
     """Build what the options ask for. What is to be said of it goes to stderr."""
     chosen = [patch for each in files for patch in each.chosen(build_scripts=arguments.allow_build_scripts)]
     name = arguments.name or default_name(arguments.kernel, [each.short_name for each in files])
@@ -66,7 +66,7 @@ def build_kernel(arguments: argparse.Namespace, files: Sequence[PatchFile]) -> K
     for doubt in built.doubts:
         options.complain(f"kvmharness: warning: {doubt}")
     _tell(built.applied)
-    return built.kernel
+    return built
 
 
 def default_name(kernel: str, patches: Sequence[str]) -> str:

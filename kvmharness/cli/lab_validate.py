@@ -5,7 +5,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from kvmharness.cli import lab_build, lab_options, options, patch_files, reproduce, validate_each
+from kvmharness.cli import lab_build, lab_options, means, options, patch_files, reproduce, validate_each
 from kvmharness.cli.errors import NOTHING_JUDGED, UsageError
 from kvmharness.cli.patch_files import PatchFile
 from kvmharness.judging.difference import compare_sessions
@@ -58,7 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
         check_emulator(machine)
     files = patch_files.read(arguments)
     patches, command = _described(arguments, files), reproduce.command(arguments, files)
-    after = lab_build.build_kernel(arguments, files)
+    built = lab_build.build_kernel(arguments, files)
+    after = built.kernel
+    by_what = means.described(arguments.kernel, built.compiler, machines, offline=arguments.offline)
     before = kernels.find(arguments.kernel, offline=arguments.offline)
     boots = [(kernel, machine) for machine in machines for kernel in (before, after)]
     with Matrix(boots, scenarios, expectation, arguments.jobs) as matrix:
@@ -68,11 +70,11 @@ def run(arguments: argparse.Namespace) -> int:
                     raise each.trouble
         except KeyboardInterrupt:
             try:
-                _report(arguments, expectation, patches, command, matrix)
+                _report(arguments, expectation, (patches, by_what), command, matrix)
             except Exception as trouble:  # who reads the output may have been interrupted too
                 options.complain(f"kvmharness: {trouble}")
             raise
-        return _report(arguments, expectation, patches, command, matrix)
+        return _report(arguments, expectation, (patches, by_what), command, matrix)
 
 
 def _described(arguments: argparse.Namespace, files: Sequence[PatchFile]) -> list[str]:
@@ -84,7 +86,7 @@ def _described(arguments: argparse.Namespace, files: Sequence[PatchFile]) -> lis
 def _report(
     arguments: argparse.Namespace,
     expectation: Expectation,
-    patches: Sequence[str],
+    tested: tuple[Sequence[str], Sequence[str]],
     command: Sequence[str],
     matrix: Matrix,
 ) -> int:
@@ -105,6 +107,7 @@ def _report(
     if not validations:
         return NOTHING_JUDGED
     unfinished = [f"{kernel.spec} on {machine.name}" for kernel, machine in matrix.unfinished]
-    text = render(validations, patches, command, unfinished)
+    patches, by_what = tested
+    text = render(validations, patches, command, unfinished, by_what)
     options.write_text(text, arguments.output)
     return exit_status(result for each in validations for result in each.after.results)

@@ -24,6 +24,13 @@ def labelled(pairs: Sequence[tuple[str, str]], indent: str = "  ", width: int = 
             yield from wrap(f"{start}{text}", "", indent + " " * _LABEL, width)
 
 
+def shortened(text: str, width: int = WIDTH) -> str:
+    """The text in one line of at most `width` columns; where it is longer, to the end of a word."""
+    if len(text) <= width:
+        return text
+    return text[: text.rfind(" ", 0, width - 3)] + " ..."
+
+
 def some(names: Sequence[str], most: int) -> str:
     """The names, or as many as `most` of them and how many more there are."""
     if len(names) <= most + 1:

@@ -12,7 +12,7 @@ from kvmharness.printable import printable
 from kvmharness.report import failures
 from kvmharness.report.difference import differences
 from kvmharness.report.kernel import KernelReport
-from kvmharness.report.lines import wrap
+from kvmharness.report.lines import shortened, wrap
 from kvmharness.scenarios import SCENARIOS
 
 WIDTH = 72
@@ -58,11 +58,12 @@ def render(
     patches: Sequence[str],
     command: Sequence[str],
     unfinished: Sequence[str] = (),
+    means: Sequence[str] = (),
 ) -> str:
     """The whole text, at most 72 columns wide where words allow.
 
     `patches` are what was applied, `command` are the words of what does it all again, `unfinished` what was
-    not played on to the end.
+    not played on to the end; `means` say by what it was tested, a line each.
     """
     tested = [f"Tested with kvmharness: {printable(patch)}" for patch in patches]
     lines = [line for each in tested for line in _wrap(each, "", "  ")]
@@ -71,6 +72,8 @@ def render(
     for validation in validations:
         printed = replace(validation, before=validation.before.printable, after=validation.after.printable)
         lines += ["", *_one(printed)]
+    if means:
+        lines += ["", *(line for each in means for line in _wrap(printable(each), "", "  "))]
     lines += ["", "To reproduce:", *map(printable, to_reproduce(command)), "", "Tested-by:"]
     return "\n".join(lines) + "\n"
 
@@ -99,6 +102,7 @@ def _one(validation: Validation) -> Iterator[str]:
     yield from differences(validation.comparison.differences, ("before", "after"), WIDTH)
     yield ""
     yield from _table(validation, f"as {after.expect}")
+    yield from _lacks(after)
     yield from _failures(after)
     for when, report in (("before", before), ("after", after)):
         lost = dict.fromkeys(result.reason for result in report.results if result.verdict is Verdict.LOST)
@@ -136,21 +140,37 @@ def _failures(after: KernelReport) -> Iterator[str]:
 
 
 def _table(validation: Validation, rule: str) -> Iterator[str]:
-    """A row for each scenario whose outcome changed or does not follow the rule; the others by outcome."""
+    """A row for each scenario whose outcome changed or does not follow the rule, with its contract below it;
+    how many others there are."""
     rows = [("", "before", "after", rule)]
-    same: dict[str, list[str]] = {}
+    contracts = [""]
+    same: dict[str, int] = {}
     for before, after in validation.pairs():
         was, is_now, follows = _outcome(before), _outcome(after), _conforms(after)
         if was == is_now and after.verdict is not Verdict.FAIL:
-            same.setdefault(is_now, []).append(after.scenario)
+            same[is_now] = same.get(is_now, 0) + 1
         else:
             rows.append((after.scenario, was, is_now, follows))
+            contracts.append(after.contract)
     if len(rows) > 1:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
+        for row, contract in zip(rows, contracts, strict=True):
             yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-    for outcome, names in same.items():
-        yield from _wrap(f"{outcome}, before and after: {', '.join(names)}", "", "  ")
+            if contract:
+                yield shortened(f"    {contract}", WIDTH)
+    if same:
+        counted = ", ".join(f"{count} {outcome}" for outcome, count in same.items())
+        yield from _wrap(f"the same before and after: {counted}", "", "  ")
+
+
+def _lacks(after: KernelReport) -> Iterator[str]:
+    """What the machine lacks for other scenarios: so far the test went, and no farther."""
+    lacks: dict[str, int] = {}
+    for each in after.results:
+        if each.verdict is Verdict.SKIP:
+            lacks[each.reason] = lacks.get(each.reason, 0) + 1
+    for reason, count in lacks.items():
+        yield from _wrap(f"not tested ({count}): {reason}", "", "  ")
 
 
 def _outcome(result: Result) -> str:

@@ -56,12 +56,14 @@ class Ground:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A kernel with the modules that were built; where each hunk went; what is doubtful; make's whole log."""
+    """A kernel with the modules that were built; where each hunk went; what is doubtful; make's whole log;
+    the compiler and its version."""
 
     kernel: Kernel
     applied: tuple[str, ...]
     doubts: tuple[str, ...]
     log: Path
+    compiler: str
 
 
 def ground(spec: str, offline: bool = False) -> Ground:
@@ -133,10 +135,9 @@ def _built(on: Ground, contents: Contents, applied: Sequence[str], name: str) ->
     spec, tree = on.spec, on.tree
     cache.used(tree.place, unused_s=lambda other: _UNUSED_S)
     tree.become(contents)
-    compiler, doubts = _compiler(tree.source)
-    make.run(
-        f"{spec} does not build with this", tree.source, [*MODULES, *compiler, "modules"], tree.log, doubts
-    )
+    compiler, version, doubts = _compiler(tree.source)
+    asked = [*MODULES, f"CC={compiler}", "modules"]
+    make.run(f"{spec} does not build with this", tree.source, asked, tree.log, doubts)
     files = modules.named((tree.source / _KVM).glob("*.ko"))
     built = {module: modules.read(path) for module, path in files.items()}
     for module, content in built.items():
@@ -146,7 +147,8 @@ def _built(on: Ground, contents: Contents, applied: Sequence[str], name: str) ->
     kernel = kernels.keep_built(name, on.base, built)
     log = kernel.folder / stored.BUILD_LOG
     shutil.copyfile(tree.log, log)
-    return Built(kernel, tuple(applied), (*doubts, *_of_kernel(contents)), log)
+    all_doubts = (*doubts, *_of_kernel(contents))
+    return Built(kernel, tuple(applied), all_doubts, log, f"{compiler} {version}")
 
 
 def _tree(spec: str, offline: bool) -> Tree:
@@ -222,8 +224,8 @@ def _patched(
     return contents, applied
 
 
-def _compiler(source: Path) -> tuple[list[str], list[str]]:
-    """What tells make to take the compiler that built the kernel, if it is here; and what is doubtful."""
+def _compiler(source: Path) -> tuple[str, str, list[str]]:
+    """The compiler that built the kernel, or the one that is here, its version, and what is doubtful."""
     options = config.read(source / ".config") or {}
     named = options.get("CONFIG_CC_VERSION_TEXT", "gcc").strip('"').split()[0]
     compiler = named if named.startswith("gcc") and shutil.which(named) else "gcc"
@@ -234,7 +236,7 @@ def _compiler(source: Path) -> tuple[list[str], list[str]]:
     theirs = f"{number // 10000}.{number // 100 % 100}.{number % 100}"
     differs = number and theirs != here
     doubts = [f"the kernel was built by gcc {theirs}, the modules by {here}"] if differs else []
-    return [f"CC={compiler}"], doubts
+    return compiler, here, doubts
 
 
 def _of_kernel(contents: Contents) -> list[str]:
