@@ -207,10 +207,15 @@ def _compared(first: Trace, second: Trace, *, stable: bool) -> Difference | bool
 def _unless_held_up(
     found: Difference | bool, first: Trace, second: Trace, explained: Callable[[Trace, Trace], bool]
 ) -> Difference | bool:
-    """What was found; False where a player was held up before the difference and that explains it."""
+    """What was found; False where a player was held up before the difference and that explains it.
+
+    It explains no error: no call succeeds or fails for coming late.
+    """
     if not isinstance(found, Difference):
         return found
     both = [replace(each, events=each.events[: found.step]) for each in (first, second)]
+    if both[0].events[-1].error != both[1].events[-1].error:
+        return found
     times = [[_passed(trace, event) for event in trace.events] for trace in both]
     later = (abs(one - other) for one, other in zip(*times, strict=True))
     return False if max(later) >= _HELD_UP_NS and explained(*both) else found

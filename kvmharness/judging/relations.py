@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from kvmharness.contract.clock import page_time
 from kvmharness.contract.offset import implied_offset, read_offsets
+from kvmharness.judging.pace import Written
 from kvmharness.model.arithmetic import duration, tolerated
 from kvmharness.model.interval import Interval, signed
 from kvmharness.script import PVCLOCK_GUEST_STOPPED, PVCLOCK_TSC_STABLE_BIT, TSC_STABLE
@@ -101,6 +102,7 @@ class Reading:
         self._step = 0
         self._adjusted: dict[int, int] = {}
         self._pages: dict[int, tuple[int, ...]] = {}
+        self._wrote: dict[int, Written] = {}
 
     def relations(self, event: Event) -> Relations:
         """Take a step: each thing that it shows, and how that is related to what was seen before."""
@@ -108,7 +110,7 @@ class Reading:
         self._step += 1
         sources = [self._of_rates(event), self._of_msrs(event), self._of_clock(event), self._of_pages(event)]
         if self._stable:
-            sources.insert(0, self._of_offsets(event))
+            sources[:0] = [self._of_offsets(event), self._of_paces(event)]
         for source in sources:
             for aspect, relation in source:
                 found[relation.subject, aspect] = relation
@@ -199,6 +201,27 @@ class Reading:
                     # Two that were read last at different steps are not compared.
                     subject = f"the scaling ratio of vCPU {number}"
                     yield f"ratio since {since}", _same(subject, known, shown.ratio)
+
+    def _of_paces(self, event: Event) -> Iterator[tuple[str, Relation]]:
+        """How a TSC goes on that has another rate than the host's, as its guest reads it.
+
+        The host reads it as it was at the vCPU's last entry, so only a guest's reading counts.
+        """
+        if len(event.operation.vcpu_numbers) != 1 or event.error:
+            return
+        (number,), read = event.operation.vcpu_numbers, event.guest_tsc
+        if event.operation.sets_tsc or event.operation.new_khz(event.values) is not None:
+            self._wrote.pop(number, None)
+            if read is not None and event.operation.sets_tsc and not event.operation.by_guest:
+                self._wrote[number] = Written(read, event)
+        elif read is not None and event.operation.by_guest and number in self._wrote:
+            khz = self._khz_set.get(number) or self._khz_created.get(number)
+            if khz and number in self._other_rate:
+                moved = self._wrote[number].goes_on(event, khz)
+                gaps = {name: each.gap(Interval(0, 0)) for name, each in moved.items()}
+                widths = {name: each.width for name, each in moved.items()}
+                names = frozenset(name for name, gap in gaps.items() if gap == 0)
+                yield "pace", Relation(f"the TSC of vCPU {number}", names, gaps, widths, khz)
 
     def _of_msrs(self, event: Event) -> Iterator[tuple[str, Relation]]:
         """What TSC_ADJUST reads."""
