@@ -14,7 +14,7 @@ from kvmharness.model.policies import POLICIES
 from kvmharness.model.policy import Policy
 from kvmharness.model.simulate import Pace, simulate
 from kvmharness.scenarios import SCENARIOS, Scenario
-from kvmharness.trace import Event, Trace
+from kvmharness.trace import Bracket, Event, Trace
 
 STABLE = {name: each for name, each in SCENARIOS.items() if "stable-tsc" not in each.lacks}
 CATCHES_UP = POLICIES["like-xu-v1"]
@@ -123,3 +123,51 @@ def test_a_clock_that_is_stable_on_one_kernel_alone_is_a_difference() -> None:
         "the VM's clock is stable",
         "the VM's clock is not stable",
     )
+
+
+def test_a_player_that_was_held_up_explains_no_error() -> None:
+    scenario = SCENARIOS["vm-khz-after-vcpu"]
+    trace = played(scenario, "mainline-6.7")
+    place = next(n for n, each in enumerate(trace.events) if each.operation.name == "set_vm_tsc_khz")
+    late = [replace(each, bracket=later(each.bracket, 5_000_000)) for each in trace.events[place:]]
+    late[0] = replace(late[0], values=(), error="EINVAL")
+    other = replace(trace, events=(*trace.events[:place], *late))
+    found = compare(
+        {scenario.name: trace}, {scenario.name: other}, SCENARIOS, stable=True, explained=lambda *_: True
+    )
+    assert [(each.first, each.second) for each in found.differences] == [("succeeds", "fails with EINVAL")]
+
+
+def later(bracket: Bracket, ns: int) -> Bracket:
+    """A bracket of a machine of 2 GHz so much later."""
+    cycles = 2 * ns
+    return Bracket(
+        bracket.tsc_before + cycles,
+        bracket.ns_before + ns,
+        bracket.ns_after + ns,
+        bracket.tsc_after + cycles,
+    )
+
+
+def test_a_kernel_that_shows_nothing_in_debugfs_is_compared_by_what_both_show() -> None:
+    scenario = SCENARIOS["young-restore"]
+    before = played(scenario, "mainline-before-6.7")
+    found = first_difference(before, played(scenario, "mainline-6.7", shown=False))
+    assert found is not None
+    assert (found.step, found.second) == (5, "vCPU 0 honours what was written")
+    assert first_difference(before, played(scenario, "mainline-before-6.7", shown=False)) is None
+
+
+@pytest.mark.parametrize("jump", [0, 100_000_000])
+def test_a_tsc_that_kvm_catches_up_is_compared_by_how_it_goes_on(jump: int) -> None:
+    scenario = SCENARIOS["khz-double-parted"]
+    trace = played(scenario, "mainline-6.7")
+    last = trace.events[-1]
+    moved = replace(last, values=tuple(value - jump for value in last.values))
+    other = replace(trace, events=(*trace.events[:-1], moved))
+    found = first_difference(trace, other)
+    assert (found is not None) is bool(jump)
+    if found:
+        assert found.step == 8
+        assert found.first == "the TSC of vCPU 1 goes on from what was written, at its own rate"
+        assert found.distance
