@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import jsonschema
 import pytest
+from junitparser import JUnitXml
 
 from kvmharness import host
 from kvmharness.cli import main, options
@@ -261,6 +263,64 @@ def test_one_kernel_of_two_that_were_asked_for_is_a_test_of_two_in_ktap() -> Non
     lines = render(cut, "ktap").splitlines()
     assert lines[1] == "1..2"
     assert "not ok 1 debian:6.1 on amd" in lines
+
+
+SCHEMA = json.loads((Path(__file__).parent.parent / "docs" / "report.schema.json").read_text())
+
+
+def against_the_schema(data: object) -> list[jsonschema.ValidationError]:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    return list(jsonschema.Draft202012Validator(SCHEMA).iter_errors(data))
+
+
+@pytest.mark.parametrize("report", [REPORT, Report((), "all of it was interrupted", 2)], ids=["whole", "cut"])
+def test_the_json_report_is_what_its_schema_says(report: Report) -> None:
+    data = json.loads(render(report, "json"))
+    assert against_the_schema(data) == []
+    # No key is unknown to the schema, and none may go.
+    assert set(data) == set(SCHEMA["properties"])
+    for kernel in data["kernels"]:
+        of_kernel = SCHEMA["properties"]["kernels"]["items"]
+        assert set(kernel) == set(of_kernel["properties"])
+        for result in kernel["results"]:
+            assert set(result) == set(of_kernel["properties"]["results"]["items"]["properties"])
+
+
+def test_the_schema_refuses_what_no_report_says() -> None:
+    data = json.loads(render(REPORT, "json"))
+    data["kernels"][0]["results"][0]["verdict"] = "OK"
+    del data["summary"]["judged"]
+    assert len(against_the_schema(data)) == 2
+
+
+def test_the_junit_report_holds_the_same_verdicts() -> None:
+    document = JUnitXml.fromstring(render(REPORT, "junit").encode())
+    found = {
+        (suite.name, case.name): [type(each).__name__ for each in case.result]
+        for suite in document
+        for case in suite
+    }
+    kinds = {
+        Verdict.PASS: [],
+        Verdict.FAIL: ["Failure"],
+        Verdict.LOST: ["Error"],
+        **{each: ["Skipped"] for each in (Verdict.SKIP, Verdict.XFAIL, Verdict.INCONCLUSIVE)},
+    }
+    expected = {
+        (kernel.title, each.scenario): kinds[each.verdict]
+        for kernel in REPORT.kernels
+        for each in kernel.results
+    }
+    assert found == expected
+    assert (document.failures, document.errors, document.skipped) == (2, 2, 1)
+    assert "observed: wrote 900000000, offset -1050 (debugfs)" in render(REPORT, "junit")
+
+
+def test_a_junit_report_that_was_cut_short_has_an_error_for_it() -> None:
+    cut = Report(REPORT.kernels[:1], "debian:6.12 on amd was interrupted", 1)
+    document = JUnitXml.fromstring(render(cut, "junit").encode())
+    (missing,) = [case for suite in document if suite.name == "cut short" for case in suite]
+    assert [each.message for each in missing.result] == ["debian:6.12 on amd was interrupted"]
 
 
 def test_the_json_report_has_the_keys_users_rely_on() -> None:

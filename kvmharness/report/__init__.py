@@ -1,18 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Reports, by format."""
 
-from kvmharness.report import json, ktap, text
+from collections.abc import Callable
+
+from kvmharness.report import json, junit, ktap, text
 from kvmharness.report.kernel import KernelReport, Report
 
-FORMATS = ("text", "ktap", "json")
+FORMATS = ("text", "ktap", "json", "junit")
+
+_FOR_PROGRAMS: dict[str, Callable[[Report], str]] = {
+    "ktap": ktap.render,
+    "json": json.render,
+    "junit": junit.render,
+}
 
 
 def render(report: Report, form: str = "text", *, verbose: bool = False) -> str:
     """The report in one of FORMATS. `verbose` leaves nothing out of the text; the others never do."""
     report = report.printable
-    if form == "json":
-        return json.render(report)
-    return ktap.render(report) if form == "ktap" else text.render(report, verbose=verbose)
+    if form == "text":
+        return text.render(report, verbose=verbose)
+    return _FOR_PROGRAMS[form](report)
 
 
 __all__ = ["FORMATS", "KernelReport", "Report", "render"]
