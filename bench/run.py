@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Measures what the harness costs beside what it is made of, in one run, as ratios.
 
-    python bench/run.py [kvm] [lab] [many] [judge] [build] [validate] [each]        (all without a name)
+    python bench/run.py [kvm] [lab] [many] [judge] [build] [validate] [each] [recording]
+        (all without a name)
 
 Rounds of each contender alternate, so that a noisy machine disturbs all alike. Calls are compared by
 their best round, boots by their median.
@@ -22,6 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import recording
 from cffi import FFI
 
 from kvmharness import guests, script
@@ -422,6 +424,7 @@ BENCHES = {
     "build": bench_build,
     "validate": bench_validate,
     "each": bench_each,
+    "recording": recording.bench,
 }
 
 if __name__ == "__main__":
