@@ -12,6 +12,7 @@ from kvmharness.model.policies import POLICIES
 from kvmharness.model.policy import Policy
 from kvmharness.model.simulate import Pace
 from kvmharness.model.state import Host
+from kvmharness.model.written_rule import Decision, Write, WrittenRule
 from kvmharness.script import Operation, Ppm, Read, Script, Time
 
 MS = 1_000_000
@@ -21,7 +22,36 @@ def subsets(names: dict[str, str]) -> st.SearchStrategy[frozenset[str]]:
     return st.frozensets(st.sampled_from(sorted(names)))
 
 
-# The proposed ones, and any combination of the choices.
+@dataclasses.dataclass(frozen=True)
+class AnyRule(WrittenRule):
+    """A rule as code that decides by how many writes there were: yes, no, either (None), or as ever ("")."""
+
+    decisions: tuple[bool | str | None, ...]
+    honours_offsets: bool
+    writes_with_khz: bool
+
+    def kvm_synchronize_tsc(self, write: Write, memory: int | None, otherwise: Decision) -> Decision:
+        decided = self.decisions[(memory or 0) % len(self.decisions)]
+        return otherwise if isinstance(decided, str) else decided
+
+    def kvm_arch_tsc_set_attr(self, vcpu: int, offset: int, memory: int | None) -> bool:
+        return self.honours_offsets or bool((memory or 0) % 2)
+
+    def kvm_set_tsc_khz(self, vcpu: int, khz: int, memory: int | None, otherwise: bool) -> bool:
+        return self.writes_with_khz
+
+    def remember(self, write: Write, memory: int | None, snapped: bool) -> int:
+        return ((memory or 0) + 1 + snapped + write.by_user) % 16
+
+
+rules = st.builds(
+    AnyRule,
+    st.lists(st.sampled_from([True, False, None, "", ""]), min_size=1, max_size=3).map(tuple),
+    st.booleans(),
+    st.booleans(),
+)
+
+# The proposed ones, and any combination of the choices, with a rule as code or without.
 policies = st.one_of(
     st.sampled_from(list(POLICIES.values())),
     st.builds(
@@ -39,6 +69,7 @@ policies = st.one_of(
         renews_masterclock=st.sampled_from(sorted(policy.RENEWS_MASTERCLOCK)),
         catches_up_to=st.sampled_from(sorted(policy.CATCHES_UP_TO)),
         reloads=st.sampled_from(sorted(policy.RELOADS)),
+        rule=st.one_of(st.none(), rules),
     ),
 )
 

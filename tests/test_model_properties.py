@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from kvmharness.model.judge import Possibility, Replay, judge
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.policy import Policy
-from kvmharness.model.rules import Rules
 from kvmharness.model.simulate import HOST, Pace, simulate
 from kvmharness.model.state import Host
+from kvmharness.model.written_rule import rules_of
 from kvmharness.script import CreateVcpu, GetMsrs, GetTscOffset, GuestWrite, Run, Script, SetMsrs, Time
 from kvmharness.trace import Event, Trace
 from tests.model_strategies import hosts, paces, policies, scripts, short_paces
@@ -60,7 +60,7 @@ def test_it_is_possible_too_when_nothing_is_known_of_the_host(
 
 def worlds(trace: Trace, policy: Policy) -> int:
     """In how many ways a trace may have come about."""
-    replay = Replay(Rules(policy, HOST))
+    replay = Replay(rules_of(policy, HOST))
     for step, event in enumerate(trace.events, 1):
         replay.play(step, event)
     return len(replay.worlds)

@@ -35,6 +35,7 @@ from kvmharness.kvm import KvmError, KvmUnavailableError
 from kvmharness.lab import cache as lab_cache
 from kvmharness.lab import kept
 from kvmharness.lab.errors import LabError
+from kvmharness.model.written_rule import RuleError
 
 _STATUSES = """\
 exit status:
@@ -71,7 +72,7 @@ def _run(words: Sequence[str]) -> int:
         sys.stdout.flush()
         if lab_cache.grown.is_set():
             kept.trim()
-    except (UsageError, LabError, KvmUnavailableError, KvmError) as error:
+    except (UsageError, RuleError, LabError, KvmUnavailableError, KvmError) as error:
         return _give_up(str(error))
     except BrokenPipeError:
         # A reader that has seen enough (`| head`) ends us like any other filter. Not by the signal, which

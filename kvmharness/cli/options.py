@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from kvmharness import rule_file
 from kvmharness.cli.errors import BAD_INPUT, UsageError
 from kvmharness.files import write_whole
 from kvmharness.judging import saved
@@ -22,6 +23,7 @@ from kvmharness.judging.verdict import Expectation
 from kvmharness.lab.machines.machine import HANG_AFTER_S
 from kvmharness.model.policies import EXPECTED, POLICIES
 from kvmharness.model.policy import Policy, from_tables
+from kvmharness.model.written_rule import RuleError
 from kvmharness.printable import printable
 from kvmharness.recording import lines, vmms
 from kvmharness.report import FORMATS, Report, colour, render
@@ -105,7 +107,8 @@ def add_policy_file(parser: argparse.ArgumentParser) -> None:
         "--policy-file",
         metavar="FILE",
         type=Path,
-        help="read more policies from a TOML file (see docs/policies.md)",
+        help="read more policies from a TOML file, or rules as code from a Python file, which is run "
+        "(see docs/policies.md)",
     )
 
 
@@ -150,6 +153,8 @@ def policies(policy_file: Path | None) -> dict[str, Policy]:
     if policy_file is None:
         return POLICIES
     try:
+        if policy_file.suffix == ".py":
+            return {**POLICIES, **rule_file.read(policy_file, POLICIES)}
         data = tomllib.loads(policy_file.read_text(encoding="utf-8"))
         return {**POLICIES, **from_tables(data, POLICIES)}
     except OSError as error:
@@ -158,6 +163,8 @@ def policies(policy_file: Path | None) -> dict[str, Policy]:
         raise UsageError(f"{policy_file}: not a UTF-8 text") from None
     except RecursionError:
         raise UsageError(f"{policy_file}: nested too deeply") from None
+    except RuleError as error:
+        raise UsageError(str(error)) from None
     except ValueError as error:  # not TOML, a number too long to be one, or no policy (PolicyError)
         raise UsageError(f"{policy_file}: {error}") from None
 

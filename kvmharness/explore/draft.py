@@ -10,7 +10,7 @@ from kvmharness.explore.coverage import Feature, History, features, situation
 from kvmharness.model.interval import signed
 from kvmharness.model.policy import Policy
 from kvmharness.model.quantity import bounds
-from kvmharness.model.simulate import HOST, UNPREDICTABLE, Pace, SimulatedRules, Simulation
+from kvmharness.model.simulate import HOST, UNPREDICTABLE, Pace, Simulation, simulated_rules
 from kvmharness.model.state import Host, Vcpu, World
 from kvmharness.script import CreateVcpu, Operation, Read, Script, Time, Value
 from kvmharness.trace import Event
@@ -61,7 +61,7 @@ class Draft:
         self.offsets: list[str] = []  # of steps whose first value is an offset
         self.clocks: list[str] = []
         self.is_over = False  # the model can say nothing of what comes next
-        self._simulation = Simulation(SimulatedRules(ground.policy, known(ground.host)), lambda count: 0)
+        self._simulation = Simulation(simulated_rules(ground.policy, known(ground.host)), lambda count: 0)
         self._history = History()
         self._labels: set[str] = set()
         self._made = 0

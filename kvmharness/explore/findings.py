@@ -13,8 +13,8 @@ from kvmharness.model.interval import TooWideError, signed
 from kvmharness.model.judge import Possibility, Replay, judge
 from kvmharness.model.policy import Policy
 from kvmharness.model.quantity import bounds
-from kvmharness.model.rules import Rules
 from kvmharness.model.state import DoubtError, Host, World
+from kvmharness.model.written_rule import rules_of
 from kvmharness.scenarios import Scenario
 from kvmharness.script import Script
 from kvmharness.trace import Trace
@@ -87,7 +87,7 @@ def shared_by(trace: Trace, policies: Iterable[Policy], host: Host) -> tuple[str
 
 def state_before(trace: Trace, step: int, policy: Policy, host: Host) -> tuple[str, ...]:
     """How the model stood before a step (from 1), in lines; none where it does not say."""
-    replay = Replay(Rules(policy, host))
+    replay = Replay(rules_of(policy, host))
     try:
         for number, event in enumerate(trace.events[: step - 1], 1):
             replay.play(number, event)

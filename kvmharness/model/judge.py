@@ -21,6 +21,7 @@ from kvmharness.model.policy import Policy
 from kvmharness.model.rates import UnknownRateError
 from kvmharness.model.rules import Rules
 from kvmharness.model.state import DoubtError, Host, Moment, World, distinct
+from kvmharness.model.written_rule import rules_of
 from kvmharness.trace import Bracket, Event, Trace
 
 # How many worlds beside the first may be followed through a trace, as a sum over its steps; one with many
@@ -62,7 +63,7 @@ class Judgement:
 
 def judge(trace: Trace, policy: Policy, host: Host = UNKNOWN_HOST) -> Judgement:
     """Whether a kernel with `policy` on `host` can have left `trace`."""
-    replay = Replay(Rules(policy, host))
+    replay = Replay(rules_of(policy, host))
     for step, event in enumerate(trace.events, 1):
         try:
             check(event, trace)

@@ -76,6 +76,7 @@ class Policy:
     catches_up_to  how far a TSC is advanced that hardware does not scale (CATCHES_UP_TO)
     reloads        when a vCPU load sets the offset again from last_guest_tsc (RELOADS)
     honours_writes whether writes and the offset attribute do anything at all
+    rule           what decides where no key does: a written_rule.WrittenRule, or None
     """
 
     name: str
@@ -92,6 +93,7 @@ class Policy:
     catches_up_to: str = "snapshot"
     reloads: str = "unstable"
     honours_writes: bool = True
+    rule: Any = None
 
     def is_opened_by(self, what: str) -> bool:
         """Whether one of USER_SET_BY sets user_set_tsc, as far as this policy ever looks at that."""
@@ -143,7 +145,7 @@ _CHOICES = {
 }
 # Keys whose name does not say which ioctl they are about.
 _ABOUT = {"khz_write": "KVM_SET_TSC_KHZ", "honours_writes": "all writes of TSCs"}
-_KEYS = tuple(field.name for field in fields(Policy) if field.name != "name")
+_KEYS = tuple(field.name for field in fields(Policy) if field.name not in ("name", "rule"))
 
 
 def from_tables(data: Mapping[str, Any], known: Mapping[str, Policy]) -> dict[str, Policy]:

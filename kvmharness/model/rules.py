@@ -86,7 +86,7 @@ class Rules(Masterclock):
         self, world: World, number: int, khz: int, moment: Moment, *, created: bool = False
     ) -> list[tuple[World, bool]]:
         """kvm_set_tsc_khz(), with what the policy has it write: the worlds, and whether it was accepted."""
-        if self.policy.khz_write == "silent" or not self.policy.honours_writes:
+        if not self.writes_with_khz(world, number, khz):
             return self.set_tsc_khz(world, number, khz, created=created)
         # Of a vCPU that is created this is 0, by a ratio that is not set yet.
         tsc, ratio = self.l1_tsc(world, world.vcpus[number], moment.tsc), world.vcpus[number].ratio
@@ -98,12 +98,16 @@ class Rules(Masterclock):
 
     def change_to_host_khz(self, world: World, number: int, moment: Moment) -> list[World]:
         """kvm_set_tsc_khz() with the host's own rate, and what the policy has it write."""
-        if self.policy.khz_write == "silent" or not self.policy.honours_writes:
+        if not self.writes_with_khz(world, number, world.host_khz or 0):
             self.set_host_khz(world, number)
             return [world]
         tsc, ratio = self.l1_tsc(world, world.vcpus[number], moment.tsc), world.vcpus[number].ratio
         self.set_host_khz(world, number)
         return self._write_own_tsc(world, number, tsc, ratio, moment)
+
+    def writes_with_khz(self, world: World, number: int, khz: int) -> bool:
+        """Whether a vCPU's own TSC is written with its rate."""
+        return self.policy.khz_write == "synchronizes" and self.policy.honours_writes
 
     def _write_own_tsc(
         self, world: World, number: int, tsc: Interval, ratio: int | None, moment: Moment

@@ -22,6 +22,7 @@ from kvmharness.model.quantity import Quantity, bounds, narrow
 from kvmharness.model.rates import UnknownRateError
 from kvmharness.model.rules import Rules
 from kvmharness.model.state import DoubtError, Host, Moment, World
+from kvmharness.model.written_rule import WrittenRules
 from kvmharness.player.host_state import TOLERANCE
 from kvmharness.player.values import NothingReadError, resolve
 from kvmharness.script import Khz, Operation, Ppm, Script, Value, value_to_json
@@ -101,7 +102,7 @@ def simulate(
 
 def simulation(policy: Policy, host: Host, choose: Callable[[int], int]) -> "Simulation":
     """A player on which nothing was played yet; the arguments are simulate()'s."""
-    return Simulation(SimulatedRules(policy, host), choose)
+    return Simulation(simulated_rules(policy, host), choose)
 
 
 def trace_of(scenario: str, events: Iterable[Event], host: Host) -> Trace:
@@ -118,6 +119,15 @@ class SimulatedRules(Rules):
         assert self.host.khz
         ns = moment.tsc.low * 1_000_000 // self.host.khz
         return Moment(moment.tsc, Interval(ns, ns))
+
+
+class _SimulatedWrittenRules(SimulatedRules, WrittenRules):
+    """The same with a rule as code."""
+
+
+def simulated_rules(policy: Policy, host: Host) -> SimulatedRules:
+    """The rules of a policy at moments that are known to the cycle."""
+    return (_SimulatedWrittenRules if policy.rule else SimulatedRules)(policy, host)
 
 
 class Simulation:

@@ -5,6 +5,7 @@ A World is one way things may stand: every decision has been made, one way or th
 left unknown is how far the kernel's clocks had come when it read them.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import NamedTuple, TypeVar
@@ -164,6 +165,7 @@ class World:
     clock_khz        the rate that KVM takes the host's TSC for where it reckons with clocks; None: not known
     line, line_raw   the VM's clock at a host's TSC of 0 (ns) while there is a masterclock; and the host's raw
                      clock then, in the masterclock's snapshot. None: not known
+    memory           what a rule as code remembers (written_rule)
     pages_known      False once something was written to where a vCPU's kvmclock page may be
     cpu              where the thread is that makes the ioctls
     default_was_set  whether userspace chose default_tsc_khz
@@ -204,6 +206,7 @@ class World:
     clock_khz: int | None = None
     line: Quantity = NOTHING
     line_raw: Interval | None = None
+    memory: Hashable = None
 
     vcpus: dict[int, Vcpu] = field(default_factory=dict)
     unknowns: Unknowns = field(default_factory=dict)
