@@ -10,7 +10,10 @@ import dataclasses
 import pytest
 
 from kvmharness.guests.layout import kvmclock_address
-from kvmharness.script import GetClock, ReadKvmclock, SetClock, SetMsrs, SetTscKhz
+from kvmharness.model import simulate
+from kvmharness.model.judge import Possibility, judge
+from kvmharness.model.policies import POLICIES
+from kvmharness.script import CreateVcpu, GetClock, ReadKvmclock, Run, SetClock, SetMsrs, SetTscKhz, Time
 from kvmharness.trace import Event
 from tests.hand_worked import HOST, MS, create, judged, offset, possible, run, set_offset, step
 
@@ -77,6 +80,15 @@ def test_a_line_ends_where_the_clock_is_set() -> None:
     assert possible(*was_set, clock(1020 * MS, ahead - 1000), host=KNOWS)
     assert not possible(*was_set, clock(1020 * MS), host=KNOWS)
     assert not possible(*was_set, clock(1020 * MS, ahead), clock(1030 * MS, ahead - 10), host=KNOWS)
+
+
+@pytest.mark.parametrize("name", ["mainline-6.7", "mainline-before-6.7"])
+def test_a_clock_that_is_set_before_the_first_run_goes_on_as_the_model_itself_plays_it(name: str) -> None:
+    policy = POLICIES[name]
+    script = (CreateVcpu(vcpu=0), SetClock(clock=Time(1000 * MS)), GetClock(), Run(vcpu=0), GetClock())
+    for choose in (lambda count: 0, lambda count: count // 2, lambda count: count - 1):
+        trace = simulate.simulate("", script, policy, choose=choose)
+        assert judge(trace, policy, simulate.HOST).possibility is Possibility.POSSIBLE
 
 
 def test_two_vcpus_pages_are_on_the_same_line() -> None:

@@ -71,19 +71,29 @@ def through(clock: Interval, tsc: Interval, khz: int) -> Interval:
 def is_on(world: World, found: OnLine, values: Sequence[int], moment: Moment) -> bool:
     """Whether values lie on the line; if so the world takes note of which it then is, and of the VM's
     clock."""
-    seen, origin = _seen(world, found, values, moment), bounds(found.origin, world.unknowns)
+    seen = _seen(world, found, values, moment)
     if seen is None:
         return True
-    if origin and not narrow(
-        found.line, Interval(origin.low + found.raw.low, origin.high + found.raw.high), world.unknowns
-    ):
-        return False
-    if not narrow(found.line, seen, world.unknowns):
-        return False
+    return (
+        follow_origin(world, found) and narrow(found.line, seen, world.unknowns) and note_origin(world, found)
+    )
+
+
+def follow_origin(world: World, found: OnLine) -> bool:
+    """Have the line be one that the VM's clock allows; whether there is one."""
+    origin = bounds(found.origin, world.unknowns)
+    if origin is None:
+        return True
+    allowed = Interval(origin.low + found.raw.low, origin.high + found.raw.high)
+    return narrow(found.line, allowed, world.unknowns)
+
+
+def note_origin(world: World, found: OnLine) -> bool:
+    """Have the VM's clock be one that the line allows; whether there is one."""
     known = bounds(found.line, world.unknowns)
     assert known is not None
-    of_origin = Interval(known.low - found.raw.high, known.high - found.raw.low)
-    return narrow(found.origin, of_origin, world.unknowns)
+    allowed = Interval(known.low - found.raw.high, known.high - found.raw.low)
+    return narrow(found.origin, allowed, world.unknowns)
 
 
 def off_by(world: World, found: OnLine, values: Sequence[int], moment: Moment) -> int:

@@ -252,15 +252,15 @@ class Masterclock(Rates):
             most = _EVER_NS
         elif realtime is not None and now is not None:
             clock += max(0, now - realtime)
-        slack = _ROUNDING_NS + moment.ns.width // 100
+        # With a masterclock it is what was set at that one's snapshot.
+        at = self.snapshot(moment) if world.use_master_clock else moment
+        slack = _ROUNDING_NS + at.ns.width // 100
         world.kvmclock_offset = world.unknown(
-            Interval(clock - moment.ns.high - slack, clock + most - moment.ns.low + slack)
+            Interval(clock - at.ns.high - slack, clock + most - at.ns.low + slack)
         )
         if self.has_line(world) and world.clock_khz:
-            # It is what was set at the masterclock's snapshot.
-            at = self.snapshot(moment).tsc
             set_to = Interval(clock, clock + most)
-            world.line = world.unknown(line.through(set_to, at, world.clock_khz))
+            world.line = world.unknown(line.through(set_to, at.tsc, world.clock_khz))
 
     def drift(self, world: World, moment: Moment) -> int:
         """By how many ns the VM's clock may be off the host's raw one: it counts cycles since a snapshot.

@@ -251,12 +251,18 @@ class Simulation:
         return operation.recorded(action.written, read)
 
     def _put_on_line(self, values: list[int], outcome: Outcome, moment: Moment) -> None:
-        """Has a clock be what its line makes of the host's TSC."""
+        """Has a clock be what its line makes of the host's TSC.
+
+        The line is one that the VM's clock allows, and that clock then is what the line says of it: otherwise
+        the next line would not follow from this one.
+        """
         found = outcome.on_line
         tsc = found and line.host_tsc(outcome.world, found, values, moment)
         if found and tsc:
+            line.follow_origin(outcome.world, found)
             at_zero = self._value(outcome.world, found.line, moment)
             values[found.clock] = (at_zero + line.ns_at(tsc.low, found.khz)) % 2**64
+            line.note_origin(outcome.world, found)
 
     def _value(self, world: World, answer: Answer, moment: Moment) -> int:
         """A value as predicted; where that is an interval, one of it, which then is the one it had."""
