@@ -7,7 +7,14 @@ from functools import cache
 from pathlib import Path
 
 _FOLDER = Path(__file__).with_name("pieces")
-_FILES = ("machine.c", "operations.c", "offsets.c", "clocks.c", "end.c")
+# The files of each style, and the names that its headers define already.
+_PLAIN = ("steps.c", "machine.c", "values.c", "operations.c", "offsets.c", "clocks.c", "end.c")
+_SELFTEST = ("steps.c", "selftest.c", "values.c", "offsets.c", "clocks.c")
+_OF_KERNEL = ("MSR_IA32_TSC", "MSR_IA32_TSC_ADJUST", "KVM_VCPU_TSC_CTRL")
+STYLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "plain": (_PLAIN, ()),
+    "selftest": (_SELFTEST, _OF_KERNEL),
+}
 _MARK = "//// "
 _WORD = re.compile(r"(?<![\w.])(?<!->)[A-Za-z_]\w*")  # no field of a struct
 _TAG = re.compile(r"^(?:struct|enum) (\w+) {", re.MULTILINE)
@@ -25,10 +32,11 @@ class Piece:
 
 
 @cache
-def pieces() -> tuple[Piece, ...]:
-    """All of them, in their order: each uses only earlier ones."""
+def pieces(style: str = "plain") -> tuple[Piece, ...]:
+    """Those of a style, in their order: each uses only earlier ones."""
     found = []
-    for file in _FILES:
+    files, _ = STYLES[style]
+    for file in files:
         _, *chunks = (_FOLDER / file).read_text().split(_MARK)
         for chunk in chunks:
             head, _, code = chunk.partition("\n")
@@ -42,17 +50,18 @@ def words(code: str) -> frozenset[str]:
 
 
 @cache
-def names() -> frozenset[str]:
+def names(style: str = "plain") -> frozenset[str]:
     """Every name that a piece defines, but for those of structs, which variables may have as well."""
-    found = {name for piece in pieces() for name in piece.names}
-    return frozenset(found - {tag for piece in pieces() for tag in _TAG.findall(piece.code)})
+    found = {name for piece in pieces(style) for name in piece.names}
+    return frozenset(found - {tag for piece in pieces(style) for tag in _TAG.findall(piece.code)})
 
 
-def used_by(code: str) -> list[Piece]:
+def used_by(code: str, style: str = "plain") -> list[Piece]:
     """The pieces that this code needs, and those that they need, in their order."""
     wanted, chosen = set(words(code)), list[Piece]()
-    for piece in reversed(pieces()):
-        if piece.names & wanted:
+    _, there = STYLES[style]
+    for piece in reversed(pieces(style)):
+        if piece.names & wanted and not piece.names & {*there}:
             chosen.append(piece)
             wanted |= piece.uses
     return chosen[::-1]

@@ -1,24 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A scenario as a test in plain C: what it needs, its script, what userspace is entitled to."""
+"""A scenario as a test in C: what it needs, its script, what userspace is entitled to."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from kvmharness.contract import Claim
 from kvmharness.judging.capabilities import CAPABILITIES, Capability, implied
 from kvmharness.judging.probe import PROBES
-from kvmharness.reproduce import guests, pieces
+from kvmharness.reproduce import pieces
 from kvmharness.reproduce.calls import Calls
 from kvmharness.reproduce.checks import Check, Checks
 from kvmharness.reproduce.names import duration, identifier, text, wrapped
 from kvmharness.scenarios import Scenario
 from kvmharness.script import Operation, Script, to_json
 
-_INCLUDES = (
-    *("errno", "fcntl", "linux/kvm", "sched", "signal", "stdarg", "stdbool", "stdio", "stdlib", "string"),
-    *("sys/ioctl", "sys/mman", "time", "unistd"),
-)
 # Found without a VM.
 _TWO_CPUS = "two-cpus"
 
@@ -34,29 +30,44 @@ class _Function:
     variables: dict[str, str]
 
 
-def plain(scenario: Scenario) -> str:
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a test is written: its name, how calls are made, what a guest is in C, the headers, how it is
+    built, how main() begins and ends, and whether it prints a plan."""
+
+    name: str
+    calls: Callable[[dict[str, str]], Calls]
+    guest: Callable[[str], str]
+    includes: str
+    build: Callable[[str], str]
+    begin: tuple[str, ...]
+    plan: bool
+    end: str
+
+
+def written(scenario: Scenario, style: Style) -> str:
     """The C file. CannotExpressError where C cannot do what the scenario does."""
-    script, claims = _labelled(scenario)
+    script = _labelled(scenario)
     labels = (scenario.promptly.first, scenario.promptly.last) if scenario.promptly else ()
-    main = _function(script, claims, labels)
+    main = _function(script, scenario.claims, style, labels)
     needs = implied(scenario.needs)
     wanted = [name for name in (*needs, *scenario.lacks) if name != _TWO_CPUS]
-    probes = {name: _probe(CAPABILITIES[name]) for name in wanted}
+    probes = {name: _probe(CAPABILITIES[name], style) for name in wanted}
     used = dict.fromkeys(guest for each in (*probes.values(), main) for guest in each.guests)
     moves = _TWO_CPUS in needs or any("cpu_after" in step.value_names for step in script)
+    stay = "stay_here_of" if moves else "stay_here"
     body = "\n\n".join(
         [
-            *(guests.code(each) for each in used),
+            *(style.guest(each) for each in used),
             *(_probe_function(CAPABILITIES[name], each) for name, each in probes.items()),
-            _main(scenario, main, needs, "stay_here_of" if moves else "stay_here"),
+            _main(scenario, main, needs, stay, style),
         ]
     )
-    own = "\n\n".join(piece.code for piece in pieces.used_by(body))
-    includes = "\n".join(f"#include <{name}.h>" for name in _INCLUDES)
-    return f"{_head(scenario)}\n#define _GNU_SOURCE\n{includes}\n\n{own}\n\n{body}\n"
+    own = "\n\n".join(piece.code for piece in pieces.used_by(body, style.name))
+    return f"{_head(scenario, style)}\n{style.includes}\n{own}\n\n{body}\n"
 
 
-def _labelled(scenario: Scenario) -> tuple[Script, tuple[Claim, ...]]:
+def _labelled(scenario: Scenario) -> Script:
     """The script with a label for each step that creates a vCPU or runs a guest: checks may name those."""
     labels = {step.label for step in scenario.script}
     steps = []
@@ -66,16 +77,16 @@ def _labelled(scenario: Scenario) -> tuple[Script, tuple[Claim, ...]]:
             steps.append(replace(step, label=label))
         else:
             steps.append(step)
-    return tuple(steps), scenario.claims
+    return tuple(steps)
 
 
-def _function(script: Script, claims: Sequence[Claim], labels: Sequence[str] = ()) -> _Function:
+def _function(script: Script, claims: Sequence[Claim], style: Style, labels: Sequence[str] = ()) -> _Function:
     """What a script and its claims are in C; `labels` are of steps that somebody else wants to name."""
     named = [step.label for step in script if step.label]
-    taken = pieces.names()
+    taken = pieces.names(style.name)
     variables = {label: identifier(label, taken) for label in named}
     checks = Checks(script, variables)
-    calls = Calls(variables)
+    calls = style.calls(variables)
     kept = {label for claim in claims for label in checks.labels(claim)} | {*labels}
     data = [to_json(step) for step in script]
     kept |= {label for each in data for label in _read_by(each)}
@@ -102,7 +113,7 @@ def _read_by(data: object) -> list[str]:
     return [label for each in data for label in _read_by(each)] if isinstance(data, list | tuple) else []
 
 
-def _probe(capability: Capability) -> _Function:
+def _probe(capability: Capability, style: Style) -> _Function:
     """The script that shows whether a KVM has a capability."""
     script = PROBES[capability.probe]
     labels = {*capability.claim.labels, capability.asks} - {""}
@@ -117,7 +128,8 @@ def _probe(capability: Capability) -> _Function:
             kept.append(step)
         elif step.creates_vcpu or step.sets_tsc or step.enters_guest or (step.waits_ns and looked):
             kept.append(step)
-    return _function(tuple(kept), (capability.claim,), (capability.asks,) if capability.asks else ())
+    asks = (capability.asks,) if capability.asks else ()
+    return _function(tuple(kept), (capability.claim,), style, asks)
 
 
 def _has(name: str) -> str:
@@ -138,10 +150,10 @@ def _probe_function(capability: Capability, probe: _Function) -> str:
     return "\n".join([*lines, _indented(f"return {expression};", "\t"), "}"])
 
 
-def _main(scenario: Scenario, main: _Function, needs: Sequence[str], stay: str) -> str:
+def _main(scenario: Scenario, main: _Function, needs: Sequence[str], stay: str, style: Style) -> str:
     lines = ["int main(void)", "{"]
     lines += [wrapped(main.declarations, "\t"), ""] if main.declarations else []
-    lines += ["\topen_kvm();", f"\t{stay}();"]
+    lines += [*style.begin, f"\t{stay}();"]
     for name in needs:
         lines.append(wrapped(f"require({_has(name)}(), {text(CAPABILITIES[name].missing)});", "\t"))
     for name in scenario.lacks:
@@ -151,11 +163,12 @@ def _main(scenario: Scenario, main: _Function, needs: Sequence[str], stay: str) 
         first, last = (main.variables[each] for each in (scenario.promptly.first, scenario.promptly.last))
         within = duration(scenario.promptly.within_ns)
         lines += [f"\tif (held_up(&{first}, &{last}, {within}))", "\t\tskip_all(reason);"]
-    lines.append(f'\tprintf("1..{len(main.checks)}\\n");')
+    if style.plan:
+        lines.append(f'\tprintf("1..{len(main.checks)}\\n");')
     for words, expression in main.checks:
         told = expression.replace("\n\t", "\n\t\t").replace("\n}", "\n\t}")
         lines.append(_indented(f"report({text(words)},\n\t{told});", "\t"))
-    return "\n".join([*lines, "\treturn finish();", "}"])
+    return "\n".join([*lines, f"\t{style.end}", "}"])
 
 
 def _indented(code: str, indent: str) -> str:
@@ -164,7 +177,7 @@ def _indented(code: str, indent: str) -> str:
     return "\n".join(wrapped(line[tabs:], indent + "\t" * tabs) for line, tabs in lines)
 
 
-def _head(scenario: Scenario) -> str:
+def _head(scenario: Scenario, style: Style) -> str:
     """The comment at the beginning: what it tests, why that matters, how to run it."""
     name = scenario.name
     blocks = [f"{name}: {scenario.contract}"]
@@ -173,8 +186,7 @@ def _head(scenario: Scenario) -> str:
     if scenario.consequence:
         blocks.append(f"Where it is broken: {scenario.consequence}")
     blocks += [
-        f"Build: gcc -static -Wall -Wextra -Werror -o {name} {name}.c",
-        "It needs /dev/kvm and prints KTAP. Exit status: 0 it passes, 1 it fails, 4 nothing can be said.",
+        style.build(name),
         "Each operation is made between two readings of the host's TSC and clock. Those brackets are the "
         "only tolerance: a test that was held up skips, and does not fail.",
     ]

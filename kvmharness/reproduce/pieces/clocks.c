@@ -2,8 +2,8 @@
 /*
  * Checks of the VM's clock and the guest's kvmclock page.
  *
- * Pieces of tests in plain C: each begins with four slashes and the names that it defines. A test gets those whose
- * names it uses, in this order (../pieces.py).
+ * Pieces of tests in C: each begins with four slashes and the names that it defines. A test gets those whose names it
+ * uses (../pieces.py).
  */
 
 //// page_time
@@ -172,4 +172,3 @@ static enum result scaled_clock_on_line(const struct step *clock, int vcpu, cons
 	/* AMD's ratio has 32 bits after the point, Intel's 48. */
 	return clock_on_line(clock, offset, ratio, ratio >> 40 ? 48 : 32, due);
 }
-

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What is needed first, and how a test ends.
+ * Plain C: what is needed first, and how a test ends.
  *
- * Pieces of tests in plain C: each begins with four slashes and the names that it defines. A test gets those whose
- * names it uses, in this order (../pieces.py).
+ * Pieces of tests in C: each begins with four slashes and the names that it defines. A test gets those whose names it
+ * uses (../pieces.py).
  */
 
 //// open_kvm
@@ -24,40 +24,6 @@ static void open_kvm(void)
 	kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (kvm < 0)
 		skip_all("/dev/kvm does not open");
-}
-
-//// require
-/* What this test needs of a KVM is found by effect. */
-static void require(enum result result, const char *missing)
-{
-	if (result != KEPT)
-		skip_all(result == BROKEN ? missing : reason);
-}
-
-//// require_missing
-static void require_missing(enum result result, const char *there)
-{
-	if (result != BROKEN)
-		skip_all(result == KEPT ? there : reason);
-}
-
-//// has_two_cpus
-static enum result has_two_cpus(void)
-{
-	return cpu_count > 1 ? KEPT : BROKEN;
-}
-
-//// is_unknown
-/* Whether the kernel does not know what this step asked for. */
-static bool is_unknown(const struct step *step)
-{
-	return step->error == ENXIO || step->error == ENOTTY || step->error == EINVAL;
-}
-
-//// took
-static __s64 took(const struct step *step)
-{
-	return step->ns_after - step->ns_before;
 }
 
 //// finish

@@ -1,48 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The VM, its memory and its guests; what a step is, and how results are told.
+ * Plain C: the VM, its memory and its guests.
  *
- * Pieces of tests in plain C: each begins with four slashes and the names that it defines. A test gets those whose
- * names it uses, in this order (../pieces.py).
+ * Pieces of tests in C: each begins with four slashes and the names that it defines. A test gets those whose names it
+ * uses (../pieces.py).
  */
-
-//// MS SECOND
-#define MS 1000000LL			/* in ns */
-#define SECOND (1000 * MS)
-
-//// MSR_IA32_TSC
-#define MSR_IA32_TSC 0x10
-
-//// MSR_IA32_TSC_ADJUST
-#define MSR_IA32_TSC_ADJUST 0x3b
-
-//// MSR_IA32_TSC_DEADLINE
-#define MSR_IA32_TSC_DEADLINE 0x6e0
-
-//// MSR_KVM_WALL_CLOCK
-#define MSR_KVM_WALL_CLOCK 0x11
-
-//// MSR_KVM_SYSTEM_TIME
-#define MSR_KVM_SYSTEM_TIME 0x12
-
-//// MSR_KVM_WALL_CLOCK_NEW
-#define MSR_KVM_WALL_CLOCK_NEW 0x4b564d00
-
-//// MSR_KVM_SYSTEM_TIME_NEW
-#define MSR_KVM_SYSTEM_TIME_NEW 0x4b564d01
-
-//// KVM_VCPU_TSC_CTRL
-/* Headers before 5.16 lack these. */
-#ifndef KVM_VCPU_TSC_CTRL
-#define KVM_VCPU_TSC_CTRL 0
-#define KVM_VCPU_TSC_OFFSET 0
-#endif
-
-//// PAGE_STABLE
-#define PAGE_STABLE 1			/* PVCLOCK_TSC_STABLE_BIT */
-
-//// PAGE_STOPPED
-#define PAGE_STOPPED 2			/* PVCLOCK_GUEST_STOPPED */
 
 //// page_address
 /* Where the kvmclock page of a vCPU is in the guest's memory. */
@@ -78,26 +40,6 @@ struct guest {
 	void (*enter)(const struct guest *guest, int vcpu, struct kvm_sregs *sregs, struct kvm_regs *regs);
 };
 
-//// MAX_VALUES step
-#define MAX_VALUES 8
-
-/*
- * One operation, between two readings of the host's TSC and of its raw clock. What KVM read of either lies in
- * between: that is the only tolerance of this test.
- */
-struct step {
-	const char *name;
-	__u64 tsc_before, tsc_after;	/* cycles */
-	__s64 ns_before, ns_after;
-	int error;			/* an errno; 0 is success */
-	int count;			/* of the values that it read or wrote */
-	__u64 value[MAX_VALUES];
-	bool has_tsc, has_offset, by_guest;
-	__u64 tsc;			/* of the guest, if it has one */
-	__u64 offset;			/* the TSC offset, if it has one */
-	struct { __s64 ns_before, ns_after; } guest;	/* of a page: when the guest read that TSC */
-};
-
 //// vcpus kvm vm memory MEMORY_SIZE MAX_VCPUS guest_of
 #define MAX_VCPUS 24
 #define MEMORY_SIZE CODE(MAX_VCPUS)
@@ -111,10 +53,6 @@ static struct {
 	__s64 khz, first_khz;
 } vcpus[MAX_VCPUS];
 
-//// tests failed skipped reason
-static int tests, failed, skipped;
-static char reason[512];		/* why something failed, or says nothing */
-
 //// skip_all
 /* Nothing can be said here. */
 __attribute__((noreturn)) static void skip_all(const char *why)
@@ -124,31 +62,6 @@ __attribute__((noreturn)) static void skip_all(const char *why)
 	else
 		printf("ok %d # SKIP %s\n", tests + 1, why);
 	exit(4);
-}
-
-//// result
-enum result { KEPT, BROKEN, UNDECIDED };
-
-//// undecided
-__attribute__((format(printf, 1, 2))) static enum result undecided(const char *format, ...)
-{
-	va_list arguments;
-
-	va_start(arguments, format);
-	vsnprintf(reason, sizeof(reason), format, arguments);
-	va_end(arguments);
-	return UNDECIDED;
-}
-
-//// broken
-__attribute__((format(printf, 1, 2))) static enum result broken(const char *format, ...)
-{
-	va_list arguments;
-
-	va_start(arguments, format);
-	vsnprintf(reason, sizeof(reason), format, arguments);
-	va_end(arguments);
-	return BROKEN;
 }
 
 //// report
@@ -163,112 +76,6 @@ static void report(const char *text, enum result result)
 		printf("ok %d %s # SKIP %s\n", tests, text, reason);
 	failed += result == BROKEN;
 	skipped += result == UNDECIDED;
-}
-
-//// host_tsc
-static __u64 host_tsc(void)
-{
-	__u32 low, high;
-
-	asm volatile("lfence; rdtsc; lfence" : "=a"(low), "=d"(high) : : "memory");
-	return (__u64)high << 32 | low;
-}
-
-//// raw_ns
-static __s64 raw_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC_RAW, &now);
-	return now.tv_sec * 1000000000LL + now.tv_nsec;
-}
-
-//// clock_data KVM_CLOCK_REALTIME KVM_CLOCK_HOST_TSC
-/* struct kvm_clock_data as it is since 5.16; older kernels leave what they do not know at 0. */
-struct clock_data {
-	__u64 clock;			/* ns */
-	__u32 flags, pad0;
-	__u64 realtime;			/* ns */
-	__u64 host_tsc;			/* cycles */
-	__u32 pad[4];
-};
-
-#ifndef KVM_CLOCK_REALTIME
-#define KVM_CLOCK_REALTIME (1 << 2)
-#define KVM_CLOCK_HOST_TSC (1 << 3)
-#endif
-
-//// MAX_STEPS
-#define MAX_STEPS 256
-
-//// brackets steps
-/* When each step was made: how fast the host's TSC counts is measured by them. */
-static struct { __u64 tsc_before, tsc_after; __s64 ns_before, ns_after; } brackets[MAX_STEPS];
-static int steps;
-
-//// begin
-static struct step begin(const char *name)
-{
-	struct step step = { .name = name };
-
-	step.tsc_before = host_tsc();
-	step.ns_before = raw_ns();
-	return step;
-}
-
-//// end
-/* `result` is what the system call returned. */
-static void end(struct step *step, int result)
-{
-	step->error = result < 0 ? errno : 0;
-	step->ns_after = raw_ns();
-	step->tsc_after = host_tsc();
-	if (steps < MAX_STEPS) {
-		brackets[steps].tsc_before = step->tsc_before;
-		brackets[steps].tsc_after = step->tsc_after;
-		brackets[steps].ns_before = step->ns_before;
-		brackets[steps++].ns_after = step->ns_after;
-	}
-}
-
-//// value_of
-/* What a step read, for a later one to write. */
-static __u64 value_of(const struct step *step, int place)
-{
-	static char why[128];
-
-	if (step->error || place >= step->count) {
-		snprintf(why, sizeof(why), "step %s read nothing: %s", step->name, strerror(step->error));
-		skip_all(why);
-	}
-	return step->value[place];
-}
-
-//// cycles
-/* As many cycles as the TSC of a vCPU counts in so many ns. */
-static __u64 cycles(int vcpu, __s64 ns)
-{
-	__int128 product = (__int128)ns * vcpus[vcpu].khz;
-
-	return product / 1000000 - (product % 1000000 < 0);
-}
-
-//// off_by_ppm
-/* The rate that a vCPU had first, and so many millionths more. */
-static __u32 off_by_ppm(int vcpu, __s64 ppm)
-{
-	return vcpus[vcpu].first_khz * (1000000 + ppm) / 1000000;
-}
-
-//// vm_off_by_ppm
-/* What KVM says that vCPUs of this VM start with, and so many millionths more. */
-static __u32 vm_off_by_ppm(__s64 ppm)
-{
-	__s64 khz = ioctl(vm, KVM_GET_TSC_KHZ, 0);
-
-	if (khz < 0)
-		skip_all("this KVM does not say what rate the VM's vCPUs start with");
-	return khz * (1000000 + ppm) / 1000000;
 }
 
 //// real_mode
@@ -385,4 +192,3 @@ static void set_cpuid(int vcpu)
 	if (ioctl(kvm, KVM_GET_SUPPORTED_CPUID, &cpuid) || ioctl(vcpus[vcpu].fd, KVM_SET_CPUID2, &cpuid))
 		skip_all("a vCPU's CPUID cannot be set");
 }
-

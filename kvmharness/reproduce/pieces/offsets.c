@@ -2,8 +2,8 @@
 /*
  * Checks of TSCs: offsets, answers, rates.
  *
- * Pieces of tests in plain C: each begins with four slashes and the names that it defines. A test gets those whose
- * names it uses, in this order (../pieces.py).
+ * Pieces of tests in C: each begins with four slashes and the names that it defines. A test gets those whose names it
+ * uses (../pieces.py).
  */
 
 //// held_up
@@ -274,4 +274,3 @@ static enum result counts_at(struct rate_claim claim)
 	}
 	return KEPT;
 }
-

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The operations: each is made between two readings of the host's clocks.
+ * Plain C: the operations, each between two readings of the host's clocks.
  *
- * Pieces of tests in plain C: each begins with four slashes and the names that it defines. A test gets those whose
- * names it uses, in this order (../pieces.py).
+ * Pieces of tests in C: each begins with four slashes and the names that it defines. A test gets those whose names it
+ * uses (../pieces.py).
  */
 
 //// create_vcpu
@@ -27,54 +27,6 @@ static struct step create_vcpu(const char *name, int vcpu, const struct guest *g
 	step.has_tsc = true;		/* KVM has it begin with a TSC of 0 */
 	step.count = 1;
 	step.value[0] = vcpus[vcpu].khz;
-	return step;
-}
-
-//// stay_here
-/* The TSCs of two CPUs may be a few cycles apart. */
-static void stay_here(void)
-{
-	cpu_set_t here;
-
-	CPU_ZERO(&here);
-	CPU_SET(sched_getcpu(), &here);
-	sched_setaffinity(0, sizeof(here), &here);
-}
-
-//// stay_here_of
-static int cpus[16], cpu_count;
-
-/* Stay on this CPU until move_thread(). It is CPU 0 here; the others that may be used follow in their order. */
-static void stay_here_of(void)
-{
-	cpu_set_t allowed, here;
-
-	sched_getaffinity(0, sizeof(allowed), &allowed);
-	cpus[cpu_count++] = sched_getcpu();
-	for (int cpu = 0; cpu < CPU_SETSIZE && cpu_count < 16; cpu++)
-		if (CPU_ISSET(cpu, &allowed) && cpu != cpus[0])
-			cpus[cpu_count++] = cpu;
-	CPU_ZERO(&here);
-	CPU_SET(cpus[0], &here);
-	sched_setaffinity(0, sizeof(here), &here);
-}
-
-//// move_thread
-static struct step move_thread(const char *name, int to)
-{
-	struct step step = begin(name);
-	cpu_set_t there;
-
-	if (to >= cpu_count) {
-		errno = EINVAL;
-		end(&step, -1);
-		return step;
-	}
-	CPU_ZERO(&there);
-	CPU_SET(cpus[to], &there);
-	end(&step, sched_setaffinity(0, sizeof(there), &there));
-	if (step.tsc_after < step.tsc_before)	/* another CPU's TSC may be behind */
-		step.tsc_after = step.tsc_before;
 	return step;
 }
 
@@ -207,6 +159,17 @@ static struct step set_vm_tsc_khz(const char *name, __u32 khz)
 	step.count = 1;
 	step.value[0] = khz;
 	return step;
+}
+
+//// vm_off_by_ppm
+/* What KVM says that vCPUs of this VM start with, and so many millionths more. */
+static __u32 vm_off_by_ppm(__s64 ppm)
+{
+	__s64 khz = ioctl(vm, KVM_GET_TSC_KHZ, 0);
+
+	if (khz < 0)
+		skip_all("this KVM does not say what rate the VM's vCPUs start with");
+	return khz * (1000000 + ppm) / 1000000;
 }
 
 //// get_clock
@@ -348,4 +311,3 @@ static struct step wait_ns(const char *name, __s64 ns)
 	end(&step, 0);
 	return step;
 }
-
