@@ -20,6 +20,7 @@ SHIPPED = vmms.shipped()
 
 # What each recording is of, in its order: of a migration the target's.
 FLOWS = {
+    "kvmtool-start": [START],
     "qemu-hotplug": [START, HOTPLUG],
     "qemu-hotplug-reset": [START, HOTPLUG, RESET, RESET],
     "qemu-incoming-deferred": [START, RESTORE],
@@ -38,6 +39,7 @@ FLOWS = {
 
 # What was written by hand after other recordings of QEMU, and says the same.
 BY_HAND = {
+    "kvmtool-start": "kvmtool-start",
     "qemu-hotplug": "qemu-hotplug",
     "qemu-incoming-deferred": "qemu-incoming-deferred",
     "qemu-incoming-old": "qemu-incoming-old",
