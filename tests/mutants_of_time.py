@@ -175,7 +175,7 @@ MUTANTS = (
     Mutant(
         "every page is stable",
         "masterclock",
-        "            stable=world.use_master_clock,\n",
+        "            stable=world.use_master_clock and self.all_match(world),\n",
         "            stable=True,\n",
     ),
     Mutant(
@@ -226,7 +226,7 @@ MUTANTS = (
         "the clock cannot be set",
         "masterclock",
         "        world.kvmclock_offset = world.unknown(\n"
-        "            Interval(clock - moment.ns.high - slack, clock + most - moment.ns.low + slack)\n"
+        "            Interval(clock - at.ns.high - slack, clock + most - at.ns.low + slack)\n"
         "        )\n",
         "",
     ),

@@ -8,20 +8,20 @@ MUTANTS = (
     Mutant(
         "the gate is never opened by a write",
         "rules",
-        'if user and ("zero" if data == ZERO else "value") in self.policy.user_set_by:',
+        'if user and self.policy.is_opened_by("zero" if data == ZERO else "value"):',
         "if False:",
     ),
     Mutant(
         "a write of 0 does not open the gate",
         "rules",
-        'if user and ("zero" if data == ZERO else "value") in self.policy.user_set_by:',
-        'if user and data != ZERO and "value" in self.policy.user_set_by:',
+        'if user and self.policy.is_opened_by("zero" if data == ZERO else "value"):',
+        'if user and data != ZERO and self.policy.is_opened_by("value"):',
     ),
     Mutant(
         "only a write of 0 opens the gate",
         "rules",
-        'if user and ("zero" if data == ZERO else "value") in self.policy.user_set_by:',
-        'if user and data == ZERO and "zero" in self.policy.user_set_by:',
+        'if user and self.policy.is_opened_by("zero" if data == ZERO else "value"):',
+        'if user and data == ZERO and self.policy.is_opened_by("zero"):',
     ),
     Mutant(
         "a write that synchronizes leaves the time of the last one",
@@ -32,13 +32,13 @@ MUTANTS = (
     Mutant(
         "the kernel's own write opens the gate",
         "rules",
-        'if user and ("zero" if data == ZERO else "value") in self.policy.user_set_by:',
+        'if user and self.policy.is_opened_by("zero" if data == ZERO else "value"):',
         "if True:",
     ),
     Mutant(
         "the attribute does not open the gate",
         "rules",
-        'if "attribute" in self.policy.user_set_by:',
+        'if self.policy.is_opened_by("attribute"):',
         "if False:",
     ),
     Mutant(
