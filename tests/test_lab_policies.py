@@ -16,6 +16,22 @@ from kvmharness.scenarios import SCENARIOS
 PATCHES = Path(__file__).with_name("patches")
 
 
+def behaves_as(
+    kernel: Callable[[str], Kernel], spec: str, names: str, machine: Machine, called: str
+) -> tuple[str, ...]:
+    """The policies that a kernel with these patches behaves as."""
+    kernel(spec)
+    chosen = [
+        patch
+        for name in names.split()
+        for patch in patches.choose(patches.read((PATCHES / f"{name}.patch").read_bytes()))
+    ]
+    built = build.build(spec, chosen, called)
+    outcome = settle(list(SCENARIOS.values()), lambda each: play.play(built.kernel, machine, each))
+    assert outcome.identity is not None
+    return outcome.identity.behaves_as
+
+
 @pytest.mark.lab
 @pytest.mark.full
 @pytest.mark.parametrize(
@@ -27,18 +43,19 @@ PATCHES = Path(__file__).with_name("patches")
         ("gate-user-wrote", AMD, "oliver-upton"),
         ("gate-user-wrote-value attribute-opens-gate", AMD, "like-xu-v6"),
         ("gate-user-wrote attribute-opens-gate", AMD, "mainline-6.7"),
+        ("gate-user-wrote attribute-opens-gate khz-write-synchronizes", AMD, "clock-series-2026-khz"),
     ],
 )
 def test_a_rule_that_was_proposed_is_identified_on_the_kernel_it_was_built_onto(
     kernel: Callable[[str], Kernel], names: str, machine: Machine, policy: str
 ) -> None:
-    kernel("debian:6.1")
-    chosen = [
-        patch
-        for name in names.split()
-        for patch in patches.choose(patches.read((PATCHES / f"{name}.patch").read_bytes()))
-    ]
-    built = build.build("debian:6.1", chosen, f"test-{policy}")
-    outcome = settle(list(SCENARIOS.values()), lambda each: play.play(built.kernel, machine, each))
-    assert outcome.identity is not None
-    assert outcome.identity.behaves_as == (policy,)
+    assert behaves_as(kernel, "debian:6.1", names, machine, f"test-{policy}") == (policy,)
+
+
+@pytest.mark.lab
+@pytest.mark.full
+def test_a_rule_that_goes_on_top_of_the_merged_one_is_identified_there_too(
+    kernel: Callable[[str], Kernel],
+) -> None:
+    names = "khz-write-synchronizes-merged"
+    assert behaves_as(kernel, "debian:6.12", names, AMD, "test-khz-merged") == ("clock-series-2026-khz",)

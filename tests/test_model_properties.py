@@ -9,7 +9,7 @@ import dataclasses
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from kvmharness.model.judge import Possibility, Replay, judge
+from kvmharness.model.judge import Judgement, Possibility, Replay, judge
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.policy import Policy
 from kvmharness.model.simulate import HOST, Pace, simulate
@@ -40,13 +40,19 @@ def played(
     )
 
 
+def assert_possible(judgement: Judgement) -> None:
+    """Where vCPUs are written at once, or a rule leaves things open, it may have gone too many ways to
+    follow (which is UNDECIDED): that shows nothing."""
+    assume(not judgement.doubt.startswith("too much stays open"))
+    assert judgement.possibility is Possibility.POSSIBLE, judgement
+
+
 @given(scripts(), policies, hosts, st.data())
 def test_what_the_model_plays_is_possible_under_its_policy(
     script: Script, policy: Policy, host: Host, data: st.DataObject
 ) -> None:
     trace = played(script, policy, host, data, paces, debugfs=data.draw(st.booleans()))
-    judgement = judge(trace, policy, host)
-    assert judgement.possibility is Possibility.POSSIBLE, judgement
+    assert_possible(judge(trace, policy, host))
 
 
 @given(scripts(frequencies=False), policies, hosts, st.data())
@@ -54,8 +60,7 @@ def test_it_is_possible_too_when_nothing_is_known_of_the_host(
     script: Script, policy: Policy, host: Host, data: st.DataObject
 ) -> None:
     trace = played(script, policy, host, data, paces, debugfs=data.draw(st.booleans()))
-    judgement = judge(trace, policy, Host(stable=host.stable))
-    assert judgement.possibility is Possibility.POSSIBLE, judgement
+    assert_possible(judge(trace, policy, Host(stable=host.stable)))
 
 
 def worlds(trace: Trace, policy: Policy) -> int:
