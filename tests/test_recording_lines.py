@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kvmharness.cli import explore
 from kvmharness.recording import vmms
 from kvmharness.recording.lines import RecordingError, from_text
 from tests.command_line import Capture, one_line, status_of
@@ -206,3 +207,17 @@ def test_vmms_shows_which_recordings_a_policy_breaks(capsys: Capture) -> None:
 def test_vmms_refuses_what_is_neither_kernel_nor_policy(capsys: Capture) -> None:
     assert status_of("vmms", "nonsense", "--offline") == 2
     assert "nonsense" in one_line(capsys.readouterr().err)
+
+
+def test_the_rule_book_can_be_asked_about_a_recording(capsys: Capture) -> None:
+    asked = ("rules", "--key", "khz_write", "--jobs", "1", "--recording", "qemu-loadvm-old")
+    assert status_of(*asked) == 0
+    text = capsys.readouterr().out
+    assert "recorded-qemu-loadvm-old" in text
+    assert "clock-series-2026-khz, beaten" in text
+
+
+def test_a_recording_can_be_what_exploring_begins_with() -> None:
+    assert explore.recorded([Path("qemu-hotplug"), Path("qemu-stop")]) == [
+        vmms.shipped()[f"recorded-{name}"].script for name in ("qemu-hotplug", "qemu-stop")
+    ]

@@ -27,7 +27,7 @@ from kvmharness.judging.session import LostError, Session
 from kvmharness.lab import cpus, kernels
 from kvmharness.lab.machines.catalogue import MACHINES
 from kvmharness.lab.machines.machine import check_emulator
-from kvmharness.scenarios import Scenario
+from kvmharness.scenarios import SCENARIOS, Scenario
 from kvmharness.script import Script
 
 _LOG = logging.getLogger(__name__)
@@ -82,6 +82,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="begin with the scripts in DIR, and keep new ones and findings there (default: keep findings in "
         f"{_FINDINGS})",
     )
+    parser.add_argument(
+        "--recording",
+        action="append",
+        default=[],
+        metavar="FILE",
+        type=Path,
+        help="begin with the script of this recording of a VMM, too (can be repeated)",
+    )
     parser.add_argument("--unguided", action="store_true", help=argparse.SUPPRESS)  # for measurements
     parser.add_argument("--offline", action="store_true", help="use only the kernels in the cache")
     options.add_jobs(parser)
@@ -97,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
     _check(arguments)
     expectation = options.expectation(arguments)
     options.check_places(arguments.output, arguments.corpus)
-    kept = _corpus(arguments.corpus)
+    kept = [*_corpus(arguments.corpus), *recorded(arguments.recording)]
     ways = _ways(arguments)
     against = (
         InLab(kernels.find(arguments.against, offline=arguments.offline), ways[0].machine)
@@ -238,6 +246,12 @@ def _corpus(folder: Path | None) -> list[Script]:
         return [*corpus.load(folder)] if folder else []
     except CorpusError as error:
         raise UsageError(str(error)) from None
+
+
+def recorded(files: Sequence[Path]) -> list[Script]:
+    """The scripts of recordings (and of scenario files, which the same option reads)."""
+    found = options.known_scenarios(files)
+    return [each.script for name, each in found.items() if name not in SCENARIOS]
 
 
 def _seconds(text: str) -> float:

@@ -23,6 +23,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "rules", help="show which of all rules break the fewest contracts; no KVM needed", epilog=_EPILOG
     )
     parser.add_argument("scenario", nargs="*", help="the name of a scenario (default: all)")
+    options.add_scenario_file(parser)
     parser.add_argument(
         "--key",
         action="append",
@@ -43,7 +44,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Play each scenario under every rule, and show which rules no other beats."""
-    scenarios = asked_about(options.pick_scenarios(arguments.scenario))
+    scenarios = asked_about(options.pick_scenarios(arguments.scenario, arguments.scenario_file))
     if not scenarios:
         raise UsageError("these scenarios are about a KVM that ignores writes, which has no rule for them")
     known = [each for each in options.policies(arguments.policy_file).values() if each.honours_writes]
