@@ -51,9 +51,9 @@ class FaultError(Exception):
     """A fault does not fit the kernel's source."""
 
 
-def read() -> list[Fault]:
+def read(faults: Path = LIST) -> list[Fault]:
     """The faults, in the order of the list."""
-    return [Fault(**each) for each in tomllib.loads(LIST.read_text())["fault"]]
+    return [Fault(**each) for each in tomllib.loads(faults.read_text())["fault"]]
 
 
 def patch(fault: Fault, source: str) -> Patch:
