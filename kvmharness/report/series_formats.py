@@ -68,6 +68,7 @@ def _effect(effect: Effect) -> dict[str, Any]:
         **_kernel(effect.after),
         "newly_kept": [*effect.newly_kept],
         "newly_broken": [*effect.newly_broken],
+        "off_by": {each.scenario: each.by for each in effect.after.results if each.by},
         "first_judged": {**effect.first_judged},
         "can_now": [*found.only_second],
         "can_no_longer": [*found.only_first],

@@ -113,7 +113,9 @@ def _effect(effect: Effect, most: int) -> Iterator[str]:
     was = f" (before: {effect.behaved_as})" if effect.behaved_as != effect.behaves_as else ", as before"
     yield f"behaves as {effect.behaves_as or 'nothing that is known'}{was}"
     yield f"contracts newly kept: {some(effect.newly_kept, most) or 'none'}"
-    yield f"contracts newly broken: {some(effect.newly_broken, most) or 'none'}"
+    by = {each.scenario: f" ({each.by})" if each.by else "" for each in effect.after.results}
+    broken = [name + by[name] for name in effect.newly_broken]
+    yield f"contracts newly broken: {some(broken, most) or 'none'}"
     for kept, word in ((True, "kept"), (False, "broken")):
         names = [name for name, is_kept in effect.first_judged.items() if is_kept is kept]
         if names:
