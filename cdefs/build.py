@@ -15,6 +15,7 @@ from cffi import FFI
 HERE = Path(__file__).parent
 HEADERS = ("system.h", "vm.h", "tsc.h", "vcpu.h", "host.h")
 SOURCES = ("host.c", "run.c")
+TRACER = ("tracer.h", "tracer_lines.c", "tracer_objects.c", "tracer_ioctls.c", "tracer.c")
 
 
 def _text(names: tuple[str, ...]) -> str:
@@ -33,6 +34,6 @@ tracer = FFI()
 tracer.cdef(_text(("tracer.h",)))
 tracer.set_source(
     "kvmharness.recording._tracer",
-    "#include <stdint.h>\n#include <stdlib.h>\n" + _text(("tracer.h", "ioctls.c", "tracer.c")),
+    "#include <stdint.h>\n#include <stdlib.h>\n" + _text(TRACER),
     extra_compile_args=["-O2", "-Wall", "-Wextra"],
 )

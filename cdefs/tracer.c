@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The threads of a VMM, followed by ptrace(2). A thread stops where it makes one of the ioctls of ioctls.c, and
- * where that ends; between the two readings of the host's clocks lie the ioctl and two switches of context. A
- * command is given a seccomp filter that stops at these ioctls alone. A process that runs already cannot be
- * given one: it stops at every system call. Whatever the VMM learns the result of has been written before.
+ * The threads of a VMM, followed by ptrace(2). A thread stops where it makes one of the ioctls of
+ * tracer_lines.c, and where that ends; between the two readings of the host's clocks lie the ioctl and two
+ * switches of context. A command is given a seccomp filter that stops at these ioctls alone. A process that
+ * runs already cannot be given one: it stops at every system call. Whatever the VMM learns the result of has
+ * been written before.
  */
+
 /* Threads */
 
 static int tgid_of(int tid)
