@@ -9,6 +9,7 @@ nothing.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from kvmharness.contract.entitled_line import Lines
 from kvmharness.contract.finding import Claim, Finding
 from kvmharness.contract.offset import read_offsets
 from kvmharness.contract.promptly import TOGETHER_NS
@@ -29,6 +30,7 @@ ENTITLEMENTS = {
     "khz": "KVM_GET_TSC_KHZ answers what was set",
     "adjust": "TSC_ADJUST reads what was written",
     "attribute": "the offset attribute reads what was set",
+    "line": "the kvmclock stays the same function of a vCPU's TSC",
 }
 
 # How far apart the TSCs of one timeline may be, for having been saved one after the other (QEMU's: 194 us).
@@ -112,6 +114,7 @@ class _Reader:
         self._khz = 0
         self._vm_rate_set = False
         self._old_clock = False
+        self._lines = Lines()
 
     def take(self, step: int, event: Event) -> Iterator[Breach]:
         """Take a step."""
@@ -138,6 +141,9 @@ class _Reader:
         yield from self._timeline(step)
         yield from self._clock(step, event)
         yield from self._answers(step, event)
+        for number, said in self._lines.take(event):
+            if self._vcpus[number].at_host_rate:
+                yield Breach("line", step, number, said)
 
     def _create(self, event: Event) -> None:
         (number,) = event.operation.vcpu_numbers

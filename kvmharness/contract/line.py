@@ -46,7 +46,7 @@ class LineClaim(Claim):
             return self.broken(
                 f"step {self.expected!r} read no page: KVM never wrote it", steps[self.expected] + 1
             )
-        if self.expected not in steps or not _is_stable(trace.events[steps[self.expected]]):
+        if self.expected not in steps or not is_stable(trace.events[steps[self.expected]]):
             return self.undecided(f"step {self.expected!r} read no page of a masterclock")
         origin = trace.events[steps[self.expected]]
         for label in self.seen:
@@ -58,7 +58,7 @@ class LineClaim(Claim):
             tsc, time = told
             between = trace.events[steps[label]].bracket.ns_after - origin.bracket.ns_before
             gap = signed(time - page_time(origin.values, tsc))
-            if abs(gap) > _ROUNDED_NS + abs(between) // _RAW_PARTS:
+            if abs(gap) > _slack(between):
                 return self.broken(self._words(label, gap, between), steps[label] + 1, _in_words(abs(gap)))
         return self.kept()
 
@@ -70,13 +70,25 @@ class LineClaim(Claim):
         return f"{said}, {abs(gap) * 1e6 / between:.1f} millionths of the {between / 1e9:.3f} s between them"
 
 
+def _slack(between: int) -> int:
+    """How far (ns) two times may be apart whose steps are so many ns apart."""
+    return _ROUNDED_NS + abs(between) // _RAW_PARTS
+
+
+def gap_of_pages(page: Event, tsc: int, before: Event) -> tuple[int, int]:
+    """How far (ns) a page's time at a TSC is from an earlier page's, and how far it may be."""
+    gap = signed(page_time(page.values, tsc) - page_time(before.values, tsc))
+    return gap, _slack(page.bracket.ns_after - before.bracket.ns_before)
+
+
 def _in_words(ns: int) -> str:
     if ns < 1_000:
         return f"{ns} ns"
     return f"{ns / 1e3:.1f} us" if ns < 1_000_000 else f"{ns / 1e6:.3f} ms"
 
 
-def _is_stable(page: Event) -> bool:
+def is_stable(page: Event) -> bool:
+    """Whether a step read a page that KVM wrote and calls stable."""
     return bool((page.value("flags") or 0) & PVCLOCK_TSC_STABLE_BIT and page.value("version"))
 
 
@@ -88,7 +100,7 @@ def _told(events: tuple[Event, ...], origin: Event) -> tuple[int, int] | None:
     last = events[-1]
     if last.value("version") is not None:
         tsc = _last_read(events, last)
-        return None if tsc is None or not _is_stable(last) else (tsc, page_time(last.values, tsc))
+        return None if tsc is None or not is_stable(last) else (tsc, page_time(last.values, tsc))
     clock, host_tsc = last.value("clock"), last.value("host_tsc")
     shown = _shown(events, origin)
     if clock is None or host_tsc is None or shown is None:

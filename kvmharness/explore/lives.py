@@ -15,6 +15,7 @@ from kvmharness.script import (
     KvmclockCtrl,
     Ppm,
     Read,
+    ReadKvmclock,
     SetClock,
     SetMsrs,
     SetTscKhz,
@@ -92,6 +93,8 @@ class Life:
             if self.chance.random() < 0.4:
                 self.anything.page_on(number)
             self.anything.run(number)
+            if self.draft.vcpu(number).pv_time and self.chance.random() < 0.5:
+                self.draft.add(ReadKvmclock(vcpu=number, label=self.draft.label("page-then")))
 
     def save(self) -> None:
         """TSCs and the clock are read."""

@@ -8,7 +8,15 @@ TSC at the end instead.
 from collections.abc import Callable
 from dataclasses import replace
 
-from kvmharness.contract import Claim, ClockClaim, EntitledClaim, OffsetClaim, SameClaim, implied_offset
+from kvmharness.contract import (
+    Claim,
+    ClockClaim,
+    EntitledClaim,
+    LineClaim,
+    OffsetClaim,
+    SameClaim,
+    implied_offset,
+)
 from kvmharness.contract.entitled import ENTITLEMENTS
 from kvmharness.model.interval import Interval, signed
 from kvmharness.model.policy import Policy
@@ -148,6 +156,24 @@ def _stable(rule: str, trace: Trace, vcpus: list[int]) -> list[Claim]:
     return [ClockClaim(text=ENTITLEMENTS[rule], seen=asked[-1], stable=rule == "stable")] if asked else []
 
 
+def _line(rule: str, trace: Trace, vcpus: list[int]) -> list[Claim]:
+    """The last page of a vCPU is on the line of the first one that nothing has moved since."""
+    found: list[Claim] = []
+    for vcpu in vcpus:
+        pages: list[str] = []
+        for event in trace.events:
+            names = event.operation.value_names
+            sets_clock = names[:1] == ("clock",) and event.value("clock_flags") is None
+            if sets_clock or (event.operation.sets_tsc and vcpu in event.operation.vcpu_numbers):
+                pages = []
+            elif event.value("version") and event.operation.vcpu_numbers == (vcpu,):
+                pages.append(event.operation.label)
+        if len(pages) > 1:
+            text = f"{ENTITLEMENTS[rule]}: vCPU {vcpu}"
+            found.append(LineClaim(text=text, seen=tuple(pages[1:]), expected=pages[0]))
+    return found
+
+
 def _answer(rule: str, trace: Trace, vcpus: list[int]) -> list[Claim]:
     """What is read is what was set last."""
     name = {"khz": "khz", "adjust": "TSC_ADJUST", "attribute": "offset"}[rule]
@@ -176,4 +202,5 @@ _ENTITLED: dict[str, Callable[[str, Trace, list[int]], list[Claim]]] = {
     "khz": _answer,
     "adjust": _answer,
     "attribute": _answer,
+    "line": _line,
 }
