@@ -171,3 +171,16 @@ def test_a_tsc_that_kvm_catches_up_is_compared_by_how_it_goes_on(jump: int) -> N
         assert found.step == 8
         assert found.first == "the TSC of vCPU 1 goes on from what was written, at its own rate"
         assert found.distance
+
+
+def test_a_clock_that_cannot_be_set_is_a_difference() -> None:
+    trace = played(SCENARIOS["set-clock"], "mainline-6.7")
+    names = [event.operation.name for event in trace.events]
+    place = names.index("get_clock", names.index("set_clock"))
+    read = trace.events[place]
+    moved = replace(read, values=(read.values[0] - 3_000_000_000, *read.values[1:]))
+    other = replace(trace, events=(*trace.events[:place], moved, *trace.events[place + 1 :]))
+    found = first_difference(trace, other)
+    assert found is not None
+    assert (found.step, found.first) == (place + 1, "the VM's clock goes on from what was set")
+    assert found.second == "the VM's clock is neither what it was nor what was set, gone on"

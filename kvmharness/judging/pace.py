@@ -14,7 +14,7 @@ _OFF = 50
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A value that the host wrote to a vCPU's TSC, and the step that did."""
+    """A value that the host wrote to a vCPU's TSC, or to a clock, or read there, and the step."""
 
     value: int
     event: Event
@@ -32,6 +32,12 @@ class Written:
         own = Interval(ns.low * khz // 1_000_000, -(-ns.high * khz // 1_000_000))
         ways = {ITS_OWN: own, THE_HOSTS: host}
         return {name: _moved(self.value + way.low - read, way) for name, way in ways.items()}
+
+    def passed(self, clock: int, event: Event) -> Interval:
+        """By how many ns a clock that reads `clock` would have to be moved to have gone on from here."""
+        wrote, later = self.event.bracket, event.bracket
+        ns = Interval(later.ns_before - wrote.ns_after, later.ns_after - wrote.ns_before)
+        return _moved(self.value + ns.low - clock, ns)
 
 
 def _moved(lowest: int, way: Interval) -> Interval:

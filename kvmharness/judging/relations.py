@@ -26,8 +26,8 @@ class Relation:
 
     `names` are the relations that hold, in words. `gaps` say of each relation that was looked at how far it
     is from holding, in cycles (0: it holds), `widths` how far it could be without showing. Without gaps it
-    is known exactly which relations hold. `khz` turns cycles into a duration, and
-    `writes` says whether the step writes it.
+    is known exactly which relations hold; `otherwise` says that none does. `khz` turns cycles into a
+    duration, and `writes` says whether the step writes it.
     """
 
     subject: str
@@ -36,6 +36,7 @@ class Relation:
     widths: Mapping[str, int] = field(default_factory=dict)
     khz: int = 0
     writes: bool = False
+    otherwise: str = "gets an offset that is neither what was written nor any that a vCPU had"
 
     def contradicts(self, other: "Relation") -> bool:
         """Whether nothing that holds here holds there, and is further from it than brackets leave open."""
@@ -53,7 +54,7 @@ class Relation:
             return f"{self.subject} {_KEEPS}"
         if _moved_by_itself(other, self):
             return f"{self.subject} gets another offset without a write"
-        return f"{self.subject} {min(self.names, key=_plainness) if self.names else _OTHER}"
+        return f"{self.subject} {min(self.names, key=_plainness) if self.names else self.otherwise}"
 
     def distance(self, other: "Relation") -> str:
         """How far it is from what holds in the other trace, in cycles and as a duration; "" where unknown."""
@@ -74,13 +75,15 @@ def _clear(one: Relation, other: Relation) -> bool:
 
 
 _KEEPS, _HONOURS = "keeps the offset that it had", "honours what was written"
-_OTHER = "gets an offset that is neither what was written nor any that a vCPU had"
 _PLAIN = (_HONOURS, _KEEPS)
 
 
 def _plainness(name: str) -> tuple[int, str]:
     return (_PLAIN.index(name) if name in _PLAIN else len(_PLAIN)), name
 
+
+_GOES_ON, _AS_SET = "goes on from what it was", "goes on from what was set"
+_JUMPS = "is neither what it was nor what was set, gone on"
 
 Relations = dict[tuple[str, object], Relation]
 
@@ -103,6 +106,7 @@ class Reading:
         self._adjusted: dict[int, int] = {}
         self._pages: dict[int, tuple[int, ...]] = {}
         self._wrote: dict[int, Written] = {}
+        self._clocks: dict[str, Written] = {}
 
     def relations(self, event: Event) -> Relations:
         """Take a step: each thing that it shows, and how that is related to what was seen before."""
@@ -221,7 +225,8 @@ class Reading:
                 gaps = {name: each.gap(Interval(0, 0)) for name, each in moved.items()}
                 widths = {name: each.width for name, each in moved.items()}
                 names = frozenset(name for name, gap in gaps.items() if gap == 0)
-                yield "pace", Relation(f"the TSC of vCPU {number}", names, gaps, widths, khz)
+                subject = f"the TSC of vCPU {number}"
+                yield "pace", Relation(subject, names, gaps, widths, khz, otherwise="is at neither rate")
 
     def _of_msrs(self, event: Event) -> Iterator[tuple[str, Relation]]:
         """What TSC_ADJUST reads."""
@@ -237,9 +242,19 @@ class Reading:
 
     def _of_clock(self, event: Event) -> Iterator[tuple[str, Relation]]:
         """The flags of the VM's clock, and whether a guest reads anything."""
-        flags = event.value("clock_flags")
+        flags, clock = event.value("clock_flags"), event.value("clock")
         if flags is not None:
             yield "flags", _flag("the VM's clock", "stable", bool(flags & TSC_STABLE))
+        if flags is not None and clock is not None:
+            known = {name: each.passed(clock, event) for name, each in self._clocks.items()}
+            gaps = {name: each.gap(Interval(0, 0)) for name, each in known.items()}
+            widths = {name: each.width for name, each in known.items()}
+            names = frozenset(name for name, gap in gaps.items() if gap == 0)
+            if known:
+                yield "time", Relation("the VM's clock", names, gaps, widths, 1_000_000, otherwise=_JUMPS)
+            self._clocks[_GOES_ON] = Written(clock, event)
+        elif clock is not None and not event.error:
+            self._clocks = {} if event.value("realtime") is not None else {_AS_SET: Written(clock, event)}
         if event.operation.by_guest and not event.error and not event.timed_out:
             (number,) = event.operation.vcpu_numbers
             yield "reads", _flag(f"the guest of vCPU {number}", "able to read its TSC", bool(event.values))
