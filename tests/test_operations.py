@@ -16,8 +16,9 @@ from kvmharness.reproduce.calls import Calls
 from kvmharness.script import OPERATIONS
 
 ROOT = Path(kvmharness.__file__).parent
-# The catalogue and the probe are scripts: they are made of operations.
-SCRIPTS = ("scenarios/", "judging/probe.py", "explore/")
+# The catalogue and the probe are scripts: they are made of operations. So is what a recording becomes, whose
+# lines are ioctls by the same names.
+SCRIPTS = ("scenarios/", "judging/probe.py", "explore/", "recording/")
 IN_C = "reproduce/calls.py"
 TREES = {
     name: ast.parse(path.read_text())
