@@ -14,6 +14,7 @@ import pytest
 from kvmharness.cli import lab, lab_build, lab_validate, options
 from kvmharness.judging.session import Session
 from kvmharness.lab import kernels, play, runs
+from kvmharness.lab.build.modules import Built
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.machine import Machine
@@ -177,7 +178,8 @@ def test_what_cannot_be_written_in_the_end_goes_to_stdout_and_is_no_success(
 ) -> None:
     asked = ["--scenario", "old-restore", "--output", str(tmp_path / "report")]
     if command == "validate":
-        monkeypatch.setattr(lab_build, "build_kernel", lambda *_: kernels.find("debian:6.12"))
+        built = Built(kernels.find("debian:6.12"), (), (), tmp_path / "log", "gcc 12")
+        monkeypatch.setattr(lab_build, "build_kernel", lambda *_: built)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         (tmp_path / "a.patch").write_text(DIFF)
         monkeypatch.setattr(lab_validate, "check_emulator", lambda machine: None)
