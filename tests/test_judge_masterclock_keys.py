@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The judge on hand-worked traces: how long a masterclock lasts, what renews it, how far TSCs catch up."""
 
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +11,10 @@ import pytest
 from kvmharness.guests.layout import kvmclock_address
 from kvmharness.model.judge import Possibility, judge
 from kvmharness.model.policies import POLICIES
-from kvmharness.script import ReadKvmclock, SetMsrs
+from kvmharness.model.policy import from_tables
+from kvmharness.model.simulate import simulate
+from kvmharness.scenarios import SCENARIOS
+from kvmharness.script import GetClock, ReadKvmclock, SetMsrs
 from kvmharness.trace import Event, Trace
 from tests.hand_worked import HOST, MS, NEW, OLD, create, run, set_khz, step, write
 
@@ -58,6 +63,31 @@ def test_a_masterclock_by_khz_survives_that_offsets_differ_but_no_page_is_stable
     assert possible(*apart, of_run, stable_by="offsets")
     assert not possible(*apart, of_masterclock, stable_by="offsets")
     assert not possible(*apart, page(1010 * MS, 4, STABLE, 1007 * MS), stable_by="khz")
+
+
+@pytest.mark.parametrize("flags", [0, 2])
+def test_whether_the_clock_is_called_stable_is_open_while_offsets_differ_and_a_masterclock_lasts(
+    flags: int,
+) -> None:
+    apart = (*PAIR, write(1005 * MS, 100_000 * MS, 1), run(1007 * MS, 100_002 * MS, vcpu=1))
+    said = step(GetClock(), 1010 * MS, 110 * MS, flags)
+    assert possible(*apart, said, stable_by="khz")
+    # Where a masterclock needs equal offsets there is none.
+    assert possible(*apart, said) is (flags == 0)
+
+
+SERIES = from_tables(
+    tomllib.loads((Path(__file__).parents[1] / "docs" / "clock-series.toml").read_text()), POLICIES
+)
+
+
+@pytest.mark.parametrize("name", SERIES)
+def test_what_the_clock_series_does_in_a_scenario_is_possible_under_itself(name: str) -> None:
+    policy = SERIES[name]
+    for scenario in SCENARIOS.values():
+        trace = simulate(scenario.name, scenario.script, policy, scenario.host)
+        judgement = judge(trace, policy, scenario.host)
+        assert judgement.possibility is not Possibility.IMPOSSIBLE, (scenario.name, judgement.mismatch)
 
 
 def test_a_masterclock_by_khz_is_gone_when_khz_differ() -> None:

@@ -54,14 +54,14 @@ class Within(NamedTuple):
 
 
 class Flag(NamedTuple):
-    """Predicts of the bits of `mask` that they are `bits`."""
+    """Predicts of the bits of `mask` that they are as in `bits`; a player that is made up says `bits`."""
 
     mask: int
     bits: int
 
     def agrees(self, world: World, value: int, moment: Moment) -> bool:
         """Whether these bits are so."""
-        return value & self.mask == self.bits
+        return (value ^ self.bits) & self.mask == 0
 
     def bounds(self, world: World, moment: Moment) -> None:
         """None: bits are no number."""

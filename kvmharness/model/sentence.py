@@ -121,7 +121,7 @@ def _of_debugfs(world: World, event: Event) -> Allowed | None:
 
 def _of_the_clock(world: World, name: str, answer: Answer, value: int, event: Event) -> Allowed | None:
     """What was predicted of the clock or a kvmclock page, if that was something else."""
-    if isinstance(answer, Flag) and value & answer.mask != answer.bits:
+    if isinstance(answer, Flag) and (value ^ answer.bits) & answer.mask:
         flags = _flags(name, answer, value)
         return Allowed(flags, rule=_matched(world) if "TSC_STABLE" in flags else "")
     if isinstance(answer, Version) and (value % 2 or value < answer.least):
