@@ -84,6 +84,8 @@ hosts = st.builds(
     refuses_khz=st.just(False),
     knows_realtime=st.booleans(),
     tolerance_ppm=st.sampled_from([250, 250, 0, 100, 5_000]),
+    has_scale=st.booleans(),
+    has_clock_guest=st.booleans(),
 )
 
 # From none to longer than any window.
@@ -109,7 +111,9 @@ khz = st.one_of(
 )
 
 
-def _operations(vcpu: int, earlier: list[str], frequencies: bool) -> st.SearchStrategy[Operation]:
+def _operations(
+    vcpu: int, earlier: list[str], frequencies: bool, has_read: bool
+) -> st.SearchStrategy[Operation]:
     read = st.builds(Read, st.sampled_from(earlier), times) if earlier else plain
     values: st.SearchStrategy[script.Value] = st.one_of(plain, read)
     own = kvmclock_address(vcpu) + 1
@@ -134,6 +138,16 @@ def _operations(vcpu: int, earlier: list[str], frequencies: bool) -> st.SearchSt
         st.builds(script.GetClock),
         st.builds(script.ReadKvmclock, vcpu=st.just(vcpu)),
         st.builds(script.KvmclockCtrl, vcpu=st.just(vcpu)),
+        st.builds(script.GetTscScale, vcpu=st.just(vcpu)),
+        st.builds(script.GetClockGuest, vcpu=st.just(vcpu)),
+        st.builds(
+            script.SetClockGuest,
+            vcpu=st.just(vcpu),
+            tsc_timestamp=values,
+            system_time=clock_times,
+            multiplier=st.sampled_from([0, 2**31, 2**32 - 1]),
+            shift=st.sampled_from([0, 1, 255, 100]),
+        ),
         st.builds(
             script.SetClock,
             clock=clock_times,
@@ -156,6 +170,13 @@ def _operations(vcpu: int, earlier: list[str], frequencies: bool) -> st.SearchSt
         st.builds(script.MoveThread, to=st.integers(0, 2)),
         st.builds(script.Sleep, ns=st.sampled_from([0, 50 * MS, 900 * MS, 1000 * MS, 2500 * MS])),
     ]
+    if has_read:
+        # On the same vCPU or another.
+        each = [Read("clock-guest", place=place) for place in (1, 2, 3, 4)]
+        set_as_read = script.SetClockGuest(
+            vcpu=vcpu, tsc_timestamp=each[0], system_time=each[1], multiplier=each[2], shift=each[3]
+        )
+        choices.append(st.just(set_as_read))
     if frequencies:
         choices += [
             st.builds(script.SetTscKhz, vcpu=st.just(vcpu), khz=khz),
@@ -187,8 +208,10 @@ def scripts(draw: st.DrawFn, *, frequencies: bool = True, most: int = 14) -> Scr
             written = tuple(draw(plain) for _ in pair)
             found.append(script.WriteTogether(vcpus=tuple(pair), values=written, label=label))
             continue
-        operation = draw(_operations(draw(st.sampled_from(vcpus)), readable, frequencies))
+        has_read = any(isinstance(each, script.GetClockGuest) for each in found)
+        operation = draw(_operations(draw(st.sampled_from(vcpus)), readable, frequencies, has_read))
         label = "clock" if isinstance(operation, script.GetClock) else label
+        label = "clock-guest" if isinstance(operation, script.GetClockGuest) else label
         found.append(dataclasses.replace(operation, label=label))
         if isinstance(operation, script.GetMsrs | script.Run):
             readable.append(label)

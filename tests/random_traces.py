@@ -94,6 +94,16 @@ def any_operation(chance: Chance, vcpus: int) -> script.Operation:
             lambda: script.SetTscKhz(vcpu=vcpu, khz=any_khz(chance), label=label),
             lambda: script.GetTscKhz(vcpu=vcpu, label=label),
             lambda: script.SetVmTscKhz(khz=any_khz(chance), label=label),
+            lambda: script.GetTscScale(vcpu=vcpu, label=label),
+            lambda: script.GetClockGuest(vcpu=vcpu, label=label),
+            lambda: script.SetClockGuest(
+                vcpu=vcpu,
+                tsc_timestamp=any_value(chance),
+                system_time=any_value(chance),
+                multiplier=chance.choice((0, 2**31, chance.randrange(2**32))),
+                shift=chance.randrange(256),
+                label=label,
+            ),
             lambda: script.MoveThread(to=chance.randrange(3), label=label),
             lambda: script.Run(vcpu=vcpu, ns=chance.choice((0, MS)), label=label),
             lambda: script.GuestWrite(

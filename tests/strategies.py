@@ -49,12 +49,23 @@ operations = st.one_of(
     st.builds(script.SetTscKhz, vcpu=vcpus, khz=khz, label=labels),
     st.builds(script.GetTscKhz, vcpu=vcpus, label=labels),
     st.builds(script.SetVmTscKhz, khz=khz, label=labels),
+    st.builds(script.GetTscScale, vcpu=vcpus, label=labels),
     st.builds(script.MoveThread, to=st.integers(0, 15), label=labels),
     st.builds(script.GuestWrite, vcpu=vcpus, msr=msrs, value=values, ns=st.integers(0, 10**12), label=labels),
     st.builds(script.GetClock, label=labels),
     st.builds(script.SetClock, clock=values, realtime=st.one_of(st.none(), values), label=labels),
     st.builds(script.KvmclockCtrl, vcpu=vcpus, label=labels),
     st.builds(script.ReadKvmclock, vcpu=vcpus, label=labels),
+    st.builds(script.GetClockGuest, vcpu=vcpus, label=labels),
+    st.builds(
+        script.SetClockGuest,
+        vcpu=vcpus,
+        tsc_timestamp=values,
+        system_time=values,
+        multiplier=values,
+        shift=values,
+        label=labels,
+    ),
     st.builds(script.Sleep, ns=st.integers(0, 10**12), label=labels),
 )
 
@@ -73,6 +84,9 @@ _VALUES = {
     script.GetClock: 2,
     script.MoveThread: 2,
     script.ReadKvmclock: 6,
+    script.GetClockGuest: 6,
+    script.SetClockGuest: 4,
+    script.GetTscScale: 2,
     script.Sleep: 0,
     script.KvmclockCtrl: 0,
 }

@@ -3,6 +3,7 @@
 
 offset    a vCPU continues from a TSC, or counts together with another vCPU: TSC offsets agree
 rate      a TSC counts at a rate, and never backwards; also at other rates than the host's
+scale     a vCPU's TSC is what its scaling ratio makes of the host's
 clock     the VM's clock continues, and its kvmclock pages agree with it
 line      the VM's clock stays the same function of the TSC, to the ns
 warp      vCPUs that run at the same time never see each other's TSC run backwards
@@ -22,6 +23,7 @@ from kvmharness.contract.line import LineClaim
 from kvmharness.contract.offset import OffsetClaim, implied_offset
 from kvmharness.contract.promptly import TOGETHER_NS, Promptly, held_up
 from kvmharness.contract.rate import ForwardClaim, RateClaim
+from kvmharness.contract.scale import ScaleClaim
 from kvmharness.contract.warp import NoWarpClaim
 from kvmharness.trace import Trace
 
@@ -59,6 +61,7 @@ __all__ = [
     "ReadsClaim",
     "RealtimeClaim",
     "SameClaim",
+    "ScaleClaim",
     "Status",
     "TimeClaim",
     "check_all",

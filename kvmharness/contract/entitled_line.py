@@ -24,7 +24,7 @@ class Lines:
         """Take a step; the vCPU whose page has left its line, and how far."""
         operation = event.operation
         self._note_addresses(event)
-        if operation.value_names[:1] == ("clock",) and event.value("clock_flags") is None:
+        if operation.sets_clock:
             self._pages.clear()
         for number in operation.vcpu_numbers:
             moves = operation.sets_tsc or operation.value_names == ("khz",)

@@ -20,7 +20,7 @@ class Status(Enum):
 _NAME_STEPS = frozenset(
     {
         *("seen", "expected", "instead", "together", "first", "last", "khz", "stands_since"),
-        *("before", "by", "after"),
+        *("before", "by", "after", "ratio", "offset"),
     }
 )
 

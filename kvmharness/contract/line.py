@@ -31,9 +31,9 @@ class LineClaim(Claim):
     """The time that the steps labelled `seen` report is that of the page read at the step `expected`, at one
     TSC.
 
-    A step reads a kvmclock page, or it is a KVM_GET_CLOCK that reads the host's TSC as well. A page is asked
-    at the TSC that its vCPU's guest had read last. Between two steps there may be a new masterclock; then the
-    time may move by what the host's raw clock may be off its rate.
+    A step reads a kvmclock page (from memory, or by KVM_GET_CLOCK_GUEST), or it is a KVM_GET_CLOCK that reads
+    the host's TSC as well. A page is asked at the TSC that its vCPU's guest had read last. Between two steps
+    there may be a new masterclock; then the time may move by what the host's raw clock may be off its rate.
     """
 
     seen: tuple[str, ...]
@@ -46,7 +46,7 @@ class LineClaim(Claim):
             return self.broken(
                 f"step {self.expected!r} read no page: KVM never wrote it", steps[self.expected] + 1
             )
-        if self.expected not in steps or not is_stable(trace.events[steps[self.expected]]):
+        if self.expected not in steps or not _is_reported_stable(trace.events[steps[self.expected]]):
             return self.undecided(f"step {self.expected!r} read no page of a masterclock")
         origin = trace.events[steps[self.expected]]
         for label in self.seen:
@@ -92,15 +92,21 @@ def is_stable(page: Event) -> bool:
     return bool((page.value("flags") or 0) & PVCLOCK_TSC_STABLE_BIT and page.value("version"))
 
 
+def _is_reported_stable(event: Event) -> bool:
+    """Whether a step read a function of the TSC that KVM calls stable: a page, or what KVM_GET_CLOCK_GUEST
+    reports."""
+    return is_stable(event) or bool((event.value("page_flags") or 0) & PVCLOCK_TSC_STABLE_BIT)
+
+
 def _told(events: tuple[Event, ...], origin: Event) -> tuple[int, int] | None:
     """A guest's TSC, and the time in ns that the last of these steps reports for it; None if it reports none.
 
     Of a KVM_GET_CLOCK that is the TSC of the vCPU whose page `origin` is.
     """
     last = events[-1]
-    if last.value("version") is not None:
+    if last.value("version") is not None or last.value("page_flags") is not None:
         tsc = _last_read(events, last)
-        return None if tsc is None or not is_stable(last) else (tsc, page_time(last.values, tsc))
+        return None if tsc is None or not _is_reported_stable(last) else (tsc, page_time(last.values, tsc))
     clock, host_tsc = last.value("clock"), last.value("host_tsc")
     shown = _shown(events, origin)
     if clock is None or host_tsc is None or shown is None:

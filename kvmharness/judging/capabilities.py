@@ -19,7 +19,7 @@ from kvmharness.contract import (
     ReadsClaim,
     Status,
 )
-from kvmharness.judging.probe import GUESTS, HOST, KHZ, OFFSET, SCALING, WRITE, Probe
+from kvmharness.judging.probe import GUESTS, HOST, KHZ, OFFSET, PROPOSED, SCALING, WRITE, Probe
 from kvmharness.judging.rates import creation_is_off, ended, is_labs, rate_of, rates
 from kvmharness.model.arithmetic import TOLERANCE_PPM
 from kvmharness.model.state import Host
@@ -173,6 +173,22 @@ CAPABILITIES = {
             missing="this KVM has no KVM_SET_TSC_KHZ of a VM",
             there="this KVM has a KVM_SET_TSC_KHZ of the VM",
         ),
+        Capability(
+            "tsc-scale-attribute",
+            PROPOSED,
+            EndClaim(text="KVM reports a vCPU's scaling ratio", seen="scale"),
+            missing="this KVM does not report a vCPU's scaling ratio (KVM_VCPU_TSC_SCALE)",
+            there="this KVM reports a vCPU's scaling ratio (KVM_VCPU_TSC_SCALE)",
+            implies=("tsc-scaling",),
+        ),
+        Capability(
+            "clock-guest",
+            PROPOSED,
+            EndClaim(text="KVM reports a VM's clock as a function of a vCPU's TSC", seen="clock-guest"),
+            missing="this KVM does not report the clock as a function of a vCPU's TSC (KVM_GET_CLOCK_GUEST)",
+            there="this KVM reports the clock as a function of a vCPU's TSC (KVM_GET_CLOCK_GUEST)",
+            implies=("masterclock",),
+        ),
     )
 }
 
@@ -211,6 +227,9 @@ def host_facts(probe: Probe, found: Mapping[str, Finding] | None = None) -> Host
         knows_realtime=bool(flags & REALTIME) if stable_clock else None,
         tolerance_ppm=host_state.tolerance_ppm(probe.host),
         has_rdtscp=found["rdtscp"].status is Status.KEPT or None,
+        has_scale=ended(probe.event("scale"), _UNKNOWN),
+        # A kernel that knows it answers the same where there is no masterclock.
+        has_clock_guest=ended(probe.event("clock-guest"), _UNKNOWN) if stable_clock else None,
     )
 
 

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from kvmharness.script import (
     CreateVcpu,
     GetClock,
+    GetClockGuest,
     GetMsrs,
     GetTscKhz,
     GetTscOffset,
+    GetTscScale,
     MoveThread,
     Ppm,
     Read,
@@ -36,6 +38,7 @@ _FAR = Time(1000 * 1000 * MS)
 # The scripts' names, as traces and reports give them.
 HOST, GUESTS, WRITE = "probe", "probe-guests", "probe-write"
 OFFSET, KHZ, SCALING = "probe-offset", "probe-khz", "probe-scaling"
+PROPOSED = "probe-proposed"  # what no release knows
 
 # A label is there once in all of them.
 PROBES: dict[str, Script] = {
@@ -88,6 +91,13 @@ PROBES: dict[str, Script] = {
         GetMsrs(vcpu=0, indices=("TSC",), label="tsc-slower"),
         Sleep(ns=20 * MS),
         GetMsrs(vcpu=0, indices=("TSC",), label="tsc-slower-later"),
+    ),
+    PROPOSED: (
+        CreateVcpu(vcpu=0, guest="rdtsc-16", label="create-proposed"),
+        GetTscScale(vcpu=0, label="scale"),
+        # With one vCPU that has run there is a masterclock wherever there can be one.
+        Run(vcpu=0, label="guest-proposed"),
+        GetClockGuest(vcpu=0, label="clock-guest"),
     ),
 }
 

@@ -253,6 +253,8 @@ class Reading:
             if known:
                 yield "time", Relation("the VM's clock", names, gaps, widths, 1_000_000, otherwise=_JUMPS)
             self._clocks[_GOES_ON] = Written(clock, event)
+        elif event.operation.sets_clock and clock is None:
+            self._clocks = {}
         elif clock is not None and not event.error:
             self._clocks = {} if event.value("realtime") is not None else {_AS_SET: Written(clock, event)}
         if event.operation.by_guest and not event.error and not event.timed_out:

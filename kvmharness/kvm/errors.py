@@ -7,7 +7,12 @@ import os
 from kvmharness.kvm import ioctls
 from kvmharness.kvm.ioctls import Ioctl
 
-_NO_ATTRIBUTE = "the kernel does not know this attribute (KVM_VCPU_TSC_OFFSET came in 5.16)"
+_NO_ATTRIBUTE = (
+    "the kernel does not know this attribute (KVM_VCPU_TSC_OFFSET came in 5.16, no release has "
+    "KVM_VCPU_TSC_SCALE), or has no TSC scaling to tell of"
+)
+_NO_MASTERCLOCK = "the VM has no masterclock"
+_NO_CLOCK_GUEST = f"the kernel does not know this ioctl (no release does), or {_NO_MASTERCLOCK}"
 
 # Sources: Documentation/virt/kvm/api.rst, and arch/x86/kvm/x86.c where the documentation is silent.
 _CAUSES = {
@@ -38,6 +43,11 @@ _CAUSES = {
     (ioctls.SET_DEVICE_ATTR, errno.ENXIO): _NO_ATTRIBUTE,
     (ioctls.GET_DEVICE_ATTR, errno.ENXIO): _NO_ATTRIBUTE,
     (ioctls.HAS_DEVICE_ATTR, errno.ENXIO): _NO_ATTRIBUTE,
+    (ioctls.GET_CLOCK_GUEST, errno.EINVAL): _NO_CLOCK_GUEST,
+    (ioctls.SET_CLOCK_GUEST, errno.EINVAL): _NO_CLOCK_GUEST,
+    (ioctls.GET_CLOCK_GUEST, errno.ENODATA): _NO_MASTERCLOCK,
+    (ioctls.SET_CLOCK_GUEST, errno.ENODATA): _NO_MASTERCLOCK,
+    (ioctls.SET_CLOCK_GUEST, errno.ERANGE): "the page is of a TSC of another rate than the vCPU's",
 }
 _COMMON_CAUSES = {
     errno.EBADF: "it is closed",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # Looked up once: cffi parses a type's name anew in each ffi.new().
 _MSRS = ffi.typeof("struct kvm_msrs *")
 _DEVICE_ATTR = ffi.typeof("struct kvm_device_attr *")
+_TIME_INFO = ffi.typeof("struct pvclock_vcpu_time_info *")
 
 RUN_TIMEOUT_NS = 10_000_000_000
 
@@ -95,7 +96,7 @@ class Vcpu(Descriptor):
     def has_tsc_offset(self) -> bool:
         """KVM_HAS_DEVICE_ATTR: whether the kernel knows KVM_VCPU_TSC_OFFSET (5.16 and later)."""
         try:
-            self._ioctl_pointer(ioctls.HAS_DEVICE_ATTR, _tsc_offset_attribute(ffi.NULL))
+            self._ioctl_pointer(ioctls.HAS_DEVICE_ATTR, _tsc_attribute(lib.KVM_VCPU_TSC_OFFSET, ffi.NULL))
         except KvmError as error:
             # Before 5.16 a vCPU knows no attributes at all, and answers EINVAL (kvm_arch_vcpu_ioctl).
             if error.errno in (errno.ENXIO, errno.ENOTTY, errno.EINVAL):
@@ -106,13 +107,51 @@ class Vcpu(Descriptor):
     def tsc_offset(self) -> int:
         """KVM_GET_DEVICE_ATTR of KVM_VCPU_TSC_OFFSET: guest minus host TSC, in cycles, modulo 2**64."""
         offset: Any = ffi.new("uint64_t *")
-        self._ioctl_pointer(ioctls.GET_DEVICE_ATTR, _tsc_offset_attribute(offset))
+        self._ioctl_pointer(ioctls.GET_DEVICE_ATTR, _tsc_attribute(lib.KVM_VCPU_TSC_OFFSET, offset))
         return int(offset[0])
 
     def set_tsc_offset(self, offset: int) -> None:
         """KVM_SET_DEVICE_ATTR of KVM_VCPU_TSC_OFFSET, in cycles, taken modulo 2**64."""
         value = ffi.new("uint64_t *", offset % 2**64)
-        self._ioctl_pointer(ioctls.SET_DEVICE_ATTR, _tsc_offset_attribute(value))
+        self._ioctl_pointer(ioctls.SET_DEVICE_ATTR, _tsc_attribute(lib.KVM_VCPU_TSC_OFFSET, value))
+
+    def tsc_scale(self) -> tuple[int, int]:
+        """KVM_GET_DEVICE_ATTR of KVM_VCPU_TSC_SCALE: the ratio of guest to host TSC, and its fraction bits.
+
+        The guest's TSC is (host's * ratio >> bits) + offset. ENXIO without TSC scaling, and in every release.
+        """
+        scale: Any = ffi.new("uint64_t[2]")
+        self._ioctl_pointer(ioctls.GET_DEVICE_ATTR, _tsc_attribute(lib.KVM_VCPU_TSC_SCALE, scale))
+        return int(scale[0]), int(scale[1])
+
+    def clock_guest(self) -> list[int]:
+        """KVM_GET_CLOCK_GUEST: the VM's clock as a function of this vCPU's TSC, as its kvmclock page has it.
+
+        Version, tsc_timestamp (cycles), system_time (ns), tsc_to_system_mul, tsc_shift (a signed byte, as 0
+        to 255), flags. EINVAL, or ENODATA, without a masterclock; EINVAL in every release.
+        """
+        page: Any = ffi.new(_TIME_INFO)
+        self._ioctl_pointer(ioctls.GET_CLOCK_GUEST, page)
+        return [
+            page.version,
+            page.tsc_timestamp,
+            page.system_time,
+            page.tsc_to_system_mul,
+            page.tsc_shift % 256,
+            page.flags,
+        ]
+
+    def set_clock_guest(self, tsc_timestamp: int, system_time: int, multiplier: int, shift: int) -> None:
+        """KVM_SET_CLOCK_GUEST: the VM's clock goes on as this function of this vCPU's TSC.
+
+        Takes cycles, ns, 32 bits and a byte, each modulo that many bits; all else in the page is 0. ERANGE if
+        the function is of a TSC whose rate is more than 1 kHz off the vCPU's; else as clock_guest().
+        """
+        page: Any = ffi.new(_TIME_INFO)
+        page.tsc_timestamp, page.system_time = tsc_timestamp % 2**64, system_time % 2**64
+        page.tsc_to_system_mul = multiplier % 2**32
+        page.tsc_shift = (shift + 128) % 256 - 128
+        self._ioctl_pointer(ioctls.SET_CLOCK_GUEST, page)
 
     def kvmclock_ctrl(self) -> None:
         """KVM_KVMCLOCK_CTRL: tell the guest that it was stopped."""
@@ -202,10 +241,10 @@ class Vcpu(Descriptor):
         super().close()
 
 
-def _tsc_offset_attribute(pointer: Any) -> Any:
+def _tsc_attribute(number: int, pointer: Any) -> Any:
     attribute = ffi.new(_DEVICE_ATTR)
     attribute.group = lib.KVM_VCPU_TSC_CTRL
-    attribute.attr = lib.KVM_VCPU_TSC_OFFSET
+    attribute.attr = number
     attribute.addr = int(ffi.cast("uintptr_t", pointer))
     return attribute
 

@@ -4,12 +4,28 @@
 from kvmharness.model.interval import Interval
 from kvmharness.model.line import OnLine
 from kvmharness.model.masterclock import scale
-from kvmharness.model.outcome import REFUSED, Action, Answer, Clock, Flag, Guess, Outcome, Version, Within
+from kvmharness.model.outcome import (
+    REFUSED,
+    UNKNOWN,
+    Action,
+    Answer,
+    Clock,
+    Flag,
+    Guess,
+    Outcome,
+    Version,
+    Within,
+)
 from kvmharness.model.rules import Rules
 from kvmharness.model.state import Page, World
+from kvmharness.model.time_function import TimeFunction
 from kvmharness.script import HOST_TSC, PVCLOCK_GUEST_STOPPED, PVCLOCK_TSC_STABLE_BIT, REALTIME, TSC_STABLE
 
 _ZERO = Within(Interval(0, 0))
+
+# What KVM_GET_CLOCK_GUEST and KVM_SET_CLOCK_GUEST answer without a masterclock, and the second to a function
+# of a TSC of another rate.
+_NO_MASTERCLOCK, _OTHER_RATE = frozenset({"EINVAL", "ENODATA"}), frozenset({"ERANGE"})
 
 
 def get_clock(rules: Rules, world: World, action: Action) -> list[Outcome]:
@@ -72,6 +88,109 @@ def kvmclock_ctrl(rules: Rules, world: World, action: Action) -> list[Outcome]:
     vcpu = world.vcpus[number]
     vcpu.stopped_request = vcpu.clock_request = True
     return [*refused, Outcome(world)]
+
+
+def get_clock_guest(rules: Rules, world: World, action: Action) -> list[Outcome]:
+    """KVM_GET_CLOCK_GUEST: what kvm_guest_time_update() puts into a vCPU's page, from the masterclock.
+
+    Where a look at the masterclock is pending, it may come first or not.
+    """
+    number = action.operation.vcpu
+    rules.load_vcpu(world, number, action.moment)
+    outcomes = _without_clock_guest(world)
+    if world.has_clock_guest is False:
+        return outcomes
+    world.has_clock_guest = True
+    if not rules.policy.honours_writes:
+        refused = Outcome(world.fork(), (None,) * 6, _NO_MASTERCLOCK, elsewhere=True)
+        return [*outcomes, refused, Outcome(world, (None,) * 6)]
+    if world.master is None:
+        # Whether a VM has a masterclock before a vCPU has run is not known of kernels that have this.
+        outcomes.append(Outcome(world.fork(), (None,) * 6))
+    renewed = [world.fork()] if world.vcpus[number].request is not False else []
+    rules.look_again(world, number, action.moment)
+    for each in renewed:
+        outcomes += _each_guest(rules, rules.process_requests(each, number, action.moment), action)
+    return [*_each_guest(rules, [world], action), *outcomes]
+
+
+def _each_guest(rules: Rules, worlds: list[World], action: Action) -> list[Outcome]:
+    found = []
+    for world in worlds:
+        if world.tsc_clocksource is None and world.use_master_clock:
+            other = world.fork()
+            other.tsc_clocksource, world.tsc_clocksource = False, True
+            found.append(Outcome(other, (None,) * 6, _NO_MASTERCLOCK))
+        found.append(_guest_clock(rules, world, action))
+    return found
+
+
+def _guest_clock(rules: Rules, world: World, action: Action) -> Outcome:
+    if not world.use_master_clock or not world.tsc_clocksource:
+        return Outcome(world, (None,) * 6, _NO_MASTERCLOCK)
+    vcpu = world.vcpus[action.operation.vcpu]
+    page = rules.page_now(world, action.operation.vcpu, action.moment)
+    times = (None if each is None else Within(each) for each in (page.tsc, page.ns))
+    rate = _rate(page, exact=world.clock_khz is not None)
+    is_open = rules.policy.stable_by == "khz" and not rules.all_match(world)
+    flags = Flag(0 if is_open else PVCLOCK_TSC_STABLE_BIT, PVCLOCK_TSC_STABLE_BIT)
+    answers = (None, *times, *rate, flags)
+    if not rules.has_line(world) or vcpu.ratio_slack or vcpu.ratio == 0:
+        return Outcome(world, answers)
+    assert world.clock_khz
+    assert world.line_raw
+    drawn = world.line, world.clock_khz, world.kvmclock_offset, world.line_raw
+    on_line = OnLine(*drawn, clock=2, tsc=1, offset=vcpu.l1_tsc_offset, ratio=vcpu.ratio)
+    return Outcome(world, answers, on_line=on_line)
+
+
+def set_clock_guest(rules: Rules, world: World, action: Action) -> list[Outcome]:
+    """KVM_SET_CLOCK_GUEST: a new masterclock, on which the VM's clock is this function of the vCPU's TSC."""
+    number = action.operation.vcpu
+    rules.load_vcpu(world, number, action.moment)
+    outcomes = _without_clock_guest(world)
+    if world.has_clock_guest is False:
+        return outcomes
+    world.has_clock_guest = True
+    nothing: tuple[Answer, ...] = (None,) * 4
+    if not action.written:
+        return [*outcomes, Outcome(world, nothing)]
+    function = TimeFunction(*action.written)
+    refused = Outcome(world.fork(), nothing, _NO_MASTERCLOCK | _OTHER_RATE)
+    if not function.is_valid:
+        return [*outcomes, refused]
+    if not rules.policy.honours_writes:
+        return [*outcomes, Outcome(world, nothing), refused]
+    return outcomes + _with_function(rules, world, action, function)
+
+
+def _with_function(rules: Rules, world: World, action: Action, function: TimeFunction) -> list[Outcome]:
+    """What becomes of a clock that is set to a function, by a kernel that knows how to."""
+    nothing: tuple[Answer, ...] = (None,) * 4
+    rules.renew_masterclock(world, action.moment)
+    outcomes = []
+    if not world.use_master_clock or world.tsc_clocksource is not True:
+        outcomes.append(Outcome(world.fork(), nothing, _NO_MASTERCLOCK))
+    if not world.use_master_clock or world.tsc_clocksource is False:
+        return outcomes
+    world.tsc_clocksource = True
+    number = action.operation.vcpu
+    same_rate = rules.counts_at_rate_of(world, number, function)
+    if not same_rate:
+        outcomes.append(Outcome(world.fork(), nothing, _OTHER_RATE))
+    if same_rate is False:
+        return outcomes
+    rules.set_clock_guest(world, number, function, action.moment)
+    return [Outcome(world, nothing), *outcomes]
+
+
+def _without_clock_guest(world: World) -> list[Outcome]:
+    """What a kernel that does not know the two ioctls answers, if this one may be such."""
+    if world.has_clock_guest is True:
+        return []
+    absent = world.fork()
+    absent.has_clock_guest = False
+    return [Outcome(absent, errors=UNKNOWN)]
 
 
 def read_kvmclock(rules: Rules, world: World, action: Action) -> list[Outcome]:

@@ -12,15 +12,19 @@ from functools import reduce
 from kvmharness.guests.layout import kvmclock_address
 from kvmharness.model import arithmetic, line
 from kvmharness.model.interval import Interval
-from kvmharness.model.quantity import bounds
+from kvmharness.model.quantity import bounds, narrow
 from kvmharness.model.rates import Rates, UnknownRateError
 from kvmharness.model.state import Moment, Page, Vcpu, World
+from kvmharness.model.time_function import TimeFunction
 
 SYSTEM_TIME = ("SYSTEM_TIME", "SYSTEM_TIME_OLD")
 WALL_CLOCK = ("WALL_CLOCK", "WALL_CLOCK_OLD")
 
 # The clocks of a kernel and of its vDSO are rounded in different places.
 _ROUNDING_NS = 10
+
+# How far off a vCPU's rate the function of a TSC may be, and how far off its rate KVM may be.
+_RATE_HZ, _ROUNDED_HZ = 1000, 4
 
 # More than has passed since 1970, in ns, and so than can have since any real time that was.
 _EVER_NS = 2**62
@@ -261,6 +265,55 @@ class Masterclock(Rates):
         if self.has_line(world) and world.clock_khz:
             set_to = Interval(clock, clock + most)
             world.line = world.unknown(line.through(set_to, at.tsc, world.clock_khz))
+
+    def set_clock_guest(self, world: World, number: int, function: TimeFunction, moment: Moment) -> None:
+        """kvm_vcpu_ioctl_set_clock_guest(), after renew_masterclock(): from its snapshot on the clock is this
+        function of the vCPU's TSC."""
+        vcpu, at = world.vcpus[number], self.snapshot(moment)
+        offset = bounds(vcpu.l1_tsc_offset, world.unknowns)
+        assert offset is not None  # only a protected TSC's is not known at all
+        khz = world.clock_khz or world.host_khz or 1
+        times, lines = [], []
+        for tsc in at.tsc:
+            scaled = self.scaled(world, vcpu, Interval(tsc, tsc))
+            for guests in (scaled.low + offset.low, scaled.high + offset.high):
+                times.append(function.time_at(guests))
+                lines.append((times[-1] or 0) - line.ns_at(tsc, khz))
+        if None in times:
+            world.kvmclock_offset, world.line = world.unknown(None), world.unknown(None)
+            return
+        known = [each for each in times if each is not None]
+        slack = _ROUNDING_NS + at.ns.width // 100
+        world.kvmclock_offset = world.unknown(
+            Interval(min(known) - at.ns.high - slack, max(known) - at.ns.low + slack)
+        )
+        if self.has_line(world) and world.line_raw:
+            # At each end of what is known both are rounded down, and in between either may be.
+            between = 0 if at.tsc.width == offset.width == 0 else 1
+            drawn, raw = Interval(min(lines) - 1 - between, max(lines) + between), world.line_raw
+            world.line = world.unknown(drawn)
+            narrow(
+                world.kvmclock_offset, Interval(drawn.low - raw.high, drawn.high - raw.low), world.unknowns
+            )
+
+    def renew_masterclock(self, world: World, moment: Moment) -> None:
+        """kvm_start_pvclock_update() to kvm_end_pvclock_update(): a new snapshot, asked for by userspace."""
+        self._update(world, moment, certain=True)
+
+    def counts_at_rate_of(self, world: World, number: int, function: TimeFunction) -> bool | None:
+        """Whether a function is of a TSC of this vCPU's rate, to 1 kHz; None if not known."""
+        vcpu = world.vcpus[number]
+        if world.clock_khz is None or vcpu.ratio_slack or vcpu.ratio == 0:
+            return None
+        hz = world.clock_khz * 1000
+        if vcpu.ratio:
+            hz = hz * vcpu.ratio >> (world.fraction_bits or 0)
+        apart = abs(function.hz - hz)
+        return None if abs(apart - _RATE_HZ) <= _ROUNDED_HZ else apart < _RATE_HZ
+
+    def page_now(self, world: World, number: int, moment: Moment) -> Page:
+        """What a vCPU's page would say if it were written now; its version is not known."""
+        return self._new_page(world, world.vcpus[number], moment)
 
     def drift(self, world: World, moment: Moment) -> int:
         """By how many ns the VM's clock may be off the host's raw one: it counts cycles since a snapshot.

@@ -32,6 +32,8 @@ class Rules(Masterclock):
             fraction_bits=host.fraction_bits,
             refuses_khz=host.refuses_khz,
             knows_realtime=host.knows_realtime,
+            has_scale=host.has_scale,
+            has_clock_guest=host.has_clock_guest,
         )
         world.clock_khz = self.clock_rates[0] if len(self.clock_rates) == 1 else None
         # It counts from the creation of the VM, of which a trace says nothing.

@@ -41,6 +41,8 @@ HOST = Host(
     refuses_khz=False,
     knows_realtime=True,
     tolerance_ppm=TOLERANCE_PPM,
+    has_scale=False,
+    has_clock_guest=False,
 )
 CPUS = 2
 

@@ -51,6 +51,8 @@ class Host:
     stable           whether KVM takes the TSC for stable (kvm_check_tsc_unstable)
     tsc_clocksource  whether its own clock runs on the TSC, without which there is no masterclock
     has_attribute    whether its KVM knows KVM_VCPU_TSC_OFFSET
+    has_scale        whether it answers to KVM_VCPU_TSC_SCALE
+    has_clock_guest  whether it knows KVM_GET_CLOCK_GUEST and KVM_SET_CLOCK_GUEST
     fraction_bits    those of its TSC scaling: 32 (AMD), 48 (Intel), 0 for none
     refuses_khz      whether KVM_SET_TSC_KHZ of a vCPU is always refused: without scaling before 5.9
     knows_realtime   whether its KVM knows KVM_CLOCK_REALTIME and KVM_CLOCK_HOST_TSC, of 5.16
@@ -68,6 +70,8 @@ class Host:
     knows_realtime: bool | None = None
     tolerance_ppm: int | None = None
     has_rdtscp: bool | None = None
+    has_scale: bool | None = None
+    has_clock_guest: bool | None = None
 
 
 class Page(NamedTuple):
@@ -158,7 +162,7 @@ class Vcpu:
 class World:
     """A VM, and what is known of the machine. TSCs and offsets in cycles, *_nsec in ns.
 
-    host_khz ... knows_realtime  what is known of the machine, see Host
+    host_khz ... has_clock_guest  what is known of the machine, see Host
     refuses_vm_khz   whether KVM_SET_TSC_KHZ of the VM is refused after the first vCPU; None: not seen
     master           the masterclock's snapshot (master_cycle_now, master_kernel_ns): when it was taken at the
                      earliest and at the latest
@@ -182,6 +186,8 @@ class World:
     fraction_bits: int | None = None
     refuses_khz: bool | None = None
     knows_realtime: bool | None = None
+    has_scale: bool | None = None
+    has_clock_guest: bool | None = None
     refuses_vm_khz: bool | None = None
     pages_known: bool = True
     cpu: int = HOME

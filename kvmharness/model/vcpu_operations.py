@@ -121,6 +121,32 @@ def get_tsc_offset(rules: Rules, world: World, action: Action) -> list[Outcome]:
     return outcomes
 
 
+def get_tsc_scale(rules: Rules, world: World, action: Action) -> list[Outcome]:
+    """KVM_GET_DEVICE_ATTR of KVM_VCPU_TSC_SCALE: l1_tsc_scaling_ratio, if there is TSC scaling."""
+    number, outcomes = action.operation.vcpu, []
+    rules.load_vcpu(world, number, action.moment)
+    if world.has_scale is not True:
+        absent = world.fork()
+        absent.has_scale = False
+        outcomes.append(Outcome(absent, (None, None), UNKNOWN))
+    if world.has_scale is False:
+        return outcomes
+    world.has_scale = True
+    if not rules.policy.honours_writes:
+        refused = Outcome(world.fork(), (None, None), UNKNOWN, elsewhere=True)
+        return [*outcomes, refused, Outcome(world, (None, None))]
+    for bits in (0, 32, 48) if world.fraction_bits is None else (world.fraction_bits,):
+        each = world.fork()
+        each.fraction_bits, vcpu = bits, each.vcpus[number]
+        if not bits or vcpu.ratio == 0:
+            outcomes.append(Outcome(each, (None, None), UNKNOWN))
+            continue
+        ratio = 1 << bits if vcpu.ratio is None else vcpu.ratio
+        around = Interval(ratio - vcpu.ratio_slack, ratio + vcpu.ratio_slack)
+        outcomes.append(Outcome(each, (Within(around, exact=ratio), Quantity(bits))))
+    return outcomes
+
+
 def set_tsc_khz(rules: Rules, world: World, action: Action) -> list[Outcome]:
     """KVM_SET_TSC_KHZ of a vCPU: kvm_set_tsc_khz()."""
     number = action.operation.vcpu

@@ -185,6 +185,9 @@ class Stage:
     def _do_get_tsc_khz(self, operation: dict[str, Any]) -> list[int]:
         return [self._vcpus[operation["vcpu"]].tsc_khz()]
 
+    def _do_get_tsc_scale(self, operation: dict[str, Any]) -> list[int]:
+        return [*self._vcpus[operation["vcpu"]].tsc_scale()]
+
     def _do_set_vm_tsc_khz(self, operation: dict[str, Any]) -> list[int]:
         khz = operation["khz"]
         khz = frequency(khz, 0 if isinstance(khz, int) else self._vm.tsc_khz())
@@ -267,6 +270,19 @@ class Stage:
     def _do_kvmclock_ctrl(self, operation: dict[str, Any]) -> list[int]:
         self._vcpus[operation["vcpu"]].kvmclock_ctrl()
         return []
+
+    def _do_get_clock_guest(self, operation: dict[str, Any]) -> list[int]:
+        return self._vcpus[operation["vcpu"]].clock_guest()
+
+    def _do_set_clock_guest(self, operation: dict[str, Any]) -> list[int]:
+        number = operation["vcpu"]
+        tsc = resolve(operation["tsc_timestamp"], self._khz[number], self._read)
+        time, multiplier, shift = (
+            resolve(operation[name], 1_000_000, self._read) for name in ("system_time", "multiplier", "shift")
+        )
+        values = self._written = [tsc, time, multiplier % 2**32, shift % 2**8]
+        self._vcpus[number].set_clock_guest(*values)
+        return values
 
     def _do_read_kvmclock(self, operation: dict[str, Any]) -> list[int]:
         self._bracket = read_host_clock()

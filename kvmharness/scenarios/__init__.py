@@ -13,6 +13,7 @@ from kvmharness.scenarios import (
     moves,
     offset,
     pair,
+    proposed,
     protected,
     qemu,
     qemu_restore,
@@ -45,6 +46,7 @@ SUBJECTS = (
     unstable,
     protected,
     defects,
+    proposed,
 )
 
 SCENARIOS = {scenario.name: scenario for subject in SUBJECTS for scenario in subject.SCENARIOS}

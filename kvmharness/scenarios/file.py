@@ -33,6 +33,7 @@ from kvmharness.contract import (
     ReadsClaim,
     RealtimeClaim,
     SameClaim,
+    ScaleClaim,
     TimeClaim,
 )
 from kvmharness.contract.entitled import ENTITLEMENTS
@@ -51,6 +52,7 @@ CLAIMS: dict[str, type[Claim]] = {
     "clock": ClockClaim,
     "end": EndClaim,
     "same": SameClaim,
+    "scale": ScaleClaim,
     "reads": ReadsClaim,
     "page": PageClaim,
     "time": TimeClaim,

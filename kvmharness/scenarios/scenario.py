@@ -55,5 +55,11 @@ class Scenario:
     def host(self) -> Host:
         """A made-up machine that has what the scenario needs, and not what it must not have."""
         stable = "stable-tsc" not in self.lacks
-        bits = 48 if "tsc-scaling" in self.needs else 0
-        return replace(HOST, stable=stable, tsc_clocksource=stable, fraction_bits=bits)
+        return replace(
+            HOST,
+            stable=stable,
+            tsc_clocksource=stable,
+            fraction_bits=48 if "tsc-scaling" in self.needs else 0,
+            has_scale="tsc-scale-attribute" in self.needs,
+            has_clock_guest="clock-guest" in self.needs,
+        )

@@ -55,6 +55,7 @@ class Operation:
     enters_guest  whether guests run in it
     by_guest      whether all that it records is what the guest read of its TSC
     sets_tsc      whether it gives its vCPU a TSC
+    sets_clock    whether it sets the VM's clock
     """
 
     name: ClassVar[str] = ""
@@ -64,6 +65,7 @@ class Operation:
     enters_guest: ClassVar[bool] = False
     by_guest: ClassVar[bool] = False
     sets_tsc: ClassVar[bool] = False
+    sets_clock: ClassVar[bool] = False
 
     label: Label = ""
 

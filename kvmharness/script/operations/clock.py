@@ -15,9 +15,11 @@ __all__ = [
     "REALTIME",
     "TSC_STABLE",
     "GetClock",
+    "GetClockGuest",
     "KvmclockCtrl",
     "ReadKvmclock",
     "SetClock",
+    "SetClockGuest",
 ]
 
 # Of clock_flags, which GetClock reads: KVM_CLOCK_TSC_STABLE, KVM_CLOCK_REALTIME, KVM_CLOCK_HOST_TSC.
@@ -65,6 +67,7 @@ class SetClock(Operation):
 
     name = "set_clock"
     phrase = "KVM_SET_CLOCK"
+    sets_clock = True
     clock: ToWrite
     realtime: ToWriteIfAny = None
 
@@ -126,3 +129,65 @@ class ReadKvmclock(OfVcpu):
             return "empty"
         stopped = ", stopped" if values[5] & PVCLOCK_GUEST_STOPPED else ""
         return f"{'stable' if values[5] & PVCLOCK_TSC_STABLE_BIT else 'not stable'}{stopped}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GetClockGuest(OfVcpu):
+    """KVM_GET_CLOCK_GUEST of `vcpu`: the VM's clock as a function of its TSC, as its kvmclock page has it.
+
+    Reads what ReadKvmclock reads; the version says nothing. No release has it ("Cleaning up the KVM clock
+    mess", 2026). EINVAL or ENODATA without a masterclock.
+    """
+
+    name = "get_clock_guest"
+    phrase = "KVM_GET_CLOCK_GUEST"
+    value_names = ("page_version", "tsc_timestamp", "system_time", "multiplier", "shift", "page_flags")
+
+    def values_in_words(self, values: tuple[int, ...]) -> list[str]:
+        """Each with its name."""
+        return [f"{name} {value}" for name, value in zip(self.value_names, values, strict=False)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetClockGuest(OfVcpu):
+    """KVM_SET_CLOCK_GUEST of `vcpu`: the VM's clock goes on as this function of this vCPU's TSC.
+
+    `tsc_timestamp` is in cycles and `system_time` in ns; of `multiplier` 32 bits count, of `shift` eight.
+    ERANGE where the function is of a TSC whose rate is more than 1 kHz off the vCPU's.
+    """
+
+    name = "set_clock_guest"
+    phrase = "KVM_SET_CLOCK_GUEST"
+    value_names = ("set_tsc_timestamp", "set_system_time", "set_multiplier", "set_shift")
+    sets_clock = True
+    tsc_timestamp: ToWrite
+    system_time: ToWrite
+    multiplier: ToWrite
+    shift: ToWrite
+
+    def doubt(self, values: tuple[int, ...], error: str) -> str:
+        """What it was to write has to be known."""
+        return unknown_write(values, error)
+
+    def to_write(self, resolver: Resolver) -> tuple[int, ...]:
+        """All four."""
+        return (
+            resolver.cycles(self.vcpu, self.tsc_timestamp),
+            resolver.ns(self.system_time),
+            resolver.ns(self.multiplier) % 2**32,
+            resolver.ns(self.shift) % 2**8,
+        )
+
+    def recorded(self, written: tuple[int, ...], read: Sequence[int]) -> tuple[int, ...]:
+        """What it wrote."""
+        return written
+
+    def values_in_words(self, values: tuple[int, ...]) -> list[str]:
+        """Each with its name."""
+        names = (name.removeprefix("set_") for name in self.value_names)
+        return [f"{name} {value}" for name, value in zip(names, values, strict=False)]
+
+    def in_words(self) -> str:
+        """With where it begins."""
+        time, tsc = value_in_words(self.system_time), value_in_words(self.tsc_timestamp)
+        return f"{self.describe()} to {time} at a TSC of {tsc}"

@@ -8,7 +8,7 @@ from kvmharness.script.codec import KhzToWrite
 from kvmharness.script.operations.base import OfVcpu, Operation, Resolver, no_rate, unknown_write
 from kvmharness.script.value import Khz, Ppm
 
-__all__ = ["GetTscKhz", "SetTscKhz", "SetVmTscKhz"]
+__all__ = ["GetTscKhz", "GetTscScale", "SetTscKhz", "SetVmTscKhz"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +65,23 @@ class GetTscKhz(OfVcpu):
     def doubt(self, values: tuple[int, ...], error: str) -> str:
         """What it read has to be a rate."""
         return no_rate(values, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GetTscScale(OfVcpu):
+    """Read KVM_VCPU_TSC_SCALE of `vcpu`: the ratio by which its TSC is the host's, and the ratio's fraction
+    bits.
+
+    No release has it ("Cleaning up the KVM clock mess", 2026); ENXIO without TSC scaling.
+    """
+
+    name = "get_tsc_scale"
+    phrase = "read the TSC scaling ratio"
+    value_names = ("ratio", "fraction_bits")
+
+    def form(self, place: int) -> str:
+        """Each with its name."""
+        return ("ratio {}", "{} fraction bits")[place]
 
 
 @dataclass(frozen=True, kw_only=True)
