@@ -9,7 +9,7 @@ import pytest
 
 from kvmharness.report import catalogue
 from kvmharness.report.steps import in_short
-from kvmharness.scenarios import SCENARIOS
+from kvmharness.scenarios import SCENARIOS, proposed
 from kvmharness.script import CreateVcpu, GetTscOffset, Read, Run, SetTscOffset, Sleep
 
 ROOT = Path(__file__).parent.parent
@@ -35,8 +35,9 @@ def test_every_pair_is_distinguished_or_the_page_says_why_not() -> None:
     assert undistinguished == set(catalogue.INSEPARABLE)
 
 
-def test_every_scenario_says_something_somewhere() -> None:
-    assert [scenario.name for scenario in SCENARIOS.values() if not catalogue.judged_on(scenario)] == []
+def test_every_scenario_says_something_somewhere_but_those_of_interfaces_that_no_release_has() -> None:
+    nowhere = [scenario.name for scenario in SCENARIOS.values() if not catalogue.judged_on(scenario)]
+    assert nowhere == [scenario.name for scenario in proposed.SCENARIOS]
 
 
 def test_what_is_done_to_one_vcpu_after_the_other_is_said_once() -> None:

@@ -6,7 +6,15 @@ import pytest
 from kvmharness.contract import LineClaim, Status
 from kvmharness.contract.clock import page_time
 from kvmharness.model.masterclock import scale
-from kvmharness.script import CreateVcpu, GetClock, GetTscOffset, ReadKvmclock, Run, SetTscKhz
+from kvmharness.script import (
+    CreateVcpu,
+    GetClock,
+    GetClockGuest,
+    GetTscOffset,
+    ReadKvmclock,
+    Run,
+    SetTscKhz,
+)
 from kvmharness.trace import Bracket, DebugfsReading, Event, Trace
 
 MS = 1_000_000
@@ -126,3 +134,31 @@ def test_a_page_that_was_never_written_breaks_it() -> None:
     claim = LineClaim(text="it stays", seen=("later",), expected="first")
     empty = step(ReadKvmclock(vcpu=0, label="first"), 1001 * MS, 0, 0, 0, 0, 0, 0)
     assert claim.check(Trace("test", "test", (CREATE, empty))).status is Status.BROKEN
+
+
+def reported(label: str, at: int, *values: int, flags: int = STABLE) -> Event:
+    """What KVM_GET_CLOCK_GUEST reports, whose version is 0."""
+    return step(GetClockGuest(vcpu=0, label=label), at, 0, *values, flags)
+
+
+def test_what_kvm_get_clock_guest_reports_is_on_the_line_of_the_page() -> None:
+    # The page says 105 ms at 5 ms, so 115 ms at 15 ms; the guest read 20 ms last.
+    ran = guest(1010 * MS, 20 * MS)
+    for off, status in ((0, Status.KEPT), (2, Status.KEPT), (-3, Status.BROKEN), (3, Status.BROKEN)):
+        assert found(ran, reported("later", 1011 * MS, 15 * MS, 115 * MS + off, *GHZ))[0] is status
+    unstable = reported("later", 1011 * MS, 15 * MS, 115 * MS, *GHZ, flags=0)
+    assert found(ran, unstable)[0] is Status.UNDECIDED
+
+
+def test_a_page_and_the_clock_are_on_the_line_of_what_kvm_get_clock_guest_reported() -> None:
+    # The host's TSC is 990 ms more than the guest's.
+    offset = step(GetTscOffset(vcpu=0), 1000 * MS, (-990 * MS) % 2**64)
+    before = (CREATE, offset, guest(1000 * MS, 10 * MS), reported("first", 1001 * MS, 5 * MS, 105 * MS, *GHZ))
+    claim = LineClaim(text="it stays", seen=("clock", "page"), expected="first")
+    for off, status in ((0, Status.KEPT), (3, Status.BROKEN)):
+        for late in ((off, 0), (0, off)):
+            events = (
+                clock(1002 * MS, 112 * MS + late[0], 1002 * MS),
+                page("page", 1003 * MS, 5 * MS, 105 * MS + late[1], *GHZ),
+            )
+            assert claim.check(Trace("test", "test", (*before, *events))).status is status

@@ -57,6 +57,27 @@ def test_two_vcpus_that_count_together_on_one_kernel_alone_are_a_difference() ->
     )
 
 
+def test_how_two_kernels_refuse_what_no_release_knows_is_no_difference() -> None:
+    scenario = SCENARIOS["scale-of-half-rate"]
+    host = replace(scenario.host, has_scale=False)
+    older = simulate(scenario.name, scenario.script, POLICIES["mainline-6.7"], host, debugfs=True)
+    newer = replace(
+        older,
+        events=tuple(
+            replace(each, error="ENXIO") if each.operation.label.startswith("scale") else each
+            for each in older.events
+        ),
+    )
+    assert {each.error for each in older.events} == {"", "EINVAL"}
+    assert first_difference(older, newer) is None
+    # Nor is it one that only one of them knows it: that is a capability, and is reported as one.
+    knows = simulate(scenario.name, scenario.script, POLICIES["mainline-6.7"], scenario.host, debugfs=True)
+    assert first_difference(older, knows) is None
+    # What fails for another reason is one.
+    odd = replace(older, events=tuple(replace(each, error=each.error and "EFAULT") for each in older.events))
+    assert first_difference(older, odd) is not None
+
+
 @pytest.mark.parametrize("name", STABLE)
 def test_two_policies_differ_in_a_scenario_just_where_the_judge_tells_them_apart(name: str) -> None:
     scenario = SCENARIOS[name]

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,32 @@ def test_the_tsc_offset_attribute_is_there_and_reads(vcpu: Vcpu) -> None:
         pytest.skip("missing capability: KVM_VCPU_TSC_OFFSET")
     vcpu.set_tsc_offset(-5)
     assert 0 <= vcpu.tsc_offset() < 2**64
+
+
+def errno_of(call: Callable[[], object]) -> int:
+    try:
+        call()
+    except KvmError as error:
+        return error.errno or 0
+    return 0
+
+
+def test_a_kernel_reports_the_scaling_ratio_of_a_new_vcpu_as_1_or_does_not_know_it(vcpu: Vcpu) -> None:
+    refused = errno_of(vcpu.tsc_scale)
+    assert refused in (0, errno.ENXIO, errno.EINVAL)
+    assert refused or vcpu.tsc_scale() in ((2**32, 32), (2**48, 48))
+
+
+def test_a_kernel_that_reports_the_clock_of_a_vcpu_takes_it_back_and_no_other_does(vcpu: Vcpu) -> None:
+    refused = errno_of(vcpu.clock_guest)
+    assert refused in (0, errno.EINVAL, errno.ENOTTY, errno.ENODATA)
+    page = [0, 2**65 - 1, -1, 2**31, 255, 0] if refused else vcpu.clock_guest()
+    assert errno_of(lambda: vcpu.set_clock_guest(*page[1:5])) == refused
+
+
+def test_an_ioctl_of_no_release_says_so_where_it_is_refused() -> None:
+    assert "no release" in str(KvmError(ioctls.GET_CLOCK_GUEST, errno.EINVAL))
+    assert "another rate" in str(KvmError(ioctls.SET_CLOCK_GUEST, errno.ERANGE))
 
 
 def test_registers_come_back_as_they_were_set(vcpu: Vcpu) -> None:

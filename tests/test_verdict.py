@@ -38,6 +38,10 @@ def judged(scenario: Scenario, trace: Trace, probed: Probe, expectation: Expecta
     return judge_scenario(scenario, trace, kvm.seen(probed, expectation))
 
 
+# What no release has.
+PROPOSED = ["tsc-scale-attribute", "clock-guest"]
+
+
 def states(probed: Probe) -> dict[str, Status]:
     return {name: finding.status for name, finding in capabilities.findings(probed).items()}
 
@@ -47,13 +51,24 @@ def missing(probed: Probe) -> list[str]:
 
 
 def test_a_kvm_that_honours_writes_has_every_capability_but_scaling() -> None:
-    assert missing(probe()) == ["tsc-scaling"]
-    assert missing(probe(host=dataclasses.replace(HOST, fraction_bits=48))) == []
+    assert missing(probe()) == ["tsc-scaling", *PROPOSED]
+    assert missing(probe(host=dataclasses.replace(HOST, fraction_bits=48))) == PROPOSED
+
+
+def test_what_no_release_has_is_found_by_effect_in_a_kernel_that_has_it() -> None:
+    scales = dataclasses.replace(HOST, fraction_bits=48, has_scale=True)
+    assert missing(probe(host=scales)) == ["clock-guest"]
+    assert missing(probe(host=dataclasses.replace(scales, has_clock_guest=True))) == []
+    facts = capabilities.host_facts(probe(host=dataclasses.replace(scales, has_clock_guest=True)))
+    assert (facts.has_scale, facts.has_clock_guest) == (True, True)
+    facts = capabilities.host_facts(probe())
+    assert (facts.has_scale, facts.has_clock_guest) == (False, False)
 
 
 def test_a_kvm_that_ignores_writes_is_found_out_by_effect() -> None:
     assert missing(probe("tsc-protected")) == [
-        *("tsc-write", "tsc-offset", "masterclock", "clock-realtime", "tsc-scaling")
+        *("tsc-write", "tsc-offset", "masterclock", "clock-realtime", "tsc-scaling"),
+        *PROPOSED,
     ]
 
 
@@ -64,7 +79,10 @@ def test_an_unstable_tsc_is_found_out_by_effect() -> None:
 @pytest.mark.parametrize("errno", ["EINVAL", "ENXIO"])
 def test_a_kernel_without_the_offset_attribute_lacks_that_alone(errno: str) -> None:
     # EINVAL is what a real 5.10 answers.
-    assert missing(probe(attribute_errno=errno)) == ["tsc-offset", "offset-attribute", "tsc-scaling"]
+    assert missing(probe(attribute_errno=errno)) == [
+        *("tsc-offset", "offset-attribute", "tsc-scaling"),
+        *PROPOSED,
+    ]
 
 
 def test_what_the_probe_says_of_the_host_is_what_the_model_goes_by() -> None:
@@ -127,7 +145,7 @@ def test_a_kernel_judged_by_its_own_policy_never_fails(policy: str) -> None:
         assert found in (Verdict.PASS, Verdict.XFAIL, Verdict.SKIP), name
         # On a machine made for it nothing is missing, unless it is what protected TSCs lack or have.
         if policy == "tsc-protected":
-            assert found is not Verdict.SKIP or {"tsc-scaling", "stable-tsc", "clock-realtime"} & {
+            assert found is not Verdict.SKIP or {"tsc-scaling", "stable-tsc", "clock-realtime", *PROPOSED} & {
                 *scenario.needs,
                 *scenario.lacks,
             }
@@ -339,7 +357,9 @@ def test_a_kvm_that_ignores_writes_is_at_fault_where_nothing_protects_a_tsc() ->
     assert (result.verdict, result.consistent_with) == (Verdict.FAIL, ("tsc-protected",))
     (once,) = judge_probe(kvm.seen(probe("tsc-protected"), firm))
     assert (once.scenario, once.consistent_with) == ("probe", ("tsc-protected",))
-    assert once.reason.endswith("; the same in probe-guests, probe-write, probe-offset, probe-scaling")
+    assert once.reason.endswith(
+        "; the same in probe-guests, probe-write, probe-offset, probe-scaling, probe-proposed"
+    )
 
 
 def test_by_its_contract_alone_too_nothing_is_said_of_what_was_played_while_the_host_slept() -> None:

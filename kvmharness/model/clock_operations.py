@@ -165,7 +165,7 @@ def set_clock_guest(rules: Rules, world: World, action: Action) -> list[Outcome]
 
 
 def _with_function(rules: Rules, world: World, action: Action, function: TimeFunction) -> list[Outcome]:
-    """What becomes of a clock that is set to a function, by a kernel that knows how to."""
+    """The result of setting a clock to a function, on a kernel that knows how to."""
     nothing: tuple[Answer, ...] = (None,) * 4
     rules.renew_masterclock(world, action.moment)
     outcomes = []

@@ -188,6 +188,7 @@ class SetClockGuest(OfVcpu):
         return [f"{name} {value}" for name, value in zip(names, values, strict=False)]
 
     def in_words(self) -> str:
-        """With where it begins."""
+        """With the function."""
         time, tsc = value_in_words(self.system_time), value_in_words(self.tsc_timestamp)
-        return f"{self.describe()} to {time} at a TSC of {tsc}"
+        rate = f"multiplier {value_in_words(self.multiplier)}, shift {value_in_words(self.shift)}"
+        return f"{self.describe()} to {time} at a TSC of {tsc}, {rate}"
