@@ -33,6 +33,35 @@ MUTANTS = (
         "now_alone = False",
         made_up("catches-up-to-now"),
     ),
+    # What no release has
+    Mutant(
+        "a clock that is set as a function is that of the host's TSC",
+        "masterclock",
+        "for guests in (scaled.low + offset.low, scaled.high + offset.high):",
+        "for guests in scaled:",
+        made_up("mainline-6.7"),
+    ),
+    Mutant(
+        "a function of a TSC of any rate is taken",
+        "masterclock",
+        "return None if abs(apart - _RATE_HZ) <= _ROUNDED_HZ else apart < _RATE_HZ",
+        "return True",
+        made_up("mainline-6.7"),
+    ),
+    Mutant(
+        "every vCPU has the ratio of the host's rate",
+        "vcpu_operations",
+        "ratio = 1 << bits if vcpu.ratio is None else vcpu.ratio",
+        "ratio = 1 << bits",
+        made_up("mainline-6.7"),
+    ),
+    Mutant(
+        "KVM_GET_CLOCK_GUEST knows no masterclock",
+        "clock_operations",
+        "    if not world.use_master_clock or not world.tsc_clocksource:\n",
+        "    if True:\n",
+        made_up("mainline-6.7"),
+    ),
     # Loads and runs
     Mutant(
         "with an unstable TSC a load leaves the offset alone",
