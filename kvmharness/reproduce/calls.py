@@ -86,6 +86,10 @@ class Calls:
         """In kHz."""
         return "get_tsc_khz", operation["vcpu"]
 
+    def c_get_tsc_scale(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """A ratio and its fraction bits."""
+        return "get_tsc_scale", operation["vcpu"]
+
     def c_set_vm_tsc_khz(self, operation: dict[str, Any]) -> tuple[Any, ...]:
         """A rate, or one by so many millionths off the VM's."""
         khz = operation["khz"]
@@ -109,6 +113,16 @@ class Calls:
     def c_read_kvmclock(self, operation: dict[str, Any]) -> tuple[Any, ...]:
         """The page of a vCPU."""
         return "read_page", operation["vcpu"]
+
+    def c_get_clock_guest(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """Of a vCPU."""
+        return "get_clock_guest", operation["vcpu"]
+
+    def c_set_clock_guest(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """A function of a vCPU's TSC."""
+        vcpu = operation["vcpu"]
+        others = (self._ns(operation[name]) for name in ("system_time", "multiplier", "shift"))
+        return "set_clock_guest", vcpu, self._cycles(vcpu, operation["tsc_timestamp"]), *others
 
     def c_run(self, operation: dict[str, Any]) -> tuple[Any, ...]:
         """Until the guest exits."""

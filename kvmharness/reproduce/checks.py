@@ -19,6 +19,7 @@ from kvmharness.contract import (
     ReadsClaim,
     RealtimeClaim,
     SameClaim,
+    ScaleClaim,
     TimeClaim,
 )
 from kvmharness.reproduce.names import CannotExpressError, duration, text
@@ -156,11 +157,16 @@ class Checks:
         ]
 
     def _is_page(self, label: str) -> str:
-        return "true" if "version" in self._of_label[label][1].value_names else "false"
+        names = self._of_label[label][1].value_names
+        return "true" if {"version", "page_version"} & {*names} else "false"
 
     def _realtime(self, claim: RealtimeClaim) -> list[Check]:
         steps = ", ".join(map(self._pointer, (claim.before, claim.by, claim.after)))
         return [(claim.text, f"moves_with_real_time({steps}, {self._khz})")]
+
+    def _scale(self, claim: ScaleClaim) -> list[Check]:
+        both = f"{self._pointer(claim.ratio)}, {self._pointer(claim.offset)}"
+        return [(_each(claim, label), f"scaled_by({self._pointer(label)}, {both})") for label in claim.seen]
 
     def _line(self, claim: LineClaim) -> list[Check]:
         return [(_each(claim, label), self._on_line(claim, label)) for label in claim.seen]
@@ -207,5 +213,6 @@ _CHECKS: dict[type[Claim], Callable[[Checks, Any], list[Check]]] = {
     RateClaim: Checks._rate,
     TimeClaim: Checks._time,
     RealtimeClaim: Checks._realtime,
+    ScaleClaim: Checks._scale,
     LineClaim: Checks._line,
 }

@@ -48,7 +48,7 @@ class _SelftestCalls(Calls):
 
 _NOT_IN_SELFTESTS = (
     *("set_msrs(", "get_msrs(", "set_vm_tsc_khz(", "set_clock_of(", "kvmclock_ctrl(", "read_page("),
-    "guest_write(",
+    *("guest_write(", "get_tsc_scale(", "get_clock_guest(", "set_clock_guest("),
 )
 _READS_TSC = """static void reads_tsc(void)
 {

@@ -274,3 +274,20 @@ static enum result counts_at(struct rate_claim claim)
 	}
 	return KEPT;
 }
+
+//// scaled_by
+/* A TSC is the host's by the ratio that one step reports, plus the offset that another reports. */
+static enum result scaled_by(const struct step *seen, const struct step *scale, const struct step *offset)
+{
+	__u64 ratio = scale->value[0], bits = scale->value[1], least, most;
+
+	if (scale->error || offset->error || seen->error || !seen->has_tsc)
+		return undecided("step %s, %s or %s read nothing", scale->name, offset->name, seen->name);
+	if (!ratio || bits > 63)
+		return broken("step %s reports a ratio of %llu / 2^%llu", scale->name, ratio, bits);
+	least = (__u64)((unsigned __int128)seen->tsc_before * ratio >> bits) + offset->offset;
+	most = (__u64)((unsigned __int128)seen->tsc_after * ratio >> bits) + offset->offset;
+	if (seen->tsc - least <= most - least)
+		return KEPT;
+	return broken("step %s reads TSC %llu, not %llu to %llu", seen->name, seen->tsc, least, most);
+}

@@ -123,6 +123,27 @@ static struct step set_tsc_offset(const char *name, int vcpu, __u64 offset)
 	return offset_attribute(name, vcpu, KVM_SET_DEVICE_ATTR, offset);
 }
 
+//// get_tsc_scale
+#ifndef KVM_VCPU_TSC_SCALE
+#define KVM_VCPU_TSC_SCALE 1
+#endif
+
+/* The ratio by which the TSC is the host's, and the ratio's fraction bits. No release knows the attribute. */
+static struct step get_tsc_scale(const char *name, int vcpu)
+{
+	__u64 scale[2] = { 0 };
+	struct kvm_device_attr attribute = {
+		.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_SCALE, .addr = (__u64)scale,
+	};
+	struct step step = begin(name);
+
+	end(&step, ioctl(vcpus[vcpu].fd, KVM_GET_DEVICE_ATTR, &attribute));
+	step.count = step.error ? 0 : 2;
+	step.value[0] = scale[0];
+	step.value[1] = scale[1];
+	return step;
+}
+
 //// get_tsc_khz
 static struct step get_tsc_khz(const char *name, int vcpu)
 {
@@ -297,6 +318,59 @@ static struct step read_page(const char *name, int vcpu)
 		step.guest.ns_before = last_run[vcpu].ns_before;
 		step.guest.ns_after = last_run[vcpu].ns_after;
 	}
+	return step;
+}
+
+//// clock_page KVM_GET_CLOCK_GUEST KVM_SET_CLOCK_GUEST
+/* struct pvclock_vcpu_time_info, and the ioctls that take it, which no release knows. */
+struct clock_page {
+	__u32 version, pad0;
+	__u64 tsc;			/* cycles */
+	__u64 time;			/* ns */
+	__u32 multiplier;
+	signed char shift;
+	__u8 flags, pad[2];
+};
+
+#ifndef KVM_GET_CLOCK_GUEST
+#define KVM_SET_CLOCK_GUEST _IOW(KVMIO, 0xd6, struct clock_page)
+#define KVM_GET_CLOCK_GUEST _IOR(KVMIO, 0xd7, struct clock_page)
+#endif
+
+//// get_clock_guest
+/* The clock as a function of the vCPU's TSC: as read_page(), of a page that was written. */
+static struct step get_clock_guest(const char *name, int vcpu)
+{
+	struct clock_page page = { 0 };
+	struct step step = begin(name);
+
+	end(&step, ioctl(vcpus[vcpu].fd, KVM_GET_CLOCK_GUEST, &page));
+	step.count = step.error ? 0 : 6;
+	step.value[0] = step.count ? 2 : 0;	/* KVM reports no version */
+	step.value[1] = page.tsc;
+	step.value[2] = page.time;
+	step.value[3] = page.multiplier;
+	step.value[4] = (__u8)page.shift;
+	step.value[5] = page.flags;
+	if (last_run[vcpu].has_tsc && !last_run[vcpu].error)
+		step.tsc = last_run[vcpu].tsc;
+	return step;
+}
+
+//// set_clock_guest
+/* The clock is to go on as this function of the vCPU's TSC. */
+static struct step set_clock_guest(const char *name, int vcpu, __u64 tsc, __u64 time, __u64 multiplier,
+				   __u64 shift)
+{
+	struct clock_page page = { .tsc = tsc, .time = time, .multiplier = multiplier, .shift = shift };
+	struct step step = begin(name);
+
+	end(&step, ioctl(vcpus[vcpu].fd, KVM_SET_CLOCK_GUEST, &page));
+	step.count = 4;
+	step.value[0] = tsc;
+	step.value[1] = time;
+	step.value[2] = page.multiplier;
+	step.value[3] = (__u8)page.shift;
 	return step;
 }
 
