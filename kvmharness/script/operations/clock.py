@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from kvmharness.script.codec import ToWrite, ToWriteIfAny
 from kvmharness.script.operations.base import OfVcpu, Operation, Resolver, failed, unknown_write
-from kvmharness.script.value import value_in_words
+from kvmharness.script.value import Read, value_in_words
 
 __all__ = [
     "HOST_TSC",
@@ -188,7 +188,20 @@ class SetClockGuest(OfVcpu):
         return [f"{name} {value}" for name, value in zip(names, values, strict=False)]
 
     def in_words(self) -> str:
-        """With the function."""
-        time, tsc = value_in_words(self.system_time), value_in_words(self.tsc_timestamp)
-        rate = f"multiplier {value_in_words(self.multiplier)}, shift {value_in_words(self.shift)}"
-        return f"{self.describe()} to {time} at a TSC of {tsc}, {rate}"
+        """With the function: what one step read, with what is added to it, or each of its numbers."""
+        given = {
+            "tsc": self.tsc_timestamp,
+            "time": self.system_time,
+            "multiplier": self.multiplier,
+            "shift": self.shift,
+        }
+        reads = [each for each in given.values() if isinstance(each, Read)]
+        if len(reads) == len(given) and len({each.label for each in reads}) == 1:
+            added = [
+                f", {name} + {value_in_words(each.plus)}"
+                for name, each in zip(given, reads, strict=True)
+                if each.plus != 0
+            ]
+            return f"{self.describe()} to what {reads[0].label} read{''.join(added)}"
+        numbers = ", ".join(f"{name} = {value_in_words(value)}" for name, value in given.items())
+        return f"{self.describe()} to {numbers}"
