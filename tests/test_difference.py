@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvmharness.contract.clock import page_khz
 from kvmharness.judging.difference import compare, first_difference
+from kvmharness.model import masterclock
 from kvmharness.model.identify import distinguishes
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.policy import Policy
@@ -205,3 +207,32 @@ def test_a_clock_that_cannot_be_set_is_a_difference() -> None:
     assert found is not None
     assert (found.step, found.first) == (place + 1, "the VM's clock goes on from what was set")
     assert found.second == "the VM's clock is neither what it was nor what was set, gone on"
+
+
+def with_multiplier(trace: Trace, ppm: int) -> Trace:
+    """The trace of a kernel whose pages have the TSC count at a rate so many millionths off."""
+    events = list(trace.events)
+    for place, event in enumerate(events):
+        names = event.operation.value_names
+        if "multiplier" in names and event.values:
+            at = names.index("multiplier")
+            wrong = event.values[at] * (1_000_000 + ppm) // 1_000_000
+            events[place] = replace(event, values=(*event.values[:at], wrong, *event.values[at + 1 :]))
+    return replace(trace, events=tuple(events))
+
+
+@pytest.mark.parametrize("ppm", [-5000, -100, -2, 2, 100, 5000])
+def test_a_page_at_another_rate_is_a_difference(ppm: int) -> None:
+    scenario = SCENARIOS["page-after-run"]
+    right = played(scenario, "mainline-6.7")
+    found = first_difference(right, with_multiplier(right, ppm))
+    assert found is not None
+    assert found.first == "the kvmclock page of vCPU 0 has the TSC count as the first vCPU's"
+    assert found.second == "the kvmclock page of vCPU 0 has the TSC count at another rate"
+
+
+@pytest.mark.parametrize("khz", [1_000, 999_999, 1_000_000, 2_399_999, 5_000_000])
+def test_a_page_as_kvm_makes_it_is_at_its_rate(khz: int) -> None:
+    multiplier, shift = masterclock.scale(khz)
+    assert abs(page_khz(multiplier, shift) - khz) * 2**30 <= khz
+    assert page_khz(0, 0) == 0

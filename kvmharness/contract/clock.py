@@ -176,3 +176,12 @@ def page_time(page: tuple[int, ...], tsc: int) -> int:
     delta = signed(tsc - tsc_timestamp)
     delta = delta << shift if shift < 128 else delta >> 256 - shift
     return (system_time + (delta * multiplier >> 32)) % 2**64
+
+
+def page_khz(multiplier: int, shift: int) -> float:
+    """The rate in kHz that a kvmclock page takes its TSC for: the inverse of page_time(); 0 if it takes none.
+
+    A `shift` of 128 and more is a negative one of 8 bits.
+    """
+    scaled = multiplier * 2.0 ** (shift if shift < 128 else shift - 256)
+    return 1e6 * 2**32 / scaled if scaled else 0.0

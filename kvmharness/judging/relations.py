@@ -7,7 +7,7 @@ Numbers of two kernels cannot be compared, since the two ran at different moment
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from kvmharness.contract.clock import page_time
+from kvmharness.contract.clock import page_khz, page_time
 from kvmharness.contract.offset import implied_offset, read_offsets
 from kvmharness.judging.pace import Written
 from kvmharness.model.arithmetic import duration, tolerated
@@ -15,6 +15,8 @@ from kvmharness.model.interval import Interval, signed
 from kvmharness.script import PVCLOCK_GUEST_STOPPED, PVCLOCK_TSC_STABLE_BIT, TSC_STABLE
 from kvmharness.trace import Event
 
+# A page's rate is that of a scaled TSC, which KVM knows to the kHz (kvm_guest_time_update, hw_tsc_khz).
+_RATE_KHZ = 1.5
 _PAGE_FLAGS = {PVCLOCK_TSC_STABLE_BIT: "stable", PVCLOCK_GUEST_STOPPED: "marked as stopped"}
 # Two pages of one clock differ by the rounding of each. What lies between these says nothing.
 _LINE_NS, _MOVED_NS = 2, 1000
@@ -276,12 +278,25 @@ class Reading:
             return
         for bit, name in _PAGE_FLAGS.items():
             yield name, _flag(subject, name, bool(flags & bit))
+        yield "page rate", self._page_rate(number, subject, event)
         before, page = self._pages.get(number), event.values
         self._pages[number] = page
         if before:
             moved = abs(signed(page_time(page, page[1]) - page_time(before, page[1])))
             names = {"goes on"} if moved <= _LINE_NS else {"is moved"} if moved > _MOVED_NS else set()
             yield "line", Relation(subject, frozenset(names or {"goes on", "is moved"}))
+
+    def _page_rate(self, number: int, subject: str, event: Event) -> Relation:
+        """At which of the known rates the page has its TSC count."""
+        multiplier, shift = event.value("multiplier") or 0, event.value("shift") or 0
+        khz = page_khz(multiplier, shift)
+        known = {
+            "has the TSC count as the first vCPU's": next(iter(self._khz_created.values()), None),
+            "has the TSC count at the rate of its creation": self._khz_created.get(number),
+            "has the TSC count at the rate that was set": self._khz_set.get(number),
+        }
+        names = frozenset(name for name, each in known.items() if each and abs(each - khz) <= _RATE_KHZ)
+        return Relation(subject, names or frozenset({"has the TSC count at another rate"}))
 
 
 def _same(subject: str, known: Mapping[str, int | None], value: int) -> Relation:
