@@ -43,6 +43,8 @@ exit status:
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 # How many scripts one boot plays: the first few soon, then more, which costs less for each.
 _FIRST_BATCH, _BATCH = 40, 100
+# The part of the time of --for that is for exploring.
+_EXPLORING = 0.85
 _FINDINGS = Path("kvmharness-findings")
 
 
@@ -151,19 +153,26 @@ class _Budget:
     """How much may still be played: for so many seconds, or so many scripts (None: any)."""
 
     def __init__(self, seconds: float | None, scripts: int | None) -> None:
+        # What is left after exploring is for making the known breaks small.
         self._end = None if seconds is None else time.monotonic() + seconds
+        self._explores_until = None if seconds is None else time.monotonic() + seconds * _EXPLORING
         self._scripts = scripts
         self._given = 0
 
     def next_batch(self) -> int:
         """How many scripts to play next; 0 when it is used up."""
-        if self._end is not None and time.monotonic() >= self._end:
+        if self._explores_until is not None and time.monotonic() >= self._explores_until:
             return 0
         count = _FIRST_BATCH if not self._given else _BATCH
         if self._scripts is not None:
             count = min(count, self._scripts - self._given)
         self._given += count
         return count
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is up."""
+        return self._end is not None and time.monotonic() >= self._end
 
     @property
     def left(self) -> str:
@@ -183,7 +192,7 @@ def _explore(way: InLab | OnHost, campaign: Campaign, budget: _Budget, jobs: int
             session, other = future.result()
             campaign.judge(scenarios, session, other)
             _show_progress(way, campaign, budget, time.monotonic() - begin)
-        campaign.finish()
+        campaign.finish(lambda: budget.is_over)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

@@ -82,6 +82,7 @@ class Campaign:
         self.known_breaks: list[Finding] = []
         self._play, self._against, self._crashed = play, against, crashed
         self._settings, self._clock = settings, clock
+        self._shrinks = settings.shrinks
         self._seen: set[tuple[object, ...]] = set()
         self._examples: dict[tuple[object, ...], tuple[Scenario, Symptom]] = {}
         self._number = 0
@@ -125,10 +126,17 @@ class Campaign:
             if new:
                 self._look_into(scenario, new)
 
-    def finish(self) -> None:
-        """Make small what shows the breaks that are known, an example for each."""
-        for scenario, symptom in self._examples.values():
+    def finish(self, is_over: Callable[[], bool] = lambda: False) -> None:
+        """Make small what shows the breaks that are known, an example for each.
+
+        Once `is_over` says that time is up, what is left is kept as it was found.
+        """
+        shrinks = self._shrinks
+        for number, (scenario, symptom) in enumerate(self._examples.values(), 1):
+            self._shrinks = shrinks and not is_over()
+            _LOG.info("known break %d of %d is made small", number, len(self._examples))
             self._look_into(scenario, [symptom])
+        self._shrinks = shrinks
         self._examples.clear()
 
     def _symptoms(self, scenario: Scenario, session: Session, other: Session | None) -> list[Symptom]:
@@ -162,7 +170,7 @@ class Campaign:
 
     def _small(self, script: Script, symptom: Symptom) -> tuple[Script, int]:
         start = script[: symptom.step] if symptom.step else script
-        if not self._settings.shrinks:
+        if not self._shrinks:
             return start, 0
 
         def holds(scripts: Sequence[Script]) -> list[bool]:
