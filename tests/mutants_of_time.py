@@ -27,6 +27,20 @@ MUTANTS = (
         made_up("clock-series-2026-stable"),
     ),
     Mutant(
+        "a masterclock comes with the first run, whatever the policy",
+        "rules",
+        'if self.policy.flags_from == "creation" and self.policy.honours_writes:',
+        "if False:",
+        made_up("clock-series-2026-flags"),
+    ),
+    Mutant(
+        "a masterclock that comes with a vCPU's creation comes again with each",
+        "masterclock",
+        "if not is_there or world.tsc_clocksource is not True:",
+        "if True:",
+        made_up("clock-series-2026-flags"),
+    ),
+    Mutant(
         "a TSC catches up to the masterclock's snapshot, whatever the policy",
         "masterclock",
         'now_alone = self.policy.catches_up_to == "now"',

@@ -14,7 +14,7 @@ from kvmharness.model.policies import POLICIES
 from kvmharness.model.policy import from_tables
 from kvmharness.model.simulate import simulate
 from kvmharness.scenarios import SCENARIOS
-from kvmharness.script import GetClock, ReadKvmclock, SetMsrs
+from kvmharness.script import TSC_STABLE, GetClock, ReadKvmclock, SetMsrs
 from kvmharness.trace import Event, Trace
 from tests.hand_worked import HOST, MS, NEW, OLD, create, run, set_khz, step, write
 
@@ -123,6 +123,35 @@ def test_a_new_generation_renews_a_masterclock_or_does_not(by: str, renewed: boo
     )
     pages = page(1005 * MS, 4, STABLE, 1004 * MS, tsc=100_001 * MS), page(1005 * MS, 2, STABLE, 1002 * MS)
     assert [possible(*ran, each, renews_masterclock=by) for each in pages] == [renewed, kept]
+
+
+def clock(at: int, flags: int) -> Event:
+    """KVM_GET_CLOCK of a VM that was created at 900 ms."""
+    return step(GetClock(), at, at - 900 * MS, flags)
+
+
+def test_a_masterclock_comes_with_the_first_run_or_with_the_creation() -> None:
+    for flags, of in ((0, "run"), (TSC_STABLE, "creation")):
+        for each in ("run", "creation"):
+            # 2 ms after the creation, before any run.
+            assert possible(create(1000 * MS), clock(1002 * MS, flags), flags_from=each) is (each == of)
+    ran = (create(1000 * MS), run(1001 * MS, MS), clock(1002 * MS, TSC_STABLE))
+    assert possible(*ran, flags_from="run")
+    assert possible(*ran, flags_from="creation")
+
+
+def test_a_second_vcpus_creation_brings_no_other_masterclock() -> None:
+    # vCPU 0's page is of the run at 1002 ms; at 1003 ms vCPU 1 comes, and vCPU 0 runs again.
+    ran = (
+        create(1000 * MS),
+        page_on(1001 * MS),
+        run(1002 * MS, 2 * MS),
+        create(1003 * MS, 1),
+        run(1004 * MS, 4 * MS),
+    )
+    kept, renewed = page(1005 * MS, 2, STABLE, 1002 * MS), page(1005 * MS, 4, STABLE, 1003 * MS)
+    assert not possible(*ran, renewed, flags_from="creation", renews_masterclock="neither")
+    assert possible(*ran, kept, flags_from="creation", renews_masterclock="neither")
 
 
 def test_a_tsc_catches_up_to_the_masterclocks_snapshot_or_to_now() -> None:

@@ -1,19 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Rules proposed for KVM, as patches of our own wording: built onto a real kernel, and identified."""
 
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from kvmharness.judging.session import settle
+from kvmharness.judging.verdict import Expectation, Verdict
 from kvmharness.lab import build, patches, play
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.catalogue import AMD, AMD_SMP
 from kvmharness.lab.machines.machine import Machine
+from kvmharness.model.policies import POLICIES
+from kvmharness.model.policy import from_tables
 from kvmharness.scenarios import SCENARIOS
 
 PATCHES = Path(__file__).with_name("patches")
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 def behaves_as(
@@ -59,3 +64,20 @@ def test_a_rule_that_goes_on_top_of_the_merged_one_is_identified_there_too(
 ) -> None:
     names = "khz-write-synchronizes-merged"
     assert behaves_as(kernel, "debian:6.12", names, AMD, "test-khz-merged") == ("clock-series-2026-khz",)
+
+
+@pytest.mark.lab
+@pytest.mark.full
+def test_a_masterclock_that_comes_with_a_vcpus_creation_is_identified_by_its_key(
+    kernel: Callable[[str], Kernel],
+) -> None:
+    kernel("debian:6.12")
+    read = patches.read((PATCHES / "masterclock-from-creation.patch").read_bytes())
+    built = build.build("debian:6.12", patches.choose(read), "test-flags").kernel
+    stated = from_tables(tomllib.loads((DOCS / "clock-series.toml").read_text()), POLICIES)
+    flags = stated["clock-series-2026-flags"]
+    expectation = Expectation(flags, policies={**POLICIES, flags.name: flags})
+    outcome = settle(list(SCENARIOS.values()), lambda each: play.play(built, AMD, each), expectation)
+    assert outcome.identity is not None
+    assert outcome.identity.behaves_as == (flags.name,)
+    assert not [each for each in outcome.results if each.verdict is Verdict.FAIL]

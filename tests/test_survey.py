@@ -60,7 +60,7 @@ def test_contracts_are_what_the_catalogue_predicts(name: str) -> None:
         )
 
 
-OF_CLOCKS = {"stable_by", "renews_masterclock", "catches_up_to"}
+OF_CLOCKS = {"stable_by", "flags_from", "renews_masterclock", "catches_up_to"}
 
 
 def test_every_key_that_has_a_few_values_and_is_about_writes_is_varied() -> None:

@@ -13,7 +13,7 @@ from kvmharness.survey.workers import all_rules, asked_about
 
 _EPILOG = """\
 A rule beats another if it breaks some of the contracts that the other breaks, and none besides. Without
---key every key is varied that has a few values; a key that is not varied is as in mainline-6.7.
+--key those keys are varied that decide which writes snap; a key that is not varied is as in mainline-6.7.
 """
 
 

@@ -77,6 +77,12 @@ class Masterclock(Rates):
             if vcpu.pv_time is not False:
                 vcpu.clock_request = vcpu.clock_request or (True if certain else None)
 
+    def start_masterclock(self, world: World, moment: Moment) -> None:
+        """kvm_update_masterclock() at a vCPU's creation, unless there is a masterclock."""
+        is_there = world.use_master_clock
+        if not is_there or world.tsc_clocksource is not True:
+            self._update(world, moment, certain=not is_there and world.tsc_clocksource is True)
+
     def snapshot(self, moment: Moment) -> Moment:
         """When KVM read the host's TSC and raw clock for a masterclock, both at once."""
         return moment

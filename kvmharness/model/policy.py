@@ -44,6 +44,10 @@ STABLE_BY = {
     "offsets": "as long as all vCPUs are matched with the current generation",
     "khz": "as long as all vCPUs have the same kHz; PVCLOCK_TSC_STABLE_BIT needs both",
 }
+FLAGS_FROM = {
+    "run": "when a vCPU next enters its guest, and KVM_GET_CLOCK says so from then on",
+    "creation": "when a vCPU is created, too, unless it is there already",
+}
 RENEWS_MASTERCLOCK = {
     "either": "one of the next two, of which kernels have one or the other",
     "write": "every write while there is one, or while there could be",
@@ -72,6 +76,7 @@ class Policy:
     snap_records   what a synchronized write leaves in last_tsc_write and last_tsc_nsec (SNAP_RECORDS)
     khz_write      what KVM_SET_TSC_KHZ of a vCPU, and its creation, write beside the rate (KHZ_WRITE)
     stable_by      how long there is a masterclock (STABLE_BY)
+    flags_from     when the masterclock first comes (FLAGS_FROM)
     renews_masterclock  what has the masterclock looked at again, once it is there (RENEWS_MASTERCLOCK)
     catches_up_to  how far a TSC is advanced that hardware does not scale (CATCHES_UP_TO)
     reloads        when a vCPU load sets the offset again from last_guest_tsc (RELOADS)
@@ -89,6 +94,7 @@ class Policy:
     snap_records: str = "written"
     khz_write: str = "silent"
     stable_by: str = "offsets"
+    flags_from: str = "run"
     renews_masterclock: str = "either"
     catches_up_to: str = "snapshot"
     reloads: str = "unstable"
@@ -139,6 +145,7 @@ _CHOICES = {
     "snap_records": SNAP_RECORDS,
     "khz_write": KHZ_WRITE,
     "stable_by": STABLE_BY,
+    "flags_from": FLAGS_FROM,
     "renews_masterclock": RENEWS_MASTERCLOCK,
     "catches_up_to": CATCHES_UP_TO,
     "reloads": RELOADS,

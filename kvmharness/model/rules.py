@@ -71,7 +71,11 @@ class Rules(Masterclock):
                 made.append(each)
             else:
                 made += self.synchronize_tsc(each, number, ZERO, moment, user=False)
-        return made if world.clock_khz else self._by_each_rate(made)
+        made = made if world.clock_khz else self._by_each_rate(made)
+        if self.policy.flags_from == "creation" and self.policy.honours_writes:
+            for each in made:
+                self.start_masterclock(each, moment)
+        return made
 
     def _by_each_rate(self, worlds: list[World]) -> list[World]:
         """The same, for each rate that clocks may count by."""

@@ -15,7 +15,7 @@ from kvmharness.model.policy import Policy, PolicyError, checked, key_values
 _NEVER_VARIED = frozenset({"name", "summary", "source", "honours_writes"})
 # What these keys decide is about clocks, not about writes. They are varied when they are asked for: all
 # at once they would make sixteen times as many policies.
-_VARIED_IF_ASKED = frozenset({"stable_by", "renews_masterclock", "catches_up_to"})
+_VARIED_IF_ASKED = frozenset({"stable_by", "flags_from", "renews_masterclock", "catches_up_to"})
 
 
 @dataclass(frozen=True, slots=True)
