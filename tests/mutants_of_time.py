@@ -34,13 +34,6 @@ MUTANTS = (
         made_up("clock-series-2026-flags"),
     ),
     Mutant(
-        "a masterclock that comes with a vCPU's creation comes again with each",
-        "masterclock",
-        "if not is_there or world.tsc_clocksource is not True:",
-        "if True:",
-        made_up("clock-series-2026-flags"),
-    ),
-    Mutant(
         "a TSC catches up to the masterclock's snapshot, whatever the policy",
         "masterclock",
         'now_alone = self.policy.catches_up_to == "now"',
