@@ -102,5 +102,13 @@ def test_the_saved_traces_of_two_kernels_are_compared_without_being_played_again
     text = capsys.readouterr().out
     assert text.startswith("1 of 2 scenarios differ on /dev/kvm\n")
     assert "B keeps, A breaks: young-restore\n" in text
+    assert status_of("judge", "--diff", "--format", "json", *files) == 1
+    data = json.loads(capsys.readouterr().out)
+    assert data["schema"] == 1
+    (found,) = data["comparisons"]
+    assert (found["compared"], found["left_open"], found["kept_by_second"]) == (2, 0, ["young-restore"])
+    assert [(each["scenario"], each["step"]) for each in found["differences"]] == [("young-restore", 5)]
+    assert status_of("judge", "--diff", "--format", "junit", *files) == 2
+    assert "--diff has no junit" in one_line(capsys.readouterr().err)
     assert status_of("judge", "--diff", *files[:2]) == 2
     assert "compares two kernels" in one_line(capsys.readouterr().err)

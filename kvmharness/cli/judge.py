@@ -14,7 +14,7 @@ from kvmharness.judging.saved import SavedRun
 from kvmharness.judging.session import Session
 from kvmharness.judging.verdict import Expectation
 from kvmharness.report import KernelReport, Report
-from kvmharness.report.difference import DifferenceReport, render
+from kvmharness.report.difference import DifferenceReport, render, to_json
 from kvmharness.scenarios import Scenario
 from kvmharness.trace import TraceError
 
@@ -51,17 +51,19 @@ def run(arguments: argparse.Namespace) -> int:
         for run in saved.runs_of(of_kernel)
     ]
     if arguments.diff:
-        return _compare(runs, arguments.output)
+        return _compare(runs, arguments)
     reports = [_report(run, kernel, scenarios, expectation) for kernel, run in runs]
     report = Report(tuple(reports), strict=arguments.strict)
     options.write_report(report, arguments)
     return report.exit_status
 
 
-def _compare(runs: Sequence[tuple[str, SavedRun]], output: Path | None) -> int:
+def _compare(runs: Sequence[tuple[str, SavedRun]], arguments: argparse.Namespace) -> int:
     """Report where the two kernels differ; the exit status, as `lab diff` has it."""
     if len(runs) != 2:
         raise UsageError(f"--diff compares two kernels, and these traces are of {len(runs)}")
+    if arguments.format not in ("text", "json"):
+        raise UsageError(f"--diff has no {arguments.format}: take --format text or json")
     (first, one), (second, other) = runs
     place = one.place or other.place
     report = DifferenceReport(
@@ -70,7 +72,10 @@ def _compare(runs: Sequence[tuple[str, SavedRun]], output: Path | None) -> int:
         place.machine if place else "an unknown machine",
         compare_sessions(one.sessions, other.sessions),
     )
-    options.write_text(render([report]), output)
+    if arguments.format == "json":
+        options.write_text(to_json([report]), arguments.output, for_people=False)
+    else:
+        options.write_text(render([report]), arguments.output)
     if report.comparison.differences:
         return FAILED
     return NOTHING_FAILED if report.comparison.compared else NOTHING_JUDGED

@@ -13,7 +13,7 @@ from kvmharness.judging.verdict import Expectation, Verdict
 from kvmharness.lab import kernels
 from kvmharness.lab.machines.machine import check_emulator
 from kvmharness.lab.runs import Finished, Matrix
-from kvmharness.report.difference import DifferenceReport, render
+from kvmharness.report.difference import DifferenceReport, render, to_json
 
 _STATUSES = """\
 exit status:
@@ -41,6 +41,7 @@ def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser
     lab_options.add_offline(parser)
     options.add_jobs(parser)
     options.add_save_traces(parser)
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="(default: text)")
     parser.add_argument(
         "--output", metavar="FILE", type=Path, help="write the text to FILE instead of stdout"
     )
@@ -67,7 +68,10 @@ def run(arguments: argparse.Namespace) -> int:
                 )
         finished = matrix.finished
     reports = [_report(*pair) for pair in zip(finished[::2], finished[1::2], strict=True)]
-    options.write_text(render(reports), arguments.output)
+    if arguments.format == "json":
+        options.write_text(to_json(reports), arguments.output, for_people=False)
+    else:
+        options.write_text(render(reports), arguments.output)
     return _status(reports)
 
 

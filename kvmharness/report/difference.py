@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Two kernels held against each other, as a text."""
+"""Two kernels held against each other, as a text and for programs."""
 
+import json
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
+from kvmharness import __version__
 from kvmharness.judging.difference import Comparison, Difference
 from kvmharness.printable import printable
 from kvmharness.scenarios import SCENARIOS
@@ -32,6 +34,22 @@ def render(reports: Sequence[DifferenceReport]) -> str:
     """The whole text, its lines at most 78 columns wide where words allow."""
     blocks = ["\n".join(_one(report)) for report in reports]
     return "\n\n".join(blocks) + "\n"
+
+
+def to_json(reports: Sequence[DifferenceReport]) -> str:
+    """All of it for programs, a comparison a machine. `schema` grows when a key changes its meaning."""
+    comparisons = [
+        {
+            "kernels": [printable(name) for name in each.kernels],
+            "releases": [printable(release) for release in each.releases],
+            "machine": each.machine,
+            **asdict(each.comparison),
+            "troubles": [printable(trouble) for trouble in each.troubles],
+        }
+        for each in reports
+    ]
+    data = {"schema": 1, "tool": f"kvmharness {__version__}", "comparisons": comparisons}
+    return json.dumps(data, indent=1) + "\n"
 
 
 def _one(report: DifferenceReport) -> Iterator[str]:
