@@ -5,7 +5,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from kvmharness.cli import lab_build, lab_options, means, options, patch_files, reproduce, validate_each
+from kvmharness.cli import again, lab_build, lab_options, means, options, patch_files, validate_each
 from kvmharness.cli.errors import NOTHING_JUDGED, UsageError
 from kvmharness.cli.patch_files import PatchFile
 from kvmharness.judging.difference import compare_sessions
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     for machine in machines:
         check_emulator(machine)
     files = patch_files.read(arguments)
-    patches, command = _described(arguments, files), reproduce.command(arguments, files)
+    patches, command = _described(arguments, files), again.command(arguments, files)
     built = lab_build.build_kernel(arguments, files)
     after = built.kernel
     by_what = means.described(arguments.kernel, built.compiler, machines, offline=arguments.offline)

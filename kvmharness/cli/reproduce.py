@@ -1,31 +1,105 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The command that does a validation again."""
+"""kvmharness reproduce: a scenario as one C file that fails on a kernel with the fault. Needs no KVM."""
 
 import argparse
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping
+from pathlib import Path
 
-from kvmharness.cli.patch_files import PatchFile
-from kvmharness.lab.patches import kept
+from kvmharness.cli import options
+from kvmharness.cli.errors import NOTHING_FAILED, UsageError
+from kvmharness.judging import saved
+from kvmharness.model.policies import EXPECTED
+from kvmharness.reproduce import STYLES, CannotExpressError
+from kvmharness.reproduce.oracle import with_claims
+from kvmharness.scenarios import SCENARIOS, Scenario
+from kvmharness.trace import TraceError
 
 
-def command(arguments: argparse.Namespace, files: Sequence[PatchFile]) -> list[str]:
-    """What was asked, as words that mean the same in any folder; the patches are kept for that."""
-    own = "/" in arguments.kernel
-    words = ["kvmharness", "lab", "validate", os.path.abspath(arguments.kernel) if own else arguments.kernel]
-    words += ["--each"] if arguments.each and not arguments.range else []
-    for each in files:
-        words += ["--patch", kept.keep(each.data)]
-        words += [word for pick in each.picks for word in ("--pick", str(pick))]
-    if arguments.range:
-        words += ["--range", arguments.range, "--tree", os.path.abspath(arguments.tree or ".")]
-    words += ["--allow-build-scripts"] if arguments.allow_build_scripts else []
-    repeated = ("machine", "scenario", "scenario_file")
-    for option, names in ((f"--{each.replace('_', '-')}", getattr(arguments, each)) for each in repeated):
-        words += [word for name in names for word in (option, str(name))]
-    words += ["--expect", arguments.expect]
-    if arguments.judge != "policy":
-        words += ["--judge", arguments.judge]
-    if arguments.policy_file:
-        words += ["--policy-file", str(arguments.policy_file.absolute())]
-    return words
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = commands.add_parser("reproduce", help="write a scenario as one C file, to keep or to mail")
+    parser.add_argument(
+        "scenario",
+        metavar="SCENARIO|FILE|TRACE",
+        help="a scenario's name, a scenario file (such as explore keeps), or a trace of --save-traces",
+    )
+    parser.add_argument(
+        "--scenario",
+        dest="name",
+        metavar="NAME",
+        help="which scenario, of a file that holds several",
+    )
+    parser.add_argument(
+        "--style",
+        choices=tuple(STYLES),
+        default="plain",
+        help="plain: <linux/kvm.h> and libc (default); selftest: as in tools/testing/selftests/kvm",
+    )
+    parser.add_argument(
+        "--expect",
+        default=EXPECTED,
+        metavar="POLICY",
+        help=f"of a scenario without claims: check what this policy predicts (default: {EXPECTED})",
+    )
+    options.add_policy_file(parser)
+    parser.add_argument("--output", metavar="FILE", type=Path, help="write to FILE instead of stdout")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the file."""
+    options.check_places(arguments.output, None)
+    (policy,) = options.pick([arguments.expect], options.policies(arguments.policy_file), "policy")
+    scenario = _scenario(arguments)
+    try:
+        text = STYLES[arguments.style](with_claims(scenario, policy))
+    except CannotExpressError as error:
+        raise UsageError(f"{scenario.name} cannot be written in C: {error}") from None
+    options.write_text(text, arguments.output, for_people=False)
+    return NOTHING_FAILED
+
+
+def _scenario(arguments: argparse.Namespace) -> Scenario:
+    """The one that is asked for, by its name or in a file."""
+    path = Path(arguments.scenario)
+    if arguments.scenario in SCENARIOS or not path.is_file():
+        return _picked(arguments.scenario, SCENARIOS, "scenario")
+    found: dict[str, Scenario] = (
+        _of_trace(path) if path.suffix == ".jsonl" else options.known_scenarios([path])
+    )
+    own = {name: each for name, each in found.items() if name not in SCENARIOS or path.suffix == ".jsonl"}
+    if arguments.name:
+        return _picked(arguments.name, own, f"scenario in {path}:")
+    if len(own) > 1:
+        raise UsageError(
+            f"{path} holds {len(own)} scenarios: choose with --scenario ({', '.join(own)[:200]})"
+        )
+    return next(iter(own.values()))
+
+
+def _picked(name: str, available: Mapping[str, Scenario], what: str) -> Scenario:
+    (scenario,) = options.pick([name], available, what)
+    return scenario
+
+
+def _of_trace(path: Path) -> dict[str, Scenario]:
+    """The scenarios that a saved trace is of: the catalogue's, or else what was played, without claims."""
+    try:
+        sessions = saved.read(path)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    except TraceError as error:
+        raise UsageError(f"{path}: {error}") from None
+    found: dict[str, Scenario] = {}
+    for session in sessions:
+        for trace in session.traces.values():
+            known = SCENARIOS.get(trace.scenario)
+            is_known = known is not None and known.script[: len(trace.script)] == trace.script
+            found[trace.scenario] = (
+                known
+                if known is not None and is_known
+                else Scenario(
+                    name=trace.scenario, contract="What was played.", script=trace.script, claims=()
+                )
+            )
+    return found

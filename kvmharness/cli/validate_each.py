@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from kvmharness.cli import lab_build, lab_options, options, patch_files, reproduce
+from kvmharness.cli import again, lab_build, lab_options, options, patch_files
 from kvmharness.cli.errors import NOTHING_JUDGED, UsageError
 from kvmharness.cli.patch_files import PatchFile
 from kvmharness.lab import build
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     for machine in machines:
         check_emulator(machine)
     files = patch_files.read(arguments)
-    command = reproduce.command(arguments, files)
+    command = again.command(arguments, files)
     series, called = _series(arguments, files)
     series_run = SeriesRun(
         *series,
