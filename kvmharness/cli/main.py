@@ -8,11 +8,11 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 
 from kvmharness import version
 from kvmharness.cli import (
     bisect_step,
-    cache,
     explore,
     judge,
     lab,
@@ -28,6 +28,7 @@ from kvmharness.cli import (
     run,
     vmms,
 )
+from kvmharness.cli import cache as cache_command
 from kvmharness.cli.errors import BAD_INPUT, INTERRUPTED, NOTHING_FAILED, UsageError
 from kvmharness.cli.options import Parser
 from kvmharness.judging.bisection import ANSWERS, GIVE_UP
@@ -130,8 +131,9 @@ class _ShowVersion(argparse.Action):
         parser.exit()
 
 
+@cache
 def parser() -> Parser:
-    """The parser of the command line."""
+    """The parser of the command line, made once."""
     whole = Parser(
         prog="kvmharness",
         description="Tells you whether a Linux kernel's KVM synchronizes guest TSCs as a patch intends.",
@@ -153,7 +155,7 @@ def parser() -> Parser:
         record,
         recording,
         vmms,
-        cache,
+        cache_command,
         list,
     ):
         command.add_parser(commands)
