@@ -61,6 +61,8 @@ static void forget(int tid)
 					end_run(thread, UNKNOWN_EXIT, last);
 				else {
 					begin_line(thread->ioctl->name, thread->object, thread->number);
+					if (!strcmp(thread->ioctl->name, "create_vcpu"))
+						put(", \"vcpu\": %u", (uint32_t)thread->argument);
 					put(", \"died\": true");
 					end_line(thread->before, last);
 				}

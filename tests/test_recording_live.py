@@ -126,7 +126,7 @@ def test_a_vmm_that_is_killed_leaves_a_whole_recording(vmm: Path, tmp_path: Path
             time.sleep(chance.random() * 0.2)
             (child,) = Path(f"/proc/{recorder.pid}/task/{recorder.pid}/children").read_text().split()
             os.kill(int(child), signal.SIGKILL)
-            assert recorder.wait(60) == 128 + signal.SIGKILL
+            assert recorder.wait(_GIVE_UP_S) == 128 + signal.SIGKILL
         recording = from_text(output.read_text())
         assert recording.end == f"the command exited with {128 + signal.SIGKILL}"
         found = recorded(recording)
