@@ -59,7 +59,14 @@ static int concern_time(uint32_t count)
 	return 0;
 }
 
-static void put_clock(const struct thread *thread)
+/* What it was given or returned could not be read: the process was killed right after it. */
+static void put_unseen(int worked)
+{
+	if (worked)
+		put(", \"died\": true");
+}
+
+static void put_clock(const struct thread *thread, int worked)
 {
 	struct {
 		uint64_t clock;
@@ -67,8 +74,10 @@ static void put_clock(const struct thread *thread)
 		uint64_t realtime, host_tsc;
 	} data;
 
-	if (!peek(thread->tid, thread->argument, &data, sizeof(data)))
+	if (!peek(thread->tid, thread->argument, &data, sizeof(data))) {
+		put_unseen(worked);
 		return;
+	}
 	put(", \"clock\": %llu, \"flags\": %u", (unsigned long long)data.clock, data.flags);
 	if (data.flags & 4)
 		put(", \"realtime\": %llu", (unsigned long long)data.realtime);
@@ -76,7 +85,7 @@ static void put_clock(const struct thread *thread)
 		put(", \"host_tsc\": %llu", (unsigned long long)data.host_tsc);
 }
 
-static void put_attribute(const struct thread *thread)
+static void put_attribute(const struct thread *thread, int worked)
 {
 	struct {
 		uint32_t flags, group;
@@ -84,11 +93,17 @@ static void put_attribute(const struct thread *thread)
 	} data;
 	uint64_t value;
 
-	if (!peek(thread->tid, thread->argument, &data, sizeof(data)))
+	if (!peek(thread->tid, thread->argument, &data, sizeof(data))) {
+		put_unseen(worked);
 		return;
+	}
 	put(", \"group\": %u, \"attr\": %llu", data.group, (unsigned long long)data.attr);
-	if (data.group == 0 && peek(thread->tid, data.addr, &value, sizeof(value)))
+	if (data.group != 0)
+		return;
+	if (peek(thread->tid, data.addr, &value, sizeof(value)))
 		put(", \"value\": %llu", (unsigned long long)value);
+	else
+		put_unseen(worked);
 }
 
 static void put_mp_state(const struct thread *thread)
@@ -157,9 +172,9 @@ static void note_ioctl(struct thread *thread, int64_t result, struct moment afte
 	} else if (!strcmp(name, "get_tsc_khz") && worked) {
 		put(", \"khz\": %u", (uint32_t)result);
 	} else if (!strcmp(name, "set_clock") || (!strcmp(name, "get_clock") && worked)) {
-		put_clock(thread);
+		put_clock(thread, worked);
 	} else if (strstr(name, "_device_attr")) {
-		put_attribute(thread);
+		put_attribute(thread, worked);
 	} else if (!strcmp(name, "set_mp_state") || (!strcmp(name, "get_mp_state") && worked)) {
 		put_mp_state(thread);
 	}
