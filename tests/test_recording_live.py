@@ -175,8 +175,10 @@ def test_a_process_that_runs_is_recorded_and_goes_on_when_it_is_let_go(vmm: Path
     with subprocess.Popen([str(vmm), str(log), "1000000", "1"]) as process:
         try:
             wait_for(log, process)
+            # A shell starts what it puts into the background with SIGINT ignored, and that is inherited.
+            stoppable = ("env", "--default-signal=INT", *RECORD)
             with subprocess.Popen(
-                [*RECORD, str(output), "--pid", str(process.pid)], cwd=ROOT, stderr=subprocess.DEVNULL
+                [*stoppable, str(output), "--pid", str(process.pid)], cwd=ROOT, stderr=subprocess.DEVNULL
             ) as recorder:
                 vcpus = [f'"vcpu": {number}, ' for number in range(4)]
                 while not output.exists() or not all(each in output.read_text() for each in vcpus):
