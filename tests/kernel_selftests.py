@@ -23,6 +23,20 @@ _PARTS = (
 )
 
 
+_KUNIT = ("tools/testing/kunit/kunit_parser.py", "tools/testing/kunit/kunit_printer.py")
+
+
+def ktap_parser(prefix: str) -> Path:
+    """The folder with the kernel's own parser of KTAP (kunit_parser.py); it is kept in the cache."""
+    package = apt.matching(prefix, apt.offered())
+    if package is None:
+        raise LabError(f"the mirror has no kernel {prefix}")
+    place = cache.root() / "selftests" / f"kunit-{prefix}_{package.version}"
+    source = f"linux-source-{prefix}"
+    kept = cache.published(place, lambda folder: _unpack(package, source, folder, _KUNIT))
+    return kept / "tools/testing/kunit"
+
+
 def tree(prefix: str) -> Path:
     """The folder of a kernel's source that holds its selftests; it is kept in the cache."""
     package = apt.matching(prefix, apt.offered())
@@ -32,11 +46,11 @@ def tree(prefix: str) -> Path:
     return cache.published(place, lambda folder: _unpack(package, f"linux-source-{prefix}", folder))
 
 
-def _unpack(package: apt.KernelPackage, source: str, folder: Path) -> None:
+def _unpack(package: apt.KernelPackage, source: str, folder: Path, parts: tuple[str, ...] = _PARTS) -> None:
     (deb,) = apt.fetched(package.suite, {source: package.version}, folder)
     outer = ["dpkg-deb", "--fsys-tarfile", str(deb)]
     inner = ["tar", "--extract", "--to-stdout", "--wildcards", f"*/{source}.tar.xz"]
-    members = [f"{source}/{part}" for part in _PARTS]
+    members = [f"{source}/{part}" for part in parts]
     last = ["tar", "--extract", "--xz", "--strip-components=1", f"--directory={folder}", *members]
     pipe = subprocess.PIPE
     with (

@@ -246,7 +246,7 @@ def test_one_kernels_scenarios_are_the_outermost_tests_in_ktap() -> None:
     lines = render(Report((kernel,)), "ktap").splitlines()
     assert lines[:5] == [
         "KTAP version 1",
-        "# Subtest: debian:6.12 on amd",
+        "# debian:6.12 on amd",
         "# release 6.12.9",
         "# expected mainline-6.7",
         "1..3",
@@ -325,7 +325,7 @@ def test_a_junit_report_that_was_cut_short_has_an_error_for_it() -> None:
 
 def test_the_json_report_has_the_keys_users_rely_on() -> None:
     data = json.loads(render(REPORT, "json"))
-    assert set(data) == {"schema", "tool", "kernels", "cut_short", "summary"}
+    assert set(data) == {"schema", "tool", "about", "kernels", "cut_short", "summary"}
     kernel = data["kernels"][0]
     assert {"kernel", "machine", "release", "behaves_as", "expect", "results"} <= set(kernel)
     assert kernel["results"][0] == {

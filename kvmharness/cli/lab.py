@@ -150,7 +150,7 @@ def _report(arguments: argparse.Namespace, expectation: Expectation, matrix: Mat
     ]
     missing += [f"{kernel.spec} on {machine.name} was interrupted" for kernel, machine in unfinished]
     report = Report(tuple(reports), "; ".join(missing), len(missing), arguments.strict)
-    options.write_report(report, arguments)
+    options.write_report(report, arguments, [each.kernel for each in finished])
     for trouble in troubles:
         if not isinstance(trouble, LabError | OSError):
             raise trouble  # a fault of our own, for the command line to tell; the others are reported

@@ -12,6 +12,7 @@ from functools import cache
 
 from kvmharness import version
 from kvmharness.cli import (
+    about,
     bisect_step,
     explore,
     judge,
@@ -69,6 +70,7 @@ def _run(words: Sequence[str]) -> int:
     try:
         parsed = parser().parse_args(words)
         with progress.shown(getattr(parsed, "verbosity", 0), options.complain):
+            about.begin(parsed, words)
             status: int = parsed.run(parsed)
         sys.stdout.flush()
         if lab_cache.grown.is_set():

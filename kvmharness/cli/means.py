@@ -17,7 +17,7 @@ def described(spec: str, compiler: str, machines: Sequence[Machine], *, offline:
     """Lines that name our version, the emulators', the compiler's, the kernel's package, and say that no
     hardware was used."""
     programs = dict.fromkeys(machine.emulator.program for machine in machines)
-    emulators = [f"{program} {_version_of(program)}".rstrip() for program in programs]
+    emulators = [f"{program} {version_of(program)}".rstrip() for program in programs]
     package = kernels.package_of(spec, offline)
     built_from = f"{package.package} {package.version}" if package else f"the tree {spec}"
     level = ", ".join(f"{machine.name} ({machine.summary.partition(':')[0]})" for machine in machines)
@@ -27,7 +27,7 @@ def described(spec: str, compiler: str, machines: Sequence[Machine], *, offline:
     ]
 
 
-def _version_of(program: str) -> str:
+def version_of(program: str) -> str:
     """A program's version as it says it; "" where it does not."""
     for option in ("--version", "--help"):
         try:

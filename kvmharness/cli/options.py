@@ -11,22 +11,25 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from kvmharness import rule_file
+from kvmharness.cli import about
 from kvmharness.cli.errors import BAD_INPUT, UsageError
 from kvmharness.files import write_whole
 from kvmharness.judging import saved
 from kvmharness.judging.session import Session
 from kvmharness.judging.verdict import Expectation
+from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.machine import HANG_AFTER_S
 from kvmharness.model.policies import EXPECTED, POLICIES
 from kvmharness.model.policy import Policy, from_tables
 from kvmharness.model.written_rule import RuleError
 from kvmharness.printable import printable
 from kvmharness.recording import lines, vmms
-from kvmharness.report import FORMATS, Report, colour, render
+from kvmharness.report import FORMATS, Report, colour, kcidb, render
 from kvmharness.scenarios import SCENARIOS, Scenario
 from kvmharness.scenarios.file import ScenarioFileError, from_text
 
@@ -63,6 +66,18 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", metavar="FILE", type=Path, help="write the report to FILE instead of stdout"
     )
+    parser.add_argument(
+        "--kcidb-build",
+        metavar="ORIGIN:ID",
+        type=_kcidb_build,
+        help="with --format kcidb: the build that was tested, as your CI system reports it itself",
+    )
+
+
+def _kcidb_build(text: str) -> str:
+    if not kcidb.BUILD_ID.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no id of a build: ORIGIN:ID, ORIGIN of a-z, 0-9 and _")
+    return text
 
 
 def add_save_traces(parser: argparse.ArgumentParser) -> None:
@@ -307,8 +322,12 @@ def _try_to_write(folder: Path) -> None:
         file.write(b"x")
 
 
-def write_report(report: Report, arguments: argparse.Namespace) -> None:
-    """Write the report as --format, --output and -v say (see write_text())."""
+def write_report(report: Report, arguments: argparse.Namespace, kernels: Iterable[Kernel] = ()) -> None:
+    """Write the report as --format, --output and -v say (see write_text()). `kernels` are the lab's."""
+    if arguments.format not in ("text", "ktap"):
+        machines = [each.machine for each in report.kernels]
+        run = about.of(arguments, machines, kernels)
+        report = replace(report, about=run, kcidb_build=arguments.kcidb_build or "")
     verbose = getattr(arguments, "verbosity", 0) > 0
     text = render(report, arguments.format, verbose=verbose)
     write_text(text, arguments.output, for_people=arguments.format == "text")

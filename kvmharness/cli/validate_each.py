@@ -17,13 +17,17 @@ from kvmharness.lab.build.make import CompileError
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.machines.machine import check_emulator
 from kvmharness.lab.series import SeriesRun
-from kvmharness.report import series_formats, series_text
+from kvmharness.report import b4, series_formats, series_text
+
+_FORMATS = ("text", "json", "ktap", "b4")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Build and play the series patch by patch; the exit status is SeriesReport.exit_status."""
     if bool(arguments.patch) is bool(arguments.range):
         raise UsageError("a series is given by --patch FILE, or by --range A..B")
+    if arguments.format not in _FORMATS:
+        raise UsageError(f"--each has no {arguments.format}: take --format {' or '.join(_FORMATS)}")
     if arguments.tree and not arguments.range:
         raise UsageError("--tree is for --range")
     scenarios = options.pick_scenarios(arguments.scenario, arguments.scenario_file)
@@ -87,6 +91,8 @@ def _report(
         text = series_formats.to_json(report, command)
     elif arguments.format == "ktap":
         text = series_formats.to_ktap(report)
+    elif arguments.format == "b4":
+        text = b4.of_series(report)
     else:
         verbose = getattr(arguments, "verbosity", 0) > 0
         text = series_text.render(report, command, verbose=verbose)

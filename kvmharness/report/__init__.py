@@ -3,15 +3,17 @@
 
 from collections.abc import Callable
 
-from kvmharness.report import json, junit, ktap, text
+from kvmharness.report import b4, json, junit, kcidb, ktap, text
 from kvmharness.report.kernel import KernelReport, Report
 
-FORMATS = ("text", "ktap", "json", "junit")
+FORMATS = ("text", "ktap", "json", "junit", "kcidb", "b4")
 
 _FOR_PROGRAMS: dict[str, Callable[[Report], str]] = {
     "ktap": ktap.render,
     "json": json.render,
     "junit": junit.render,
+    "kcidb": kcidb.render,
+    "b4": b4.render,
 }
 
 

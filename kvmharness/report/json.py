@@ -22,6 +22,7 @@ def render(report: Report) -> str:
     data = {
         "schema": SCHEMA,
         "tool": f"kvmharness {__version__}",
+        "about": report.about.to_json() if report.about else None,
         "kernels": [_kernel(kernel) for kernel in report.kernels],
         "cut_short": report.cut_short or None,
         "summary": {

@@ -9,6 +9,7 @@ from kvmharness.judging.identity import Identity
 from kvmharness.judging.verdict import BY_CONTRACTS, JUDGED, MAINLINE, OPEN, Result, Verdict, exit_status
 from kvmharness.player import host_state
 from kvmharness.printable import printable
+from kvmharness.report.about import About
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +83,16 @@ class Report:
     """A run: the result of each kernel.
 
     `cut_short` says in words what is missing and why ("" where nothing is), `missing` how many kernels are.
-    If `strict`, everything that should have been judged has to be.
+    If `strict`, everything that should have been judged has to be. `about` says which run it was (None where
+    nobody knows), `kcidb_build` which build it was of, where a CI system has told kcidb of that itself.
     """
 
     kernels: tuple[KernelReport, ...]
     cut_short: str = ""
     missing: int = 0
     strict: bool = False
+    about: About | None = None
+    kcidb_build: str = ""
 
     @property
     def exit_status(self) -> int:

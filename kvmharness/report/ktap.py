@@ -30,6 +30,8 @@ def render(report: Report) -> str:
 def _lines(report: Report) -> Iterator[str]:
     yield "KTAP version 1"
     if len(report.kernels) == 1 and not report.missing:
+        # No "Subtest": the kernel's own parser then looks for the result line of a parent.
+        yield f"# {report.kernels[0].title}"
         yield from _of_kernel(report.kernels[0])
         return
     yield f"1..{len(report.kernels) + report.missing}"
@@ -37,6 +39,7 @@ def _lines(report: Report) -> Iterator[str]:
         yield f"# CUT SHORT: {report.cut_short}"
     for number, kernel in enumerate(report.kernels, 1):
         yield "  KTAP version 1"
+        yield f"  # Subtest: {kernel.title}"
         yield from (f"  {line}" for line in _of_kernel(kernel))
         status = exit_status(kernel.results)
         skip = " # SKIP nothing could be judged" if status == 4 else ""
@@ -44,8 +47,7 @@ def _lines(report: Report) -> Iterator[str]:
 
 
 def _of_kernel(kernel: KernelReport) -> Iterator[str]:
-    """What was played on a kernel, after the line with the version."""
-    yield f"# Subtest: {kernel.title}"
+    """What was played on a kernel, after the lines with the version and its name."""
     yield f"# release {kernel.release}"
     yield f"# expected {kernel.expect}"
     if kernel.build_ids:

@@ -45,6 +45,11 @@ class Kernel:
         """Whether its modules are those of `lab build`: there may be others for the same kernel."""
         return self.spec.startswith(BUILT)
 
+    @property
+    def package(self) -> str:
+        """The exact package of a kernel of Debian's: its name and version. "" for any other kernel."""
+        return self.folder.name.replace("_", " ", 1) if self.spec.startswith("debian:") else ""
+
     def modules_for(self, vendor_module: str) -> list[Path]:
         """The modules to load, in order; LabError when the kernel lacks the vendor module."""
         if vendor_module not in self.load_order:
