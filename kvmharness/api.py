@@ -127,8 +127,8 @@ class JudgedRun:
         """The results that are FAIL."""
         return [each for each in self.results if each.verdict is Verdict.FAIL]
 
-    def judged_by(self, expect: str | Policy) -> "JudgedRun":
-        """The same traces, judged by another policy: nothing is played again."""
+    def judged_by(self, expect: str | Policy | None) -> "JudgedRun":
+        """The same traces, judged by another policy (None: by contracts alone): nothing is played again."""
         expectation = _expectation(expect, self.expectation.may_be_protected)
         if not self.attempts:
             return replace(self, expectation=expectation)
@@ -171,9 +171,10 @@ class JudgedRun:
 
 
 def run_on_host(
-    scenarios: Iterable[Scenario | str] | None = None, expect: str | Policy = EXPECTED
+    scenarios: Iterable[Scenario | str] | None = None, expect: str | Policy | None = EXPECTED
 ) -> JudgedRun:
-    """Play scenarios (all, without any) on this host's /dev/kvm, and judge them by a policy or its name.
+    """Play scenarios (all, without any) on this host's /dev/kvm, and judge them by a policy or its name, or
+    by the contracts alone (None).
 
     KvmUnavailableError without a /dev/kvm that opens, KvmError where not even a VM can be created.
     """
@@ -192,7 +193,7 @@ def run_in_lab(
     scenarios: Iterable[Scenario | str] | None = None,
     *,
     machine: str = "amd",
-    expect: str | Policy = EXPECTED,
+    expect: str | Policy | None = EXPECTED,
 ) -> JudgedRun:
     """Play scenarios (all, without any) on a kernel in an emulated machine, and judge them.
 
@@ -214,7 +215,7 @@ def run_in_lab(
 
 def load(
     paths: Iterable[str | PathLike[str]],
-    expect: str | Policy = EXPECTED,
+    expect: str | Policy | None = EXPECTED,
     *,
     scenarios: Iterable[Scenario | str] | None = None,
 ) -> JudgedRun:
@@ -278,7 +279,9 @@ def _named(name: str, known: Mapping[str, T], what: str) -> T:
     raise ValueError(f"unknown {what} {name!r}: did you mean {' or '.join(near)}?")
 
 
-def _expectation(expect: str | Policy, may_be_protected: bool) -> Expectation:
+def _expectation(expect: str | Policy | None, may_be_protected: bool) -> Expectation:
+    if expect is None:
+        return Expectation(None, may_be_protected=may_be_protected)
     policy = _policy(expect)
     known: Mapping[str, Policy] = {**POLICIES, policy.name: policy}
     return Expectation(policy, known, may_be_protected)
