@@ -29,7 +29,7 @@ setup-test:
 	@scripts/setup test
 
 setup:
-	@scripts/setup
+	@scripts/setup run
 
 clean:
 	rm -rf .venv build *.egg-info kvmharness/kvm/_kvm.c kvmharness/recording/_tracer.c kvmharness/*/*.so

@@ -17,6 +17,7 @@ from kvmharness.lab.machines.catalogue import AMD
 from kvmharness.model.policies import POLICIES
 from kvmharness.scenarios import SCENARIOS
 from tests.command_line import Capture, one_line, status_of
+from tests.made_up_distribution import on_distribution
 
 
 @pytest.mark.parametrize(
@@ -79,9 +80,10 @@ def test_no_permission_is_one_line_and_status_2(capsys: Capture, monkeypatch: py
 
 def test_no_qemu_is_one_line_and_status_2(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
+    on_distribution(monkeypatch, "debian")
     assert status_of("lab", "run", "debian:6.1") == 2
     assert one_line(capsys.readouterr().err) == (
-        "kvmharness: machine amd needs qemu-system-x86_64: install qemu-system-x86"
+        "kvmharness: machine amd needs qemu-system-x86_64: apt-get install qemu-system-x86"
     )
 
 

@@ -18,6 +18,7 @@ from kvmharness.lab.build import make, modules
 from kvmharness.lab.build.incremental_tree import Tree
 from kvmharness.lab.errors import LabError
 from tests.made_up_builds import SPEC, needs_a_compiler
+from tests.made_up_distribution import on_distribution
 from tests.made_up_kernels import RELEASE, module, put
 from tests.made_up_mails import DIFF, OTHER_DIFF, SOURCE, SOURCE_PATH, THREAD
 
@@ -412,8 +413,9 @@ def test_where_the_compiler_has_no_error_the_plainest_of_the_others_is_shown(log
 
 def test_all_programs_that_are_missing_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     there = shutil.which
+    on_distribution(monkeypatch, "debian")
     monkeypatch.setattr(shutil, "which", lambda name: None if name in ("ld", "xz", "gcc") else there(name))
-    with pytest.raises(LabError, match=r"there is no gcc .*: install gcc binutils xz-utils$"):
+    with pytest.raises(LabError, match=r"there is no gcc .*: apt-get install gcc binutils xz-utils$"):
         modules.ground("debian:6.12")
-    with pytest.raises(LabError, match=r"there is no gcc .*: install gcc binutils$"):
+    with pytest.raises(LabError, match=r"there is no gcc .*: apt-get install gcc binutils$"):
         modules.ground("built:x")

@@ -43,6 +43,7 @@ from kvmharness.trace import Event, to_lines
 from tests import made_up_kernels
 from tests.foretold import not_foretold, oddly_skipped
 from tests.machines import wait_until, with_init_that
+from tests.made_up_distribution import on_distribution
 
 Find = Callable[[str], Kernel]
 
@@ -232,11 +233,12 @@ def test_a_missing_bochs_or_display_is_one_clear_line(
     programs.mkdir()
     (programs / "setpriv").symlink_to("/bin/true")
     monkeypatch.setenv("PATH", str(programs))
-    with pytest.raises(LabError, match="machine intel needs bochs: install bochs bochs-sdl"):
+    on_distribution(monkeypatch, "debian")
+    with pytest.raises(LabError, match="machine intel needs bochs: apt-get install bochs bochs-sdl"):
         machine.check_emulator(INTEL)
     (programs / "bochs").write_text("#!/bin/sh\n")
     (programs / "bochs").chmod(0o755)
-    with pytest.raises(LabError, match="machine intel needs the display sdl2 of Bochs: install"):
+    with pytest.raises(LabError, match="machine intel needs the display sdl2 of Bochs: apt-get install"):
         machine.check_emulator(INTEL)
     plugins = tmp_path / "lib" / "x86_64-linux-gnu" / "bochs" / "plugins"
     plugins.mkdir(parents=True)

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kvmharness.lab import cpus
+from kvmharness.lab import cpus, distribution
 from kvmharness.lab.errors import LabError
 
 # How many errors of the compiler are shown; the log has all.
@@ -45,8 +45,8 @@ def check_programs(others: Mapping[str, str] | None = None) -> None:
     packages = {"make": "make", "gcc": "gcc", "ld": "binutils", "setpriv": "util-linux", **(others or {})}
     missing = [name for name in packages if shutil.which(name) is None]
     if missing:
-        lacking = " ".join(packages[name] for name in missing)
-        raise LabError(f"there is no {missing[0]} on this machine to build with: install {lacking}")
+        lacking = distribution.install(*(packages[name] for name in missing))
+        raise LabError(f"there is no {missing[0]} on this machine to build with: {lacking}")
 
 
 def run(failed: str, folder: Path, arguments: Sequence[str], log: Path, mind: Sequence[str] = ()) -> None:

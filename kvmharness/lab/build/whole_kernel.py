@@ -9,7 +9,7 @@ import logging
 import subprocess
 from pathlib import Path
 
-from kvmharness.lab import cache
+from kvmharness.lab import cache, distribution
 from kvmharness.lab.build import make
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import config
@@ -26,7 +26,8 @@ def check(tree: Path) -> None:
     """LabError where no kernel can be built of a tree here."""
     make.check_programs(_PROGRAMS)
     if not _has_libelf():
-        raise LabError("there is no gelf.h on this machine to build objtool with: install libelf-dev")
+        lacking = distribution.install("libelf-dev")
+        raise LabError(f"there is no gelf.h on this machine to build objtool with: {lacking}")
     own = config.read(tree / ".config")
     if own is not None:
         try:

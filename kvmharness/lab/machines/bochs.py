@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvmharness.guests.program import Instruction, code_of
-from kvmharness.lab.machines import initramfs, pvh
+from kvmharness.lab import distribution
+from kvmharness.lab.machines import emulator, initramfs, pvh
 from kvmharness.lab.machines.emulator import CONSOLE, ENDED_BY_KERNEL, RESULTS, MemoryFiles, Start, status_of
 
 _ROM_SIZE = 0x10000
@@ -107,17 +108,22 @@ class Bochs:
     """Bochs with one CPU of this model."""
 
     model: str
-    program: str = "bochs"
+    programs: tuple[str, ...] = ("bochs", "bochs-bin")
     packages: tuple[str, ...] = ("bochs", "bochs-sdl")
+
+    @property
+    def program(self) -> str:
+        """What this host calls it: the first of `programs` that is there, or the first."""
+        return emulator.first_there(self.programs)
 
     def missing(self) -> str:
         """Its display on SDL, the only one of Debian's that needs neither a screen, a terminal nor an open
         network port."""
         program = shutil.which(self.program)
-        libraries = Path(program).resolve().parent.parent / "lib" if program else Path()
-        patterns = ("bochs/plugins/libbx_sdl2_gui.so", "*/bochs/plugins/libbx_sdl2_gui.so")
-        found = any(True for pattern in patterns for _ in libraries.glob(pattern))
-        return "" if found else f"the display sdl2 of Bochs: install {' '.join(self.packages)}"
+        prefix = Path(program).resolve().parent.parent if program else Path()
+        patterns = ("lib*/bochs/plugins/libbx_sdl2_gui.so", "lib/*/bochs/plugins/libbx_sdl2_gui.so")
+        found = any(True for pattern in patterns for _ in prefix.glob(pattern))
+        return "" if found else f"the display sdl2 of Bochs: {distribution.install(*self.packages)}"
 
     @property
     def description(self) -> list[str]:

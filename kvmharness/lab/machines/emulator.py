@@ -2,6 +2,7 @@
 """What every emulator has in common: how the lab starts one, and how it learns how that ended."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,12 @@ def status_of(reported: int) -> int:
 
 
 ENDED_BY_KERNEL = 0
+
+
+def first_there(programs: Sequence[str]) -> str:
+    """The first of these programs that this host has; the first of all if it has none."""
+    return next((program for program in programs if shutil.which(program)), programs[0])
+
 
 _PIECE = 1 << 20
 

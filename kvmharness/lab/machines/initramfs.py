@@ -30,7 +30,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.segments import InterpSegment
 
 import kvmharness
-from kvmharness.lab import cache
+from kvmharness.lab import cache, distribution
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import elf
 from kvmharness.lab.machines.cpio import Archive
@@ -159,7 +159,7 @@ def _fingerprint() -> bytes:
 def _build_base(folder: Path) -> None:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        raise LabError("there is no C compiler on this machine: install gcc and libc6-dev")
+        raise LabError(f"there is no C compiler on this machine: {distribution.install('gcc', 'libc6-dev')}")
     init = folder / "init"
     command = [compiler, "-static", "-Os", "-Wall", "-Wextra", "-s", "-o", str(init), str(_INIT)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from kvmharness.lab import distribution
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.machines import snapshot as snapshots
 from kvmharness.lab.machines.emulator import (
@@ -140,9 +141,9 @@ class Boot:
 def check_emulator(machine: Machine) -> None:
     """LabError when something the machine needs is not installed."""
     emulator = machine.emulator
-    for program, packages in ((emulator.program, machine.package), ("setpriv", "util-linux")):
+    for program, packages in ((emulator.program, emulator.packages), ("setpriv", ("util-linux",))):
         if shutil.which(program) is None:
-            raise LabError(f"machine {machine.name} needs {program}: install {packages}")
+            raise LabError(f"machine {machine.name} needs {program}: {distribution.install(*packages)}")
     missing = emulator.missing()
     if missing:
         raise LabError(f"machine {machine.name} needs {missing}")

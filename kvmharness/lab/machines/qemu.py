@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kvmharness.lab.machines import nested
+from kvmharness.lab.machines import emulator, nested
 from kvmharness.lab.machines.emulator import (
     CONSOLE,
     RESULTS,
@@ -50,8 +50,13 @@ class Qemu:
     arguments: tuple[str, ...]
     keeps_snapshots: bool = False
     nested_by: str = ""
-    program: str = "qemu-system-x86_64"
+    programs: tuple[str, ...] = ("qemu-system-x86_64", "qemu-kvm", "/usr/libexec/qemu-kvm")
     packages: tuple[str, ...] = ("qemu-system-x86",)
+
+    @property
+    def program(self) -> str:
+        """What this host calls it: the first of `programs` that is there, or the first."""
+        return emulator.first_there(self.programs)
 
     def missing(self) -> str:
         """Where it takes the host's KVM: that, with guests that can have guests."""
