@@ -14,6 +14,7 @@ from kvmharness import version
 from kvmharness.cli import (
     about,
     bisect_step,
+    docs,
     explore,
     judge,
     lab,
@@ -46,6 +47,8 @@ exit status:
   2  wrong usage or bad input; one line on stderr says what
   3  a machine was lost
   4  nothing could be judged
+
+`kvmharness docs` has the documentation, the man page and the completions of shells.
 """
 
 
@@ -159,6 +162,7 @@ def parser() -> Parser:
         vmms,
         cache_command,
         list,
+        docs,
     ):
         command.add_parser(commands)
     return whole
