@@ -362,8 +362,15 @@ MUTANTS = (
     Mutant(
         "what debugfs shows of an unstable TSC is asked",
         "debugfs",
-        "if not event.debugfs or not rules.host.stable:",
+        "if not rules.host.stable:",
         "if False:",
+        UNSTABLE,
+    ),
+    Mutant(
+        "what debugfs shows of an unstable TSC is asked of every step",
+        "debugfs",
+        "if not wrote or event.exits or event.error or",
+        "if event.error or",
         UNSTABLE,
     ),
 )

@@ -176,11 +176,48 @@ def test_a_ratio_that_is_shown_says_how_fast_the_guest_counts() -> None:
     assert not possible(create(1000 * MS), shown(half, at(-1000 * MS, 2**46)), host=rough)
 
 
+UNSTABLE = Host(khz=KHZ, khz_exact=True, stable=False, has_attribute=True, fraction_bits=0, tolerance_ppm=250)
+# Unstable as the kernel takes it, though all CPUs count together.
+ONE_TSC = replace(UNSTABLE, one_tsc=True)
+
+
 def test_with_an_unstable_tsc_nothing_is_asked_of_what_is_shown() -> None:
-    unstable = Host(
-        khz=KHZ, khz_exact=True, stable=False, has_attribute=True, fraction_bits=0, tolerance_ppm=250
+    assert possible(shown(create(1000 * MS), at(7)), host=UNSTABLE)
+    assert possible(create(1000 * MS), shown(write(1010 * MS, 500 * MS), at(7)), host=UNSTABLE)
+
+
+def test_on_an_unstable_tsc_that_all_cpus_share_a_write_shows_the_offset_that_it_makes() -> None:
+    # The write of 500 ms took from 1010 ms to a microsecond later.
+    def writes(offset: int) -> bool:
+        return possible(create(1000 * MS), shown(write(1010 * MS, 500 * MS), at(offset)), host=ONE_TSC)
+
+    assert writes(-510 * MS)
+    assert writes(-510 * MS - 1000)
+    assert not writes(-510 * MS + 1)
+    assert not writes(-510 * MS - 1001)
+
+
+def test_on_an_unstable_tsc_the_time_is_added_to_a_write_that_synchronizes() -> None:
+    # Of two writes of 500 ms, 5 ms after one another, the second gets the 5 ms, and so the first one's offset.
+    pair = (create(1000 * MS), create(1001 * MS, 1), write(1010 * MS, 500 * MS))
+    assert possible(*pair, shown(write(1015 * MS, 500 * MS, 1), at(-510 * MS)), host=ONE_TSC)
+    assert not possible(*pair, shown(write(1015 * MS, 500 * MS, 1), at(-515 * MS)), host=ONE_TSC)
+
+
+def test_on_an_unstable_tsc_it_is_asked_only_of_what_writes_a_tsc() -> None:
+    # A guest that ran may have been loaded once more since, and a creation may have been.
+    created = create(1000 * MS)
+    for other in (run(1010 * MS, 10 * MS), step(GetMsrs(vcpu=0, indices=("TSC",)), 1010 * MS, 0)):
+        assert possible(created, shown(other, at(7)), host=ONE_TSC)
+    assert possible(shown(created, at(7)), host=ONE_TSC)
+
+
+def test_what_is_shown_of_an_unstable_tsc_does_not_stay() -> None:
+    # The next load computes another offset, within its own bracket.
+    written = shown(write(1010 * MS, 500 * MS), at(-510 * MS))
+    assert possible(
+        create(1000 * MS), written, shown(write(1020 * MS, 9_000 * MS), at(7_980 * MS - 7)), host=ONE_TSC
     )
-    assert possible(shown(create(1000 * MS), at(7)), host=unstable)
 
 
 # A contract

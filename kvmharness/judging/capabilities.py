@@ -20,7 +20,7 @@ from kvmharness.contract import (
     Status,
 )
 from kvmharness.judging.probe import GUESTS, HOST, KHZ, OFFSET, PROPOSED, SCALING, WRITE, Probe
-from kvmharness.judging.rates import creation_is_off, ended, is_labs, rate_of, rates
+from kvmharness.judging.rates import counts_instructions, creation_is_off, ended, is_labs, rate_of, rates
 from kvmharness.model.arithmetic import TOLERANCE_PPM
 from kvmharness.model.state import Host
 from kvmharness.player import host_state
@@ -219,6 +219,8 @@ def host_facts(probe: Probe, found: Mapping[str, Finding] | None = None) -> Host
         khz_exact=None not in (khz, rate) and (khz != rate or up_ns >= _CALIBRATED_NS or is_labs(probe)),
         kvm_khz=khz if rate else None,
         stable=found["stable-tsc"].status is not Status.BROKEN,
+        # An emulated CPU's TSC is the number of instructions that the machine has executed.
+        one_tsc=counts_instructions(probe),
         tsc_clocksource=True if stable_clock else None,
         has_attribute=knows,
         # What cannot be made slower has no scaling at all (set_tsc_khz).

@@ -26,7 +26,7 @@ def rates(probe: Probe) -> tuple[int | None, int | None]:
         return khz, rate
     scales = ended(probe.event("slower"), ("EINVAL",)) is not False
     foreign = abs(rate - khz) * 100 > khz
-    if foreign or ((not scales or _counts_instructions(probe)) and not _stands_still(probe)):
+    if foreign or ((not scales or counts_instructions(probe)) and not _stands_still(probe)):
         return _right_of(probe, khz, rate)
     return khz, rate
 
@@ -44,7 +44,7 @@ def _right_of(probe: Probe, khz: int, rate: int) -> tuple[int, int | None]:
     return khz, None
 
 
-def _counts_instructions(probe: Probe) -> bool:
+def counts_instructions(probe: Probe) -> bool:
     """Whether all of it was played in machines that count instructions."""
     return bool(probe.traces) and all(each.place and each.place.counts_instructions for each in probe.traces)
 

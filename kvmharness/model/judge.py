@@ -120,7 +120,8 @@ class Replay:
             world.begin(step)
             try:
                 for outcome in perform(self._rules, world, action):
-                    if _agrees(outcome, event, action.moment) and shows(self._rules, outcome.world, event):
+                    moment = action.moment
+                    if _agrees(outcome, event, moment) and shows(self._rules, outcome.world, event, moment):
                         survivors.append(outcome.world)
                     else:
                         failed.append(outcome)

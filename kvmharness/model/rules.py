@@ -42,8 +42,12 @@ class Rules(Masterclock):
 
     def _offset_for(self, world: World, vcpu: Vcpu, value: Interval, tsc: Interval) -> Quantity:
         """The offset with which the vCPU's TSC is `value` now: kvm_compute_l1_tsc_offset()."""
+        return world.unknown(self._offset_within(world, vcpu, value, tsc))
+
+    def _offset_within(self, world: World, vcpu: Vcpu, value: Interval, tsc: Interval) -> Interval:
+        """Where that offset lies."""
         scaled = self.scaled(world, vcpu, tsc)
-        return world.unknown(Interval(value.low - scaled.high, value.high - scaled.low))
+        return Interval(value.low - scaled.high, value.high - scaled.low)
 
     # Creation
 
@@ -313,8 +317,12 @@ class Rules(Masterclock):
 
     def go_on_from_last(self, world: World, vcpu: Vcpu, moment: Moment) -> None:
         """The part of kvm_arch_vcpu_load() that has the vCPU go on from its last TSC."""
-        vcpu.l1_tsc_offset = self._offset_for(world, vcpu, vcpu.last_guest_tsc, moment.tsc)
+        vcpu.l1_tsc_offset = world.unknown(self.offset_of_load(world, vcpu, moment))
         vcpu.tsc_catchup = True
+
+    def offset_of_load(self, world: World, vcpu: Vcpu, moment: Moment) -> Interval:
+        """The offset that a load gives a vCPU which is to go on from its last TSC."""
+        return self._offset_within(world, vcpu, vcpu.last_guest_tsc, moment.tsc)
 
     def enter_guest(self, world: World, number: int, moment: Moment) -> list[World]:
         """vcpu_enter_guest(): what KVM_RUN does before the guest's first instruction, and what it leaves."""

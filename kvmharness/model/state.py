@@ -49,6 +49,7 @@ class Host:
     kvm_khz          the rate that KVM noted when it was loaded, if that is another one: vCPUs are created
                      with it, and clocks may count by it
     stable           whether KVM takes the TSC for stable (kvm_check_tsc_unstable)
+    one_tsc          whether all CPUs have one TSC, whatever KVM takes it for
     tsc_clocksource  whether its own clock runs on the TSC, without which there is no masterclock
     has_attribute    whether its KVM knows KVM_VCPU_TSC_OFFSET
     has_scale        whether it answers to KVM_VCPU_TSC_SCALE
@@ -63,6 +64,7 @@ class Host:
     khz_exact: bool = False
     kvm_khz: int | None = None
     stable: bool = True
+    one_tsc: bool = False
     tsc_clocksource: bool | None = None
     has_attribute: bool | None = None
     fraction_bits: int | None = None
