@@ -198,7 +198,7 @@ def test_on_an_unstable_tsc_that_all_cpus_share_a_write_shows_the_offset_that_it
 
 
 def test_on_an_unstable_tsc_the_time_is_added_to_a_write_that_synchronizes() -> None:
-    # Of two writes of 500 ms, 5 ms after one another, the second gets the 5 ms, and so the first one's offset.
+    # Of two writes of 500 ms, 5 ms after one another, the second gets the 5 ms and so the first one's offset.
     pair = (create(1000 * MS), create(1001 * MS, 1), write(1010 * MS, 500 * MS))
     assert possible(*pair, shown(write(1015 * MS, 500 * MS, 1), at(-510 * MS)), host=ONE_TSC)
     assert not possible(*pair, shown(write(1015 * MS, 500 * MS, 1), at(-515 * MS)), host=ONE_TSC)

@@ -8,7 +8,7 @@ import pytest
 from kvmharness.model.judge import Possibility, judge
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.state import Host
-from kvmharness.script import CreateVcpu, GetTscKhz, SetTscKhz, SetVmTscKhz
+from kvmharness.script import CreateVcpu, GetTscKhz, Ppm, SetTscKhz, SetVmTscKhz
 from kvmharness.trace import Event, Place, Trace
 from tests.hand_worked import (
     HOST,
@@ -181,6 +181,18 @@ def test_a_vcpu_whose_rate_reads_as_an_errno_says_nothing_about_the_rule() -> No
     assert judge(trace, POLICIES[NEW], HOST).possibility is Possibility.UNDECIDED
     alone = dataclasses.replace(trace, events=(failed,))
     assert judge(alone, POLICIES[NEW], HOST).possibility is Possibility.IMPOSSIBLE
+
+
+def test_a_vms_rate_that_reads_as_an_errno_keeps_another_from_being_worked_out_of_it() -> None:
+    # Exploring 6.12 came upon it: KVM_GET_TSC_KHZ of a VM set to 2**32 - 1 kHz answers -1, so that the player
+    # could not tell what 10 % more than that is.
+    high, top = 2**31, 2**31 - 1
+    failed = step(SetVmTscKhz(khz=Ppm(100_000)), 995 * MS, error="EPERM")
+    counting = Place("debian:6.12", "amd", "1", False, True, True)
+    for khz, possibility in ((high, Possibility.POSSIBLE), (top, Possibility.IMPOSSIBLE)):
+        events = (step(SetVmTscKhz(khz=khz), 990 * MS, khz), failed)
+        trace = Trace("hand-worked", "none", events, counting)
+        assert judge(trace, POLICIES[NEW], HOST).possibility is possibility
 
 
 def test_a_guest_that_ends_the_masterclock_is_caught_up_with_by_the_clock_of_now() -> None:

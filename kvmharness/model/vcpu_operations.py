@@ -192,6 +192,9 @@ def get_tsc_khz(rules: Rules, world: World, action: Action) -> list[Outcome]:
 
 def set_vm_tsc_khz(rules: Rules, world: World, action: Action) -> list[Outcome]:
     """KVM_SET_TSC_KHZ of the VM: older kernels do not know it, newer ones refuse it after the first vCPU."""
+    if action.refused and not action.written and (world.default_tsc_khz or 0) >= 2**31:
+        # The player asked for the VM's rate, which kvm_arch_vm_ioctl() keeps in an int: it became some errno.
+        return [Outcome(world, (), frozenset())]
     refused = Outcome(world.fork(), (None,), UNKNOWN | REFUSED, elsewhere=True)
     if not action.written or (world.vcpus and world.refuses_vm_khz):
         return [refused]
