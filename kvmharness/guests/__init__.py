@@ -5,6 +5,7 @@ from kvmharness.guests.kvmclock import read_page
 from kvmharness.guests.loader import ask_to_write, load, samples
 from kvmharness.guests.program import Instruction, Program
 from kvmharness.guests.rdtsc import PROGRAMS
+from kvmharness.guests.timer import take_fired
 from kvmharness.guests.warp import meetings, prepare_meeting
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "prepare_meeting",
     "read_page",
     "samples",
+    "take_fired",
 ]

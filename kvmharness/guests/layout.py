@@ -11,7 +11,9 @@ in the results  0x000  how many samples were taken (u64; only the endless progra
                 0x018  and the value to write (u64)
                 0x020  of a program that meets others, how often it read its TSC right after another vCPU had,
                 0x028  how often that was less, and by how many cycles at most (0x030; u64 each)
-                0x400  its vectors of real mode, where a refused WRMSR goes (32 of 4 bytes each)
+                0x038  of a program that waits for its timer: its TSC when the interrupt came (u64)
+                0x400  its vectors of real mode, where a refused WRMSR goes, and the last one the timer's
+                       interrupt (32 of 4 bytes each)
                 0x600  the end of its stack, which grows downwards
                 0x800  a ring of 256 samples (u64 each, guest TSC in cycles); a program that exits by itself
                        begins each time with the first
@@ -34,8 +36,10 @@ COUNT = 0x000
 MAILBOX_INDEX = 0x010
 MAILBOX_VALUE = 0x018
 HANDOVERS, WARPS, LARGEST = 0x020, 0x028, 0x030
+FIRED = 0x038
 VECTORS = 0x400
 VECTORS_SIZE = 32 * 4
+TIMER_VECTOR = 31
 STACK = 0x600
 SAMPLES = 0x800
 RING_SIZE = 256

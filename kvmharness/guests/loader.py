@@ -17,6 +17,8 @@ _HUGE = 0x80
 _CR0_PE, _CR0_PG = 1 << 0, 1 << 31
 _CR4_PAE = 1 << 5
 _EFER_LME, _EFER_LMA = 1 << 8, 1 << 10
+# In IA32_APIC_BASE: the guest reaches the registers of its local APIC as MSRs.
+_X2APIC_MODE = 1 << 10
 # Bit 1 is always set. Interrupts are on, of which a vCPU without an interrupt controller gets none: where
 # they are off, Bochs' VMX (2.7) holds back the host's too, and an endless guest would never be stopped.
 _RFLAGS = 0x2 | 1 << 9
@@ -40,8 +42,11 @@ def load(program: Program, memory: Memory, vcpu: Vcpu) -> None:
             _set_real_mode_segment(sregs.ss, results)
             _write_vectors(memory, results, (program.place_of("fault"), code >> 4))
             sregs.idt.base, sregs.idt.limit = results + layout.VECTORS, layout.VECTORS_SIZE - 1
+        if program.awaits_timer:
+            _write_vector(memory, results, layout.TIMER_VECTOR, (program.place_of("timer"), code >> 4))
+            sregs.apic_base |= _X2APIC_MODE
         vcpu.set_sregs(sregs)
-        vcpu.set_regs({"rflags": _RFLAGS})
+        vcpu.set_regs({"rflags": _RFLAGS, "rsp": layout.STACK})
 
 
 def samples(program: Program, memory: Memory, vcpu: int) -> list[int]:
@@ -73,8 +78,13 @@ def ask_to_write(memory: Memory, vcpu: int, msr: int, value: int) -> None:
 
 def _write_vectors(memory: Memory, results: int, target: tuple[int, int]) -> None:
     """Have all that the CPU may raise go to one place, given as instruction pointer and segment."""
-    vector = b"".join(number.to_bytes(2, "little") for number in target)
-    memory.write(results + layout.VECTORS, vector * (layout.VECTORS_SIZE // len(vector)))
+    for vector in range(layout.VECTORS_SIZE // 4):
+        _write_vector(memory, results, vector, target)
+
+
+def _write_vector(memory: Memory, results: int, vector: int, target: tuple[int, int]) -> None:
+    place = results + layout.VECTORS + 4 * vector
+    memory.write(place, b"".join(number.to_bytes(2, "little") for number in target))
 
 
 def _numbers(data: bytes) -> list[int]:

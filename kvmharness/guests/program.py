@@ -26,7 +26,8 @@ class Program:
 
     `bits` is 16 (real mode) or 64 (long mode). It takes `takes` samples, then exits; 0 is endless: it
     never exits by itself, KVM_RUN ends at its deadline. Where it leaves what it reads: see `layout`.
-    One that `writes_msrs` has a mailbox. One with a label "fault" goes on there when the CPU refuses.
+    One that `writes_msrs` has a mailbox. One with a label "fault" goes on there when the CPU refuses, and one
+    with a label "timer" when its timer's interrupt comes.
     """
 
     def __init__(
@@ -54,6 +55,11 @@ class Program:
     def catches_faults(self) -> bool:
         """Whether it has a place to go on at when the CPU refuses an instruction."""
         return any(instruction.text == "fault:" for instruction in self.instructions)
+
+    @property
+    def awaits_timer(self) -> bool:
+        """Whether it has a place to go on at when its timer's interrupt comes."""
+        return any(instruction.text == "timer:" for instruction in self.instructions)
 
     def place_of(self, label: str) -> int:
         """How many bytes after the program's start a label is; ValueError when there is none."""

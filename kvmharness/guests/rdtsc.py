@@ -7,6 +7,7 @@ with all other registers zero. Encodings: Intel SDM vol. 2. A test assembles the
 
 from kvmharness.guests.layout import COUNT, EXIT_PORT, MAILBOX_INDEX, MAILBOX_VALUE, RING_SIZE, SAMPLES, STACK
 from kvmharness.guests.program import Instruction, Program, code_of
+from kvmharness.guests.timer import TIMER_16
 from kvmharness.guests.warp import WARP_64
 from kvmharness.player.msr import MSRS
 
@@ -161,5 +162,5 @@ RDMSR_16 = Program(
 
 PROGRAMS = {
     program.name: program
-    for program in (RDTSC_16, RDTSC_64, RDTSCP_16, RDMSR_16, RING_16, RING_64, WRMSR_16, WARP_64)
+    for program in (RDTSC_16, RDTSC_64, RDTSCP_16, RDMSR_16, RING_16, RING_64, WRMSR_16, WARP_64, TIMER_16)
 }
