@@ -3,20 +3,22 @@
 
 from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kvmharness.contract.clock import page_khz
-from kvmharness.judging.difference import compare, first_difference
+from kvmharness.judging.difference import compare, compare_sessions, first_difference
 from kvmharness.model import masterclock
 from kvmharness.model.identify import distinguishes
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.policy import Policy
-from kvmharness.model.simulate import Pace, simulate
+from kvmharness.model.simulate import HOST, Pace, simulate
 from kvmharness.scenarios import SCENARIOS, Scenario
-from kvmharness.trace import Bracket, Event, Trace
+from kvmharness.trace import Bracket, DebugfsReading, Event, Trace
+from tests.made_up import play, session
 
 STABLE = {name: each for name, each in SCENARIOS.items() if "stable-tsc" not in each.lacks}
 CATCHES_UP = POLICIES["like-xu-v1"]
@@ -236,3 +238,87 @@ def test_a_page_as_kvm_makes_it_is_at_its_rate(khz: int) -> None:
     multiplier, shift = masterclock.scale(khz)
     assert abs(page_khz(multiplier, shift) - khz) * 2**30 <= khz
     assert page_khz(0, 0) == 0
+
+
+def with_step(trace: Trace, label: str, **changes: Any) -> Trace:
+    """The trace, but for what happened in one step."""
+    assert label in {each.operation.label for each in trace.events}
+    events = [replace(each, **changes) if each.operation.label == label else each for each in trace.events]
+    return replace(trace, events=tuple(events))
+
+
+@pytest.mark.parametrize("label", ["create-0", "create-1"])
+def test_a_vcpu_that_is_not_created_with_its_vms_rate_is_a_difference(label: str) -> None:
+    trace = played(SCENARIOS["vm-khz"], "mainline-6.7")
+    found = first_difference(trace, with_step(trace, label, values=(2_000_000,)))
+    assert found is not None
+    number = label[-1]
+    assert found.first == f"the rate of vCPU {number} is what was set for the VM"
+    assert found.second == f"the rate of vCPU {number} is another"
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_tsc_that_the_guest_writes_moves_tsc_adjust_by_as_much(shown: bool) -> None:
+    trace = played(SCENARIOS["guest-writes-tsc"], "mainline-6.7", shown=shown)
+    place = [each.operation.label for each in trace.events].index("adjust")
+    (grown,) = trace.events[place].values
+    assert 0 < grown < 2**63
+    for backwards in (2**64 - grown, grown + 1_000_000):
+        found = first_difference(trace, with_step(trace, "adjust", values=(backwards,)))
+        assert found is not None
+        assert found.step == place + 1
+        assert found.first == "TSC_ADJUST of vCPU 0 is by how much writes moved it and the TSC"
+        assert found.second == "TSC_ADJUST of vCPU 0 is another"
+        assert found.distance
+
+
+def guest_adjusts(trace: Trace, times: int) -> Trace:
+    """The trace of a kernel that moves a TSC by so many times what the guest asks for with TSC_ADJUST = 0."""
+    events = list(trace.events)
+    place = [each.operation.label for each in events].index("back")
+    labelled = {each.operation.label: each for each in events}
+    asked = -(labelled["adjust"].value("TSC_ADJUST") or 0)
+    wrong = (times - 1) * asked
+    for number, event in enumerate(events[place:], place):
+        names = event.operation.value_names
+        tscs = [names.index("TSC")] if "TSC" in names else []
+        tscs = tscs or [at for at, _ in enumerate(event.values) if event.operation.by_guest]
+        if event.operation.label == "back":
+            tscs = [2]
+        if event.operation.label == "offset":
+            tscs = [0]
+        values = tuple((each + wrong * (at in tscs)) % 2**64 for at, each in enumerate(event.values))
+        shown = tuple(DebugfsReading((each.offset + wrong) % 2**64, each.ratio) for each in event.debugfs)
+        events[number] = replace(event, values=values, debugfs=shown)
+    return replace(trace, events=tuple(events))
+
+
+@pytest.mark.parametrize("shown", [True, False])
+@pytest.mark.parametrize(("times", "second"), [(-1, "neither"), (0, "keeps the offset that it had")])
+def test_a_tsc_adjust_that_the_guest_writes_moves_its_tsc_by_what_it_grows(
+    shown: bool, times: int, second: str
+) -> None:
+    trace = played(SCENARIOS["guest-writes-adjust"], "mainline-6.7", shown=shown)
+    found = first_difference(trace, guest_adjusts(trace, times))
+    assert found is not None
+    assert found.first == "vCPU 0 honours what was written"
+    assert second in found.second
+    assert first_difference(trace, guest_adjusts(trace, 1)) is None
+
+
+def test_a_player_that_was_held_up_explains_no_masterclock_that_never_comes() -> None:
+    scenario = SCENARIOS["qemu-start"]
+    with_clock = session([scenario])
+    held_up = play(scenario.name, scenario.script, held_up=("zero-0", 5_000_000))
+    no_clock = with_step(held_up, "clock", values=(30_000_000, 0))
+    other = replace(with_clock, traces={scenario.name: no_clock})
+    found = compare_sessions([with_clock], [other])
+    assert [(each.first, each.second) for each in found.differences] == [
+        ("the VM's clock is stable", "the VM's clock is not stable")
+    ]
+    lately = replace(with_clock, traces={scenario.name: held_up})
+    assert compare_sessions([with_clock], [lately]).differences == ()
+    # Nor where the probe of that kernel saw no masterclock either.
+    never = session([], host=replace(HOST, tsc_clocksource=False))
+    other = replace(never, traces={scenario.name: no_clock})
+    assert len(compare_sessions([with_clock], [other]).differences) == 1

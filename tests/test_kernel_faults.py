@@ -16,11 +16,6 @@ from scripts.kernel_faults import Fault, FaultError
 FAULTS = kernel_faults.read()
 # All of them take an hour: scripts/kernel-faults.
 PLAYED = FAULTS[::3]
-# What `lab diff` does not compare (docs/faults.md).
-UNCOMPARED = {
-    *("creation-forgets-vm-rate", "guest-write-adjusts-backwards", "guest-adjust-backwards"),
-    "guest-adjust-in-full",
-}
 PAGE = Path(__file__).parent.parent / "docs" / "faults.md"
 
 # Made up, with what a fault may be looked for in.
@@ -106,5 +101,5 @@ def test_a_fault_is_noticed_and_distinguished_from_the_kernel_without_it(
     failed = [result for result in results if result.verdict is Verdict.FAIL]
     assert bool(failed) is not bool(fault.survives), fault.survives
     assert all(result.step and result.reason for result in failed)
-    if failed and fault.name not in UNCOMPARED and fault.on == "amd":
+    if failed and fault.on == "amd":
         assert kernel_faults.compared(fault, played).differences

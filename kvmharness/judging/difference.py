@@ -12,6 +12,8 @@ write that comes later may fall on the other side of the second.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
 
 from kvmharness.contract import TOGETHER_NS, Status
 from kvmharness.judging import capabilities
@@ -21,6 +23,7 @@ from kvmharness.model.interval import TooWideError
 from kvmharness.model.judge import Possibility, judge
 from kvmharness.model.outcome import UNKNOWN
 from kvmharness.model.policies import POLICIES
+from kvmharness.model.policy import Policy
 from kvmharness.model.state import Host
 from kvmharness.scenarios import SCENARIOS, Scenario
 from kvmharness.trace import Event, Trace
@@ -78,6 +81,9 @@ def compare_sessions(played_first: Sequence[Session], played_second: Sequence[Se
     first, second = _by_scenario(played_first), _by_scenario(played_second)
     sessions = {id(each): each for each in (*first.values(), *second.values())}
     hosts = {key: capabilities.host_facts(each.probe) for key, each in sessions.items()}
+    # One that ignores writes would explain whatever comes of them.
+    honoured = any(_honours_writes(each) for each in sessions.values())
+    policies = [each for each in POLICIES.values() if each.honours_writes or not honoured]
     can_be_told = {
         name: scenario
         for name, scenario in SCENARIOS.items()
@@ -89,7 +95,7 @@ def compare_sessions(played_first: Sequence[Session], played_second: Sequence[Se
         can_be_told,
         stable=all(host.stable for host in hosts.values()),
         explained=lambda one, other: _of_one_policy(
-            (one, hosts[id(first[one.scenario])]), (other, hosts[id(second[other.scenario])])
+            policies, (one, hosts[id(first[one.scenario])]), (other, hosts[id(second[other.scenario])])
         ),
     )
     one, other = _can_do(first), _can_do(second)
@@ -100,12 +106,32 @@ def compare_sessions(played_first: Sequence[Session], played_second: Sequence[Se
     )
 
 
-def _of_one_policy(*played: tuple[Trace, Host]) -> bool:
-    """Whether a kernel with one of the known policies can have left all of these traces."""
+def _honours_writes(session: Session) -> bool:
+    return capabilities.findings(session.probe)["tsc-write"].status is Status.KEPT
+
+
+def _of_one_policy(policies: Sequence[Policy], *played: tuple[Trace, Host]) -> bool:
+    """Whether a kernel with one of the policies can have left all of these traces, on one machine.
+
+    A kernel that has a masterclock and one that never has are not one kernel: what the probe of each showed
+    of the machine has to be the same for both.
+    """
+    machines = _machines([host for _, host in played])
     return any(
-        all(judge(trace, policy, host).possibility is Possibility.POSSIBLE for trace, host in played)
-        for policy in POLICIES.values()
+        all(
+            judge(trace, policy, replace(host, **machine)).possibility is Possibility.POSSIBLE
+            for trace, host in played
+        )
+        for policy in policies
+        for machine in machines
     )
+
+
+def _machines(hosts: Sequence[Host]) -> list[dict[str, Any]]:
+    """The machines that these may all be: what is known of one of them, beside its rates and its KVM."""
+    names = ("stable", "tsc_clocksource", "fraction_bits")
+    known = [{getattr(host, name) for host in hosts} - {None} or {None} for name in names]
+    return [dict(zip(names, each, strict=True)) for each in product(*known)]
 
 
 def _by_scenario(sessions: Sequence[Session]) -> dict[str, Session]:

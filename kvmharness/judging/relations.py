@@ -84,6 +84,7 @@ def _plainness(name: str) -> tuple[int, str]:
     return (_PLAIN.index(name) if name in _PLAIN else len(_PLAIN)), name
 
 
+_MOVED = "is by how much writes moved it and the TSC"
 _GOES_ON, _AS_SET = "goes on from what it was", "goes on from what was set"
 _JUMPS = "is neither what it was nor what was set, gone on"
 
@@ -105,7 +106,8 @@ class Reading:
         self._other_rate: set[int] = set()
         self._ratios: dict[int, tuple[int, int]] = {}  # with the step at which it was read
         self._step = 0
-        self._adjusted: dict[int, int] = {}
+        self._adjusted: dict[int, int] = {}  # what was last written to each TSC_ADJUST
+        self._adjust: dict[int, Interval] = {}  # what each then has, by all that moved its TSC
         self._pages: dict[int, tuple[int, ...]] = {}
         self._wrote: dict[int, Written] = {}
         self._clocks: dict[str, Written] = {}
@@ -131,7 +133,8 @@ class Reading:
         operation = event.operation
         writes = operation.sets_tsc and not event.error
         for place, number in enumerate(operation.vcpu_numbers):
-            asked = implied_offset(event) if writes else None
+            had = self._offsets.get(number) or _had_before(event)
+            asked = self._asked(event, number, had) if writes else None
             if writes:
                 self._written.pop(number, None)
                 self._unseen[number] = 1 if number in self._offsets else self._unseen.get(number, 0) + 1
@@ -150,6 +153,40 @@ class Reading:
                 self._offsets[number] = seen
             elif writes:
                 self._offsets.pop(number, None)
+            self._follow_adjust(event, number, had, seen or asked)
+
+    def _asked(self, event: Event, number: int, had: Interval | None) -> Interval | None:
+        """The offset that a write asked for; what was read meanwhile is none of it.
+
+        A guest that writes its TSC_ADJUST asks for its TSC to be moved by what that grows.
+        """
+        if event.operation.guest_writes != "TSC_ADJUST":
+            return implied_offset(event)
+        adjust = self._adjust.get(number)
+        if had is None or adjust is None:
+            return None
+        grown = event.values[0]
+        return Interval(had.low + grown - adjust.high, had.high + grown - adjust.low)
+
+    def _follow_adjust(self, event: Event, number: int, had: Interval | None, has: Interval | None) -> None:
+        """What TSC_ADJUST is after a step, of a vCPU whose offset was `had` and now is `has`.
+
+        A guest that writes its TSC adds to it by how much that moves; a host that does leaves it alone.
+        """
+        operation, adjust = event.operation, self._adjust.pop(number, None)
+        written = event.value("TSC_ADJUST") if operation.sets_tsc and not event.error else None
+        if operation.guest_writes and len(event.values) < len(operation.value_names):
+            return  # it may not have come to that
+        if operation.creates_vcpu:
+            written = 0
+        elif operation.guest_writes == "TSC_ADJUST":
+            written = self._adjusted[number] = event.values[0]
+        if written is not None:
+            adjust = Interval(written, written)
+        elif operation.guest_writes == "TSC":
+            adjust = _grown(adjust, had, has) if adjust and had and has else None
+        if adjust:
+            self._adjust[number] = adjust
 
     def _seen(self, event: Event, place: int, number: int) -> Interval | None:
         """The offset that a vCPU has after a step: what debugfs shows, else what a TSC implies."""
@@ -180,14 +217,17 @@ class Reading:
         if khz is None:
             pass
         elif number is None:
-            self._khz_of_vm = khz
+            self._khz_of_vm = self._khz_of_vm if event.error else khz
         elif operation.creates_vcpu and not event.error:
             self._khz_created[number] = khz
             first = next(iter(self._khz_created.values()))
             if khz in (0, self._khz_of_vm) or not tolerated(khz, first):
                 self._other_rate.add(number)
-            known = {"is that of the first vCPU": first, "is what was set for the VM": self._khz_of_vm}
-            yield "khz", _same(subject, known, khz)
+            # 0 asked for the host's own.
+            if self._khz_of_vm:
+                yield "khz", _same(subject, {"is what was set for the VM": self._khz_of_vm}, khz)
+            else:
+                yield "khz", _same(subject, {"is that of the first vCPU": first}, khz)
         elif operation.new_khz(event.values) is not None:
             self._khz_set[number] = khz
             near = khz == 0 or tolerated(khz, self._khz_created.get(number, 0))
@@ -239,8 +279,20 @@ class Reading:
         if event.operation.sets_tsc:
             self._adjusted[number] = value
         else:
-            known = {"is 0": 0, "is what was written": self._adjusted.get(number)}
-            yield "adjust", _same(f"TSC_ADJUST of vCPU {number}", known, value)
+            yield "adjust", self._of_adjust(number, value)
+            self._adjust[number] = Interval(value, value)
+
+    def _of_adjust(self, number: int, value: int) -> Relation:
+        """What the TSC_ADJUST that was read is, of a vCPU."""
+        written, moved = self._adjusted.get(number), self._adjust.get(number)
+        known = {"is 0": Interval(0, 0), _MOVED: moved}
+        if written is not None:
+            known["is what was written"] = Interval(written, written)
+        gaps = {name: each.gap(Interval(value, value)) for name, each in known.items() if each}
+        widths = {name: each.width for name, each in known.items() if each}
+        names = frozenset(name for name, gap in gaps.items() if gap == 0)
+        khz = self._khz_created.get(number, 0)
+        return Relation(f"TSC_ADJUST of vCPU {number}", names, gaps, widths, khz, otherwise="is another")
 
     def _of_clock(self, event: Event) -> Iterator[tuple[str, Relation]]:
         """The flags of the VM's clock, and whether a guest reads anything."""
@@ -297,6 +349,19 @@ class Reading:
         }
         names = frozenset(name for name, each in known.items() if each and abs(each - khz) <= _RATE_KHZ)
         return Relation(subject, names or frozenset({"has the TSC count at another rate"}))
+
+
+def _had_before(event: Event) -> Interval | None:
+    """The offset that a vCPU had just before its guest wrote an MSR, as that read it; None if it did not."""
+    before = event.value("tsc_before")
+    if before is None:
+        return None
+    return Interval(before - event.bracket.tsc_after, before - event.bracket.tsc_before)
+
+
+def _grown(adjust: Interval, had: Interval, has: Interval) -> Interval:
+    """What TSC_ADJUST becomes by a guest's write that moves its vCPU's offset."""
+    return Interval(adjust.low + has.low - had.high, adjust.high + has.high - had.low)
 
 
 def _same(subject: str, known: Mapping[str, int | None], value: int) -> Relation:

@@ -138,6 +138,11 @@ class Operation:
         """The kHz that its vCPU has by it, 0 for the host's own; None if those it had before."""
         return None
 
+    @property
+    def guest_writes(self) -> str:
+        """The MSR that its guest writes; "" if none does."""
+        return ""
+
     # What a simulated player makes of it
 
     def to_write(self, resolver: Resolver) -> tuple[int, ...]:

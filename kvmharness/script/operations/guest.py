@@ -115,6 +115,11 @@ class GuestWrite(OfVcpu):
     value: ToWrite
     ns: Duration = _RUN_NS
 
+    @property
+    def guest_writes(self) -> str:
+        """The MSR."""
+        return self.msr
+
     def refused(self, guests: Mapping[int, str], cpus: int) -> bool:
         """With another guest."""
         return guests[self.vcpu] != "wrmsr-16"
