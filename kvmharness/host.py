@@ -60,8 +60,8 @@ def _play(scenarios: Sequence[Scenario], before: dict[str, str], root: str) -> t
         player = Player(system)
         for scripts in rounds(scenarios):
             with closing(player.play_together(scripts)) as playing:
-                for name, steps in playing:
-                    traces.append(trace.from_played(name, release, steps, place, facts))
+                for name, created, steps in playing:
+                    traces.append(trace.from_played(name, release, steps, place, facts, created=created))
                     changes = host_state.changes(before, host_reader.read_quick(root))
                     if changes:
                         return traces, changes

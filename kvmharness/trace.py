@@ -5,10 +5,11 @@ A trace file is JSON Lines: a header, one line a step, an end mark. Cycles and n
 up to 2**64 - 1; a reader in another language must not put them into floating point. A file holds
 several traces, one after the other, up to MAX_IN_A_FILE.
 
-    {"trace": 2, "scenario": "young-restore", "release": "6.1.0-56-cloud-amd64", "tool": "0.1.0",
+    {"trace": 3, "scenario": "young-restore", "release": "6.1.0-56-cloud-amd64", "tool": "0.1.0",
      "place": {"kernel": "debian:6.1", "machine": "amd", "session": "1f0a...",
                "may_protect_tscs": false, "counts_instructions": true, "keeps_tsc_stable": true},
-     "host": {"clocksource": "tsc", "kvm.tsc_tolerance_ppm": "250", ...}}
+     "host": {"clocksource": "tsc", "kvm.tsc_tolerance_ppm": "250", ...},
+     "created": {"tsc": [b, a], "ns": [b, a]}}
     {"op": {"op": "sleep", "ns": 50000000}, "tsc": [b, a], "ns": [b, a]}
     {"op": {"op": "get_msrs", ...}, "tsc": [b, a], "ns": [b, a], "values": [51203111]}
     {"op": {"op": "set_tsc_offset", ...}, "tsc": [b, a], "ns": [b, a], "values": [7], "errno": "ENXIO"}
@@ -16,7 +17,8 @@ several traces, one after the other, up to MAX_IN_A_FILE.
     {"op": {"op": "run", ...}, "tsc": [b, a], "ns": [b, a], "values": [51207333], "exits": [["IO"]]}
     {"end": 5}
 
-Schema 1 said "windows" instead of "debugfs", and neither place nor exits; it is still read.
+Schema 1 said "windows" instead of "debugfs", and neither place nor exits; schema 2 did not say when
+the VM was created. Both are still read.
 """
 
 import errno
@@ -29,8 +31,8 @@ from typing import Any, NamedTuple
 from kvmharness import __version__, script
 from kvmharness.script import Operation, Script, ScriptError
 
-SCHEMA = 2
-_READS = (1, SCHEMA)
+SCHEMA = 3
+_READS = (1, 2, SCHEMA)
 MAX_LINE = 1_000_000
 _MAX_ERRNO = 4095  # MAX_ERRNO of include/linux/err.h
 _EXIT = re.compile("[A-Z][A-Z0-9_]{0,39}|exit-[0-9]{1,10}")
@@ -188,7 +190,8 @@ class Trace:
 
     It ends early where a vCPU could not be created or a value could not be worked out. `place` is None where
     nothing is known of it: then it is taken for a host. `host` is what the machine was meanwhile, by name
-    (player/host_state.py), as far as that was looked at.
+    (player/host_state.py), as far as that was looked at. `created` is the bracket of KVM_CREATE_VM; None
+    where nobody looked.
     """
 
     scenario: str
@@ -196,6 +199,7 @@ class Trace:
     events: tuple[Event, ...]
     place: Place | None = None
     host: Mapping[str, str] = field(default_factory=dict, hash=False)
+    created: Bracket | None = None
 
     @property
     def script(self) -> Script:
@@ -224,13 +228,16 @@ def from_played(
     steps: list[dict[str, Any]],
     place: Place | None = None,
     host: Mapping[str, str] | None = None,
+    *,
+    created: dict[str, Any] | None = None,
 ) -> Trace:
     """The trace of what the player returned. TraceError when it is not that."""
     try:
         if not _is_plain(release):
             raise TraceError("the kernel's release is no plain text")
         events = tuple(_event_from_json(step) for step in steps)
-        return Trace(scenario, release, events, place, _host_from_json({} if host is None else host))
+        facts = _host_from_json({} if host is None else host)
+        return Trace(scenario, release, events, place, facts, _created_from_json(created))
     except ScriptError as error:
         raise TraceError(str(error)) from None
     except RecursionError:
@@ -242,7 +249,8 @@ def to_lines(trace: Trace) -> Iterator[str]:
     header = {"trace": SCHEMA, "scenario": trace.scenario, "release": trace.release, "tool": __version__}
     place = {"place": asdict(trace.place)} if trace.place else {}
     host = {"host": {**trace.host}} if trace.host else {}
-    yield json.dumps({**header, **place, **host})
+    created = {"created": _bracket_to_json(trace.created)} if trace.created else {}
+    yield json.dumps({**header, **place, **host, **created})
     for event in trace.events:
         yield json.dumps(_event_to_json(event), separators=(",", ":"))
     yield json.dumps({"end": len(trace.events)})
@@ -266,7 +274,7 @@ def from_lines(lines: Iterable[str]) -> Iterator[Trace]:
                     raise TraceError(
                         f"the end mark counts {data['end']!a:.20} steps, {len(events)} are there"
                     )
-                about = header["place"], header["host"]
+                about = header["place"], header["host"], header["created"]
                 yield Trace(header["scenario"], header["release"], tuple(events), *about)
                 header = None
             elif len(events) >= script.MAX_STEPS:
@@ -312,7 +320,8 @@ def _check_header(data: dict[str, Any]) -> dict[str, Any]:
         if not _is_plain(data.get(key)):
             raise TraceError(f"the header has no {key} in plain text")
     place = _place_from_json(data["place"]) if "place" in data else None
-    return {**data, "place": place, "host": _host_from_json(data.get("host", {}))}
+    created = _created_from_json(data.get("created"))
+    return {**data, "place": place, "host": _host_from_json(data.get("host", {})), "created": created}
 
 
 _ANSWERS = ("may_protect_tscs", "counts_instructions", "keeps_tsc_stable")
@@ -340,17 +349,20 @@ def _host_from_json(data: Any) -> dict[str, str]:
     return data
 
 
+def _created_from_json(data: Any) -> Bracket | None:
+    if data is None:
+        return None
+    if type(data) is not dict or set(data) != {"tsc", "ns"}:
+        raise TraceError("created: expected tsc and ns")
+    return _bracket_from_json(data)
+
+
 def _is_plain(text: Any) -> bool:
     return type(text) is str and len(text) <= 200 and text.isascii() and text.isprintable()
 
 
 def _event_to_json(event: Event) -> dict[str, Any]:
-    bracket = event.bracket
-    data: dict[str, Any] = {
-        "op": script.to_json(event.operation),
-        "tsc": [bracket.tsc_before, bracket.tsc_after],
-        "ns": [bracket.ns_before, bracket.ns_after],
-    }
+    data: dict[str, Any] = {"op": script.to_json(event.operation), **_bracket_to_json(event.bracket)}
     if event.values:
         data["values"] = list(event.values)
     if event.error:
@@ -361,16 +373,29 @@ def _event_to_json(event: Event) -> dict[str, Any]:
     return data
 
 
+def _bracket_to_json(bracket: Bracket) -> dict[str, list[int]]:
+    return {
+        "tsc": [bracket.tsc_before, bracket.tsc_after],
+        "ns": [bracket.ns_before, bracket.ns_after],
+    }
+
+
+def _bracket_from_json(data: Mapping[str, Any]) -> Bracket:
+    tsc, ns = _numbers(data["tsc"], "tsc"), _numbers(data["ns"], "ns")
+    if not all(len(pair) == 2 and 0 <= pair[1] - pair[0] < MAX_WIDTH for pair in (tsc, ns)):
+        raise TraceError("tsc and ns are not brackets: two numbers each, the later one second")
+    return Bracket(tsc[0], ns[0], ns[1], tsc[1])
+
+
 # What a step may have besides op, tsc and ns.
-_OPTIONAL = {1: ("values", "errno", "windows"), 2: ("values", "errno", "debugfs", "exits")}
+_OPTIONAL = {1: {"values", "errno", "windows"}, 2: {"values", "errno", "debugfs", "exits"}}
+_OPTIONAL[SCHEMA] = _OPTIONAL[2]
 
 
 def _event_from_json(data: dict[str, Any], schema: int = SCHEMA) -> Event:
     if not {"op", "tsc", "ns"} <= set(data) <= {"op", "tsc", "ns", *_OPTIONAL[schema]}:
         raise TraceError(f"not a step: it needs op, tsc and ns, and may have {', '.join(_OPTIONAL[schema])}")
-    tsc, ns = _numbers(data["tsc"], "tsc"), _numbers(data["ns"], "ns")
-    if not all(len(pair) == 2 and 0 <= pair[1] - pair[0] < MAX_WIDTH for pair in (tsc, ns)):
-        raise TraceError("tsc and ns are not brackets: two numbers each, the later one second")
+    bracket = _bracket_from_json(data)
     error = data.get("errno", "")
     if error != "" and not _is_errno(error):
         raise TraceError(f"no errno is called {error!a:.60}")
@@ -381,7 +406,7 @@ def _event_from_json(data: dict[str, Any], schema: int = SCHEMA) -> Event:
     vcpus = len(operation.vcpu_numbers)
     debugfs = _debugfs(data.get("windows" if schema == 1 else "debugfs", []), vcpus)
     exits = _exits(data.get("exits", []), vcpus if operation.enters_guest else 0)
-    return Event(operation, Bracket(tsc[0], ns[0], ns[1], tsc[1]), values, error, debugfs, exits)
+    return Event(operation, bracket, values, error, debugfs, exits)
 
 
 def _is_errno(name: Any) -> bool:

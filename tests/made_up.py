@@ -56,7 +56,7 @@ def play(
         else each
         for each in trace.events
     ]
-    return Trace(name, "made-up", tuple(events), host=trace.host)
+    return dataclasses.replace(trace, release="made-up", events=tuple(events))
 
 
 def probe(

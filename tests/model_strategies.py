@@ -67,6 +67,7 @@ policies = st.one_of(
         khz_write=st.sampled_from(sorted(policy.KHZ_WRITE)),
         stable_by=st.sampled_from(sorted(policy.STABLE_BY)),
         flags_from=st.sampled_from(sorted(policy.FLAGS_FROM)),
+        epoch=st.sampled_from(sorted(policy.EPOCH)),
         renews_masterclock=st.sampled_from(sorted(policy.RENEWS_MASTERCLOCK)),
         catches_up_to=st.sampled_from(sorted(policy.CATCHES_UP_TO)),
         reloads=st.sampled_from(sorted(policy.RELOADS)),

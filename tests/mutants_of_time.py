@@ -34,6 +34,27 @@ MUTANTS = (
         made_up("clock-series-2026-flags"),
     ),
     Mutant(
+        "the first generation begins with the first vCPU, whatever the policy",
+        "rules",
+        'if is_first and self.policy.epoch == "vm":',
+        "if False:",
+        made_up("clock-series-2026-epoch"),
+    ),
+    Mutant(
+        "a generation that began with the VM counts from the first vCPU's creation",
+        "rules",
+        "tsc, ns = world.created or since_boot",
+        "tsc, ns = moment",
+        made_up("clock-series-2026-epoch"),
+    ),
+    Mutant(
+        "the first vCPU is matched with the generation that began with the VM",
+        "rules",
+        "world.nr_vcpus_matched_tsc = -1",
+        "world.nr_vcpus_matched_tsc = 0",
+        made_up("clock-series-2026-epoch"),
+    ),
+    Mutant(
         "a TSC catches up to the masterclock's snapshot, whatever the policy",
         "masterclock",
         'now_alone = self.policy.catches_up_to == "now"',

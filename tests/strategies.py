@@ -119,7 +119,13 @@ def _events(draw: st.DrawFn) -> Event:
 
 
 events = _events()
-traces = st.builds(Trace, labels, labels, st.lists(events, max_size=6).map(tuple))
+traces = st.builds(
+    Trace,
+    labels,
+    labels,
+    st.lists(events, max_size=6).map(tuple),
+    created=st.one_of(st.none(), brackets),
+)
 
 intervals = st.builds(
     lambda low, width: Interval(low, low + width), st.integers(-(2**64), 2**64), st.integers(0, 2**62)

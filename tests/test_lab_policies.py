@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness.judging.session import settle
-from kvmharness.judging.verdict import Expectation, Verdict
+from kvmharness.judging.session import judged, settle
+from kvmharness.judging.verdict import MAINLINE, Expectation, Verdict
 from kvmharness.lab import build, patches, play
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.catalogue import AMD, AMD_SMP
@@ -68,16 +68,29 @@ def test_a_rule_that_goes_on_top_of_the_merged_one_is_identified_there_too(
 
 @pytest.mark.lab
 @pytest.mark.full
-def test_a_masterclock_that_comes_with_a_vcpus_creation_is_identified_by_its_key(
-    kernel: Callable[[str], Kernel],
+@pytest.mark.parametrize(
+    ("name", "policy", "key"),
+    [
+        ("masterclock-from-creation", "clock-series-2026-flags", 'flags_from = "creation"'),
+        ("first-generation-from-vm", "clock-series-2026-epoch", 'epoch = "vm"'),
+    ],
+)
+def test_a_rule_of_the_clock_series_is_identified_by_its_key(
+    kernel: Callable[[str], Kernel], name: str, policy: str, key: str
 ) -> None:
     kernel("debian:6.12")
-    read = patches.read((PATCHES / "masterclock-from-creation.patch").read_bytes())
-    built = build.build("debian:6.12", patches.choose(read), "test-flags").kernel
-    stated = from_tables(tomllib.loads((DOCS / "clock-series.toml").read_text()), POLICIES)
-    flags = stated["clock-series-2026-flags"]
-    expectation = Expectation(flags, policies={**POLICIES, flags.name: flags})
-    outcome = settle(list(SCENARIOS.values()), lambda each: play.play(built, AMD, each), expectation)
+    read = patches.read((PATCHES / f"{name}.patch").read_bytes())
+    built = build.build("debian:6.12", patches.choose(read), "test-series-key").kernel
+    stated = from_tables(tomllib.loads((DOCS / "clock-series.toml").read_text()), POLICIES)[policy]
+    expectation = Expectation(stated, policies={**POLICIES, policy: stated})
+    scenarios = list(SCENARIOS.values())
+    outcome = settle(scenarios, lambda each: play.play(built, AMD, each), expectation)
     assert outcome.identity is not None
-    assert outcome.identity.behaves_as == (flags.name,)
+    assert outcome.identity.behaves_as == (policy,)
     assert not [each for each in outcome.results if each.verdict is Verdict.FAIL]
+    # Who knows nothing of it is told what is other than in the merged rule.
+    merged = judged(outcome.attempts, scenarios, MAINLINE, confirm=False)
+    assert [each for each in merged.results if each.verdict is Verdict.FAIL]
+    assert merged.identity is not None
+    assert merged.identity.behaves_as == ()
+    assert any(key in each for each in merged.identity.near)

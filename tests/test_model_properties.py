@@ -65,7 +65,7 @@ def test_it_is_possible_too_when_nothing_is_known_of_the_host(
 
 def worlds(trace: Trace, policy: Policy) -> int:
     """In how many ways a trace may have come about."""
-    replay = Replay(rules_of(policy, HOST))
+    replay = Replay(rules_of(policy, HOST), trace.created)
     for step, event in enumerate(trace.events, 1):
         replay.play(step, event)
     return len(replay.worlds)

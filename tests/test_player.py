@@ -238,7 +238,7 @@ def played_together(
         (str(number), [script.to_json(operation) for operation in each])
         for number, each in enumerate(scripts)
     ]
-    steps = dict(player.Player(system).play_together(data, order.append))
+    steps = {name: each for name, _, each in player.Player(system).play_together(data, order.append)}
     return [from_played(name, "release", steps[name]).events for name, _ in data], order
 
 
@@ -299,7 +299,8 @@ def test_scripts_that_nobody_waits_for_any_more_leave_nothing_open(
     before = os.listdir("/proc/self/fd")
     wait = [script.to_json(CreateVcpu(vcpu=0)), script.to_json(Sleep(ns=3600 * 10**9))]
     playing = player.Player(system).play_together([("long", wait), ("none", [])])
-    assert next(playing) == ("none", [])
+    name, _, steps = next(playing)
+    assert (name, steps) == ("none", [])
     playing.close()
     assert os.listdir("/proc/self/fd") == before
     assert os.sched_getaffinity(0) == affinity

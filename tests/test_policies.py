@@ -70,7 +70,7 @@ def test_a_policy_can_be_stated_that_nobody_has_proposed() -> None:
 
 def test_the_page_of_the_clock_series_states_policies_that_a_scenario_distinguishes_from_6_7() -> None:
     found = stated((Path(__file__).parents[1] / "docs" / "clock-series.toml").read_text())
-    assert len(found) == 4
+    assert len(found) == 5
     for policy in found.values():
         assert policy.summary.endswith(".")
         assert distinguishing(POLICIES[EXPECTED], policy, PLAYS), policy.name

@@ -87,7 +87,7 @@ def shared_by(trace: Trace, policies: Iterable[Policy], host: Host) -> tuple[str
 
 def state_before(trace: Trace, step: int, policy: Policy, host: Host) -> tuple[str, ...]:
     """How the model stood before a step (from 1), in lines; none where it does not say."""
-    replay = Replay(rules_of(policy, host))
+    replay = Replay(rules_of(policy, host), trace.created)
     try:
         for number, event in enumerate(trace.events[: step - 1], 1):
             replay.play(number, event)

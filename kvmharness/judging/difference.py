@@ -215,7 +215,8 @@ def _compared(first: Trace, second: Trace, *, stable: bool) -> Difference | bool
     """The first difference; else whether the two could be compared to their end."""
     if not all(any(event.debugfs for event in each.events) for each in (first, second)):
         first, second = _without_debugfs(first), _without_debugfs(second)
-    one, other = Reading(stable), Reading(stable)
+    both_say = first.created and second.created
+    one, other = (Reading(stable, each.created if both_say else None) for each in (first, second))
     excuses = first.excuses | second.excuses
     for number, (mine, others) in enumerate(zip(first.events, second.events, strict=False), 1):
         if mine.operation != others.operation or {mine.error, others.error} & excuses:

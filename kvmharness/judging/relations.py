@@ -13,7 +13,7 @@ from kvmharness.judging.pace import Written
 from kvmharness.model.arithmetic import duration, tolerated
 from kvmharness.model.interval import Interval, signed
 from kvmharness.script import PVCLOCK_GUEST_STOPPED, PVCLOCK_TSC_STABLE_BIT, TSC_STABLE
-from kvmharness.trace import Event
+from kvmharness.trace import Bracket, Event
 
 # A page's rate is that of a scaled TSC, which KVM knows to the kHz (kvm_guest_time_update, hw_tsc_khz).
 _RATE_KHZ = 1.5
@@ -94,8 +94,10 @@ Relations = dict[tuple[str, object], Relation]
 class Reading:
     """One trace, read from its beginning: what is known of each vCPU and of the clock so far."""
 
-    def __init__(self, stable: bool) -> None:
+    def __init__(self, stable: bool, created: Bracket | None = None) -> None:
         self._stable = stable
+        self._vm = created and _zero_within(created)  # the offset of a TSC that was 0 at the VM's creation
+        self._born: dict[int, Interval] = {}  # of one that was 0 at its vCPU's, as long as nobody wrote it
         self._offsets: dict[int, Interval] = {}  # what each vCPU's offset was known to be last
         self._before: dict[int, Interval] = {}  # and before it was last written
         self._unseen: dict[int, int] = {}  # how many writes ago that was
@@ -134,8 +136,11 @@ class Reading:
         writes = operation.sets_tsc and not event.error
         for place, number in enumerate(operation.vcpu_numbers):
             had = self._offsets.get(number) or _had_before(event)
+            if operation.creates_vcpu and not event.error:
+                self._born[number] = _zero_within(event.bracket)
             asked = self._asked(event, number, had) if writes else None
             if writes:
+                self._born.pop(number, None)
                 self._written.pop(number, None)
                 self._unseen[number] = 1 if number in self._offsets else self._unseen.get(number, 0) + 1
                 if number in self._offsets:
@@ -143,6 +148,8 @@ class Reading:
             if asked:
                 self._written[number] = asked
             seen = self._seen(event, place, number)
+            if seen is not None and number in self._born:
+                yield "creation", self._since(number, seen, self._born.pop(number))
             if seen is not None and number not in self._other_rate:
                 # Without debugfs only a later reading shows a write, and of several the last.
                 unseen = self._unseen.get(number, 0)
@@ -154,6 +161,13 @@ class Reading:
             elif writes:
                 self._offsets.pop(number, None)
             self._follow_adjust(event, number, had, seen or asked)
+
+    def _since(self, number: int, seen: Interval, born: Interval) -> Relation:
+        """From when on a vCPU counts whose TSC nobody wrote, with the offset that was first seen of it."""
+        known = {"counts from its creation": born, "counts from the VM's creation": self._vm}
+        known |= {f"has the offset of vCPU {other}": each for other, each in self._offsets.items()}
+        names = {name for name, each in known.items() if each and each.intersection(seen)}
+        return Relation(f"vCPU {number}", frozenset(names or {"counts from no creation"}))
 
     def _asked(self, event: Event, number: int, had: Interval | None) -> Interval | None:
         """The offset that a write asked for; what was read meanwhile is none of it.
@@ -349,6 +363,11 @@ class Reading:
         }
         names = frozenset(name for name, each in known.items() if each and abs(each - khz) <= _RATE_KHZ)
         return Relation(subject, names or frozenset({"has the TSC count at another rate"}))
+
+
+def _zero_within(bracket: Bracket) -> Interval:
+    """The offset of a TSC that was 0 at some moment of a bracket."""
+    return Interval(-bracket.tsc_after, -bracket.tsc_before)
 
 
 def _had_before(event: Event) -> Interval | None:

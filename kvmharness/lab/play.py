@@ -246,13 +246,15 @@ def _played_last(job: Job, scenarios: Sequence[Scenario], boot: Boot) -> str:
     return ""
 
 
-def _trace(job: Job, name: object, release: object, steps: Any, facts: Any) -> Trace:
-    """A trace from what the machine says of its steps and of itself, and what they were asked to be."""
+def _trace(job: Job, *told: Any) -> Trace:
+    """A trace from what the machine says: a script's name, the kernel's release, when the VM was created, the
+    script's steps, and facts of the machine. It leaves out what the steps were asked to be."""
+    name, release, created, steps, facts = told
     if type(name) is not str or type(release) is not str or type(steps) is not list:
         raise ValueError("expected a name, a release and steps")
     script = job.scripts[name][: len(steps)]
     played = [{**step, "op": op} for op, step in zip(script, steps, strict=True)]
-    return trace.from_played(name, release, played, host=facts)
+    return trace.from_played(name, release, played, host=facts, created=created)
 
 
 def _complaint(boot: Boot, fault: console.Remark | None) -> str:

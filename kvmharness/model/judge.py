@@ -63,7 +63,7 @@ class Judgement:
 
 def judge(trace: Trace, policy: Policy, host: Host = UNKNOWN_HOST) -> Judgement:
     """Whether a kernel with `policy` on `host` can have left `trace`."""
-    replay = Replay(rules_of(policy, host))
+    replay = Replay(rules_of(policy, host), trace.created)
     for step, event in enumerate(trace.events, 1):
         try:
             check(event, trace)
@@ -94,8 +94,8 @@ class Replay:
     others may still explain the trace; but while there is a lost one it is not impossible.
     """
 
-    def __init__(self, rules: Rules) -> None:
-        self.worlds = [rules.new_vm()]
+    def __init__(self, rules: Rules, created: Bracket | None = None) -> None:
+        self.worlds = [rules.new_vm(created and _moment(created))]
         self.lost: tuple[int, str] | None = None
         self._rules = rules
         self._clocks = HostClocks(rules.host)
@@ -178,13 +178,17 @@ def check(event: Event, trace: Trace) -> None:
 
 def action_of(event: Event) -> Action:
     """An event as the rules see it."""
-    bracket = event.bracket
-    moment = Moment(
-        Interval(bracket.tsc_before, bracket.tsc_after), Interval(bracket.ns_before, bracket.ns_after)
-    )
+    moment = _moment(event.bracket)
     operation, values = event.operation, event.values
     written, samples = operation.written(values, event.error), len(operation.samples(values))
     return Action(operation, moment, written, samples, bool(event.error))
+
+
+def _moment(bracket: Bracket) -> Moment:
+    """When something happened that a bracket holds."""
+    return Moment(
+        Interval(bracket.tsc_before, bracket.tsc_after), Interval(bracket.ns_before, bracket.ns_after)
+    )
 
 
 def _agrees(outcome: Outcome, event: Event, moment: Moment) -> bool:

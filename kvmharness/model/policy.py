@@ -48,6 +48,10 @@ FLAGS_FROM = {
     "run": "when a vCPU next enters its guest, and KVM_GET_CLOCK says so from then on",
     "creation": "when a vCPU is created, too, unless it is there already",
 }
+EPOCH = {
+    "first-vcpu": "with the first vCPU, whose TSC then is 0",
+    "vm": "with the VM, when its TSC is 0; the first vCPU joins it",
+}
 RENEWS_MASTERCLOCK = {
     "either": "one of the next two, of which kernels have one or the other",
     "write": "every write while there is one, or while there could be",
@@ -77,6 +81,7 @@ class Policy:
     khz_write      what KVM_SET_TSC_KHZ of a vCPU, and its creation, write beside the rate (KHZ_WRITE)
     stable_by      how long there is a masterclock (STABLE_BY)
     flags_from     when the masterclock first comes (FLAGS_FROM)
+    epoch          with what the first generation begins (EPOCH)
     renews_masterclock  what has the masterclock looked at again, once it is there (RENEWS_MASTERCLOCK)
     catches_up_to  how far a TSC is advanced that hardware does not scale (CATCHES_UP_TO)
     reloads        when a vCPU load sets the offset again from last_guest_tsc (RELOADS)
@@ -95,6 +100,7 @@ class Policy:
     khz_write: str = "silent"
     stable_by: str = "offsets"
     flags_from: str = "run"
+    epoch: str = "first-vcpu"
     renews_masterclock: str = "either"
     catches_up_to: str = "snapshot"
     reloads: str = "unstable"
@@ -146,6 +152,7 @@ _CHOICES = {
     "khz_write": KHZ_WRITE,
     "stable_by": STABLE_BY,
     "flags_from": FLAGS_FROM,
+    "epoch": EPOCH,
     "renews_masterclock": RENEWS_MASTERCLOCK,
     "catches_up_to": CATCHES_UP_TO,
     "reloads": RELOADS,

@@ -16,13 +16,16 @@ from kvmharness.model.state import ZERO, Moment, Story, Vcpu, World
 
 _JOINED = "it gets the offset of the current generation"
 _FIRST = "it counts from its creation and begins a generation"
+_JOINED_VM = "it counts from the VM's creation, with which the first generation began"
+# What last_host_rate_at is where last_tsc_khz is the rate of the VM's creation, and only a guess.
+_OF_VM = -1
 
 
 class Rules(Masterclock):
     """The rules of a kernel with `policy` on `host`."""
 
-    def new_vm(self) -> World:
-        """kvm_arch_init_vm()"""
+    def new_vm(self, created: Moment | None = None) -> World:
+        """kvm_arch_init_vm(), within `created` if that is known."""
         host = self.host
         world = World(
             host_khz=host.khz,
@@ -34,9 +37,10 @@ class Rules(Masterclock):
             knows_realtime=host.knows_realtime,
             has_scale=host.has_scale,
             has_clock_guest=host.has_clock_guest,
+            created=created,
         )
         world.clock_khz = self.clock_rates[0] if len(self.clock_rates) == 1 else None
-        # It counts from the creation of the VM, of which a trace says nothing.
+        # It counts from the creation of the VM, by a clock that need not have gone on as the raw one did.
         world.kvmclock_offset = world.unknown(None)
         return world
 
@@ -53,6 +57,7 @@ class Rules(Masterclock):
 
     def create_vcpu(self, world: World, number: int, moment: Moment) -> list[World]:
         """kvm_arch_vcpu_create() and kvm_arch_vcpu_postcreate(): a TSC of 0, written by the kernel."""
+        is_first = not world.vcpus
         vcpu = world.vcpus[number] = Vcpu(cpu=world.cpu)
         # The first load comes from no CPU at all, which counts as another one.
         vcpu.tsc_catchup = self.policy.honours_writes and (
@@ -64,6 +69,8 @@ class Rules(Masterclock):
         if self.policy.honours_writes:
             # Until set_tsc_khz() sets one, which it does only for a rate that it need not catch up with.
             vcpu.ratio = 0
+            if is_first and self.policy.epoch == "vm":
+                self._begin_with_vm(world, khz, moment)
         made = []
         for each, _ in self.change_tsc_khz(world, number, khz, moment, created=True):
             if not self.policy.honours_writes:
@@ -80,6 +87,24 @@ class Rules(Masterclock):
             for each in made:
                 self.start_masterclock(each, moment)
         return made
+
+    def _begin_with_vm(self, world: World, khz: int, moment: Moment) -> None:
+        """The first generation, which began with the VM at a TSC of 0 (`khz` is the VM's rate of now).
+
+        Nobody is in it yet: its first vCPU is none of those that are matched with it.
+        """
+        since_boot = Moment(Interval(0, moment.tsc.high), Interval(0, moment.ns.high))
+        tsc, ns = world.created or since_boot
+        world.last_tsc_write = world.cur_tsc_write = ZERO
+        world.last_tsc_nsec = world.cur_tsc_nsec = ns
+        world.last_tsc_offset = world.cur_tsc_offset = world.unknown(Interval(-tsc.high, -tsc.low))
+        world.nr_vcpus_matched_tsc = -1
+        host = self.host
+        world.last_tsc_khz, world.last_host_rate_at = khz, 0
+        if not world.default_is_first and host.khz_exact:
+            world.last_tsc_khz = host.kvm_khz or host.khz or 0
+        elif not world.default_is_first:
+            world.last_tsc_khz, world.last_host_rate_at = world.host_khz or khz, _OF_VM
 
     def _by_each_rate(self, worlds: list[World]) -> list[World]:
         """The same, for each rate that clocks may count by."""
@@ -161,11 +186,8 @@ class Rules(Masterclock):
         if same_rate is None and len(decisions) == 1:
             decisions = [(False, "its kHz may differ from the last writer's"), *decisions]
         elif same_rate is False:
-            story = (
-                f"its kHz differs from the last writer's {world.last_tsc_khz}"
-                if world.last_tsc_khz
-                else _FIRST
-            )
+            whose = "that of the VM's creation," if world.nr_vcpus_matched_tsc < 0 else "the last writer's"
+            story = f"its kHz differs from {whose} {world.last_tsc_khz}" if world.last_tsc_khz else _FIRST
             decisions = [(False, story)]
         worlds = [world, *(world.fork() for _ in decisions[1:])]
         for each, (synchronizing, story) in zip(worlds, decisions, strict=True):
@@ -179,7 +201,7 @@ class Rules(Masterclock):
         """Whether a write is a request to synchronize, and why: one answer, or both."""
         policy = self.policy
         if not user:
-            return [(True, _JOINED)]
+            return [(True, _JOINED if world.nr_vcpus_matched_tsc >= 0 else _JOINED_VM)]
         if data == ZERO and policy.user_zero == "snaps":
             return [(True, f"a write of 0 snaps: {_JOINED}")]
         unmet = self._unmet(world, vcpu)

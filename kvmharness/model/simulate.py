@@ -99,7 +99,7 @@ def simulate(
             break
         events.append(event)
         watch(Step(event, stage.world))
-    return trace_of(scenario, events, host)
+    return trace_of(scenario, events, host, stage.created)
 
 
 def simulation(policy: Policy, host: Host, choose: Callable[[int], int]) -> "Simulation":
@@ -107,10 +107,10 @@ def simulation(policy: Policy, host: Host, choose: Callable[[int], int]) -> "Sim
     return Simulation(simulated_rules(policy, host), choose)
 
 
-def trace_of(scenario: str, events: Iterable[Event], host: Host) -> Trace:
-    """What was played on a player as a trace."""
+def trace_of(scenario: str, events: Iterable[Event], host: Host, created: Bracket) -> Trace:
+    """What was played on a player, whose VM was created within `created`, as a trace."""
     known = {} if host.tolerance_ppm is None else {TOLERANCE: str(host.tolerance_ppm)}
-    return Trace(scenario, _RELEASE, tuple(events), host=known)
+    return Trace(scenario, _RELEASE, tuple(events), host=known, created=created)
 
 
 class SimulatedRules(Rules):
@@ -139,11 +139,16 @@ class Simulation:
         assert rules.host.khz is not None
         self.rules = rules
         self.choose = choose
-        self.world = rules.new_vm()
         self.host_khz = rules.host.khz
         self.tsc = _BOOTED_NS * self.host_khz // 1_000_000
+        end = self.tsc - USUAL.pause
+        event_tsc = end - USUAL.after - USUAL.between
+        begin = event_tsc - USUAL.before
+        self.created = Bracket(begin, self._ns(begin), self._ns(end), end)
+        ns = self._ns(event_tsc)
+        self.world = rules.new_vm(Moment(Interval(event_tsc, event_tsc), Interval(ns, ns)))
         # The VM's clock counts from its creation.
-        self.world.kvmclock_offset = Quantity(-self._ns(self.tsc))
+        self.world.kvmclock_offset = Quantity(-ns)
         self.here = 0
         self.read: dict[str, tuple[int, ...]] = {}
         self.khz: dict[int, int] = {}

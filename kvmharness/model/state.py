@@ -166,6 +166,7 @@ class World:
 
     host_khz ... has_clock_guest  what is known of the machine, see Host
     refuses_vm_khz   whether KVM_SET_TSC_KHZ of the VM is refused after the first vCPU; None: not seen
+    created          when the VM was created; None: not known
     master           the masterclock's snapshot (master_cycle_now, master_kernel_ns): when it was taken at the
                      earliest and at the latest
     clock_khz        the rate that KVM takes the host's TSC for where it reckons with clocks; None: not known
@@ -174,6 +175,7 @@ class World:
     memory           what a rule as code remembers (written_rule)
     pages_known      False once something was written to where a vCPU's kvmclock page may be
     cpu              where the thread is that makes the ioctls
+    default_is_first whether default_tsc_khz is still that of the VM's creation
     default_was_set  whether userspace chose default_tsc_khz
     default_is_off   whether default_tsc_khz is not tolerated though userspace did not choose it, as KVM was
                      loaded before the kernel had corrected tsc_khz; None: no vCPU has shown it yet
@@ -194,7 +196,9 @@ class World:
     pages_known: bool = True
     cpu: int = HOME
 
+    created: Moment | None = None
     default_tsc_khz: int | None = None
+    default_is_first: bool = True
     default_was_set: bool = False
     default_is_off: bool | None = None
     last_tsc_nsec: Interval = ZERO

@@ -204,6 +204,7 @@ def set_vm_tsc_khz(rules: Rules, world: World, action: Action) -> list[Outcome]:
     # 0 stands for the host's own rate (kvm_arch_vm_ioctl): the next vCPU tells what that is.
     world.default_tsc_khz = action.written[0] or (world.host_khz if rules.host.khz_exact else None)
     world.default_was_set, world.default_is_off = bool(action.written[0]), None
+    world.default_is_first = False
     if world.vcpus:
         world.refuses_vm_khz = False
         if not too_fast:  # else it may be refused for that

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     Script = list[dict[str, Any]]
     Steps = list[dict[str, Any]]
+    # When a VM was created: {"tsc": [before, after], "ns": [before, after]}
+    Created = dict[str, list[int]]
 
 # How many VMs are played with at a time, and how many given back: each may have sixteen vCPUs, and a process
 # 1024 files.
@@ -41,13 +43,14 @@ class Player:
 
     def play(self, script: Script) -> Steps:
         """Play a script's operations; the steps of a trace. KvmError when not even a VM can be created."""
-        ((_, steps),) = self.play_together([("", script)])
+        ((_, _, steps),) = self.play_together([("", script)])
         return steps
 
     def play_together(
         self, scripts: Iterable[tuple[str, Script]], announce: Callable[[str], None] = lambda name: None
-    ) -> Generator[tuple[str, Steps], None, None]:
-        """Play scripts that wait together, in this thread: names and steps, each as its script ends.
+    ) -> Generator[tuple[str, Created, Steps], None, None]:
+        """Play scripts that wait together, in this thread: the name, the bracket of KVM_CREATE_VM and the
+        steps of each as it ends.
 
         While one waits the others go on: first the one that has been due longest, then the next that has
         not begun. One that is busy has others wake up late, which their brackets show. `announce` gets
@@ -78,7 +81,7 @@ class Player:
                     if len(closing) == MOST_VMS:
                         check([closing.pop(0).wait()])
                     closing.append(in_background(stage.close, affinity))
-                    yield stage.name, stage.steps
+                    yield stage.name, stage.created, stage.steps
         finally:
             for stage in stages:
                 stage.close()

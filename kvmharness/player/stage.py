@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 class Stage:
     """The VM of one script, and how far that has come.
 
-    `cpus` are those the thread may move to, the one it is on first. `cpu` is where the script was last:
+    `cpus` are those the thread may move to, the one it is on first. `created` are the host's clocks around
+    KVM_CREATE_VM, as a step of a trace has them. `cpu` is where the script was last:
     go_on() is to be called from there. `due_ns` is when the wait it is in is over (CLOCK_MONOTONIC).
     """
 
@@ -54,7 +55,11 @@ class Stage:
         self._khz_created: dict[int, int] = {}
         self._read: dict[str, list[int]] = {}
         self._exits: dict[int, list[str | int]] = {}  # of this step, by vCPU
+        bracket = BracketBuffer()
+        system.use_brackets(bracket)
         self._vm = system.create_vm()
+        tsc_before, ns_before, ns_after, tsc_after = bracket.read()
+        self.created = {"tsc": [tsc_before, tsc_after], "ns": [ns_before, ns_after]}
         self._debugfs = Debugfs(self._vm.fileno())
         try:
             self._memory = self._vm.add_memory(MEMORY_SIZE)

@@ -158,7 +158,7 @@ class _Scenario:
     def _outcome(self, plays: _Plays) -> Outcome:
         for play in plays:
             if play.digest not in self._states:
-                trace = trace_of(self._scenario.name, play.events, self._scenario.host)
+                trace = trace_of(self._scenario.name, play.events, self._scenario.host, play.player.created)
                 self._states[play.digest] = contract_status(self._scenario, trace)
         digests = sorted({play.digest for play in plays})
         if any(play.lost for play in plays):

@@ -38,10 +38,10 @@ def main(job_path: str = protocol.JOB_PATH, result_path: str = "/dev/ttyS1") -> 
         # With the first frame alone: a serial port is slow.
         facts = host_state.described(host_reader.read())
         for scripts in rounds:
-            for name, steps in player.play_together(scripts, _announce):
+            for name, created, steps in player.play_together(scripts, _announce):
                 for step in steps:
                     del step["op"]  # the host knows what it asked for
-                content = [name, release, steps, facts]
+                content = [name, release, created, steps, facts]
                 facts = {}
                 _write(result.fileno(), protocol.encode(number, content))
         _write(result.fileno(), protocol.encode(number, protocol.END))
