@@ -179,7 +179,7 @@ def kvm_kernel(request: pytest.FixtureRequest) -> Kernel:
     """
     from kvmharness import LabError, run_in_lab  # noqa: PLC0415
     from kvmharness.lab import kernels  # noqa: PLC0415
-    from kvmharness.lab.kernels.apt import NoAnswerError  # noqa: PLC0415
+    from kvmharness.lab.kernels.packages import NoAnswerError  # noqa: PLC0415
     from kvmharness.lab.machines.catalogue import MACHINES  # noqa: PLC0415
     from kvmharness.lab.machines.machine import check_emulator  # noqa: PLC0415
 

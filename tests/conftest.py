@@ -17,7 +17,7 @@ from kvmharness.judging.session import SessionResult, settle
 from kvmharness.kvm import KvmUnavailableError, System, Vm
 from kvmharness.lab import kernels, play, runs
 from kvmharness.lab.build.incremental_tree import Tree
-from kvmharness.lab.kernels import Kernel
+from kvmharness.lab.kernels import Kernel, mirror
 from kvmharness.lab.machines.catalogue import AMD
 from kvmharness.scenarios import SCENARIOS
 from tests.made_up import on_host, session
@@ -84,7 +84,7 @@ def made_up_host(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 @pytest.fixture(scope="session")
 def kernel() -> Callable[[str], Kernel]:
     """Finds a kernel for the lab, by its name."""
-    for program in (AMD.emulator.program, "apt-get", "dpkg-deb", "cc"):
+    for program in (AMD.emulator.program, "cc", "tar", "gpgv" if mirror.is_used() else "apt-get"):
         if shutil.which(program) is None:
             message = f"missing capability lab: there is no {program}"
             if os.environ.get("CI"):

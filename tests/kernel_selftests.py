@@ -7,7 +7,8 @@ from pathlib import Path
 
 from kvmharness.lab import cache
 from kvmharness.lab.errors import LabError
-from kvmharness.lab.kernels import apt
+from kvmharness.lab.kernels import archive, packages
+from kvmharness.lab.kernels.packages import KernelPackage
 
 # What a selftest is built from, out of the whole source.
 _PARTS = (
@@ -28,7 +29,7 @@ _KUNIT = ("tools/testing/kunit/kunit_parser.py", "tools/testing/kunit/kunit_prin
 
 def ktap_parser(prefix: str) -> Path:
     """The folder with the kernel's own parser of KTAP (kunit_parser.py); it is kept in the cache."""
-    package = apt.matching(prefix, apt.offered())
+    package = packages.matching(prefix, archive.offered())
     if package is None:
         raise LabError(f"the mirror has no kernel {prefix}")
     place = cache.root() / "selftests" / f"kunit-{prefix}_{package.version}"
@@ -39,15 +40,15 @@ def ktap_parser(prefix: str) -> Path:
 
 def tree(prefix: str) -> Path:
     """The folder of a kernel's source that holds its selftests; it is kept in the cache."""
-    package = apt.matching(prefix, apt.offered())
+    package = packages.matching(prefix, archive.offered())
     if package is None:
         raise LabError(f"the mirror has no kernel {prefix}")
     place = cache.root() / "selftests" / f"{prefix}_{package.version}"
     return cache.published(place, lambda folder: _unpack(package, f"linux-source-{prefix}", folder))
 
 
-def _unpack(package: apt.KernelPackage, source: str, folder: Path, parts: tuple[str, ...] = _PARTS) -> None:
-    (deb,) = apt.fetched(package.suite, {source: package.version}, folder)
+def _unpack(package: KernelPackage, source: str, folder: Path, parts: tuple[str, ...] = _PARTS) -> None:
+    (deb,) = archive.fetched(package.suite, {source: package.version}, folder)
     outer = ["dpkg-deb", "--fsys-tarfile", str(deb)]
     inner = ["tar", "--extract", "--to-stdout", "--wildcards", f"*/{source}.tar.xz"]
     members = [f"{source}/{part}" for part in parts]

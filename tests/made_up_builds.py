@@ -9,7 +9,7 @@ import pytest
 from kvmharness.lab import cache, kernels
 from kvmharness.lab.build.incremental_tree import Tree
 from kvmharness.lab.kernels import locate, stored
-from kvmharness.lab.kernels.apt import KernelPackage
+from kvmharness.lab.kernels.packages import KernelPackage
 from tests.made_up_kernels import RELEASE, module, put, put_tree
 from tests.made_up_mails import SOURCE, SOURCE_PATH
 

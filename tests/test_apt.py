@@ -10,7 +10,8 @@ from debian.deb822 import Packages
 
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import apt
-from kvmharness.lab.kernels.apt import KernelPackage, State
+from kvmharness.lab.kernels.apt import State
+from kvmharness.lab.kernels.packages import KernelPackage, NoAnswerError, kernels_in
 from tests.made_up_kernels import put
 
 INDEX = """\
@@ -60,7 +61,7 @@ def test_apt_works_in_its_own_folder_and_not_in_the_users(
 
 
 def test_a_kernel_is_offered_with_its_parts_and_not_without_one_of_them() -> None:
-    found = apt._kernels(list(Packages.iter_paragraphs(INDEX, use_apt_pkg=False)), "sid")
+    found = kernels_in(list(Packages.iter_paragraphs(INDEX, use_apt_pkg=False)), "sid")
     assert found == [
         KernelPackage(
             "linux-image-6.12.9+deb12-cloud-amd64", "6.12.9-1", "6.12.9+deb12-cloud-amd64", suite="sid"
@@ -87,7 +88,7 @@ def test_a_kernel_is_offered_with_its_parts_and_not_without_one_of_them() -> Non
         (
             "E: Failed to fetch http://mirror/InRelease  Temporary failure resolving 'mirror'",
             "apt-get update: Failed to fetch http://mirror/InRelease",
-            apt.NoAnswerError,
+            NoAnswerError,
         ),
         ("E: Failed to fetch http://mirror/Packages  404  Not Found", "404 ", LabError),
         ("", "apt-get update: failed without a word", LabError),

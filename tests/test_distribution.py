@@ -16,19 +16,22 @@ from kvmharness.lab.machines.catalogue import AMD, INTEL
 from tests.made_up_distribution import on_distribution
 from tests.made_up_kernels import put
 
-WANTED = ("qemu-system-x86", "libc6-dev", "xz-utils")
+WANTED = ("qemu-system-x86", "libc6-dev", "util-linux")
 
 
 @pytest.mark.parametrize(
     ("release", "command"),
     [
-        (["debian"], "apt-get install qemu-system-x86 libc6-dev xz-utils"),
-        (["linuxmint", "ubuntu", "debian"], "apt-get install qemu-system-x86 libc6-dev xz-utils"),
-        (["fedora"], "dnf install qemu-system-x86 glibc-devel glibc-static xz"),
-        (["rocky", "rhel", "centos", "fedora"], "dnf install qemu-kvm glibc-devel glibc-static xz"),
-        (["arch"], "pacman -S --needed qemu-system-x86 glibc xz"),
-        (["opensuse-leap", "suse", "opensuse"], "zypper install qemu-x86 glibc-devel glibc-devel-static xz"),
-        (["plan9"], "install what Debian calls qemu-system-x86 libc6-dev xz-utils"),
+        (["debian"], "apt-get install qemu-system-x86 libc6-dev util-linux"),
+        (["linuxmint", "ubuntu", "debian"], "apt-get install qemu-system-x86 libc6-dev util-linux"),
+        (["fedora"], "dnf install qemu-system-x86 glibc-devel glibc-static util-linux"),
+        (["rocky", "rhel", "centos", "fedora"], "dnf install qemu-kvm glibc-devel glibc-static util-linux"),
+        (["arch"], "pacman -S --needed qemu-system-x86 glibc util-linux"),
+        (
+            ["opensuse-leap", "suse", "opensuse"],
+            "zypper install qemu-x86 glibc-devel glibc-devel-static util-linux",
+        ),
+        (["plan9"], "install what Debian calls qemu-system-x86 libc6-dev util-linux"),
     ],
 )
 def test_each_distribution_has_its_own_command_and_names(

@@ -16,8 +16,9 @@ import pytest
 from kvmharness.cli.main import main
 from kvmharness.lab import cache, kernels
 from kvmharness.lab.errors import LabError
-from kvmharness.lab.kernels import apt, names, stored, suites
-from kvmharness.lab.kernels.apt import KernelPackage, State
+from kvmharness.lab.kernels import archive, names, stored, suites
+from kvmharness.lab.kernels.apt import State
+from kvmharness.lab.kernels.packages import KernelPackage
 from tests.made_up_kernels import RELEASE, put, put_tree
 
 PACKAGE = KernelPackage("linux-image-6.1.0-9-cloud-amd64", "6.1.27-1", "6.1.0-9-cloud-amd64", usual=True)
@@ -133,7 +134,7 @@ def test_a_kernel_kept_in_another_format_is_unpacked_again(
             json.dumps({"format": stored.FORMAT, "release": "r", "load_order": {}, "sizes": {}})
         )
 
-    monkeypatch.setattr(apt, "offered", lambda refresh=False: [PACKAGE])
+    monkeypatch.setattr(archive, "offered", lambda refresh=False: [PACKAGE])
     monkeypatch.setattr(names, "_build", build)
     place = kernels.find("debian:6.1").folder
     kernels.find("debian:6.1")
@@ -213,7 +214,7 @@ def test_the_list_of_kernels_says_where_each_is_to_be_had(
     put_kept(PACKAGE)
     of_sid = KernelPackage("linux-image-7.2-cloud-amd64", "7.2-1", "7.2-cloud-amd64")
     put(State("sid").root / "kernels.json", json.dumps([asdict(of_sid)]))
-    monkeypatch.setattr(apt, "offered", lambda refresh=False: [PACKAGE])
+    monkeypatch.setattr(archive, "offered", lambda refresh=False: [PACKAGE])
     assert main(["list", "kernels"]) == 0
     listed = capsys.readouterr().out
     rows = [line.split(maxsplit=2) for line in listed.splitlines()]

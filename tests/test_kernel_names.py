@@ -9,8 +9,8 @@ import pytest
 from kvmharness.cli.main import main
 from kvmharness.lab import kernels
 from kvmharness.lab.errors import LabError
-from kvmharness.lab.kernels import apt, names, suites
-from kvmharness.lab.kernels.apt import KernelPackage
+from kvmharness.lab.kernels import archive, names, packages, suites
+from kvmharness.lab.kernels.packages import KernelPackage
 from tests.made_up_kernels import put
 
 # Versions and suites
@@ -27,7 +27,7 @@ Mirror = dict[str, list[KernelPackage]]
 def mirror(monkeypatch: pytest.MonkeyPatch) -> Mirror:
     """A mirror of this test's own: what the machine's sources ("") and each suite offer, by its name."""
     there: Mirror = {"": PACKAGES}
-    monkeypatch.setattr(apt, "offered", lambda refresh=False: there[""])
+    monkeypatch.setattr(archive, "offered", lambda refresh=False: there[""])
     monkeypatch.setattr(suites, "offered", lambda suite, refresh=False: (there.get(suite, []), []))
     return there
 
@@ -46,7 +46,7 @@ def mirror(monkeypatch: pytest.MonkeyPatch) -> Mirror:
     ],
 )
 def test_a_version_means_the_newest_that_begins_with_its_parts(prefix: str, version: str | None) -> None:
-    found = apt.matching(prefix, PACKAGES)
+    found = packages.matching(prefix, PACKAGES)
     assert (found and found.version) == version
 
 

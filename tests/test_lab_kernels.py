@@ -8,7 +8,8 @@ import pytest
 
 from kvmharness.lab import cache, kernels, play
 from kvmharness.lab.errors import LabError
-from kvmharness.lab.kernels import Kernel, apt, debs, vmlinux
+from kvmharness.lab.kernels import Kernel, archive, debs, vmlinux
+from kvmharness.lab.kernels.packages import matching
 from kvmharness.lab.machines.catalogue import AMD
 from kvmharness.scenarios import SCENARIOS
 from tests.made_up_kernels import put
@@ -21,9 +22,9 @@ def packages(kernel: Find, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the .debs of debian:6.1, as apt fetched them."""
     folder = tmp_path_factory.mktemp("packages")
     try:
-        package = apt.matching("6.1", apt.offered())
+        package = matching("6.1", archive.offered())
         assert package is not None
-        apt.download(package, folder)
+        archive.download(package, folder)
     except (LabError, AssertionError) as error:
         pytest.skip(f"missing capability debian:6.1 on this machine's mirror: {error}")
     return folder

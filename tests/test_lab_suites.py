@@ -11,7 +11,7 @@ from kvmharness.judging.session import settle
 from kvmharness.judging.verdict import Expectation, Verdict
 from kvmharness.lab import kernels, play
 from kvmharness.lab.errors import LabError
-from kvmharness.lab.kernels import Kernel, apt, suites
+from kvmharness.lab.kernels import Kernel, archive, suites
 from kvmharness.lab.machines.catalogue import AMD, AMD_SMP, INTEL
 from kvmharness.lab.machines.machine import Machine, check_emulator
 from kvmharness.model.policies import POLICIES
@@ -27,7 +27,7 @@ Find = Callable[[str], Kernel]
 def mirror(kernel: Find) -> None:
     """A Debian mirror that answers."""
     try:
-        apt.offered()
+        archive.offered()
         suites._source("sid")
     except LabError as error:
         pytest.skip(f"missing capability Debian mirror: {error}")

@@ -10,7 +10,8 @@ from kvmharness.cli import options
 from kvmharness.cli.errors import NOTHING_FAILED, UsageError
 from kvmharness.lab import kernels
 from kvmharness.lab.errors import LabError
-from kvmharness.lab.kernels import apt, suites
+from kvmharness.lab.kernels import archive, suites
+from kvmharness.lab.kernels.packages import KernelPackage
 from kvmharness.lab.machines.catalogue import MACHINES
 from kvmharness.model.policies import POLICIES
 from kvmharness.printable import printable
@@ -80,7 +81,7 @@ def _list_kernels(offline: bool, all_suites: bool) -> int:
     trouble = None
     if not offline:
         try:
-            for package in apt.offered():
+            for package in archive.offered():
                 places[_debian(package)].append("this machine's sources")
                 releases[_debian(package)] = package.release
         except LabError as error:
@@ -99,11 +100,11 @@ def _list_kernels(offline: bool, all_suites: bool) -> int:
     return NOTHING_FAILED
 
 
-def _debian(package: apt.KernelPackage) -> str:
+def _debian(package: KernelPackage) -> str:
     return f"debian:{package.version}"
 
 
-def _of_suite(suite: str, ask: bool) -> list[apt.KernelPackage]:
+def _of_suite(suite: str, ask: bool) -> list[KernelPackage]:
     """What a suite offers, as far as it is known here, or after asking the mirror."""
     if not ask:
         return suites.remembered(suite)

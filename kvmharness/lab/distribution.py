@@ -28,7 +28,6 @@ _DNF = {
     "libssl-dev": "openssl-devel",
     "python3-dev": "python3-devel",
     "python3-venv": "python3-pip",
-    "xz-utils": "xz",
 }
 _NAMES = {
     "debian": {},
@@ -44,7 +43,6 @@ _NAMES = {
         "python3": "python",
         "python3-dev": "python",
         "python3-venv": "python",
-        "xz-utils": "xz",
     },
     "suse": {
         "bochs-sdl": "",
@@ -55,7 +53,6 @@ _NAMES = {
         "python3-dev": "python3-devel",
         "python3-venv": "python3-pip",
         "qemu-system-x86": "qemu-x86",
-        "xz-utils": "xz",
     },
 }
 _NAMES["opensuse"] = _NAMES["suse"]

@@ -7,21 +7,20 @@ CRCs of what it exports, and the sources of KVM; nothing else of the kernel's so
 
 import re
 import shutil
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
 from kvmharness.lab.build import make
 from kvmharness.lab.errors import LabError
-from kvmharness.lab.kernels import apt, debs
-from kvmharness.lab.kernels.apt import KernelPackage
+from kvmharness.lab.kernels import archive, debs
+from kvmharness.lab.kernels.packages import KernelPackage
 
 # KVM's own source, out of the whole kernel's: the rest is in the packages with the headers.
 _KVM = ("arch/x86/kvm", "virt")
 _BESIDE_HEADERS = re.compile(r"linux-(headers-\d\S*-common|kbuild-\d\S*)")
 _SERIES = re.compile(r"\d+\.\d+")
 # Debian's packages by the programs that unpack them.
-PROGRAMS = {"tar": "tar", "xz": "xz-utils", "dpkg-deb": "dpkg"}
+PROGRAMS = {"tar": "tar"}
 
 
 def of_debian(package: KernelPackage, folder: Path) -> None:
@@ -33,10 +32,10 @@ def of_debian(package: KernelPackage, folder: Path) -> None:
     headers = f"linux-headers-{package.release}"
     series = _SERIES.match(package.version)
     source = f"linux-source-{series[0] if series else package.version}"
-    beside = filter(_BESIDE_HEADERS.fullmatch, apt.needed_by(package.suite, headers, package.version))
+    beside = filter(_BESIDE_HEADERS.fullmatch, archive.needed_by(package.suite, headers, package.version))
     names = (headers, *beside, source)
     try:
-        fetched = apt.fetched(package.suite, dict.fromkeys(names, package.version), folder)
+        fetched = archive.fetched(package.suite, dict.fromkeys(names, package.version), folder)
     except LabError as error:
         raise LabError(f"{package.package}: cannot fetch what it was built from: {error}") from None
     unpacked = folder / "unpacked"
@@ -66,18 +65,6 @@ def _merge(folders: Iterable[Path], tree: Path) -> None:
 
 def _unpack_kvm(deb: Path, source: str, tree: Path) -> None:
     """KVM's source out of a package whose only content is an archive of the whole kernel's."""
-    members = [f"{source}/{part}" for part in _KVM]
-    packed = ("tar", "--extract", "--to-stdout", "--wildcards", f"*/{source}.tar.xz")
-    wanted = ("tar", "--extract", "--xz", "--strip-components=1", f"--directory={tree}", *members)
-    pipe = subprocess.PIPE
-    with (
-        subprocess.Popen(
-            ["dpkg-deb", "--fsys-tarfile", deb], stdout=pipe, stderr=subprocess.DEVNULL
-        ) as outer,
-        subprocess.Popen(packed, stdin=outer.stdout, stdout=pipe, stderr=subprocess.DEVNULL) as inner,
-        subprocess.Popen(wanted, stdin=inner.stdout, stderr=pipe, text=True) as last,
-    ):
-        _, complaint = last.communicate()
-    if last.returncode or not all((tree / part).is_dir() for part in _KVM):
-        reason = (complaint.splitlines() or ["KVM's source is not in it"])[0]
-        raise LabError(f"{deb.name} does not unpack: {reason}")
+    debs.unpack_archive(deb, source, [f"{source}/{part}" for part in _KVM], tree)
+    if not all((tree / part).is_dir() for part in _KVM):
+        raise LabError(f"{deb.name} does not unpack: KVM's source is not in it")

@@ -8,39 +8,34 @@ touched, and no root is needed. Sources, keys and proxies are the machine's.
 
 import errno
 import functools
-import json
 import os
 import re
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from debian.deb822 import Packages
-from debian.debian_support import Version
 
-from kvmharness.files import write_whole
 from kvmharness.lab import cache
 from kvmharness.lab.errors import LabError
+from kvmharness.lab.kernels.packages import (
+    KernelPackage,
+    NoAnswerError,
+    Remembered,
+    depends,
+    is_of_kernel,
+    kernels_in,
+)
 
-# The flavour that has KVM's modules and little else. A kernel has an image package; since 7.x that is
-# a shell that depends on two others, the kernel itself and its modules.
-_FLAVOUR = "cloud-amd64"
-_PACKAGE = re.compile(rf"linux-(image|binary|binary-unsigned|modules)-\d\S*-{_FLAVOUR}")
-_USUAL = f"linux-image-{_FLAVOUR}"
 # A line of what apt-get --print-uris prints: URI, file name, size, and a hash from the signed index.
 _URI = re.compile(r"^'(\S+)' (\S+) (\d+) (SHA\d+:\w+)$", re.MULTILINE)
 # Its download resumes what `apt-get download` would begin again.
 _HELPER = "/usr/lib/apt/apt-helper"
 # How often it is looked at whether the disk is full while apt works.
 _LOOK_AFTER_S = 1.0
-_INDEX_AGE_S = 24 * 3600
-# Who asks anew need not ask again for what was looked up this recently.
-_FRESH_S = 600
-
 # The system's own hooks (package manager front ends, say) are not for this state. A release that
 # becomes the old one changes its suite's and version's names; that is no reason to stop. What apt reads
 # faster the next time (pkgcache) would take four times the room of the indexes.
@@ -70,85 +65,6 @@ Acquire::Retries "1";
 """
 
 
-class NoAnswerError(LabError):
-    """The mirror cannot be reached, whatever it is asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class KernelPackage:
-    """A kernel that the mirror offers: package, its version, and the kernel's release (uname -r).
-
-    `parts` are the packages that hold it, where that is not `package` itself. `usual` marks what its
-    suite installs when no version is asked for. `suite` is the suite's name on the mirror, "" for the
-    machine's own sources.
-    """
-
-    package: str
-    version: str
-    release: str
-    parts: tuple[str, ...] = ()
-    usual: bool = False
-    suite: str = ""
-
-
-def offered(refresh: bool = False) -> list[KernelPackage]:
-    """The kernels this machine's apt sources offer, oldest first.
-
-    Looked up at most once a day, with `refresh` at most every ten minutes. LabError without apt;
-    NoAnswerError when the mirror does not answer and was never asked before.
-    """
-    return State().offered(refresh)
-
-
-def matching(prefix: str, packages: Iterable[KernelPackage]) -> KernelPackage | None:
-    """The newest package whose version, or whose kernel's release, begins with the parts of `prefix`."""
-    wanted = _parts(prefix)
-    return newest(
-        package
-        for package in packages
-        if wanted in (_parts(package.version)[: len(wanted)], _parts(package.release)[: len(wanted)])
-    )
-
-
-def newest(packages: Iterable[KernelPackage]) -> KernelPackage | None:
-    """The package of the highest version; None of none."""
-    return max(packages, key=lambda package: Version(package.version), default=None)
-
-
-def by_version(packages: Iterable[KernelPackage]) -> list[KernelPackage]:
-    """The packages, oldest first."""
-    return sorted(packages, key=lambda package: Version(package.version))
-
-
-def download(package: KernelPackage, folder: Path) -> list[Path]:
-    """The .debs that hold the kernel, put into `folder` (see fetched())."""
-    return fetched(package.suite, dict.fromkeys(package.parts or (package.package,), package.version), folder)
-
-
-def fetched(suite: str, versions: Mapping[str, str], folder: Path) -> list[Path]:
-    """The .debs of packages of these versions, put into `folder`; apt has checked them against its index.
-
-    What was fetched of them before an interruption is not fetched again, where the mirror can do that.
-    """
-    state = State(suite)
-    with cache.locked(state.root):
-        wanted = [f"{name}={version}" for name, version in versions.items()]
-        listed = _URI.findall(state.apt("apt-get", "download", "--print-uris", *wanted))
-        if len(listed) != len(wanted):
-            raise LabError(f"apt-get names {len(listed)} files for {' '.join(wanted)}")
-        return [state.fetch(uri, folder / name, int(size), content) for uri, name, size, content in listed]
-
-
-def needed_by(suite: str, package: str, version: str) -> list[str]:
-    """The packages that one of this version depends on itself. LabError when the mirror has it not."""
-    shown = State(suite).apt("apt-cache", "show", f"{package}={version}")
-    return [
-        name
-        for paragraph in Packages.iter_paragraphs(shown, use_apt_pkg=False)
-        for name in _depends(paragraph)
-    ]
-
-
 @dataclass(frozen=True, slots=True)
 class State:
     """An apt state below the cache: of the machine's own sources, or of a `suite` with the line of a
@@ -163,25 +79,14 @@ class State:
         own = cache.root() / "apt"
         return own / "suites" / self.suite if self.suite else own
 
-    def known(self, refresh: bool = False) -> list[KernelPackage] | None:
-        """What was offered when last asked, if that is recent enough not to ask again."""
-        try:
-            age = time.time() - self._index.stat().st_mtime
-        except OSError:
-            return None
-        return self.remembered() if age < (_FRESH_S if refresh else _INDEX_AGE_S) else None
-
-    def remembered(self) -> list[KernelPackage] | None:
-        """What was offered when last asked, however long ago; None when it never was."""
-        try:
-            rows = json.loads(self._index.read_text())
-            return [KernelPackage(**{**row, "parts": tuple(row["parts"])}) for row in rows]
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
+    @property
+    def remembered(self) -> Remembered:
+        """What was offered when last asked."""
+        return Remembered(self.root / "kernels.json")
 
     def offered(self, refresh: bool = False) -> list[KernelPackage]:
-        """What the sources offer, oldest first (see offered() of this module)."""
-        known = self.known(refresh)
+        """What the sources offer, oldest first (see archive.offered())."""
+        known = self.remembered.known(refresh)
         if known is not None:
             return known
         with cache.locked(self.root):
@@ -195,10 +100,25 @@ class State:
                 trouble = error
             found = self._look_up()
             if trouble is None:
-                write_whole(self._index, json.dumps([asdict(package) for package in found]).encode())
+                self.remembered.keep(found)
             elif not found:
                 raise trouble
         return found
+
+    def fetched(self, versions: Mapping[str, str], folder: Path) -> list[Path]:
+        """The .debs of packages of these versions, put into `folder` (see archive.fetched())."""
+        with cache.locked(self.root):
+            wanted = [f"{name}={version}" for name, version in versions.items()]
+            listed = _URI.findall(self.apt("apt-get", "download", "--print-uris", *wanted))
+            if len(listed) != len(wanted):
+                raise LabError(f"apt-get names {len(listed)} files for {' '.join(wanted)}")
+            return [self.fetch(uri, folder / name, int(size), content) for uri, name, size, content in listed]
+
+    def needed_by(self, package: str, version: str) -> list[str]:
+        """The packages that one of this version depends on itself. LabError when the mirror has it not."""
+        shown = self.apt("apt-cache", "show", f"{package}={version}")
+        paragraphs = Packages.iter_paragraphs(shown, use_apt_pkg=False)
+        return [name for paragraph in paragraphs for name in depends(paragraph)]
 
     def fetch(self, uri: str, file: Path, size: int, content: str) -> Path:
         """Fetch `uri`, `size` bytes, into `file`; nothing is left there that has not the hash `content`.
@@ -266,53 +186,12 @@ class State:
                     text = f"{self.root} cannot be written: {os.strerror(errno.ENOSPC)}"
                     raise LabError(text) from None
 
-    @property
-    def _index(self) -> Path:
-        return self.root / "kernels.json"
-
     def _look_up(self) -> list[KernelPackage]:
-        names = [
-            name
-            for name in self.apt("apt-cache", "pkgnames", "linux-").split()
-            if _PACKAGE.fullmatch(name) or name == _USUAL
-        ]
+        names = list(filter(is_of_kernel, self.apt("apt-cache", "pkgnames", "linux-").split()))
         if not names:
             return []
         shown = self.apt("apt-cache", "show", *names)
-        return _kernels(list(Packages.iter_paragraphs(shown, use_apt_pkg=False)), self.suite)
-
-
-def _kernels(paragraphs: list[Packages], suite: str) -> list[KernelPackage]:
-    """The kernels among an index's paragraphs, oldest first; none whose parts the index lacks."""
-    there = {(paragraph["Package"], paragraph["Version"]) for paragraph in paragraphs}
-    usual = {
-        (name, paragraph["Version"])
-        for paragraph in paragraphs
-        if paragraph["Package"] == _USUAL
-        for name in _depends(paragraph)
-    }
-    found = set()
-    for paragraph in paragraphs:
-        package, version = paragraph["Package"], paragraph["Version"]
-        needs = [name for name in _depends(paragraph) if _PACKAGE.fullmatch(name)]
-        if not package.startswith("linux-image-") or package == _USUAL:
-            continue
-        # An image that depends on an image is only a pointer to the newest of a series.
-        pointer = any(name.startswith("linux-image-") for name in needs)
-        if not pointer and all((name, version) in there for name in needs):
-            release = package.removeprefix("linux-image-")
-            is_usual = (package, version) in usual
-            found.add(KernelPackage(package, version, release, tuple(sorted(needs)), is_usual, suite))
-    return by_version(found)
-
-
-def _depends(paragraph: Packages) -> list[str]:
-    """The names a package depends on; of alternatives the first."""
-    return [alternatives[0]["name"] for alternatives in paragraph.relations["depends"] or []]
-
-
-def _parts(version: str) -> list[str]:
-    return re.split(r"[.\-+~]", version)
+        return kernels_in(list(Packages.iter_paragraphs(shown, use_apt_pkg=False)), self.suite)
 
 
 def _error(command: str, stderr: str) -> LabError:

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from kvmharness.lab import cache
 from kvmharness.lab.errors import LabError
-from kvmharness.lab.kernels import apt, debs, locate, stored, suites
-from kvmharness.lab.kernels.apt import KernelPackage
+from kvmharness.lab.kernels import archive, debs, locate, packages, stored, suites
+from kvmharness.lab.kernels.packages import KernelPackage
 from kvmharness.lab.kernels.stored import BUILT, Kernel
 
 __all__ = [
@@ -127,7 +127,7 @@ def _cached_packages() -> list[KernelPackage]:
     for description in _kernels().glob("linux-image-*_*/kernel.json"):
         package, _, version = description.parent.name.partition("_")
         found.append(KernelPackage(package, version, package.removeprefix("linux-image-")))
-    return apt.by_version(found)
+    return packages.by_version(found)
 
 
 def package_of(spec: str, offline: bool = False) -> KernelPackage | None:
@@ -192,9 +192,9 @@ def _of_cache(spec: str, name: str) -> KernelPackage:
         of_suite = suites.remembered(name)
         usual = [each for each in of_suite if each.usual] or of_suite
         names = {cache_name(each) for each in usual}
-        package = apt.newest(each for each in there if cache_name(each) in names)
+        package = packages.newest(each for each in there if cache_name(each) in names)
     else:
-        package = apt.matching(name, there)
+        package = packages.matching(name, there)
     if package is None:
         has = ", ".join(f"{_DEBIAN}{each.version}" for each in there)
         raise LabError(
@@ -208,12 +208,12 @@ def _of_version(spec: str, version: str) -> KernelPackage:
     both are asked again, and only then is it unknown."""
     troubles: list[str] = []
     for refresh in (False, True):
-        own = apt.offered(refresh)
-        package = apt.matching(version, own)
+        own = archive.offered(refresh)
+        package = packages.matching(version, own)
         if package is not None:
             return package
         others, troubles = _all_suites(refresh)
-        package = apt.matching(version, others)
+        package = packages.matching(version, others)
         if package is not None:
             return package
     series = {".".join(each.version.split(".")[:2]) for each in (*own, *others)}
@@ -230,18 +230,18 @@ def _by_number(series: str) -> list[int]:
 
 
 def _all_suites(refresh: bool) -> tuple[list[KernelPackage], list[str]]:
-    packages, troubles = [], []
+    found, troubles = [], []
     for suite in suites.SUITES:
         of_suite, troubles_of_suite = suites.offered(suite, refresh)
-        packages += of_suite
+        found += of_suite
         troubles += troubles_of_suite
-    return packages, troubles
+    return found, troubles
 
 
 def _of_suite(spec: str, suite: str) -> KernelPackage:
-    packages, troubles = suites.offered(suite)
+    of_suite, troubles = suites.offered(suite)
     # Suites also have later kernels for those who want them; theirs is the one they install.
-    package = apt.newest(each for each in packages if each.usual) or apt.newest(packages)
+    package = packages.newest(each for each in of_suite if each.usual) or packages.newest(of_suite)
     if package is None:
         reason = troubles[0] if troubles else "it has no kernel for cloud-amd64"
         raise LabError(f"no kernel {spec!r}: {reason}")
@@ -273,7 +273,7 @@ def _find_deb(spec: str, deb: Path) -> Kernel:
 def _build(package: KernelPackage, folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="building-", dir=folder.parent) as scratch:
         tree = Path(scratch) / "tree"
-        found = apt.download(package, Path(scratch))
+        found = archive.download(package, Path(scratch))
         try:
             debs.unpack(found, tree)
             parts = locate.gather(locate.of_unpacked(tree, package.release))

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Debian's suites besides the machine's own, on the mirrors that the machine's own apt sources name.
+"""Debian's suites besides the machine's own, on the mirrors that the machine's apt sources or the user name.
 
 So nothing but the machine's configuration says which host is asked, and through which proxy.
 """
 
-from pathlib import Path
-
 from kvmharness.lab.errors import LabError
-from kvmharness.lab.kernels.apt import KernelPackage, NoAnswerError, State
+from kvmharness.lab.kernels import archive, mirror
+from kvmharness.lab.kernels.apt import State
+from kvmharness.lab.kernels.packages import KernelPackage, NoAnswerError
+from kvmharness.lab.kernels.signature import KEYRINGS
 
 # A release's security updates are a suite of their own, mostly on a mirror of their own.
 _SECURITY = "-security"
@@ -21,13 +22,6 @@ SUITES = {
     "experimental": ("experimental",),
 }
 
-# Debian's keys, as its package debian-archive-keyring installs them (the second is the older name).
-# Without either, apt goes by the keys of /etc/apt/trusted.gpg.d.
-_KEYRINGS = (
-    Path("/usr/share/keyrings/debian-archive-keyring.pgp"),
-    Path("/usr/share/keyrings/debian-archive-keyring.gpg"),
-)
-
 _FIELDS = ("IDENTIFIER", "ORIGIN", "LABEL", "REPO_URI")
 
 
@@ -38,12 +32,14 @@ def offered(suite: str, refresh: bool = False) -> tuple[list[KernelPackage], lis
     of an old release the security updates may be gone. LabError without apt; NoAnswerError when the
     mirror cannot be reached and was never asked for the suite.
     """
+    if mirror.is_used():
+        mirror.check()
     found: list[KernelPackage] = []
     troubles = []
     for part in SUITES[suite]:
-        known = State(part).known(refresh)
+        known = archive.of(part).remembered.known(refresh)
         try:
-            found += State(part, _source(part)).offered(refresh) if known is None else known
+            found += _asked(part).offered(refresh) if known is None else known
         except NoAnswerError:
             raise
         except LabError as error:
@@ -53,16 +49,22 @@ def offered(suite: str, refresh: bool = False) -> tuple[list[KernelPackage], lis
 
 def remembered(suite: str) -> list[KernelPackage]:
     """The kernels a suite of SUITES offered when last asked, however long ago; none if it never was."""
-    return [package for part in SUITES[suite] for package in State(part).remembered() or []]
+    return [package for part in SUITES[suite] for package in archive.of(part).remembered.whenever() or []]
+
+
+def _asked(part: str) -> archive.Archive:
+    """The archive of a suite, with what it takes to ask it for the first time."""
+    return archive.of(part) if mirror.is_used() else State(part, _source(part))
 
 
 def _source(part: str) -> str:
     """The line of a sources.list for a suite; LabError when the machine's own sources name no mirror."""
     security = part.endswith(_SECURITY)
-    for mirror, is_security in _mirrors():
+    for url, is_security in _mirrors():
         if is_security == security:
-            keyring = next((f" signed-by={path}" for path in _KEYRINGS if path.exists()), "")
-            return f"deb [arch=amd64 target=Packages{keyring}] {mirror} {part} main"
+            # Without a keyring apt goes by the keys of /etc/apt/trusted.gpg.d.
+            keyring = next((f" signed-by={path}" for path in KEYRINGS if path.exists()), "")
+            return f"deb [arch=amd64 target=Packages{keyring}] {url} {part} main"
     raise LabError("this machine's apt sources name no Debian mirror to ask for other suites")
 
 
