@@ -156,6 +156,7 @@ class JudgedRun:
             *(self.kernel, self.machine, self.release, self.results, self.expectation.name),
             *(self.identity, self.notes),
             host=self.host,
+            sessions=self.sessions,
         )
         return render(Report((of_kernel,)), form, verbose=verbose)
 

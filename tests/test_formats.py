@@ -5,6 +5,8 @@ import importlib.util
 import json
 import sys
 from dataclasses import replace
+from functools import cache
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +47,17 @@ ONE = KernelReport("debian:6.1", "amd", "6.1.0", RESULTS, notes=("last words # S
 OTHER = replace(ONE, kernel="debian:6.12", release="6.12.0", results=RESULTS[1:4], notes=())
 
 
+@cache
 def made_up_run() -> Report:
     """What the scenarios of one page come to on a made-up kernel of before 6.7."""
     names = ("young-restore", "old-restore", "qemu-pair-young", "restore-then-again", "offset-moved")
     scenarios = [SCENARIOS[name] for name in names if name in SCENARIOS]
     played = settle(scenarios, lambda asked: made_up.session(asked, "mainline-before-6.7"))
-    kernel = KernelReport("made-up:6.1", "amd", "6.1", played.results, identity=played.identity)
+    kernel = KernelReport(
+        *("made-up:6.1", "amd", "6.1", played.results),
+        identity=played.identity,
+        sessions=played.sessions,
+    )
     return Report((kernel,))
 
 
@@ -58,9 +65,14 @@ REPORTS = {
     "one kernel": Report((ONE,), about=ABOUT),
     "two kernels": Report((ONE, OTHER), about=ABOUT),
     "cut short": Report((ONE,), "debian:6.12 on amd was interrupted", 1, about=ABOUT),
-    "a made-up kernel": made_up_run(),
 }
-each_report = pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS)
+
+
+@pytest.fixture(params=[*REPORTS, "a made-up kernel"])
+def report(request: pytest.FixtureRequest) -> Report:
+    """Each of them, and what was really judged."""
+    return REPORTS.get(request.param) or made_up_run()
+
 
 Verdicts = dict[tuple[str, str], str]
 
@@ -144,17 +156,62 @@ def in_kcidb(report: Report) -> Verdicts:
     }
 
 
-FROM = {"text": in_text, "ktap": in_ktap, "json": in_json, "junit": in_junit, "kcidb": in_kcidb}
+class Page(HTMLParser):
+    """The verdicts of a page: of its table's rows, and of the lines that name what is alike."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__()
+        self.found: Verdicts = {}
+        self._titles = [each.title for each in report.kernels]
+        self._in, self._row, self._alike = "", list[str](), list[str]()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        kind = dict(attrs).get("class") or ""
+        if (tag, kind) == ("table", "matrix") or (tag == "p" and "alike" in kind):
+            self._in, self._alike = tag, []
+        if self._in == "table" and tag == "tr":
+            self._row = []
+
+    def handle_data(self, data: str) -> None:
+        if self._in == "table" and data.strip():
+            self._row.append(data.strip())
+        elif self._in == "p" and data.strip():
+            self._alike.append(data.strip())
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._in == "table" and tag == "tr" and self._row[0] != "scenario":
+            name, *cells = self._row
+            of = zip(self._titles, cells, strict=True)
+            self.found |= {(title, name): cell for title, cell in of if cell != "-"}
+        if self._in == tag == "p":
+            verdict, *_, names = self._alike
+            self.found |= {(title, name): verdict for title in self._titles for name in names.split(", ")}
+        if tag == self._in:
+            self._in = ""
+
+
+def in_html(report: Report) -> Verdicts:
+    page = Page(report)
+    page.feed(render(report, "html"))
+    return page.found
+
+
+FROM = {
+    "html": in_html,
+    "text": in_text,
+    "ktap": in_ktap,
+    "json": in_json,
+    "junit": in_junit,
+    "kcidb": in_kcidb,
+}
 
 
 @pytest.mark.parametrize("form", FROM)
-@each_report
 def test_all_formats_of_one_run_hold_the_same_verdicts(report: Report, form: str) -> None:
     assert FROM[form](report) == in_data(report)
     assert {"FAIL", "PASS"} <= {*in_data(report).values()}
 
 
-@each_report
 def test_b4_shows_the_worst_of_each_kernel(report: Report) -> None:
     checks = json.loads(render(report, "b4"))
     assert all({*each} == {"tool", "status", "summary", "url", "details"} for each in checks)
@@ -181,7 +238,6 @@ def test_what_was_left_open_is_no_pass_for_b4() -> None:
     assert status(RESULTS[3]) == "warn"
 
 
-@each_report
 def test_kcidb_takes_its_format(report: Report) -> None:
     data = json.loads(render(report, "kcidb"))
     kcidb_io.schema.V5_3.validate_exactly(data)
@@ -244,7 +300,7 @@ def test_the_kernels_own_parser_reads_the_same_verdicts() -> None:
     except LabError as error:
         pytest.skip(f"no source of a kernel: {error}")
     parser = kunit_parser(folder)
-    for report in REPORTS.values():
+    for report in (*REPORTS.values(), made_up_run()):
         text = render(report, "ktap")
         found = parser.parse_run_tests(text.splitlines())
         if len(report.kernels) == 1 and not report.missing:

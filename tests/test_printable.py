@@ -65,7 +65,7 @@ def hostile_report() -> KernelReport:
 def test_reports_spell_out_what_a_machine_said(form: str) -> None:
     text = render(Report((hostile_report(),), cut_short=HOSTILE), form)
     assert all(line.isprintable() for line in text.split("\n"))
-    assert (json.dumps(SPELLED_OUT)[1:-1] if form == "json" else SPELLED_OUT) in text
+    assert (json.dumps(SPELLED_OUT)[1:-1] if form in ("json", "kcidb", "b4") else SPELLED_OUT) in text
 
 
 def test_the_text_of_a_validation_spells_out_what_a_machine_and_a_file_are_called() -> None:

@@ -94,6 +94,7 @@ def _report(
         *(expectation.name, result.identity),
         ignores_writes=next(filter(None, ignores), ""),
         host=result.host,
+        sessions=result.sessions,
     )
 
 

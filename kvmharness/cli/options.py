@@ -29,7 +29,7 @@ from kvmharness.model.policy import Policy, from_tables
 from kvmharness.model.written_rule import RuleError
 from kvmharness.printable import printable
 from kvmharness.recording import lines, vmms
-from kvmharness.report import FORMATS, Report, colour, kcidb, render
+from kvmharness.report import FORMATS, Report, colour, kcidb, lacks, render
 from kvmharness.scenarios import SCENARIOS, Scenario
 from kvmharness.scenarios.file import ScenarioFileError, from_text
 
@@ -61,7 +61,11 @@ class Parser(argparse.ArgumentParser):
 def add_report_options(parser: argparse.ArgumentParser) -> None:
     """--format and --output."""
     parser.add_argument(
-        "--format", choices=FORMATS, default="text", help="the report's format (default: text)"
+        "--format",
+        choices=FORMATS,
+        default="text",
+        type=installed_format,
+        help="the report's format (default: text)",
     )
     parser.add_argument(
         "--output", metavar="FILE", type=Path, help="write the report to FILE instead of stdout"
@@ -72,6 +76,13 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
         type=_kcidb_build,
         help="with --format kcidb: the build that was tested, as your CI system reports it itself",
     )
+
+
+def installed_format(text: str) -> str:
+    """A format, which argparse holds against its choices; its libraries have to be there."""
+    if missing := lacks(text):
+        raise argparse.ArgumentTypeError(missing)
+    return text
 
 
 def _kcidb_build(text: str) -> str:

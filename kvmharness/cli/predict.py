@@ -2,7 +2,7 @@
 """kvmharness predict: what each policy does in a scenario, on a simulated clock. Needs no KVM."""
 
 import argparse
-import sys
+from pathlib import Path
 
 from kvmharness.cli import options
 from kvmharness.cli.errors import NOTHING_FAILED
@@ -24,13 +24,21 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     options.add_policy_file(parser)
     parser.add_argument(
-        "--format", choices=("text", "json"), default="text", help="the output's format (default: text)"
+        "--format",
+        choices=("text", "json", "html"),
+        default="text",
+        type=options.installed_format,
+        help="the output's format (default: text)",
+    )
+    parser.add_argument(
+        "--output", metavar="FILE", type=Path, help="write the output to FILE instead of stdout"
     )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Play each scenario under each policy, and show where the policies first differ."""
+    options.check_places(arguments.output, None)
     scenarios = options.pick_scenarios(arguments.scenario, arguments.scenario_file)
     known = options.policies(arguments.policy_file)
     # A policy that ignores writes differs from all others at once, which would hide where those differ.
@@ -44,8 +52,13 @@ def run(arguments: argparse.Namespace) -> int:
                 f"kvmharness: the model does not predict all of {scenario.name} under {', '.join(left)}"
             )
     found = [each for each in found if each[1]]
-    if arguments.format == "json":
-        sys.stdout.write(prediction.as_json(found))
+    if arguments.format == "html":
+        from kvmharness.report.html import page  # noqa: PLC0415 - its libraries are not everywhere
+
+        text = page.render_predictions(found)
+    elif arguments.format == "json":
+        text = prediction.as_json(found)
     else:
-        sys.stdout.write("\n".join(prediction.as_text(*each) for each in found))
+        text = "\n".join(prediction.as_text(*each) for each in found)
+    options.write_text(text, arguments.output, for_people=False)
     return NOTHING_FAILED

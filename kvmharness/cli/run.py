@@ -37,6 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         *(*place, os.uname().release, outcome.results, expectation.name, outcome.identity),
         notes=outcome.notes,
         host=outcome.host,
+        sessions=outcome.sessions,
         ignores_writes=next(filter(None, (ignored_writes(each, expectation) for each in probes)), ""),
     )
     whole = Report((report,), strict=arguments.strict)

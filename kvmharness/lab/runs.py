@@ -187,4 +187,5 @@ def report(kernel: Kernel, machine: Machine, played: Played, expectation: Expect
         *(kernel.spec, machine.name, kernel.release, played.results, expectation.name),
         *(played.identity, played.notes),
         host=played.host,
+        sessions=played.sessions,
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from kvmharness.judging.identity import Identity
+from kvmharness.judging.session import Session
 from kvmharness.judging.verdict import BY_CONTRACTS, JUDGED, MAINLINE, OPEN, Result, Verdict, exit_status
 from kvmharness.player import host_state
 from kvmharness.printable import printable
@@ -19,7 +20,8 @@ class KernelReport:
     `expect` is what it was judged by, `identity` what it behaves as (None where that is not known).
     `notes` are lines worth showing: a lost machine's last words, for one. `ignores_writes` says that its
     KVM ignores writes of the TSC, where it does and a policy that honours them was expected. `host` is what
-    the machine was, by name (player/host_state.py).
+    the machine was, by name (player/host_state.py), `sessions` what was played of each scenario, as far as
+    that is known: what its verdict rests on.
     """
 
     kernel: str
@@ -31,6 +33,7 @@ class KernelReport:
     notes: tuple[str, ...] = ()
     ignores_writes: str = ""
     host: Mapping[str, str] = field(default_factory=dict)
+    sessions: Mapping[str, Session] = field(default_factory=dict, hash=False)
 
     @property
     def build_ids(self) -> str:
