@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What became of each vCPU's TSC in a trace, over the host's time, and where policies would have gone.
+"""Where the TSC of each vCPU went in a trace, over the host's time, and where policies would have taken it.
 
 Times are in ns since the first step, TSCs in ns of the host's rate: a TSC that counts like the host's rises
 by one in one.
