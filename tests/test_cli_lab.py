@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kvmharness.cli import lab, lab_build, lab_validate, options
+from kvmharness.cli import lab_build, lab_options, options
 from kvmharness.judging.session import Session
 from kvmharness.lab import kernels, play, runs
 from kvmharness.lab.build.modules import Built
@@ -31,7 +31,7 @@ def test_a_lost_machine_is_reported_with_its_console_and_exits_3(
         raise play.LostMachineError("the machine hung, 3 times", ["BUG: something"])
 
     monkeypatch.setattr(play, "play", lose)
-    monkeypatch.setattr(lab, "check_emulator", lambda machine: None)
+    monkeypatch.setattr(lab_options, "check_emulator", lambda machine: None)
     monkeypatch.setattr(kernels, "find", lambda spec, *_: Kernel(spec, "6.1.0", tmp_path, {}))
     assert status_of("lab", "run", "debian:6.1") == 3
     out = capsys.readouterr().out
@@ -61,7 +61,7 @@ def made_up_lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
         return session(scenarios, other.get(kernel.spec, "mainline-6.7"))
 
     monkeypatch.setattr(play, "play", play_there)
-    monkeypatch.setattr(lab, "check_emulator", lambda machine: None)
+    monkeypatch.setattr(lab_options, "check_emulator", lambda machine: None)
     monkeypatch.setattr(kernels, "find", lambda spec, *_, **__: Kernel(spec, spec[7:], tmp_path, {}))
     yield
     over.set()
@@ -182,7 +182,7 @@ def test_what_cannot_be_written_in_the_end_goes_to_stdout_and_is_no_success(
         monkeypatch.setattr(lab_build, "build_kernel", lambda *_: built)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         (tmp_path / "a.patch").write_text(DIFF)
-        monkeypatch.setattr(lab_validate, "check_emulator", lambda machine: None)
+        monkeypatch.setattr(lab_options, "check_emulator", lambda machine: None)
         asked += ["--patch", str(tmp_path / "a.patch")]
 
     def full(path: Path, content: bytes) -> None:

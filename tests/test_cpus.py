@@ -11,6 +11,7 @@ import pytest
 from kvmharness.judging.session import Session
 from kvmharness.judging.verdict import Expectation
 from kvmharness.lab import cpus, play
+from kvmharness.lab.executor import LocalExecutor
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.catalogue import AMD
 from kvmharness.lab.machines.machine import Machine
@@ -88,7 +89,7 @@ def test_as_many_machines_run_at_a_time_as_there_are_cpus_to_use_or_jobs_asked_f
     monkeypatch.setattr(play, "play", play_there)
     kernel = Kernel("made-up", "6.1.0", tmp_path, {})
     scenarios = [SCENARIOS["old-restore"]]
-    with Matrix([(kernel, AMD)] * expected * 2, scenarios, Expectation(), jobs) as matrix:
+    with Matrix([(kernel, AMD)] * expected * 2, scenarios, Expectation(), LocalExecutor(jobs)) as matrix:
         assert all(each.played for each in matrix)
     assert max(most) == expected
 
@@ -107,7 +108,7 @@ def test_what_still_runs_at_the_end_of_the_block_is_told_to_stop_and_the_rest_ne
 
     monkeypatch.setattr(play, "play", play_there)
     kernel = Kernel("made-up", "6.1.0", tmp_path, {})
-    with Matrix([(kernel, AMD)] * 3, [SCENARIOS["old-restore"]], Expectation(), jobs=1) as matrix:
+    with Matrix([(kernel, AMD)] * 3, [SCENARIOS["old-restore"]], Expectation(), LocalExecutor(1)) as matrix:
         assert begun.wait(60)
         assert (matrix.finished, len(matrix.unfinished)) == ([], 3)
         begun.clear()

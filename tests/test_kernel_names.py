@@ -116,7 +116,7 @@ def test_a_kernel_that_is_not_there_is_one_line(spec: str, complaint: str, cache
 def test_bad_input_ends_the_command_with_status_2_and_one_line(
     cache_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kvmharness.cli.lab.check_emulator", lambda machine: None)
+    monkeypatch.setattr("kvmharness.cli.lab_options.check_emulator", lambda machine: None)
     text = str(put(tmp_path / "notes.txt", "hello"))
     folder = str(tmp_path)
     for arguments, said in (

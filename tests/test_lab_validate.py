@@ -43,7 +43,7 @@ def validated(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
         return Played(tuple(Result(each.name, verdict, "", "x", 1, frozen, frozen) for each in scenarios), {})
 
     monkeypatch.setattr(runs, "play_on", play_on)
-    monkeypatch.setattr("kvmharness.cli.lab_validate.check_emulator", lambda machine: None)
+    monkeypatch.setattr("kvmharness.cli.lab_options.check_emulator", lambda machine: None)
 
 
 def to_reproduce(text: str) -> list[str]:

@@ -80,7 +80,7 @@ def played(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return Played(results, {}, Identity(("mainline-6.7" if young else "mainline-before-6.7",)))
 
     monkeypatch.setattr(runs, "play_on", play_on)
-    monkeypatch.setattr("kvmharness.cli.validate_each.check_emulator", lambda machine: None)
+    monkeypatch.setattr("kvmharness.cli.lab_options.check_emulator", lambda machine: None)
     return kernels
 
 

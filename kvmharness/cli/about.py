@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from kvmharness import version
-from kvmharness.cli import means
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.catalogue import MACHINES
+from kvmharness.lab.machines.emulator import version_of
 from kvmharness.report.about import About
 
 
@@ -33,6 +33,6 @@ def of(arguments: argparse.Namespace, machines: Iterable[str] = (), kernels: Ite
         command=getattr(arguments, "words", ()),
         version=version.described(),
         host=f"{here.sysname} {here.release} {here.machine}",
-        emulators={program: means.version_of(program) for program in programs},
+        emulators={program: version_of(program) for program in programs},
         packages={each.spec: each.package for each in kernels if each.package},
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from kvmharness.cli import options
+from kvmharness.cli import lab_options, options
 from kvmharness.cli.errors import (
     FAILED,
     INTERRUPTED,
@@ -24,9 +24,9 @@ from kvmharness.explore.corpus import CorpusError
 from kvmharness.explore.findings import Finding
 from kvmharness.explore.ways import InLab, OnHost
 from kvmharness.judging.session import LostError, Session
-from kvmharness.lab import cpus, kernels
+from kvmharness.lab import kernels
 from kvmharness.lab.machines.catalogue import MACHINES
-from kvmharness.lab.machines.machine import check_emulator
+from kvmharness.lab.machines.machine import Machine
 from kvmharness.scenarios import SCENARIOS, Scenario
 from kvmharness.script import Script
 
@@ -94,7 +94,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("--unguided", action="store_true", help=argparse.SUPPRESS)  # for measurements
     parser.add_argument("--offline", action="store_true", help="use only the kernels in the cache")
-    options.add_jobs(parser)
+    lab_options.add_executor(parser)
     options.add_judging(parser)
     parser.add_argument(
         "--output", metavar="FILE", type=Path, help="write the text to FILE instead of stdout"
@@ -110,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
     kept = [*_corpus(arguments.corpus), *recorded(arguments.recording)]
     ways = _ways(arguments)
     against = (
-        InLab(kernels.find(arguments.against, offline=arguments.offline), ways[0].machine)
+        _in_lab(arguments.against, ways[0].machine, arguments)
         if (arguments.against and isinstance(ways[0], InLab))
         else None
     )
@@ -133,7 +133,12 @@ def run(arguments: argparse.Namespace) -> int:
             )
             explored.append((way, campaign))
             each_s = seconds / len(ways) if seconds else None
-            _explore(way, campaign, _Budget(each_s, arguments.scripts), arguments.jobs or _jobs(way))
+            _explore(
+                way,
+                campaign,
+                _Budget(each_s, arguments.scripts),
+                way.executor.jobs if isinstance(way, InLab) else 1,
+            )
         except KeyboardInterrupt:
             interrupted = True
             break
@@ -226,7 +231,9 @@ def _show_progress(way: InLab | OnHost, campaign: Campaign, budget: _Budget, sec
 
 def _check(arguments: argparse.Namespace) -> None:
     if arguments.host:
-        given = [name for name in ("kernel", "machine", "against", "jobs") if getattr(arguments, name)]
+        given = [
+            name for name in ("kernel", "machine", "against", "jobs", "cluster") if getattr(arguments, name)
+        ]
         if given:
             raise UsageError(f"--host explores the kernel that runs here: it goes without {given[0]}")
     elif not arguments.kernel:
@@ -241,13 +248,13 @@ def _ways(arguments: argparse.Namespace) -> list[InLab | OnHost]:
     if arguments.host:
         return [OnHost()]
     machine = options.pick_one(arguments.machine or "amd", MACHINES, "machine")
-    check_emulator(machine)
-    specs = dict.fromkeys(arguments.kernel)
-    return [InLab(kernels.find(spec, offline=arguments.offline), machine) for spec in specs]
+    lab_options.check_emulators([machine], arguments)
+    return [_in_lab(spec, machine, arguments) for spec in dict.fromkeys(arguments.kernel)]
 
 
-def _jobs(way: InLab | OnHost) -> int:
-    return cpus.usable() if isinstance(way, InLab) else 1
+def _in_lab(spec: str, machine: Machine, arguments: argparse.Namespace) -> InLab:
+    kernel = kernels.find(spec, offline=arguments.offline)
+    return InLab(kernel, machine, lab_options.executor(arguments))
 
 
 def _corpus(folder: Path | None) -> list[Script]:

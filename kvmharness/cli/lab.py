@@ -12,7 +12,7 @@ from kvmharness.judging.verdict import Expectation
 from kvmharness.lab import kernels, runs
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.machines.catalogue import MACHINES
-from kvmharness.lab.machines.machine import Machine, check_emulator
+from kvmharness.lab.machines.machine import Machine
 from kvmharness.lab.runs import Finished, Matrix
 from kvmharness.report import Report
 
@@ -56,7 +56,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         type=Path,
         help="run this static x86-64 program instead; exit status 0 is PASS, 4 is SKIP, any other is FAIL",
     )
-    options.add_jobs(parser)
+    lab_options.add_executor(parser)
     options.add_report_options(parser)
     options.add_judging(parser)
     options.add_strict(parser)
@@ -79,8 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.modules and not any(map(kernels.takes_modules, arguments.kernel)):
         raise UsageError("--modules is for a KERNEL given as an image or a built tree")
     expectation = options.expectation(arguments)
-    for machine in machines:
-        check_emulator(machine)
+    lab_options.check_emulators(machines, arguments)
     found = []
     for spec in dict.fromkeys(arguments.kernel):
         if spec in options.known_scenarios(arguments.scenario_file):
@@ -91,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     if program is not None:
         return lab_program.run(program, boots, arguments)
     saved: set[int] = set()
-    with Matrix(boots, scenarios, expectation, arguments.jobs) as matrix:
+    with Matrix(boots, scenarios, expectation, lab_options.executor(arguments)) as matrix:
         try:
             for each in matrix:
                 _save(each, arguments)

@@ -11,7 +11,6 @@ from kvmharness.judging.difference import compare_sessions
 from kvmharness.judging.session import Session
 from kvmharness.judging.verdict import Expectation, Verdict
 from kvmharness.lab import kernels
-from kvmharness.lab.machines.machine import check_emulator
 from kvmharness.lab.runs import Finished, Matrix
 from kvmharness.report.difference import DifferenceReport, render, to_json
 
@@ -39,7 +38,7 @@ def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser
     lab_options.add_machines(parser)
     options.add_what_to_play(parser)
     lab_options.add_offline(parser)
-    options.add_jobs(parser)
+    lab_options.add_executor(parser)
     options.add_save_traces(parser)
     parser.add_argument("--format", choices=("text", "json"), default="text", help="(default: text)")
     parser.add_argument(
@@ -53,11 +52,10 @@ def run(arguments: argparse.Namespace) -> int:
     scenarios = options.pick_scenarios(arguments.scenario, arguments.scenario_file)
     machines = lab_options.pick_machines(arguments.machine, arguments.hang_after)
     options.check_places(arguments.output, arguments.save_traces)
-    for machine in machines:
-        check_emulator(machine)
+    lab_options.check_emulators(machines, arguments)
     both = [kernels.find(spec, offline=arguments.offline) for spec in arguments.kernel]
     boots = [(kernel, machine) for machine in machines for kernel in both]
-    with Matrix(boots, scenarios, Expectation(policy=None), arguments.jobs) as matrix:
+    with Matrix(boots, scenarios, Expectation(policy=None), lab_options.executor(arguments)) as matrix:
         for each in matrix:
             if each.trouble:
                 raise each.trouble

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kvmharness.cli import options
+from kvmharness.cli.errors import UsageError
+from kvmharness.lab.executor import LabExecutor, LocalExecutor
 from kvmharness.lab.machines.catalogue import MACHINES
-from kvmharness.lab.machines.machine import Machine
+from kvmharness.lab.machines.machine import Machine, check_emulator
 
 
 def add_machines(parser: argparse.ArgumentParser, default: str = "amd") -> None:
@@ -26,6 +28,35 @@ def pick_machines(names: Sequence[str], hang_after_s: float, default: str = "amd
     """The machines of these names, or else the default. UsageError where there is none of a name."""
     machines = options.pick(names or [default], MACHINES, "machine")
     return [replace(machine, hang_after_s=hang_after_s) for machine in machines]
+
+
+def add_executor(parser: argparse.ArgumentParser) -> None:
+    """Add --jobs and --cluster."""
+    where = parser.add_mutually_exclusive_group()
+    options.add_jobs(where)
+    where.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="play on the workers of the dask.distributed cluster whose scheduler is at ADDRESS, as in "
+        "tls://host:8786 (see docs/cluster.md)",
+    )
+
+
+def executor(arguments: argparse.Namespace) -> LabExecutor:
+    """Where to play. UsageError without the engine, LabError where no cluster is at the address."""
+    if not arguments.cluster:
+        return LocalExecutor(arguments.jobs)
+    try:
+        from kvmharness.lab.cluster import ClusterExecutor  # noqa: PLC0415 - it is not always installed
+    except ImportError as error:
+        raise UsageError(f"--cluster needs pip install 'kvmharness[cluster]': {error}") from None
+    return ClusterExecutor(arguments.cluster, lambda line: options.complain(f"kvmharness: {line}"))
+
+
+def check_emulators(machines: Sequence[Machine], arguments: argparse.Namespace) -> None:
+    """LabError when something that the machines need is not installed here, if it is here that they run."""
+    for machine in machines if not arguments.cluster else ():
+        check_emulator(machine)
 
 
 def add_offline(parser: argparse.ArgumentParser) -> None:

@@ -22,6 +22,7 @@ def check(arguments: argparse.Namespace) -> bytes:
         ("--scenario-file", arguments.scenario_file),
         ("--save-traces", arguments.save_traces),
         ("--format", arguments.format != "text"),
+        ("--cluster", arguments.cluster),
     ):
         if given:
             raise UsageError(f"{name} is for scenarios: --program runs a program instead, and prints text")

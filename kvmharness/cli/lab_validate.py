@@ -11,7 +11,6 @@ from kvmharness.cli.patch_files import PatchFile
 from kvmharness.judging.difference import compare_sessions
 from kvmharness.judging.verdict import Expectation, exit_status
 from kvmharness.lab import kernels, runs
-from kvmharness.lab.machines.machine import check_emulator
 from kvmharness.lab.runs import Matrix
 from kvmharness.report.validation import Validation, render
 
@@ -36,7 +35,7 @@ def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser
     )
     lab_options.add_machines(parser, "amd-smp")
     options.add_what_to_play(parser)
-    options.add_jobs(parser)
+    lab_options.add_executor(parser)
     options.add_judging(parser)
     options.add_report_options(parser)
     parser.set_defaults(run=run)
@@ -54,16 +53,19 @@ def run(arguments: argparse.Namespace) -> int:
     machines = lab_options.pick_machines(arguments.machine, arguments.hang_after, "amd-smp")
     options.check_places(arguments.output, None)
     expectation = options.expectation(arguments)
-    for machine in machines:
-        check_emulator(machine)
+    lab_options.check_emulators(machines, arguments)
     files = patch_files.read(arguments)
     patches, command = _described(arguments, files), again.command(arguments, files)
     built = lab_build.build_kernel(arguments, files)
     after = built.kernel
-    by_what = means.described(arguments.kernel, built.compiler, machines, offline=arguments.offline)
     before = kernels.find(arguments.kernel, offline=arguments.offline)
+    executor = lab_options.executor(arguments)
+    emulators = executor.emulators(machines)
+    by_what = means.described(
+        arguments.kernel, built.compiler, machines, emulators, offline=arguments.offline
+    )
     boots = [(kernel, machine) for machine in machines for kernel in (before, after)]
-    with Matrix(boots, scenarios, expectation, arguments.jobs) as matrix:
+    with Matrix(boots, scenarios, expectation, executor) as matrix:
         try:
             for each in matrix:
                 if each.trouble:

@@ -161,7 +161,7 @@ def _seconds(text: str) -> float:
 
 
 def add_jobs(
-    parser: argparse.ArgumentParser,
+    parser: "argparse._ActionsContainer",
     what: str = "run N machines at a time (default: one for each CPU this process may use)",
 ) -> None:
     """--jobs."""

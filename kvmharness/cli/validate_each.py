@@ -15,7 +15,6 @@ from kvmharness.lab.build import changes
 from kvmharness.lab.build.changes import Changes
 from kvmharness.lab.build.make import CompileError
 from kvmharness.lab.errors import LabError
-from kvmharness.lab.machines.machine import check_emulator
 from kvmharness.lab.series import SeriesRun
 from kvmharness.report import b4, series_formats, series_text
 
@@ -34,8 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     machines = lab_options.pick_machines(arguments.machine, arguments.hang_after, "amd-smp")
     options.check_places(arguments.output, None)
     expectation = options.expectation(arguments)
-    for machine in machines:
-        check_emulator(machine)
+    lab_options.check_emulators(machines, arguments)
     files = patch_files.read(arguments)
     command = again.command(arguments, files)
     series, called = _series(arguments, files)
@@ -45,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
         scenarios=scenarios,
         expectation=expectation,
         name=arguments.name or lab_build.default_name(arguments.kernel, called),
-        jobs=arguments.jobs,
+        executor=lab_options.executor(arguments),
     )
     with series_run:
         try:

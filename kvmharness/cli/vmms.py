@@ -4,12 +4,11 @@
 import argparse
 from pathlib import Path
 
-from kvmharness.cli import options
+from kvmharness.cli import lab_options, options
 from kvmharness.cli.errors import BAD_INPUT, NOTHING_FAILED
 from kvmharness.judging.verdict import Expectation
 from kvmharness.lab import kernels
 from kvmharness.lab.machines.catalogue import MACHINES
-from kvmharness.lab.machines.machine import check_emulator
 from kvmharness.lab.runs import Matrix
 from kvmharness.model.policy import Policy
 from kvmharness.recording import vmms
@@ -43,7 +42,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--markdown", action="store_true", help="print a table of Markdown")
     parser.add_argument("--output", metavar="FILE", type=Path, help="write to FILE instead of stdout")
     options.add_policy_file(parser)
-    options.add_jobs(parser)
+    lab_options.add_executor(parser)
     parser.set_defaults(run=run)
 
 
@@ -73,11 +72,11 @@ def _played(
     wanted: list[str], arguments: argparse.Namespace, scenarios: list[Scenario], known: dict[str, Policy]
 ) -> dict[str, Column]:
     (machine,) = options.pick([arguments.machine], MACHINES, "machine")
-    check_emulator(machine)
+    lab_options.check_emulators([machine], arguments)
     found = {name: kernels.find(name, None, arguments.offline) for name in wanted}
     boots = [(kernel, machine) for kernel in found.values()]
     names, columns = [*found], {}
-    with Matrix(boots, scenarios, Expectation(None, known), arguments.jobs) as matrix:
+    with Matrix(boots, scenarios, Expectation(None, known), lab_options.executor(arguments)) as matrix:
         for each in matrix:
             name = names[each.number]
             if each.played:

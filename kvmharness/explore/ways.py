@@ -4,13 +4,13 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from threading import Event
 
 from kvmharness import host
 from kvmharness.judging.session import LostError, Session
 from kvmharness.judging.verdict import Expectation, Verdict
 from kvmharness.lab import play
 from kvmharness.lab.crashes import Crashes
+from kvmharness.lab.executor import LabExecutor, LocalExecutor
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.machine import Machine
 from kvmharness.scenarios import Scenario
@@ -51,13 +51,14 @@ class OnHost:
 
 @dataclass
 class InLab:
-    """A kernel in a machine."""
+    """A kernel in a machine, which `executor` has."""
 
     kernel: Kernel
     machine: Machine
+    executor: LabExecutor = field(default_factory=LocalExecutor)
     _crashed: dict[str, str] = field(default_factory=dict)
     _probed: Session | None = None
-    _stop: Event = field(default_factory=Event)
+    _stopped: bool = False
 
     @property
     def spec(self) -> str:
@@ -91,19 +92,15 @@ class InLab:
 
     def play(self, scenarios: Sequence[Scenario]) -> Session:
         """Play them; those that crash the kernel leave no trace. LostError where nothing can be played."""
-        crashes = Crashes(self.kernel)
-        machine = replace(self.machine, stop=self._stop)
-        try:
-            session = crashes.play(machine, scenarios) if scenarios else play.play(self.kernel, machine, [])
-        except LostError:
-            if self._probed is None or self._stop.is_set():
-                raise
+        batch = self.executor.submit(play_batch, self.kernel, self.machine, scenarios).result()
+        session = batch.session
+        if session is None:
+            if self._probed is None or self._stopped:
+                raise LostError(batch.lost)
             session = Session(self._probed.probe, {})
         for scenario in scenarios:
             self._crashed.pop(scenario.name, None)
-            result = crashes.result(scenario, machine)
-            if result is not None and result.verdict is Verdict.FAIL:
-                self._crashed[scenario.name] = result.reason
+        self._crashed |= batch.crashed
         self._probed = session
         return session
 
@@ -113,4 +110,32 @@ class InLab:
 
     def stop(self) -> None:
         """End the machines that run."""
-        self._stop.set()
+        self._stopped = True
+        self.executor.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What was played of scripts; None, and how the machine was lost, where nothing could be.
+
+    `crashed` says how scripts ended that crashed the kernel, by name."""
+
+    session: Session | None
+    lost: str
+    crashed: dict[str, str]
+
+
+def play_batch(kernel: Kernel, machine: Machine, scenarios: Sequence[Scenario]) -> Batch:
+    """Play them in a machine; those that crash the kernel leave no trace."""
+    crashes = Crashes(kernel)
+    session, lost = None, ""
+    try:
+        session = crashes.play(machine, scenarios) if scenarios else play.play(kernel, machine, [])
+    except LostError as error:
+        lost = str(error)
+    crashed = {}
+    for scenario in scenarios:
+        result = crashes.result(scenario, machine)
+        if result is not None and result.verdict is Verdict.FAIL:
+            crashed[scenario.name] = result.reason
+    return Batch(session, lost, crashed)

@@ -23,6 +23,7 @@ KINDS = {
     "images": "the files of the machines, without kernels",
     "kernels": "kernels with their modules",
     "patches": "patches that were validated",
+    "sent": "what a cluster's client sent here to be booted",
     "snapshots": "machines that are ready for a job",
     "trees": "what kernels are built from",
 }

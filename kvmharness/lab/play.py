@@ -21,6 +21,7 @@ from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines import console, initramfs, machine, results, snapshot
 from kvmharness.lab.machines.machine import Boot, Machine
 from kvmharness.lab.machines.snapshot import Snapshot
+from kvmharness.lab.parcels import SYSTEM
 from kvmharness.printable import plain
 from kvmharness.scenarios import Scenario
 from kvmharness.trace import Place, Trace, TraceError
@@ -40,6 +41,10 @@ class LostMachineError(LostError):
         self.complaint = complaint
         self.console = console
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A worker of a cluster hands it over.
+        return type(self), (self.complaint, self.console)
+
 
 class CrashError(LostMachineError):
     """A boot lost the machine while `scenario` was played. `fault` is what the kernel reported of itself
@@ -51,6 +56,9 @@ class CrashError(LostMachineError):
         super().__init__(complaint, console)
         self.scenario = scenario
         self.fault = fault
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.complaint, self.console, self.scenario, self.fault)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +97,9 @@ def parts_of(scenarios: Sequence[Scenario], on: Machine) -> list[Sequence[Scenar
 def image_for(kernel: Kernel, on: Machine) -> bytes:
     """The initial file system of a lab run, without its job."""
     modules = b"" if on.loads_modules_later else initramfs.modules(modules_for(kernel, on))
-    return initramfs.base() + initramfs.python() + modules
+    sent = kernel.folder / SYSTEM
+    system = sent.read_bytes() if sent.exists() else initramfs.base() + initramfs.python()
+    return system + modules
 
 
 def modules_for(kernel: Kernel, on: Machine) -> dict[str, bytes]:

@@ -4,7 +4,7 @@
 import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
 from types import TracebackType
@@ -15,6 +15,7 @@ from kvmharness.judging.verdict import JUDGED, Expectation, Result, Verdict
 from kvmharness.lab import cpus
 from kvmharness.lab.crashes import Crashes
 from kvmharness.lab.errors import LabError
+from kvmharness.lab.executor import LabExecutor, LocalExecutor
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.machine import Machine
 from kvmharness.lab.play import LostMachineError
@@ -116,7 +117,7 @@ class Finished:
 
 
 class Matrix:
-    """Kernels on machines, as many at a time as `jobs` says (None: as this process may use CPUs).
+    """Kernels on machines, which `executor` plays (None: this machine, on as many at a time as it has CPUs).
 
     Iterate over it for each as it is finished. At the end of a `with` block machines that still run are
     ended, and what has not begun never will.
@@ -127,17 +128,13 @@ class Matrix:
         boots: Sequence[tuple[Kernel, Machine]],
         scenarios: Sequence[Scenario],
         expectation: Expectation,
-        jobs: int | None = None,
+        executor: LabExecutor | None = None,
     ) -> None:
         self._boots = tuple(boots)
-        self._stop = threading.Event()
-        jobs = jobs or cpus.usable()
-        self._pool = ThreadPoolExecutor(max_workers=jobs)
-        slots = threading.Semaphore(jobs)
-        together = [
-            (kernel, replace(machine, stop=self._stop, slots=slots)) for kernel, machine in self._boots
+        self._executor = executor or LocalExecutor()
+        self._futures = [
+            self._executor.submit(play_on, *boot, scenarios, expectation) for boot in self._boots
         ]
-        self._futures = [self._pool.submit(play_on, *each, scenarios, expectation) for each in together]
 
     def __enter__(self) -> "Matrix":
         return self
@@ -145,8 +142,7 @@ class Matrix:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
     def __iter__(self) -> Iterator[Finished]:
         """Each, as soon as it is finished. How many are, and which are left, is logged."""

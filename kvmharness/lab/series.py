@@ -8,18 +8,18 @@ modules of the machine are not, byte for byte, those of an earlier patch.
 import hashlib
 import logging
 import re
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 from kvmharness.judging.difference import compare_sessions
 from kvmharness.judging.verdict import Expectation, Verdict
-from kvmharness.lab import build, cache, cpus, runs
+from kvmharness.lab import build, cache, runs
 from kvmharness.lab.build.changes import Change, Changes
 from kvmharness.lab.build.make import CompileError
 from kvmharness.lab.build.modules import Built, Contents, Ground
 from kvmharness.lab.errors import LabError
+from kvmharness.lab.executor import LabExecutor, LocalExecutor
 from kvmharness.lab.kernels import Kernel, stored
 from kvmharness.lab.machines.machine import Machine
 from kvmharness.lab.patches.apply import PatchRefusedError
@@ -51,7 +51,8 @@ class _Pending:
 class SeriesRun:
     """A series that is played on machines. At the end of a `with` block machines that still run are ended.
 
-    `name` is what the kernels are called: built:NAME.0 without the series, built:NAME.1 with its first patch.
+    `executor` plays what is built here (None: this machine). `name` is what the kernels are called:
+    built:NAME.0 without the series, built:NAME.1 with its first patch.
     """
 
     def __init__(
@@ -63,18 +64,15 @@ class SeriesRun:
         scenarios: Sequence[Scenario],
         expectation: Expectation,
         name: str,
-        jobs: int | None = None,
+        executor: LabExecutor | None = None,
     ) -> None:
         self._on = on
         self._changes = changes
-        self._stop = threading.Event()
-        jobs = jobs or cpus.usable()
-        slots = threading.Semaphore(jobs)
-        self._machines = [replace(machine, stop=self._stop, slots=slots) for machine in machines]
+        self._machines = machines
         self._scenarios = scenarios
         self._expectation = expectation
         self._name = name
-        self._pool = ThreadPoolExecutor(max_workers=jobs)
+        self._executor = executor or LocalExecutor()
         self._plays: dict[tuple[str, str], _State] = {}
         self._doubts: tuple[str, ...] = ()
         self._pending: list[_Pending] = []
@@ -83,8 +81,7 @@ class SeriesRun:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
     def run(self) -> None:
         """Build and play all of it. LabError where the kernel cannot be built or played without it."""
@@ -153,7 +150,9 @@ class SeriesRun:
         for machine in machines or self._machines:
             key = machine.name, _key(kernel, machine)
             if key not in self._plays:
-                play = self._pool.submit(runs.play_on, kernel, machine, self._scenarios, self._expectation)
+                play = self._executor.submit(
+                    runs.play_on, kernel, machine, self._scenarios, self._expectation
+                )
                 self._plays[key] = _State(number, kernel, play)
             states[machine.name] = replace(self._plays[key], number=number)
         return states

@@ -2,6 +2,7 @@
 """What every emulator has in common: how the lab starts one, and how it learns how that ended."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,8 @@ def first_there(programs: Sequence[str]) -> str:
 
 
 _PIECE = 1 << 20
+# QEMU answers to --version, Bochs to --help.
+_VERSION = re.compile(r"(?:version|Emulator) (\d+(?:\.\d+)+)")
 
 
 class MemoryFiles:
@@ -148,3 +151,24 @@ class Emulator(Protocol):
 
 
 CONSOLE, RESULTS, SNAPSHOT, SNAPSHOT_CONSOLE = "console", "results", "snapshot", "snapshot-console"
+
+
+def version_of(program: str) -> str:
+    """A program's version as it says it; "" where it does not."""
+    for option in ("--version", "--help"):
+        try:
+            done = subprocess.run(
+                [program, option],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+                stdin=subprocess.DEVNULL,
+                timeout=10,
+            )
+        except (OSError, subprocess.SubprocessError):
+            return ""
+        found = _VERSION.search(done.stdout + done.stderr)
+        if found:
+            return found[1]
+    return ""

@@ -95,6 +95,11 @@ class Machine:
         return replace(self, emulator=self.emulator.without_snapshots)
 
     @property
+    def elsewhere(self) -> "Machine":
+        """This machine without what belongs to this process."""
+        return replace(self, stop=None, slots=None)
+
+    @property
     def loads_modules_later(self) -> bool:
         """Whether its snapshot is one of a kernel without KVM's modules, which it is given after that."""
         return _MODULES_LATER in self.kernel_options.split()
