@@ -25,7 +25,9 @@ def of(arguments: argparse.Namespace, machines: Iterable[str] = (), kernels: Ite
     began: datetime = getattr(arguments, "began", now)
     nested = {each.nested.name: each.nested for each in MACHINES.values() if each.nested}
     known = {**MACHINES, **nested}
-    programs = dict.fromkeys(known[name].emulator.program for name in machines if name in known)
+    # Those of a cluster's workers are in the notes of what each played.
+    ours = () if getattr(arguments, "cluster", None) else machines
+    programs = dict.fromkeys(known[name].emulator.program for name in ours if name in known)
     here = os.uname()
     return About(
         started=began.isoformat(timespec="seconds"),
