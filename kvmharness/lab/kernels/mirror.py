@@ -67,7 +67,7 @@ def mirrors() -> list[str]:
     """The mirrors to ask: those that are named, or those of the machine's sources for apt. LabError for
     none.
     """
-    found = os.environ.get(MIRROR, "").split() or _of_sources()
+    found = os.environ.get(MIRROR, "").split() or of_sources()
     if not found:
         raise LabError(
             "debian: kernels come from a Debian mirror, and there is neither apt nor the name of one on this "
@@ -174,7 +174,8 @@ class Suite:
         return lzma.decompress(packed).decode(errors="replace")
 
 
-def _of_sources() -> list[str]:
+def of_sources() -> list[str]:
+    """The archives of Debian's that this machine's sources for apt name, in their order."""
     files = [_SOURCES[0], *sorted(_SOURCES[1].glob("*"))]
     found = []
     for file in files:
