@@ -106,12 +106,10 @@ class Suite:
         known = self.remembered.known(refresh)
         if known is not None:
             return known
-        kept = _kept(self._index())
-        self.root.mkdir(parents=True, exist_ok=True)
-        write_whole(self.root / "Packages", kept.encode())
-        found = kernels_in([each for each in _paragraphs(kept) if is_of_kernel(each["Package"])], self.name)
-        self.remembered.keep(found)
-        return found
+        with cache.locked(self.root):
+            # Another may have asked meanwhile.
+            known = self.remembered.known(refresh)
+            return self._ask() if known is None else known
 
     def fetched(self, versions: Mapping[str, str], folder: Path) -> list[Path]:
         """The .debs of packages of these versions, put into `folder`, with the hashes of the signed index."""
@@ -120,6 +118,13 @@ class Suite:
     def needed_by(self, package: str, version: str) -> list[str]:
         """The packages that one of this version depends on itself. LabError when the mirror has it not."""
         return depends(self._entry(package, version))
+
+    def _ask(self) -> list[KernelPackage]:
+        kept = _kept(self._index())
+        write_whole(self.root / "Packages", kept.encode())
+        found = kernels_in([each for each in _paragraphs(kept) if is_of_kernel(each["Package"])], self.name)
+        self.remembered.keep(found)
+        return found
 
     def _entry(self, package: str, version: str) -> Packages:
         self.offered()
