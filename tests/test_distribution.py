@@ -2,6 +2,7 @@
 """What is missing is reported with the words of the machine's own distribution."""
 
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -85,3 +86,26 @@ def test_a_missing_emulator_is_reported_in_the_distributions_words(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LabError, match=r"machine intel needs bochs: dnf install bochs$"):
         machine.check_emulator(INTEL)
+
+
+def test_setup_without_apt_says_in_one_line_what_installs_all_that_is_missing(tmp_path: Path) -> None:
+    root = Path(__file__).parent.parent
+    for name in ("scripts/setup", "kvmharness/lab/distribution.py"):
+        put(tmp_path / name, (root / name).read_text())
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("bash", "cat", "dirname", "id"):
+        (programs / name).symlink_to(shutil.which(name) or "")
+    (programs / "python3").symlink_to(sys.executable)
+    done = subprocess.run(
+        ["bash", str(tmp_path / "scripts/setup"), "run"],
+        env={"PATH": str(programs)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("kvmharness needs more of this machine: ")
+    assert install("gcc", "libc6-dev", "binutils", "qemu-system-x86", "util-linux") in line
+    assert not (tmp_path / ".venv").exists()
