@@ -18,7 +18,7 @@ from tests.made_up_kernels import put
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("bisect-fault", "bisect-fix")
-# What git has and a package needs not.
+# What only git needs.
 _OF_GIT = re.compile(r"\.git(ignore|attributes)")
 # The glibc of a manylinux wheel made on Debian 12 may be no newer than that of 2022's distributions.
 _MOST_GLIBC = 35
