@@ -5,6 +5,8 @@ tests/kernel-faults.toml lists them. Each changes one expression of one function
 is looked up in the distribution's source when the modules are built.
 """
 
+import atexit
+import os
 import re
 import tomllib
 from collections.abc import Sequence
@@ -15,6 +17,7 @@ from pathlib import Path
 from kvmharness.judging.difference import Comparison, compare_sessions
 from kvmharness.judging.verdict import Expectation
 from kvmharness.lab import build, runs
+from kvmharness.lab import cache as lab_cache
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.catalogue import MACHINES
 from kvmharness.lab.patches import Patch
@@ -26,8 +29,8 @@ LIST = Path(__file__).parent.parent / "tests" / "kernel-faults.toml"
 SOURCE = "arch/x86/kvm/x86.c"
 # The kernel that gets the faults. It follows the policy it is judged by, mainline-6.7.
 SPEC = "debian:6.12"
-# What is built takes each other's place, under one name.
-_NAME = "test-fault"
+# What is built has a name of this process, and goes when that ends.
+_NAME = f"test-fault-{os.getpid()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +91,26 @@ def _function(fault: Fault, source: str) -> tuple[int, str]:
 
 def unmodified() -> Kernel:
     """The kernel with modules built the same way, but without a fault."""
-    return build.build(SPEC, [], _NAME).kernel
+    return _built([], "none")
 
 
 def faulty(fault: Fault) -> Kernel:
-    """The kernel with the fault. What was built before is not there any more."""
+    """The kernel with the fault."""
     source = build.ground(SPEC).tree.original(SOURCE)
     assert source is not None, f"the source of {SPEC} has no {SOURCE}"
-    return build.build(SPEC, [patch(fault, source)], _NAME).kernel
+    return _built([patch(fault, source)], fault.name)
+
+
+def _built(patches: Sequence[Patch], name: str) -> Kernel:
+    kernel = build.build(SPEC, patches, f"{_NAME}-{name}").kernel
+    atexit.register(forget, kernel)
+    return kernel
+
+
+def forget(kernel: Kernel) -> None:
+    """Take a kernel that was built out of the cache."""
+    if kernel.folder.is_dir():
+        lab_cache.removed(kernel.folder)
 
 
 def played(kernel: Kernel, on: str, scenarios: Sequence[Scenario]) -> Played:

@@ -4,6 +4,7 @@
 import importlib.util
 import subprocess
 import sys
+import threading
 from collections import Counter
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 
 from kvmharness.judging.difference import Comparison, Difference
 from kvmharness.judging.verdict import Result, Verdict
+from kvmharness.lab.executor import LocalExecutor
+from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.runs import Played
 from scripts.kernel_faults import Fault
 
@@ -73,10 +76,8 @@ def test_a_fault_that_is_to_survive_has_not_survived_where_nothing_was_judged(
 
     def came_to(verdict: Verdict) -> bool:
         played = Played((Result("old-restore", verdict, "It goes on.", "why"),), {})
-        monkeypatch.setattr(script.kernel_faults, "faulty", lambda fault: None)
         monkeypatch.setattr(script.kernel_faults, "without_fault", lambda on: played)
-        monkeypatch.setattr(script.kernel_faults, "played", lambda *_: played)
-        _, right = script.play(fault, named=False)
+        _, right = script.described(fault, played)
         assert bool(script.play_without(["amd"])) is not right
         return bool(right)
 
@@ -93,13 +94,38 @@ def test_a_fault_that_fails_has_to_differ_from_the_kernel_without_it(
     fault = Fault("made-up", "It goes back.", "first", "a", "b", noticed_by="old-restore")
     played = Played((Result("old-restore", Verdict.FAIL, "It goes on.", "why", 3),), {})
     found = Comparison(1, differences)
-    monkeypatch.setattr(script.kernel_faults, "faulty", lambda fault: None)
-    monkeypatch.setattr(script.kernel_faults, "played", lambda *_: played)
     monkeypatch.setattr(script.kernel_faults, "compared", lambda *_: found)
-    line, went_right = script.play(fault, named=True)
+    line, went_right = script.described(fault, played)
     where = "1: old-restore, step 3" if right else "nothing"
     assert line == f"| made-up | It goes back. | amd | FAIL | old-restore, step 3 | 1 | {where} |"
     assert went_right is right
+
+
+@pytest.mark.parametrize("script", ["kernel-faults"], indirect=True)
+def test_faults_are_reported_in_their_order_and_the_next_is_built_while_they_are_played(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    faults = [Fault(f"fault-{number}", "", "first", "a", "b") for number in range(4)]
+    second_is_built = threading.Event()
+    forgotten: list[str] = []
+
+    def faulty(fault: Fault) -> Kernel:
+        if fault.name == "fault-1":
+            second_is_built.set()
+        return Kernel(fault.name, "6.12", tmp_path, {})
+
+    def play_on(kernel: Kernel, *_: object) -> Played:
+        assert second_is_built.wait(60)
+        return Played((), {}, notes=(kernel.spec,))
+
+    monkeypatch.setattr(script.kernel_faults, "faulty", faulty)
+    monkeypatch.setattr(script.kernel_faults, "forget", lambda kernel: forgotten.append(kernel.spec))
+    monkeypatch.setattr(script.runs, "play_on", play_on)
+    executor = LocalExecutor(2)
+    found = [(fault.name, played.notes) for fault, played in script.played(faults, executor, named=False)]
+    executor.shutdown()
+    assert found == [(fault.name, (fault.name,)) for fault in faults]
+    assert sorted(forgotten) == [fault.name for fault in faults]
 
 
 @pytest.mark.parametrize(
