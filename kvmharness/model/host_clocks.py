@@ -75,8 +75,10 @@ def _agree(earlier: Bracket, later: Bracket, khz: int, off_ppm: int) -> bool:
 
     The clock was read within the readings of the TSC, however long the player was held up between them.
     """
-    passed = (later.ns_before - earlier.ns_after) * khz // 1_000_000
-    least, most = later.tsc_before - earlier.tsc_after, later.tsc_after - earlier.tsc_before
+    began, _, ended_ns, ended = earlier
+    begins, begins_ns, _, ends = later
+    passed = (begins_ns - ended_ns) * khz // 1_000_000
+    least, most = begins - ended, ends - began
     of_a_ns = khz // 1_000_000 + 1  # each reading of the clock is rounded down to one
     off = abs(passed) * off_ppm // 1_000_000 + of_a_ns
     return least - off <= passed <= most + off

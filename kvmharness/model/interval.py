@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 _CIRCLE = 2**64
 _HALF = 2**63
+_new = tuple.__new__
 
 
 def signed(value: int) -> int:
@@ -39,7 +40,7 @@ class Interval(_Ends):
         """Ends that lie less than half of the circle apart."""
         if not 0 <= high - low < _HALF:
             raise TooWideError(f"from {low} to {high} is not an interval")
-        return tuple.__new__(cls, (low, high))
+        return _new(cls, (low, high))
 
     @property
     def width(self) -> int:

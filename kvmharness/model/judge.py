@@ -110,31 +110,35 @@ class Replay:
             for vcpu in event.operation.vcpu_numbers:
                 if vcpu not in self.worlds[0].vcpus:
                     raise DoubtError(f"vCPU {vcpu} was never created")
-        if self._is_dead(event):
+        if event.exits and self._is_dead(event):
             self.worlds, self.lost = [], None
             return []
-        action = action_of(event)
+        rules, action = self._rules, action_of(event)
+        moment, seen = action.moment, event.debugfs
         survivors: list[World] = []
         failed: list[Outcome] = []
         for world in self.worlds:
             world.begin(step)
             try:
-                for outcome in perform(self._rules, world, action):
-                    moment = action.moment
-                    if _agrees(outcome, event, moment) and shows(self._rules, outcome.world, event, moment):
+                for outcome in perform(rules, world, action):
+                    if _agrees(outcome, event, moment) and (
+                        not seen or shows(rules, outcome.world, event, moment)
+                    ):
                         survivors.append(outcome.world)
                     else:
                         failed.append(outcome)
             except tuple(_DOUBTS) as doubt:
                 self.lost = self.lost or (step, _DOUBTS[type(doubt)])
-            self._check_open(step, len(survivors))
+            if len(survivors) > 1 or self._followed > _MORE_WORLDS:
+                self._check_open(step, len(survivors))
         self.worlds = distinct(survivors)
-        self._followed += self._weight(len(self.worlds))
+        if len(self.worlds) > 1:
+            self._followed += self._weight(len(self.worlds))
         return failed
 
     def _is_dead(self, event: Event) -> bool:
         """Whether a guest ended as none of ours does, under whichever policy: KVM could not run it."""
-        return bool(event.exits) and any(
+        return any(
             each.is_death and not self._may_be_refused(vcpu)
             for vcpu, each in zip(event.operation.vcpu_numbers, event.exits, strict=False)
         )
@@ -186,17 +190,16 @@ def action_of(event: Event) -> Action:
 
 def _moment(bracket: Bracket) -> Moment:
     """When something happened that a bracket holds."""
-    return Moment(
-        Interval(bracket.tsc_before, bracket.tsc_after), Interval(bracket.ns_before, bracket.ns_after)
-    )
+    tsc_before, ns_before, ns_after, tsc_after = bracket
+    return Moment(Interval(tsc_before, tsc_after), Interval(ns_before, ns_after))
 
 
 def _agrees(outcome: Outcome, event: Event, moment: Moment) -> bool:
     """Whether a step went as predicted; if so the world takes note of what was read."""
     if not sentence.ends_so(outcome, event):
         return False
-    world = outcome.world
-    for answer, value in zip(outcome.answers, event.values, strict=False):
+    world, answers, _, _, on_line = outcome
+    for answer, value in zip(answers, event.values, strict=False):
         if answer is not None and not answer.agrees(world, value, moment):
             return False
-    return outcome.on_line is None or line.is_on(world, outcome.on_line, event.values, moment)
+    return on_line is None or line.is_on(world, on_line, event.values, moment)
