@@ -5,7 +5,17 @@ from dataclasses import replace
 
 from kvmharness.contract import EndClaim, Finding, ForwardClaim, RateClaim, SameClaim, Status
 from kvmharness.contract.host_rate import CORRECTED_PPB, measured_khz, off_ppb
-from kvmharness.script import CreateVcpu, GetMsrs, GetTscKhz, Operation, Run, SetMsrs, SetTscKhz, Sleep
+from kvmharness.script import (
+    CreateVcpu,
+    GetMsrs,
+    GetTscKhz,
+    GuestWrite,
+    Operation,
+    Run,
+    SetMsrs,
+    SetTscKhz,
+    Sleep,
+)
 from kvmharness.trace import Bracket, Event, Trace
 
 MS = 1_000_000
@@ -196,3 +206,19 @@ def test_an_end_that_was_not_reached_is_open() -> None:
         EndClaim(text="it is accepted", seen="after").check(refused).reason
         == "step 'after' failed with EINVAL"
     )
+
+
+def test_an_answer_is_held_against_what_was_written_by_its_name() -> None:
+    both = SetMsrs(vcpu=0, msrs=(("TSC", 5), ("TSC_ADJUST", 7)), label="written")
+    asked = GetMsrs(vcpu=0, indices=("TSC_ADJUST",), label="read")
+    same = SameClaim(text="it stays", seen="read", expected="written")
+
+    def read(value: int, *written: int) -> Finding:
+        return same.check(trace(event(both, 1000 * MS, *written), event(asked, 1001 * MS, value)))
+
+    assert read(7, 5, 7).status is Status.KEPT
+    assert read(5, 5, 7).reason == "step 'read' returned 5, step 'written' 7"
+    assert read(7).status is Status.UNDECIDED
+    by_guest = GuestWrite(vcpu=0, msr="TSC_ADJUST", value=7, label="written")
+    found = same.check(trace(event(by_guest, 1000 * MS, 7, 1, 2), event(asked, 1001 * MS, 7)))
+    assert found.status is Status.KEPT

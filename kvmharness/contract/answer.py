@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 
 from kvmharness.contract.finding import Claim, Finding, read_nothing
-from kvmharness.script import TSC_STABLE
+from kvmharness.script import TSC_STABLE, Operation
 from kvmharness.trace import Event, Trace
 
 
@@ -52,7 +52,10 @@ class EndClaim(Claim):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SameClaim(Claim):
-    """The first value of the step labelled `seen` equals that of the step labelled `expected`."""
+    """What the step labelled `seen` read first equals the value of that name of the step labelled `expected`.
+
+    Where that has none of the name, as a guest's write of an MSR, its first value counts.
+    """
 
     seen: str
     expected: str
@@ -70,12 +73,20 @@ class SameClaim(Claim):
         if seen.error or not seen.values:
             return self.undecided(f"step {self.seen!r} read nothing {seen.error}".rstrip(), number)
         # A step that failed still has the value that it should have written.
-        if not expected.values:
+        place = same_place(seen.operation, expected.operation)
+        if len(expected.values) <= place:
             return self.undecided(f"step {self.expected!r} read nothing {expected.error}".rstrip())
-        if seen.values[0] == expected.values[0]:
+        value = expected.values[place]
+        if seen.values[0] == value:
             return self.kept()
-        said = f"step {self.seen!r} returned {seen.values[0]}, step {self.expected!r} {expected.values[0]}"
+        said = f"step {self.seen!r} returned {seen.values[0]}, step {self.expected!r} {value}"
         return self.broken(said, number)
+
+
+def same_place(seen: Operation, expected: Operation) -> int:
+    """Which of the values of `expected` is called as the first one of `seen`; the first if none is."""
+    names = expected.value_names
+    return next((names.index(name) for name in seen.value_names[:1] if name in names), 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from kvmharness.contract import (
     ScaleClaim,
     TimeClaim,
 )
+from kvmharness.contract.answer import same_place
 from kvmharness.reproduce.names import CannotExpressError, duration, text
 from kvmharness.script import Operation, Script
 
@@ -95,7 +96,9 @@ class Checks:
         return [(claim.text, f"same_offset((struct offset_claim) {{\n{lines}}})")]
 
     def _same(self, claim: SameClaim) -> list[Check]:
-        return [(claim.text, f"same_value({self._pointer(claim.seen)}, {self._pointer(claim.expected)})")]
+        seen, expected = (self._of_label[label][1] for label in (claim.seen, claim.expected))
+        steps = f"{self._pointer(claim.seen)}, {self._pointer(claim.expected)}"
+        return [(claim.text, f"same_value({steps}, {same_place(seen, expected)})")]
 
     def _end(self, claim: EndClaim) -> list[Check]:
         numbers = []

@@ -135,15 +135,15 @@ static enum result same_offset(struct offset_claim claim)
 }
 
 //// same_value
-static enum result same_value(const struct step *seen, const struct step *due)
+static enum result same_value(const struct step *seen, const struct step *due, int place)
 {
 	if (seen->error || !seen->count)
 		return undecided("step %s read nothing: %s", seen->name, strerror(seen->error));
-	if (!due->count)
+	if (due->count <= place)
 		return undecided("step %s read nothing: %s", due->name, strerror(due->error));
-	if (seen->value[0] == due->value[0])
+	if (seen->value[0] == due->value[place])
 		return KEPT;
-	return broken("step %s: %llu, step %s: %llu", seen->name, seen->value[0], due->name, due->value[0]);
+	return broken("step %s: %llu, step %s: %llu", seen->name, seen->value[0], due->name, due->value[place]);
 }
 
 //// ends_with
