@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from kvmharness import host
 from kvmharness.cli import bisect_step
@@ -28,8 +28,10 @@ from tests.made_up_mails import SOURCE, SOURCE_PATH
 from tests.made_up_steps import play_on
 
 # `make test` plays the same examples every time; --hypothesis-profile nightly plays many, and new ones.
-settings.register_profile("default", derandomize=True, deadline=None, max_examples=100)
-settings.register_profile("nightly", deadline=None, max_examples=20_000)
+# How long it takes to make one says how busy the machine is.
+untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("default", untimed, derandomize=True, max_examples=100)
+settings.register_profile("nightly", untimed, max_examples=20_000)
 settings.load_profile("default")
 
 

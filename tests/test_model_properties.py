@@ -9,12 +9,14 @@ import dataclasses
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from kvmharness.model.judge import Judgement, Possibility, Replay, judge
+from kvmharness.judging.difference import first_difference
+from kvmharness.model.judge import Possibility, Replay, judge
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.policy import Policy
 from kvmharness.model.simulate import HOST, Pace, simulate
 from kvmharness.model.state import Host
 from kvmharness.model.written_rule import rules_of
+from kvmharness.scenarios import SCENARIOS
 from kvmharness.script import CreateVcpu, GetMsrs, GetTscOffset, GuestWrite, Run, Script, SetMsrs, Time
 from kvmharness.trace import Event, Trace
 from tests.model_strategies import hosts, paces, policies, scripts, short_paces
@@ -40,10 +42,13 @@ def played(
     )
 
 
-def assert_possible(judgement: Judgement) -> None:
-    """Where vCPUs are written at once, or a rule leaves things open, it may have gone too many ways to
-    follow (which is UNDECIDED): that shows nothing."""
-    assume(not judgement.doubt.startswith("too much stays open"))
+def assert_possible(trace: Trace, policy: Policy, host: Host) -> None:
+    """Where vCPUs are written at once, or a rule leaves things open, it may go too many ways to follow: then
+    all of it up to there is possible."""
+    judgement = judge(trace, policy, host)
+    if judgement.doubt.startswith("too much stays open"):
+        followed = dataclasses.replace(trace, events=trace.events[: judgement.step - 1])
+        judgement = judge(followed, policy, host)
     assert judgement.possibility is Possibility.POSSIBLE, judgement
 
 
@@ -52,7 +57,7 @@ def test_what_the_model_plays_is_possible_under_its_policy(
     script: Script, policy: Policy, host: Host, data: st.DataObject
 ) -> None:
     trace = played(script, policy, host, data, paces, debugfs=data.draw(st.booleans()))
-    assert_possible(judge(trace, policy, host))
+    assert_possible(trace, policy, host)
 
 
 @given(scripts(frequencies=False), policies, hosts, st.data())
@@ -60,7 +65,7 @@ def test_it_is_possible_too_when_nothing_is_known_of_the_host(
     script: Script, policy: Policy, host: Host, data: st.DataObject
 ) -> None:
     trace = played(script, policy, host, data, paces, debugfs=data.draw(st.booleans()))
-    assert_possible(judge(trace, policy, Host(stable=host.stable)))
+    assert_possible(trace, policy, Host(stable=host.stable))
 
 
 def worlds(trace: Trace, policy: Policy) -> int:
@@ -143,3 +148,41 @@ def test_a_write_that_was_refused_is_impossible(script: Script, policy: Policy, 
     assert (judgement.possibility, judgement.step) == (Possibility.IMPOSSIBLE, place + 1)
     assert judgement.mismatch
     assert judgement.mismatch.expected == "success"
+
+
+def decided(policy: Policy) -> Policy:
+    """The policy with nothing left open: two kernels that have it do the same of the same script."""
+    rule = policy.rule and dataclasses.replace(
+        policy.rule, decisions=tuple(bool(each is None) or each for each in policy.rule.decisions)
+    )
+    renews = "generation" if policy.renews_masterclock == "either" else policy.renews_masterclock
+    return dataclasses.replace(
+        policy, rule=rule, renews_masterclock=renews, reloads="unstable", honours_writes=True
+    )
+
+
+decided_policies = policies.map(decided)
+STABLE = sorted(name for name, each in SCENARIOS.items() if "stable-tsc" not in each.lacks)
+
+
+@given(scripts(frequencies=False), decided_policies, decided_policies)
+def test_two_kernels_that_differ_without_any_policy_are_not_both_possible_under_either(
+    script: Script, policy: Policy, other: Policy
+) -> None:
+    traces = [simulate("any", script, each, HOST, debugfs=True) for each in (policy, other)]
+    if first_difference(*traces) is not None:
+        found = {judge(traces[0], other, HOST).possibility, judge(traces[1], policy, HOST).possibility}
+        assert found != {Possibility.POSSIBLE}
+
+
+@given(st.sampled_from(STABLE), decided_policies, decided_policies)
+def test_a_scenario_in_which_the_judge_distinguishes_two_random_policies_shows_a_difference_without_any(
+    name: str, policy: Policy, other: Policy
+) -> None:
+    scenario = SCENARIOS[name]
+    traces = [simulate(name, scenario.script, each, scenario.host, debugfs=True) for each in (policy, other)]
+    impossible = {
+        judge(traces[0], other, scenario.host).possibility,
+        judge(traces[1], policy, scenario.host).possibility,
+    }
+    assert (Possibility.IMPOSSIBLE in impossible) is (first_difference(*traces) is not None)
