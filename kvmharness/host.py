@@ -8,7 +8,7 @@ change does not count.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 
 from kvmharness import trace
@@ -31,23 +31,35 @@ def play(scenarios: Sequence[Scenario], root: str = "/") -> Session:
     `root` is the folder that holds proc and sys. KvmUnavailableError without a /dev/kvm that opens, KvmError
     where not even a VM can be created; any OSError, unless the host changed.
     """
+    return until_unchanged(lambda: _attempt(scenarios, root))
+
+
+def until_unchanged(attempt: Callable[[], tuple[list[Trace], list[str]]]) -> Session:
+    """The session of an attempt, which returns the traces, the probe's first, and how the host changed
+    meanwhile; up to three times."""
     notes: list[str] = []
     for _ in range(ATTEMPTS):
-        before = host_reader.read(root)
-        traces: list[Trace] = []
-        failed: OSError | None = None
-        try:
-            traces, changes = _play(scenarios, before, root)
-        except OSError as error:  # of a CPU that is gone, for one
-            failed, changes = error, []
-        changes = host_state.changes(before, host_reader.read(root)) or changes
-        if not changes and failed:
-            raise failed
+        traces, changes = attempt()
         if not changes:
             return Session.of(traces, tuple(notes))
         notes.append(f"this host changed during a session, which does not count: {'; '.join(changes)}")
     reason = f"this host changed each of {ATTEMPTS} times, the last time: {'; '.join(changes)}"
     return Session(Probe(()), {}, tuple(notes), changed=reason)
+
+
+def _attempt(scenarios: Sequence[Scenario], root: str) -> tuple[list[Trace], list[str]]:
+    before = host_reader.read(root)
+    traces: list[Trace] = []
+    changes: list[str] = []
+    failed: OSError | None = None
+    try:
+        traces, changes = _play(scenarios, before, root)
+    except OSError as error:  # of a CPU that is gone, for one
+        failed = error
+    changes = host_state.changes(before, host_reader.read(root)) or changes
+    if not changes and failed:
+        raise failed
+    return traces, changes
 
 
 def _play(scenarios: Sequence[Scenario], before: dict[str, str], root: str) -> tuple[list[Trace], list[str]]:

@@ -38,7 +38,7 @@ settings.load_profile("default")
 # What a machine may lack though everything was installed that tests need.
 _OF_THE_MACHINE = (
     *("/dev/kvm", "a second CPU", "user namespaces", "KVM_", "setting a v", "setting a VM", "a vCPU 200 ppm"),
-    *("Debian mirror", "this machine's mirror"),
+    *("Debian mirror", "this machine's mirror", "sshd"),
 )
 
 

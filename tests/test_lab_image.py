@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kvmharness.lab import play
-from kvmharness.lab.machines import initramfs
+from kvmharness.lab.machines import initramfs, interpreter
 from kvmharness.lab.machines.cpio import Archive
 from kvmharness.scenarios import SCENARIOS
 
@@ -58,15 +58,15 @@ def test_the_interpreter_inside_finds_its_library_where_it_looks_for_it(
         else:
             path.write_bytes(content)
             path.chmod(mode & 0o777)
-    interpreter = files["etc/command"][1].decode().split("\n")[0]
-    command = ["unshare", "--map-root-user", "chroot", str(tmp_path / "root"), interpreter]
+    program = files["etc/command"][1].decode().split("\n")[0]
+    command = ["unshare", "--map-root-user", "chroot", str(tmp_path / "root"), program]
     code = "import sys; print(sys.prefix, sys.exec_prefix, *sys.path, sep='\\n')"
     done = subprocess.run(
         [*command, "-I", "-S", "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stderr == ""
     outside = subprocess.run(
-        [interpreter, "-I", "-S", "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [program, "-I", "-S", "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout == outside.stdout
     # Without its folder of shared objects it complains, since 3.13. No other is of use there.
@@ -82,10 +82,11 @@ def test_equal_jobs_are_equal_to_the_byte() -> None:
     assert play.job_for(scenarios[:1]).number != job.number
 
 
-def test_what_runs_inside_loads_nothing_slow() -> None:
-    path = initramfs._import_path()
-    code = f"import sys; sys.path[:0] = {path!r}; import kvmharness.lab.machines.guest; print(*sys.modules)"
-    command = [str(initramfs._interpreter()), "-I", "-S", "-c", code]
+@pytest.mark.parametrize("module", ["kvmharness.lab.machines.guest", "kvmharness.remote.there"])
+def test_what_runs_inside_loads_nothing_slow(module: str) -> None:
+    path = interpreter.import_path()
+    code = f"import sys; sys.path[:0] = {path!r}; import {module}; print(*sys.modules)"
+    command = [str(interpreter.interpreter()), "-I", "-S", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     loaded = set(done.stdout.split())
     assert "kvmharness.player.player" in loaded
@@ -97,7 +98,7 @@ def test_a_module_file_compiles_to_bytecode_the_interpreter_takes(tmp_path: Path
     source.write_text("print('hello')")
     compiled = tmp_path / "alone" / "thing.pyc"
     compiled.parent.mkdir()
-    compiled.write_bytes(initramfs._compiled(source))
+    compiled.write_bytes(interpreter.compiled(source))
     code = f"import sys; sys.path.insert(0, {str(compiled.parent)!r}); import thing"
     done = subprocess.run(
         [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True, timeout=60

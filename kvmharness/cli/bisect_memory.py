@@ -21,7 +21,18 @@ from kvmharness.lab.patches.commits import Repository
 Sources = dict[str, str]
 _SHOWN = 12
 # What makes two searches different ones.
-_ASKED = ("kernel", "machine", "host", "scenario", "scenario_file", "expect", "judge", "policy_file", "fix")
+_ASKED = (
+    "kernel",
+    "machine",
+    "host",
+    "on",
+    "scenario",
+    "scenario_file",
+    "expect",
+    "judge",
+    "policy_file",
+    "fix",
+)
 
 
 class Memory:

@@ -57,6 +57,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "(default: build the whole kernel)",
     )
     parser.add_argument("--host", action="store_true", help="judge the running kernel; build nothing")
+    options.add_on(parser)
     parser.add_argument(
         "--machine",
         metavar="NAME",
@@ -84,6 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Judge one step: a line that says what it is and why, and git's exit status for it."""
     scenarios = options.pick_scenarios(arguments.scenario, arguments.scenario_file)
     expectation = options.expectation(arguments)
+    if arguments.on and not arguments.host:
+        raise UsageError("--on goes with --host: a box judges the kernel that it runs")
     if arguments.host:
         given = [name for name in _OF_LAB if getattr(arguments, name)]
         if given:
@@ -98,14 +101,14 @@ def run(arguments: argparse.Namespace) -> int:
 def _of_host(
     arguments: argparse.Namespace, scenarios: Sequence[Scenario], expectation: Expectation
 ) -> BisectAnswer:
-    memory = bisect_memory.recall(arguments, Path())
+    memory, box = bisect_memory.recall(arguments, Path()), arguments.on
     try:
-        outcome = settle(scenarios, host.play, expectation, confirm=True)
+        outcome = settle(scenarios, box.play if box else host.play, expectation, confirm=True)
     except (KvmUnavailableError, KvmError) as error:
         if error.errno in (errno.EACCES, errno.EPERM):
             raise
         # Its modules did not load, perhaps.
-        return BisectAnswer(SKIP, f"{os.uname().release}: {error}")
+        return BisectAnswer(SKIP, str(error) if box else f"{os.uname().release}: {error}")
     _show(outcome.notes)
     found = _answer(outcome.results, outcome.sessions, expectation, _by_name(arguments))
     return memory.judged(found, outcome.results, by_name=_by_name(arguments)) if memory else found

@@ -29,6 +29,7 @@ from kvmharness.model.policy import Policy, from_tables
 from kvmharness.model.written_rule import RuleError
 from kvmharness.printable import printable
 from kvmharness.recording import lines, vmms
+from kvmharness.remote.box import Box
 from kvmharness.report import FORMATS, Report, colour, kcidb, lacks, render
 from kvmharness.scenarios import SCENARIOS, Scenario
 from kvmharness.scenarios.file import ScenarioFileError, from_text
@@ -136,6 +137,23 @@ def add_policy_file(parser: argparse.ArgumentParser) -> None:
         help="read more policies from a TOML file, or rules as code from a Python file, which is run "
         "(see docs/policies.md)",
     )
+
+
+def add_on(parser: argparse.ArgumentParser) -> None:
+    """--on."""
+    parser.add_argument(
+        "--on",
+        type=_box,
+        metavar="ssh://[USER@]HOST[:PORT]",
+        help="play on the /dev/kvm of this box, over your own ssh; nothing has to be installed there",
+    )
+
+
+def _box(text: str) -> Box:
+    try:
+        return Box.named(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_hang_after(parser: argparse.ArgumentParser) -> None:

@@ -2,14 +2,15 @@
 """kvmharness probe: what this host's KVM can do, found by effect."""
 
 import argparse
-import os
 
 from kvmharness import host
+from kvmharness.cli import options
 from kvmharness.cli.errors import NOTHING_FAILED
 from kvmharness.contract import Status
 from kvmharness.judging import capabilities
 from kvmharness.judging.probe import Probe
 from kvmharness.kvm import lib
+from kvmharness.lab.errors import LabError
 
 _WORDS = {Status.KEPT: "yes", Status.BROKEN: "no", Status.UNDECIDED: "?"}
 
@@ -17,13 +18,18 @@ _WORDS = {Status.KEPT: "yes", Status.BROKEN: "no", Status.UNDECIDED: "?"}
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
     parser = commands.add_parser("probe", help="show what this host's KVM can do, found by its effects")
+    options.add_on(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Play the probe and say what it shows."""
-    probe = host.play([]).probe
-    print(f"/dev/kvm of {os.uname().release}, found by its effects:")
+    box = arguments.on
+    session = box.play([]) if box else host.play([])
+    probe = session.probe
+    if session.changed:
+        raise LabError(session.changed)
+    print(f"/dev/kvm of {probe.release}{f' on {box.name}' if box else ''}, found by its effects:")
     found = capabilities.findings(probe)
     width = max(map(len, found))
     for name, finding in found.items():

@@ -17,6 +17,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser("run", help="play scenarios on this host's /dev/kvm, judge them")
     parser.add_argument("name", nargs="*", metavar="SCENARIO", help="play only this scenario (default: all)")
     options.add_what_to_play(parser)
+    options.add_on(parser)
     options.add_report_options(parser)
     options.add_judging(parser)
     options.add_strict(parser)
@@ -29,12 +30,20 @@ def run(arguments: argparse.Namespace) -> int:
     scenarios = options.pick_scenarios([*arguments.name, *arguments.scenario], arguments.scenario_file)
     options.check_places(arguments.output, arguments.save_traces)
     expectation = options.expectation(arguments)
-    outcome = settle(scenarios, host.play, expectation, confirm=True)
-    place = "host", saved.HOSTS_OWN
+    box = arguments.on
+    outcome = settle(scenarios, box.play if box else host.play, expectation, confirm=True)
+    place = box.name if box else "host", saved.HOSTS_OWN
     options.save_sessions(outcome.sessions, outcome.attempts, *place, arguments.save_traces)
     probes = [session.probe for session in outcome.sessions.values()]
+    release = next((each.release for each in probes if each.release), "" if box else os.uname().release)
     report = KernelReport(
-        *(*place, os.uname().release, outcome.results, expectation.name, outcome.identity),
+        *(
+            *place,
+            release,
+            outcome.results,
+            expectation.name,
+            outcome.identity,
+        ),
         notes=outcome.notes,
         host=outcome.host,
         sessions=outcome.sessions,

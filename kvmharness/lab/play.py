@@ -228,7 +228,7 @@ def _read(job: Job, boot: Boot) -> list[Trace]:
     if boot.complaint or fault:
         raise results.BrokenResultError(_complaint(boot, fault))
     try:
-        traces = [_trace(job, *content) for content in results.decode(job.number, boot.results)]
+        traces = [trace_of(job, *content) for content in results.decode(job.number, boot.results)]
     except (TraceError, TypeError, ValueError, KeyError) as error:
         raise results.BrokenResultError(f"the result makes no sense: {error}") from None
     names = [each.scenario for each in traces]
@@ -256,9 +256,12 @@ def _played_last(job: Job, scenarios: Sequence[Scenario], boot: Boot) -> str:
     return ""
 
 
-def _trace(job: Job, *told: Any) -> Trace:
-    """A trace from what the machine says: a script's name, the kernel's release, when the VM was created, the
-    script's steps, and facts of the machine. It leaves out what the steps were asked to be."""
+def trace_of(job: Job, *told: Any) -> Trace:
+    """A trace from what a machine says: a script's name, the kernel's release, when the VM was created, the
+    script's steps, and facts of the machine. It leaves out what the steps were asked to be.
+
+    TraceError, TypeError, ValueError or KeyError where that makes no sense.
+    """
     name, release, created, steps, facts = told
     if type(name) is not str or type(release) is not str or type(steps) is not list:
         raise ValueError("expected a name, a release and steps")

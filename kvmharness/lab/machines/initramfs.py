@@ -12,31 +12,23 @@ Base and python are kept in the cache, under the hash of what they are made of. 
 lie at the same paths as on this machine, so that the interpreter finds everything as it does here.
 """
 
-import functools
 import hashlib
-import importlib.util
 import json
-import marshal
 import shutil
 import struct
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from elftools.elf.dynamic import DynamicSegment
-from elftools.elf.elffile import ELFFile
-from elftools.elf.segments import InterpSegment
-
-import kvmharness
 from kvmharness.lab import cache, distribution
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import elf
+from kvmharness.lab.machines import interpreter
 from kvmharness.lab.machines.cpio import Archive
+from kvmharness.lab.machines.interpreter import PACKAGE
 from kvmharness.lab.machines.protocol import JOB_PATH
 
-_PACKAGE = Path(kvmharness.__file__).parent
 _INIT = Path(__file__).with_name("init.c")
 
 # The parts of this package that run inside a machine.
@@ -51,21 +43,6 @@ _SECTION_SIZE = 32  # where in an entry of the section table: sh_size of Elf64_S
 # A piece that was not used for so long goes.
 _KEEP_S = 7 * 24 * 3600
 
-# Loads what the player loads, and lists it: Python modules, the shared objects mapped for them, and where
-# the interpreter itself looks for its library (Modules/getpath.py): os.py, the folder of its shared objects.
-_LIST_FILES = """
-import sys
-sys.path[:0] = {path!r}
-import kvmharness.lab.machines.guest
-modules = list(sys.modules.values())
-sources = [getattr(module, "__file__", None) for module in modules]
-with open("/proc/self/maps") as maps:
-    mapped = sorted({{line.split(maxsplit=5)[5].rstrip() for line in maps if "/" in line}})
-import json, os
-dynload = [path for path in sys.path if os.path.basename(path) == "lib-dynload"]
-sources = sorted(set(filter(None, [*sources, os.__file__])))
-print(json.dumps({{"sources": sources, "mapped": mapped, "folders": dynload}}))
-"""
 # Without the interpreter's own clearing up, which takes an emulated CPU longer than a scenario.
 _RUN_PLAYER = (
     "import os, sys; sys.path[:0] = {path!r}; from kvmharness.lab.machines.guest import main; "
@@ -98,20 +75,6 @@ def job(content: bytes) -> bytes:
     archive = Archive()
     archive.add_file(JOB_PATH, content)
     return bytes(archive)
-
-
-@functools.cache
-def _interpreter() -> Path:
-    return Path(sys.executable).resolve()
-
-
-@functools.cache
-def _import_path() -> list[str]:
-    """Where the player's own modules lie: this package, and cffi's backend."""
-    backend = importlib.util.find_spec("_cffi_backend")
-    if backend is None or backend.origin is None:
-        raise LabError("cffi is not installed beside this Python")
-    return [str(_PACKAGE.parent), str(Path(backend.origin).parent)]
 
 
 def untraced(module: bytes) -> bytes:
@@ -148,12 +111,12 @@ def _kept(name: str, made_of: bytes, build: Callable[[Path], None]) -> bytes:
 
 def _fingerprint() -> bytes:
     """What the python piece depends on, without loading any of it."""
-    files = [_PACKAGE / name for name in _INSIDE_FILES]
+    files = [PACKAGE / name for name in _INSIDE_FILES]
     for part in _INSIDE:
-        files += [path for path in (_PACKAGE / part).rglob("*") if path.suffix in (".py", ".so")]
-    files += [_interpreter(), Path(__file__)]
+        files += [path for path in (PACKAGE / part).rglob("*") if path.suffix in (".py", ".so")]
+    files += [interpreter.interpreter(), Path(__file__), Path(interpreter.__file__)]
     rows = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(files)]
-    return json.dumps([sys.version, _import_path(), rows]).encode()
+    return json.dumps([sys.version, interpreter.import_path(), rows]).encode()
 
 
 def _build_base(folder: Path) -> None:
@@ -174,61 +137,13 @@ def _build_base(folder: Path) -> None:
 
 
 def _build_python(folder: Path) -> None:
-    command = [str(_interpreter()), "-I", "-S", "-B", "-c", _LIST_FILES.format(path=_import_path())]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        raise LabError(f"the player does not load: {(done.stderr.splitlines() or ['no reason given'])[-1]}")
-    listed = json.loads(done.stdout)
-    sources = {Path(name) for name in listed["sources"] if name.endswith(".py")}
+    found = interpreter.files("kvmharness.lab.machines.guest")
     archive = Archive()
-    player = [str(_interpreter()), "-I", "-S", "-B", "-c", _RUN_PLAYER.format(path=_import_path())]
+    code = _RUN_PLAYER.format(path=interpreter.import_path())
+    player = [str(interpreter.interpreter()), "-I", "-S", "-B", "-c", code]
     archive.add_file("/etc/command", "".join(f"{word}\n" for word in player).encode())
-    for source in sorted(sources):
-        archive.add_file(str(source.with_suffix(".pyc")), _compiled(source))
-    for path in listed["folders"]:
+    for path in found.folders:
         archive.add_folder(path)
-    loader = _program_loader(_interpreter())
-    archive.add_file(loader, Path(loader).read_bytes(), 0o755)
-    for path in sorted({*map(Path, listed["mapped"]), _interpreter()}):
-        if path.is_file() and _is_elf(path):
-            archive.add_file(str(path.with_name(_loaded_as(path))), _stripped(path), 0o755)
+    for path, (content, mode) in found.contents.items():
+        archive.add_file(path, content, mode)
     (folder / "piece.cpio").write_bytes(bytes(archive))
-
-
-def _compiled(source: Path) -> bytes:
-    """A module as bytecode that is never held against its source (PEP 552: hash-based, unchecked)."""
-    code = compile(source.read_bytes(), str(source), "exec", dont_inherit=True)
-    return importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + bytes(8) + marshal.dumps(code)
-
-
-def _is_elf(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == b"\x7fELF"
-
-
-def _loaded_as(path: Path) -> str:
-    """The file name a shared object is looked for by: its soname, where it has one."""
-    with path.open("rb") as file:
-        for segment in ELFFile(file).iter_segments():
-            if isinstance(segment, DynamicSegment):
-                for tag in segment.iter_tags("DT_SONAME"):
-                    return str(tag.soname)  # type: ignore[attr-defined]
-    return path.name
-
-
-def _program_loader(program: Path) -> str:
-    with program.open("rb") as file:
-        for segment in ELFFile(file).iter_segments():
-            if isinstance(segment, InterpSegment):
-                return str(segment.get_interp_name())
-    raise LabError(f"{program} names no dynamic loader")
-
-
-def _stripped(path: Path) -> bytes:
-    """An ELF file without debugging information, where there is a strip; as it is otherwise."""
-    strip = shutil.which("strip")
-    if strip is None:
-        return path.read_bytes()
-    with tempfile.NamedTemporaryFile() as out:
-        done = subprocess.run([strip, "-o", out.name, path], capture_output=True, check=False)
-        return Path(out.name).read_bytes() if done.returncode == 0 else path.read_bytes()
