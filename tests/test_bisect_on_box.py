@@ -89,7 +89,7 @@ def step(repository: Path, *arguments: str) -> "subprocess.CompletedProcess[str]
 
 
 def test_a_search_goes_on_after_a_module_that_does_not_load(repository: Path, box: Path) -> None:
-    history = [  # fmt: skip
+    history = [
         "a",
         "b",
         "not-there c",

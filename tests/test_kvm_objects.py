@@ -27,6 +27,7 @@ from kvmharness.kvm import (
     lib,
     read_host_clock,
 )
+from kvmharness.kvm.descriptor import Descriptor
 from kvmharness.player.msr import MSRS
 
 pytestmark = pytest.mark.kvm
@@ -356,3 +357,24 @@ def test_memory_may_not_overlap(vm: Vm) -> None:
     with pytest.raises(KvmError, match="overlaps another slot"):
         vm.add_memory(4096, guest_address=4096)
     assert len(vm.memory) == 1
+
+
+def test_the_number_of_a_vm_is_free_only_when_the_vm_is_gone(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """KVM names a VM's folder in debugfs by it, and another VM must not find that there."""
+    seen = []
+    real = Descriptor.close
+
+    def close(self: Descriptor) -> None:
+        if isinstance(self, Vm) and not self.closed:
+            seen.append(os.readlink(f"/proc/self/fd/{self.fileno()}"))
+        real(self)
+
+    monkeypatch.setattr(Descriptor, "close", close)
+    vm = system.create_vm()
+    assert os.readlink(f"/proc/self/fd/{vm.fileno()}") == "anon_inode:kvm-vm"
+    vm.create_vcpu(0)
+    vm.close()
+    vm.close()
+    assert seen == ["anon_inode:[eventfd]"]

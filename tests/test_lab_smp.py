@@ -3,6 +3,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from kvmharness.lab import play
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines import initramfs, machine
 from kvmharness.lab.machines.catalogue import AMD_SMP, AMD_SMP_UNSTABLE, AMD_UNSTABLE
-from kvmharness.lab.machines.machine import Machine
+from kvmharness.lab.machines.machine import Boot, Machine
 from kvmharness.model.judge import Possibility, judge
 from kvmharness.model.policies import POLICIES
 from kvmharness.scenarios import SCENARIOS, Scenario
@@ -120,3 +121,23 @@ def test_vcpus_that_are_apart_see_warps_and_those_that_are_together_none(kernel:
     # It may be stopped between counting the one and the other.
     assert 0 <= followed - warps <= 1
     assert largest <= 10**9
+
+
+@pytest.mark.lab
+@pytest.mark.full
+def test_no_vm_finds_the_folder_of_another_in_debugfs(
+    kernel: Callable[[str], Kernel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel developer takes the kernel's word for it, "duplicate directory", for a defect."""
+    consoles = []
+    real = machine.boot
+
+    def boot(*arguments: Any, **settings: Any) -> Boot:
+        booted = real(*arguments, **settings)
+        consoles.append(booted.console)
+        return booted
+
+    monkeypatch.setattr(machine, "boot", boot)
+    play.play(kernel("debian:6.12"), AMD_SMP, [*SCENARIOS.values()][:40])
+    assert "kvmharness plays" in consoles[0]
+    assert [line for each in consoles for line in each.splitlines() if "duplicate directory" in line] == []

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+
 from kvmharness.kvm import ioctls
 from kvmharness.kvm._kvm import ffi
 from kvmharness.kvm.descriptor import Descriptor
@@ -12,6 +14,23 @@ from kvmharness.kvm.vcpu import Vcpu
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+
+def _hold_number(fd: int) -> None:
+    """Close the file behind a descriptor, which stays taken by another until that has been given back.
+
+    KVM names a VM's folder in debugfs by the number (kvm_create_vm_debugfs). close() frees the number before
+    the VM is gone, so another thread's new VM would get it, have no folder, and the kernel would warn of a
+    "duplicate directory". dup2() frees nothing, and returns when the VM is gone.
+    """
+    try:
+        holder = os.eventfd(0, os.EFD_CLOEXEC)
+    except OSError:  # too many files, for one: then only the folder may be missing
+        return
+    try:
+        os.dup2(holder, fd, inheritable=False)
+    finally:
+        os.close(holder)
 
 
 class ClockData:
@@ -108,6 +127,8 @@ class Vm(Descriptor):
         """Give back vCPUs, VM and memory, in this order; again is harmless."""
         for vcpu in self.vcpus:
             vcpu.close()
+        if not self.closed:
+            _hold_number(self.fileno())
         super().close()
         for memory in self.memory:
             memory.close()
