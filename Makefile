@@ -11,11 +11,14 @@ run: setup
 	[ $$status -eq 1 ] && echo "$$report" | grep -q "^FAIL  debian:6.1 on amd" && \
 	echo "$$report" | grep -q "^PASS  debian:6.12 on amd"
 
+# A process a CPU. Tests that share a booted kernel or a build stay in one (tests/conftest.py).
+PARALLEL := -n logical --dist loadgroup
+
 test: check
-	$(BIN)/pytest -m "not full"
+	$(BIN)/pytest $(PARALLEL) -m "not full"
 
 test-full: check
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 check: setup-test
 	$(BIN)/ruff check

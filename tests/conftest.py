@@ -42,6 +42,26 @@ _OF_THE_MACHINE = (
 )
 
 
+# Lab tests that share what one of them made: kernels that were booted for all of them, builds by one name.
+_SHARING = ("outcome", "built_again")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share something expensive run in one process, wherever the others run."""
+    for item in items:
+        if group := _group(item):
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _group(item: pytest.Item) -> str:
+    assert isinstance(item, pytest.Function)
+    if any(name in item.fixturenames or name in vars(item.module) for name in _SHARING):
+        return "shared kernels"
+    scopes = {each[-1].scope for each in item._fixtureinfo.name2fixturedefs.values()}
+    return item.module.__name__ if scopes & {"module", "session"} - {"session"} else ""
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]

@@ -5,7 +5,6 @@ more than a gibibyte or ten seconds."""
 import contextlib
 import io
 import json
-import multiprocessing
 import os
 import resource
 import signal
@@ -13,7 +12,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -86,25 +84,24 @@ def play(seed: int, count: int, path: Path) -> Counter[int]:
     return statuses
 
 
+def _reaches_all_ends(statuses: Counter[int]) -> bool:
+    """Whether all ways to end were reached, and none nearly always; else a test would show little."""
+    return set(statuses) == {0, 1, 2, 4} and max(statuses.values()) < 0.8 * statuses.total()
+
+
+@pytest.mark.parametrize("seed", [217423, 217424, 217425])
 @pytest.mark.usefixtures("within_limits")
-def test_mutated_traces_are_judged_or_refused_in_one_line(tmp_path: Path) -> None:
-    statuses = play(217423, 3_000, tmp_path / "young-restore.jsonl")
-    # All ways to end are reached, or this test would show little.
-    assert set(statuses) == {0, 1, 2, 4}
-    assert max(statuses.values()) < 2_400
+def test_mutated_traces_are_judged_or_refused_in_one_line(seed: int, tmp_path: Path) -> None:
+    assert _reaches_all_ends(play(seed, 1_000, tmp_path / "young-restore.jsonl"))
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("seed", range(1, 11))
 @pytest.mark.usefixtures("within_limits")
-def test_a_hundred_thousand_mutated_traces_are_judged_or_refused_in_one_line(tmp_path: Path) -> None:
-    workers = len(os.sched_getaffinity(0))
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:
-        playing = [
-            pool.submit(play, seed, 100_000 // workers, tmp_path / f"seed-{seed}.jsonl")
-            for seed in range(1, workers + 1)
-        ]
-        statuses = [each.result() for each in playing]
-    assert all(set(each) == {0, 1, 2, 4} for each in statuses)
+def test_a_hundred_thousand_mutated_traces_are_judged_or_refused_in_one_line(
+    seed: int, tmp_path: Path
+) -> None:
+    assert _reaches_all_ends(play(seed, 10_000, tmp_path / "young-restore.jsonl"))
 
 
 def judged_alone(path: Path) -> subprocess.CompletedProcess[str]:
