@@ -233,6 +233,20 @@ def test_a_page_at_another_rate_is_a_difference(ppm: int) -> None:
     assert found.second == "the kvmclock page of vCPU 0 has the TSC count at another rate"
 
 
+@pytest.mark.parametrize(
+    ("off", "differs"), [(-2_000, True), (-2, False), (0, False), (2, False), (2_000, True)]
+)
+def test_a_clock_that_is_not_what_the_page_says_at_its_tsc_is_a_difference(off: int, differs: bool) -> None:
+    right = played(SCENARIOS["page-after-run"], "mainline-6.7")
+    read = [event for event in right.events if event.value("host_tsc") is not None][-1]
+    wrong = with_step(right, read.operation.label, values=(read.values[0] + off, *read.values[1:]))
+    found = first_difference(right, wrong)
+    assert (found is not None) is differs
+    if found is not None:
+        assert found.first == "the VM's clock agrees with the page of vCPU 0"
+        assert found.second == "the VM's clock disagrees with the page of vCPU 0"
+
+
 @pytest.mark.parametrize("khz", [1_000, 999_999, 1_000_000, 2_399_999, 5_000_000])
 def test_a_page_as_kvm_makes_it_is_at_its_rate(khz: int) -> None:
     multiplier, shift = masterclock.scale(khz)

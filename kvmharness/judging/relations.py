@@ -321,6 +321,7 @@ class Reading:
             if known:
                 yield "time", Relation("the VM's clock", names, gaps, widths, 1_000_000, otherwise=_JUMPS)
             self._clocks[_GOES_ON] = Written(clock, event)
+            yield from self._beside_pages(clock, event)
         elif event.operation.sets_clock and clock is None:
             self._clocks = {}
         elif clock is not None and not event.error:
@@ -349,8 +350,26 @@ class Reading:
         self._pages[number] = page
         if before:
             moved = abs(signed(page_time(page, page[1]) - page_time(before, page[1])))
-            names = {"goes on"} if moved <= _LINE_NS else {"is moved"} if moved > _MOVED_NS else set()
-            yield "line", Relation(subject, frozenset(names or {"goes on", "is moved"}))
+            yield "line", _on_line(subject, moved, "goes on", "is moved")
+
+    def _beside_pages(self, clock: int, event: Event) -> Iterator[tuple[str, Relation]]:
+        """Whether the clock is what the vCPUs' pages say at the host's TSC that was read with it.
+
+        A page that was read before may be stale. Then it is so on both kernels.
+        """
+        host_tsc = event.value("host_tsc")
+        if host_tsc is None:
+            return
+        for number, page in self._pages.items():
+            offset = self._offsets.get(number)
+            if offset is None or offset.width or number in self._other_rate:
+                continue
+            apart = abs(signed(clock - page_time(page, (host_tsc + offset.low) % 2**64)))
+            with_page = f"the page of vCPU {number}"
+            yield (
+                f"page {number}",
+                _on_line("the VM's clock", apart, f"agrees with {with_page}", f"disagrees with {with_page}"),
+            )
 
     def _page_rate(self, number: int, subject: str, event: Event) -> Relation:
         """At which of the known rates the page has its TSC count."""
@@ -387,6 +406,12 @@ def _same(subject: str, known: Mapping[str, int | None], value: int) -> Relation
     """Which of the known values this is."""
     names = frozenset(name for name, each in known.items() if each == value)
     return Relation(subject, names or frozenset({"is another"}))
+
+
+def _on_line(subject: str, apart: int, same: str, other: str) -> Relation:
+    """Whether two times of one TSC, so many ns apart, are on one line; both where that says nothing."""
+    names = {same} if apart <= _LINE_NS else {other} if apart > _MOVED_NS else {same, other}
+    return Relation(subject, frozenset(names))
 
 
 def _flag(subject: str, name: str, is_set: bool) -> Relation:
