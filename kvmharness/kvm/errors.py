@@ -32,6 +32,7 @@ _CAUSES = {
     ),
     (ioctls.VCPU_SET_TSC_KHZ, errno.EIO): "the TSC of this host is unstable",
     (ioctls.VCPU_GET_TSC_KHZ, errno.EIO): "the TSC of this host is unstable",
+    (ioctls.GET_SUPPORTED_HV_CPUID, errno.EINVAL): "the kernel was built without CONFIG_KVM_HYPERV",
     (ioctls.SET_CPUID2, errno.E2BIG): "more CPUID entries than KVM takes",
     (ioctls.SET_CPUID2, errno.EINVAL): "the vCPU has run already, or an entry is inconsistent",
     (ioctls.RUN, errno.EFAULT): "the guest touched memory that is not mapped on the host",

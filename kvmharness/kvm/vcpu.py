@@ -201,6 +201,24 @@ class Vcpu(Descriptor):
         """KVM_SET_CPUID2, of a `struct kvm_cpuid2 *`; before the vCPU first runs."""
         self._ioctl_pointer(ioctls.SET_CPUID2, cpuid)
 
+    def supported_hv_cpuid(self) -> Any:
+        """KVM_GET_SUPPORTED_HV_CPUID: a `struct kvm_cpuid2 *` with the leaves of a Hyper-V.
+
+        They lie at 0x40000000, where those of supported_cpuid() say that this is KVM: a guest that is to take
+        its hypervisor for a Hyper-V gets these instead. ENOTTY or EINVAL where the kernel has no Hyper-V.
+        """
+        entries = 16
+        while True:
+            cpuid = ffi.new("struct kvm_cpuid2 *", {"nent": entries, "entries": entries})
+            try:
+                self._ioctl_pointer(ioctls.GET_SUPPORTED_HV_CPUID, cpuid)
+            except KvmError as error:
+                if error.errno != errno.E2BIG:
+                    raise
+                entries *= 2
+            else:
+                return cpuid
+
     def mp_state(self) -> int:
         """KVM_GET_MP_STATE: one of KVM_MP_STATE_*."""
         return int(self._get(ioctls.GET_MP_STATE, "kvm_mp_state").mp_state)
