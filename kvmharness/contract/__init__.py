@@ -6,6 +6,7 @@ rate      a TSC counts at a rate, and never backwards; also at other rates than 
 scale     a vCPU's TSC is what its scaling ratio makes of the host's
 clock     the VM's clock continues, and its kvmclock pages agree with it
 line      the VM's clock stays the same function of the TSC, to the ns
+reference a Hyper-V's reference time is the VM's clock
 warp      vCPUs that run at the same time never see each other's TSC run backwards
 answer    how an operation ends, and what it returns
 entitled  what the shape of a script entitles to, whoever wrote it
@@ -23,6 +24,7 @@ from kvmharness.contract.line import LineClaim
 from kvmharness.contract.offset import OffsetClaim, implied_offset
 from kvmharness.contract.promptly import TOGETHER_NS, Promptly, held_up
 from kvmharness.contract.rate import ForwardClaim, RateClaim
+from kvmharness.contract.reference import EmptyPageClaim, ReferenceClaim, RenewedClaim
 from kvmharness.contract.scale import ScaleClaim
 from kvmharness.contract.warp import NoWarpClaim
 from kvmharness.trace import Trace
@@ -47,6 +49,7 @@ __all__ = [
     "TOGETHER_NS",
     "Claim",
     "ClockClaim",
+    "EmptyPageClaim",
     "EndClaim",
     "EntitledClaim",
     "Finding",
@@ -60,6 +63,8 @@ __all__ = [
     "RateClaim",
     "ReadsClaim",
     "RealtimeClaim",
+    "ReferenceClaim",
+    "RenewedClaim",
     "SameClaim",
     "ScaleClaim",
     "Status",

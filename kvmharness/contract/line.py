@@ -58,19 +58,19 @@ class LineClaim(Claim):
             tsc, time = told
             between = trace.events[steps[label]].bracket.ns_after - origin.bracket.ns_before
             gap = signed(time - page_time(origin.values, tsc))
-            if abs(gap) > _slack(between):
-                return self.broken(self._words(label, gap, between), steps[label] + 1, _in_words(abs(gap)))
+            if abs(gap) > slack(between):
+                return self.broken(self._words(label, gap, between), steps[label] + 1, in_words(abs(gap)))
         return self.kept()
 
     def _words(self, label: str, gap: int, between: int) -> str:
-        said = f"at one TSC step {label!r} reports a time {_in_words(abs(gap))} "
+        said = f"at one TSC step {label!r} reports a time {in_words(abs(gap))} "
         said += f"{'ahead of' if gap > 0 else 'behind'} step {self.expected!r}"
         if between < _LONG_NS:
             return said
         return f"{said}, {abs(gap) * 1e6 / between:.1f} millionths of the {between / 1e9:.3f} s between them"
 
 
-def _slack(between: int) -> int:
+def slack(between: int) -> int:
     """How far (ns) two times may be apart whose steps are so many ns apart."""
     return _ROUNDED_NS + abs(between) // _RAW_PARTS
 
@@ -78,10 +78,11 @@ def _slack(between: int) -> int:
 def gap_of_pages(page: Event, tsc: int, before: Event) -> tuple[int, int]:
     """How far (ns) a page's time at a TSC is from an earlier page's, and how far it may be."""
     gap = signed(page_time(page.values, tsc) - page_time(before.values, tsc))
-    return gap, _slack(page.bracket.ns_after - before.bracket.ns_before)
+    return gap, slack(page.bracket.ns_after - before.bracket.ns_before)
 
 
-def _in_words(ns: int) -> str:
+def in_words(ns: int) -> str:
+    """So many ns, with as many digits as are worth reading."""
     if ns < 1_000:
         return f"{ns} ns"
     return f"{ns / 1e3:.1f} us" if ns < 1_000_000 else f"{ns / 1e6:.3f} ms"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Tiny guests that read or write their TSC, and where they leave what they read."""
 
+from kvmharness.guests.hyperv import take_reference, tsc_page
 from kvmharness.guests.kvmclock import read_page
 from kvmharness.guests.loader import ask_to_write, load, samples
 from kvmharness.guests.program import Instruction, Program
@@ -19,4 +20,6 @@ __all__ = [
     "read_page",
     "samples",
     "take_fired",
+    "take_reference",
+    "tsc_page",
 ]

@@ -12,11 +12,15 @@ in the results  0x000  how many samples were taken (u64; only the endless progra
                 0x020  of a program that meets others, how often it read its TSC right after another vCPU had,
                 0x028  how often that was less, and by how many cycles at most (0x030; u64 each)
                 0x038  of a program that waits for its timer: its TSC when the interrupt came (u64)
+                0x040  of a guest of a Hyper-V, what it read of its reference time: its TSC, the counter, its
+                       TSC again, the TSC page's sequence, scale and offset (u64 each); and
+                0x070  whether it did so (u32)
                 0x400  its vectors of real mode, where a refused WRMSR goes, and the last one the timer's
                        interrupt (32 of 4 bytes each)
                 0x600  the end of its stack, which grows downwards
                 0x800  a ring of 256 samples (u64 each, guest TSC in cycles); a program that exits by itself
                        begins each time with the first
+after the last vCPU   the page in which KVM gives a guest of a Hyper-V its reference time, one for all vCPUs
 """
 
 PML4 = 0x1000
@@ -30,13 +34,15 @@ MEETING_SIZE = 0x18
 CODE = 0x4000
 VCPU_STRIDE = 0x2000
 RESULTS = 0x1000  # behind the vCPU's code
-MEMORY_SIZE = CODE + MAX_VCPUS * VCPU_STRIDE
+TSC_PAGE = CODE + MAX_VCPUS * VCPU_STRIDE
+MEMORY_SIZE = TSC_PAGE + 0x1000
 
 COUNT = 0x000
 MAILBOX_INDEX = 0x010
 MAILBOX_VALUE = 0x018
 HANDOVERS, WARPS, LARGEST = 0x020, 0x028, 0x030
 FIRED = 0x038
+REFERENCE, REFERENCE_READ = 0x040, 0x070
 VECTORS = 0x400
 VECTORS_SIZE = 32 * 4
 TIMER_VECTOR = 31

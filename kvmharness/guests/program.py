@@ -52,6 +52,11 @@ class Program:
         return self.takes == 0
 
     @property
+    def reads_reference(self) -> bool:
+        """Whether it reads its reference time, as a guest of a Hyper-V does."""
+        return any(instruction.text == "copy:" for instruction in self.instructions)
+
+    @property
     def catches_faults(self) -> bool:
         """Whether it has a place to go on at when the CPU refuses an instruction."""
         return any(instruction.text == "fault:" for instruction in self.instructions)

@@ -5,6 +5,7 @@ Each finds its page of results through its data segment (16 bits) or RBX (64 bit
 with all other registers zero. Encodings: Intel SDM vol. 2. A test assembles the texts and compares.
 """
 
+from kvmharness.guests.hyperv import READ_REFERENCE
 from kvmharness.guests.layout import COUNT, EXIT_PORT, MAILBOX_INDEX, MAILBOX_VALUE, RING_SIZE, SAMPLES, STACK
 from kvmharness.guests.program import Instruction, Program, code_of
 from kvmharness.guests.timer import TIMER_16
@@ -29,7 +30,9 @@ def _label(name: str) -> Instruction:
 
 
 def _loop(*body: Instruction) -> tuple[Instruction, ...]:
-    jump_back = Instruction("jmp start", b"\xeb" + _u8(-(len(code_of(body)) + 2)))
+    length = len(code_of(body))
+    near = b"\xeb" + _u8(-(length + 2)) if length <= 126 else b"\xe9" + _u16(-(length + 3) % 2**16)
+    jump_back = Instruction("jmp start", near)
     return (_label("start"), *body, jump_back)
 
 
@@ -105,28 +108,27 @@ RING_64 = Program(
 # The mailbox is emptied before the WRMSR, so that one that is refused is not tried again, and so that
 # the second RDTSC comes right behind it. Where nothing is to be written the two samples are taken all
 # the same.
-WRMSR_16 = Program(
-    "wrmsr-16",
-    16,
-    2,
-    _loop(
-        Instruction(f"movw ${STACK:#x}, %sp", b"\xbc" + _u16(STACK)),
-        _RDTSC,
-        *_store_tsc_16(SAMPLES),
-        Instruction(f"movl {MAILBOX_INDEX:#x}, %ecx", b"\x66\x8b\x0e" + _u16(MAILBOX_INDEX)),
-        *_unless_ecx_is_zero(
-            Instruction(f"movl {MAILBOX_VALUE:#x}, %eax", b"\x66\xa1" + _u16(MAILBOX_VALUE)),
-            Instruction(f"movl {MAILBOX_VALUE + 4:#x}, %edx", b"\x66\x8b\x16" + _u16(MAILBOX_VALUE + 4)),
-            Instruction(f"movl $0, {MAILBOX_INDEX:#x}", b"\x66\xc7\x06" + _u16(MAILBOX_INDEX) + _u32(0)),
-            Instruction("wrmsr", b"\x0f\x30"),
-            then="written",
-        ),
-        _RDTSC,
-        *_store_tsc_16(SAMPLES + 8),
-        _label("fault"),
-        _EXIT,
+_WRITE = (
+    Instruction(f"movw ${STACK:#x}, %sp", b"\xbc" + _u16(STACK)),
+    _RDTSC,
+    *_store_tsc_16(SAMPLES),
+    Instruction(f"movl {MAILBOX_INDEX:#x}, %ecx", b"\x66\x8b\x0e" + _u16(MAILBOX_INDEX)),
+    *_unless_ecx_is_zero(
+        Instruction(f"movl {MAILBOX_VALUE:#x}, %eax", b"\x66\xa1" + _u16(MAILBOX_VALUE)),
+        Instruction(f"movl {MAILBOX_VALUE + 4:#x}, %edx", b"\x66\x8b\x16" + _u16(MAILBOX_VALUE + 4)),
+        Instruction(f"movl $0, {MAILBOX_INDEX:#x}", b"\x66\xc7\x06" + _u16(MAILBOX_INDEX) + _u32(0)),
+        Instruction("wrmsr", b"\x0f\x30"),
+        then="written",
     ),
-    writes_msrs=True,
+    _RDTSC,
+    *_store_tsc_16(SAMPLES + 8),
+)
+
+WRMSR_16 = Program("wrmsr-16", 16, 2, _loop(*_WRITE, _label("fault"), _EXIT), writes_msrs=True)
+
+# The same, and then it reads its reference time; where there is no Hyper-V, the CPU refuses that.
+HYPERV_16 = Program(
+    "hyperv-16", 16, 2, _loop(*_WRITE, *READ_REFERENCE, _label("fault"), _EXIT), writes_msrs=True
 )
 
 # A CPU without RDTSCP refuses it, and the guest exits without a sample. ECX becomes IA32_TSC_AUX.
@@ -162,5 +164,8 @@ RDMSR_16 = Program(
 
 PROGRAMS = {
     program.name: program
-    for program in (RDTSC_16, RDTSC_64, RDTSCP_16, RDMSR_16, RING_16, RING_64, WRMSR_16, WARP_64, TIMER_16)
+    for program in (
+        *(RDTSC_16, RDTSC_64, RDTSCP_16, RDMSR_16, RING_16, RING_64, WRMSR_16, WARP_64),
+        *(TIMER_16, HYPERV_16),
+    )
 }

@@ -17,9 +17,10 @@ from kvmharness.contract import (
     OffsetClaim,
     RateClaim,
     ReadsClaim,
+    SameClaim,
     Status,
 )
-from kvmharness.judging.probe import GUESTS, HOST, KHZ, OFFSET, PROPOSED, SCALING, WRITE, Probe
+from kvmharness.judging.probe import GUESTS, HOST, HYPERV, KHZ, OFFSET, PROPOSED, SCALING, WRITE, Probe
 from kvmharness.judging.rates import counts_instructions, creation_is_off, ended, is_labs, rate_of, rates
 from kvmharness.model.arithmetic import TOLERANCE_PPM
 from kvmharness.model.state import Host
@@ -174,6 +175,26 @@ CAPABILITIES = {
             there="this KVM has a KVM_SET_TSC_KHZ of the VM",
         ),
         Capability(
+            "hyperv-time",
+            HYPERV,
+            ReadsClaim(text="a guest reads the reference time of a Hyper-V", seen="guest-reference"),
+            missing="this KVM offers its guests no Hyper-V, or not its reference time",
+            there="this KVM offers its guests the reference time of a Hyper-V",
+            asks="hv-cpuid",
+        ),
+        Capability(
+            "tsc-page-status",
+            HYPERV,
+            SameClaim(
+                text="a Hyper-V's TSC page is written again only for a reason",
+                seen="tsc-page-again",
+                expected="tsc-page-first",
+            ),
+            missing="this KVM writes a Hyper-V's TSC page again each time it writes vCPU 0's kvmclock page",
+            there="this KVM writes a Hyper-V's TSC page again only when the masterclock or the clock is new",
+            implies=("hyperv-time", "masterclock"),
+        ),
+        Capability(
             "tsc-scale-attribute",
             PROPOSED,
             EndClaim(text="KVM reports a vCPU's scaling ratio", seen="scale"),
@@ -231,6 +252,8 @@ def host_facts(probe: Probe, found: Mapping[str, Finding] | None = None) -> Host
         has_rdtscp=found["rdtscp"].status is Status.KEPT or None,
         has_scale=ended(probe.event("scale"), _UNKNOWN),
         # A kernel that knows it answers the same where there is no masterclock.
+        keeps_tsc_page=found["tsc-page-status"].status is Status.KEPT or None,
+        has_hyperv=ended(probe.event("hv-cpuid"), _UNKNOWN),
         has_clock_guest=ended(probe.event("clock-guest"), _UNKNOWN) if stable_clock else None,
     )
 

@@ -7,6 +7,7 @@ Each has a VM of its own, so that what a KVM does otherwise in one of them spoil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from kvmharness.guests.layout import TSC_PAGE, kvmclock_address
 from kvmharness.script import (
     CreateVcpu,
     GetClock,
@@ -18,8 +19,11 @@ from kvmharness.script import (
     MoveThread,
     Ppm,
     Read,
+    ReadReferenceTime,
+    ReadTscPage,
     Run,
     Script,
+    SetHvCpuid,
     SetMsrs,
     SetTscKhz,
     SetTscOffset,
@@ -38,6 +42,7 @@ _FAR = Time(1000 * 1000 * MS)
 # The scripts' names, as traces and reports give them.
 HOST, GUESTS, WRITE = "probe", "probe-guests", "probe-write"
 OFFSET, KHZ, SCALING = "probe-offset", "probe-khz", "probe-scaling"
+HYPERV = "probe-hyperv"
 PROPOSED = "probe-proposed"  # what no release knows
 
 # A label is there once in all of them.
@@ -91,6 +96,18 @@ PROBES: dict[str, Script] = {
         GetMsrs(vcpu=0, indices=("TSC",), label="tsc-slower"),
         Sleep(ns=20 * MS),
         GetMsrs(vcpu=0, indices=("TSC",), label="tsc-slower-later"),
+    ),
+    HYPERV: (
+        CreateVcpu(vcpu=0, guest="hyperv-16", label="create-hyperv"),
+        SetHvCpuid(vcpu=0, label="hv-cpuid"),
+        SetMsrs(vcpu=0, msrs=(("HV_REFERENCE_TSC", TSC_PAGE + 1),), label="hv-page-on"),
+        # A KVM that is no Hyper-V refuses its guest the MSR, and the guest exits without having read any.
+        ReadReferenceTime(vcpu=0, ns=200 * MS, label="guest-reference"),
+        ReadTscPage(label="tsc-page-first"),
+        # This asks for the kvmclock page to be written again, which is no reason to write the TSC page.
+        SetMsrs(vcpu=0, msrs=(("SYSTEM_TIME", kvmclock_address(0) + 1),), label="hv-kvmclock-on"),
+        Run(vcpu=0, ns=200 * MS, label="guest-hyperv"),
+        ReadTscPage(label="tsc-page-again"),
     ),
     PROPOSED: (
         CreateVcpu(vcpu=0, guest="rdtsc-16", label="create-proposed"),

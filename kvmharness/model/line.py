@@ -33,6 +33,10 @@ class OnLine(NamedTuple):
     moment. The line is in ns at a host's TSC of 0, `khz` its slope. It is as far above the host's `raw`
     clock, in the masterclock's snapshot, as the VM's clock: kvmclock_offset, `origin`. Of a vCPU's page: its
     `offset` and `ratio`.
+
+    A clock may be in units of `unit` ns, and lie `within` so many ns of the line. One that is computed from a
+    Hyper-V TSC page, whose scale and offset are at `scale` and `clock`, is looked at where the vCPU's TSC is
+    `at`.
     """
 
     line: Quantity
@@ -43,6 +47,10 @@ class OnLine(NamedTuple):
     tsc: int | None = None
     offset: Quantity | None = None
     ratio: int | None = None
+    unit: int = 1
+    within: Interval | None = None
+    scale: int | None = None
+    at: int = 0
 
 
 def ns_at(tsc: int, khz: int) -> int:
@@ -104,9 +112,9 @@ def off_by(world: World, found: OnLine, values: Sequence[int], moment: Moment) -
 
 def host_tsc(world: World, found: OnLine, values: Sequence[int], moment: Moment) -> Interval | None:
     """The host's TSC at which the clock was what the values say; None where that is not known."""
-    if found.tsc is None or len(values) <= found.tsc:
+    if found.scale is None and (found.tsc is None or len(values) <= found.tsc):
         return moment.tsc
-    tsc = values[found.tsc]
+    tsc = found.at if found.tsc is None else values[found.tsc]
     if found.offset is None:
         return Interval(tsc, tsc)
     offset = bounds(found.offset, world.unknowns)
@@ -118,9 +126,19 @@ def _seen(world: World, found: OnLine, values: Sequence[int], moment: Moment) ->
     tsc, clock = host_tsc(world, found, values, moment), values[found.clock]
     if tsc is None:
         return None
+    if found.scale is not None:
+        clock = (clock + scaled(found.at, values[found.scale])) % arithmetic.WORD
+    if found.within:
+        clock *= found.unit
+        return through(Interval(clock + found.within.low, clock + found.within.high), tsc, found.khz)
     # A page's time is that of its TSC, to the ns; a clock was rounded down since.
     rounded = ROUNDED_NS if found.offset is None else 0
     return through(Interval(clock, clock + rounded), tsc, found.khz)
+
+
+def scaled(tsc: int, scale: int) -> int:
+    """A TSC in units of 100 ns, by the scale of a Hyper-V TSC page: mul_u64_u64_shr()."""
+    return tsc % arithmetic.WORD * scale >> 64
 
 
 def _hosts(tsc: int, offset: Interval, ratio: int | None, bits: int) -> Interval:

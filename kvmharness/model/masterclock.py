@@ -13,7 +13,8 @@ from kvmharness.guests.layout import kvmclock_address
 from kvmharness.model import arithmetic, line
 from kvmharness.model.interval import Interval
 from kvmharness.model.quantity import bounds, narrow
-from kvmharness.model.rates import Rates, UnknownRateError
+from kvmharness.model.rates import UnknownRateError
+from kvmharness.model.reference_time import ENABLE, ReferenceTime
 from kvmharness.model.state import Moment, Page, Vcpu, World
 from kvmharness.model.time_function import TimeFunction
 
@@ -34,7 +35,7 @@ class ClockBehindError(Exception):
     """KVM works out how far a TSC has come since a moment that its masterclock has not reached yet."""
 
 
-class Masterclock(Rates):
+class Masterclock(ReferenceTime):
     """The clock of a kernel's VMs."""
 
     def track_matching(self, world: World, vcpu: Vcpu, *, new_generation: bool) -> None:
@@ -70,11 +71,12 @@ class Masterclock(Rates):
     def _update(self, world: World, moment: Moment, *, certain: bool) -> None:
         """pvclock_update_vm_gtod_copy() and kvm_end_pvclock_update(), which asks for new pages."""
         world.use_master_clock = self._wants_masterclock(world) and not world.boot_vcpu_runs_old_kvmclock
+        self.request_tsc_page_update(world, certain=certain)
         first = moment if certain or world.master is None else world.master[0]
         world.master = first, moment
         self._draw_line(world, self.snapshot(moment), certain=certain)
         for vcpu in world.vcpus.values():
-            if vcpu.pv_time is not False:
+            if vcpu.pv_time is not False or world.hv_tsc_page & ENABLE:
                 vcpu.clock_request = vcpu.clock_request or (True if certain else None)
 
     def start_masterclock(self, world: World, moment: Moment) -> None:
@@ -110,11 +112,6 @@ class Masterclock(Rates):
             before = bounds(world.line, world.unknowns) if world.line_raw else None
             drawn, raw = _hull(before, drawn), _hull(world.line_raw, raw) or raw
         world.line, world.line_raw = world.unknown(drawn), raw
-
-    def has_line(self, world: World) -> bool:
-        """Whether the VM's clock is on a line, and how steep that is."""
-        on_tsc = world.use_master_clock and world.tsc_clocksource is True and world.master is not None
-        return on_tsc and world.clock_khz is not None and world.line_raw is not None
 
     def process_requests(self, world: World, number: int, moment: Moment) -> list[World]:
         """The beginning of vcpu_enter_guest(), as far as it is about the clock."""
@@ -201,6 +198,8 @@ class Masterclock(Rates):
         request, vcpu.clock_request = vcpu.clock_request, False
         if vcpu.tsc_catchup:
             self.catch_up(world, vcpu, moment, certain=request is True)
+        if self.wants_tsc_page(world) and self.policy.honours_writes:
+            self.setup_tsc_page(world, vcpu, self._new_page(world, vcpu, moment), certain=request is True)
         if not vcpu.pv_time or not self.policy.honours_writes:
             return
         old, new = vcpu.page, self._new_page(world, vcpu, moment)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from kvmharness.model.interval import Interval
 from kvmharness.model.line import OnLine
 from kvmharness.model.quantity import Quantity, bounds, narrow
+from kvmharness.model.reference_time import Counted, CountedByHost
 from kvmharness.model.state import Moment, World
 
 OK = frozenset({""})
@@ -116,7 +117,7 @@ class Guess(NamedTuple):
 
 
 # One value of a step. A Quantity predicts it to the cycle, None says nothing about it.
-Answer = Quantity | Tsc | Within | Flag | Clock | Version | Guess | None
+Answer = Quantity | Tsc | Within | Flag | Clock | Version | Guess | Counted | CountedByHost | None
 
 
 class Outcome(NamedTuple):

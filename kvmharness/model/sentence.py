@@ -9,6 +9,7 @@ from kvmharness.model.interval import Interval, TooWideError, signed
 from kvmharness.model.mismatch import Allowed, Mismatch
 from kvmharness.model.outcome import Answer, Clock, Flag, Outcome, Version
 from kvmharness.model.quantity import bounds
+from kvmharness.model.reference_time import UNIT_NS, Counted, CountedByHost
 from kvmharness.model.state import Moment, Vcpu, World
 from kvmharness.script import PVCLOCK_GUEST_STOPPED, PVCLOCK_TSC_STABLE_BIT, TSC_STABLE
 from kvmharness.trace import Event
@@ -93,7 +94,8 @@ def _of_the_line(outcome: Outcome, event: Event) -> Allowed | None:
     gap = line.off_by(outcome.world, found, event.values, _moment(event))
     if not gap:
         return None
-    time = event.operation.form(found.clock).format((event.values[found.clock] - gap) % 2**64)
+    off = gap // found.unit
+    time = event.operation.form(found.clock).format((event.values[found.clock] - off) % 2**64)
     because = "the masterclock, and all that was read of it, tell a clock for each of the host's TSCs"
     return Allowed(time, f"{abs(gap)} ns {'lower' if gap > 0 else 'higher'} than observed", because)
 
@@ -127,6 +129,12 @@ def _of_the_clock(world: World, name: str, answer: Answer, value: int, event: Ev
         return Allowed(flags, rule=_matched(world) if "TSC_STABLE" in flags else "")
     if isinstance(answer, Version) and (value % 2 or value < answer.least):
         return Allowed(f"version {answer.least} or higher, and even")
+    if isinstance(answer, Counted | CountedByHost):
+        due = _predicted(world, answer, event)
+        gap = due.gap(Interval(value, value)) if due else 0
+        if due and gap:
+            off = f"{abs(gap) * UNIT_NS} ns {'lower' if gap > 0 else 'higher'} than observed"
+            return Allowed(f"{_range(due, name)} units of 100 ns", off)
     if isinstance(answer, Clock):
         time = _predicted(world, answer, event)
         if time and time.gap(Interval(value, value)):

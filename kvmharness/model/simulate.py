@@ -20,6 +20,7 @@ from kvmharness.model.outcome import Action, Answer, Clock, Flag, Guess, Outcome
 from kvmharness.model.policy import Policy
 from kvmharness.model.quantity import Quantity, bounds, narrow
 from kvmharness.model.rates import UnknownRateError
+from kvmharness.model.reference_time import UNIT_NS, Counted, CountedByHost
 from kvmharness.model.rules import Rules
 from kvmharness.model.state import DoubtError, Host, Moment, World
 from kvmharness.model.written_rule import WrittenRules
@@ -43,6 +44,8 @@ HOST = Host(
     tolerance_ppm=TOLERANCE_PPM,
     has_scale=False,
     has_clock_guest=False,
+    has_hyperv=True,
+    keeps_tsc_page=True,
 )
 CPUS = 2
 
@@ -268,7 +271,10 @@ class Simulation:
         if found and tsc:
             line.follow_origin(outcome.world, found)
             at_zero = self._value(outcome.world, found.line, moment)
-            values[found.clock] = (at_zero + line.ns_at(tsc.low, found.khz)) % 2**64
+            clock = (at_zero + line.ns_at(tsc.low, found.khz)) % 2**64
+            if found.scale is not None:
+                clock = clock // found.unit - line.scaled(found.at, values[found.scale])
+            values[found.clock] = clock % 2**64
             line.note_origin(outcome.world, found)
 
     def _value(self, world: World, answer: Answer, moment: Moment) -> int:
@@ -281,6 +287,8 @@ class Simulation:
             return answer.bits
         if isinstance(answer, Version | Guess):
             return answer[-1]
+        if isinstance(answer, Counted | CountedByHost):
+            return self._count(world, answer, moment)
         quantity = answer.offset if isinstance(answer, Tsc | Clock) else answer
         known = bounds(quantity, world.unknowns)
         value = 0 if known is None else self._pick(known)
@@ -290,6 +298,16 @@ class Simulation:
             tsc = moment.tsc.low
             value += tsc if answer.ratio is None else tsc * answer.ratio >> (world.fraction_bits or 0)
         return value + moment.ns.low if isinstance(answer, Clock) else value
+
+    def _count(self, world: World, answer: Counted | CountedByHost, moment: Moment) -> int:
+        """A reference time as predicted: that of the clock, rounded down."""
+        if isinstance(answer, CountedByHost):
+            return (self._value(world, answer.offset, moment) + moment.ns.low) // UNIT_NS
+        found = answer.on_line
+        line.follow_origin(world, found)
+        at_zero = self._value(world, found.line, moment)
+        line.note_origin(world, found)
+        return (at_zero + line.ns_at(moment.tsc.low, found.khz)) % 2**64 // UNIT_NS
 
     def _pick(self, interval: Interval) -> int:
         return interval.high - self.choose(interval.width + 1)

@@ -54,6 +54,9 @@ class Host:
     has_attribute    whether its KVM knows KVM_VCPU_TSC_OFFSET
     has_scale        whether it answers to KVM_VCPU_TSC_SCALE
     has_clock_guest  whether it knows KVM_GET_CLOCK_GUEST and KVM_SET_CLOCK_GUEST
+    has_hyperv       whether it offers its guests a Hyper-V
+    keeps_tsc_page   whether it notes a TSC page's status (hv_tsc_page_status, Linux 5.13), and so leaves one
+                     alone that is right; of a kernel that does not, nothing is predicted of that page
     fraction_bits    those of its TSC scaling: 32 (AMD), 48 (Intel), 0 for none
     refuses_khz      whether KVM_SET_TSC_KHZ of a vCPU is always refused: without scaling before 5.9
     knows_realtime   whether its KVM knows KVM_CLOCK_REALTIME and KVM_CLOCK_HOST_TSC, of 5.16
@@ -74,6 +77,8 @@ class Host:
     has_rdtscp: bool | None = None
     has_scale: bool | None = None
     has_clock_guest: bool | None = None
+    has_hyperv: bool | None = None
+    keeps_tsc_page: bool | None = None
 
 
 class Page(NamedTuple):
@@ -164,7 +169,7 @@ class Vcpu:
 class World:
     """A VM, and what is known of the machine. TSCs and offsets in cycles, *_nsec in ns.
 
-    host_khz ... has_clock_guest  what is known of the machine, see Host
+    host_khz ... has_hyperv  what is known of the machine, see Host
     refuses_vm_khz   whether KVM_SET_TSC_KHZ of the VM is refused after the first vCPU; None: not seen
     created          when the VM was created; None: not known
     master           the masterclock's snapshot (master_cycle_now, master_kernel_ns): when it was taken at the
@@ -172,6 +177,12 @@ class World:
     clock_khz        the rate that KVM takes the host's TSC for where it reckons with clocks; None: not known
     line, line_raw   the VM's clock at a host's TSC of 0 (ns) while there is a masterclock; and the host's raw
                      clock then, in the masterclock's snapshot. None: not known
+    hv_tsc_page, hv_tsc_page_status  a Hyper-V's TSC page (see `reference_time`)
+    hv_tsc_emulation_control  whether the guest wants to be told before KVM writes the page again
+    ref_...          what is in there: its sequence (None: not known); the rate that its scale stands for
+                     (0: not known); the vCPU's TSC where it is right, in cycles; and as of a kvmclock page
+                     the host's raw clock, the line and the VM's clock that it is of, and the offset and the
+                     ratio of the vCPU
     memory           what a rule as code remembers (written_rule)
     pages_known      False once something was written to where a vCPU's kvmclock page may be
     cpu              where the thread is that makes the ioctls
@@ -192,6 +203,7 @@ class World:
     knows_realtime: bool | None = None
     has_scale: bool | None = None
     has_clock_guest: bool | None = None
+    has_hyperv: bool | None = None
     refuses_vm_khz: bool | None = None
     pages_known: bool = True
     cpu: int = HOME
@@ -218,6 +230,17 @@ class World:
     clock_khz: int | None = None
     line: Quantity = NOTHING
     line_raw: Interval | None = None
+    hv_tsc_page: int = 0
+    hv_tsc_page_status: str | None = "unset"
+    hv_tsc_emulation_control: bool = False
+    ref_sequence: Interval | None = ZERO
+    ref_khz: int = 0
+    ref_tsc: Interval | None = None
+    ref_raw: Interval | None = None
+    ref_line: Quantity = NOTHING
+    ref_origin: Quantity = NOTHING
+    ref_offset: Quantity = NOTHING
+    ref_ratio: int | None = None
     memory: Hashable = None
 
     vcpus: dict[int, Vcpu] = field(default_factory=dict)
@@ -303,7 +326,10 @@ _WORLD_KEY = attrgetter(
 )
 _VCPU_KEY = attrgetter(*(name for name in _SLOTS[Vcpu] if name != "story"))
 _QUANTITIES = {
-    World: ("last_tsc_offset", "cur_tsc_offset", "kvmclock_offset", "line"),
+    World: (
+        *("last_tsc_offset", "cur_tsc_offset", "kvmclock_offset", "line"),
+        *("ref_line", "ref_origin", "ref_offset"),
+    ),
     Vcpu: ("l1_tsc_offset", "ia32_tsc_adjust_msr", "page_line", "page_origin", "page_offset"),
 }
 _WORLD_QUANTITIES = attrgetter(*_QUANTITIES[World])

@@ -66,6 +66,9 @@ def set_msrs(rules: Rules, world: World, action: Action) -> list[Outcome]:
         elif name == "TSC_ADJUST":
             for each in worlds:
                 rules.host_write_adjust(each, number, value)
+        elif name.startswith("HV_"):
+            for each in worlds:
+                rules.write_hyperv_msr(each, each.vcpus[number], name, value, guest=False)
         elif name in (*SYSTEM_TIME, *WALL_CLOCK):
             for each in worlds:
                 rules.write_msr(each, number, name, value, guest=False)
@@ -81,11 +84,22 @@ def get_msrs(rules: Rules, world: World, action: Action) -> list[Outcome]:
         "TSC_ADJUST": vcpu.ia32_tsc_adjust_msr,
     }
     names = action.operation.indices
+    if world.has_hyperv and rules.policy.honours_writes:
+        answers |= _of_hyperv(rules, world, vcpu, action)
     predicted = tuple(answers.get(name) for name in names)
     outcome = Outcome(world, predicted)
     if set(names) <= set(answers):
         return [outcome]
     return [outcome, Outcome(world, (), frozenset())] if action.refused else [outcome]
+
+
+def _of_hyperv(rules: Rules, world: World, vcpu: Vcpu, action: Action) -> dict[str, Answer]:
+    """What the MSRs of a Hyper-V say that the host reads: kvm_hv_get_msr_common()."""
+    return {
+        "HV_REFERENCE_TSC": Quantity(world.hv_tsc_page),
+        "HV_TIME_REF_COUNT": rules.reference_time(world, action.moment, rules.drift(world, action.moment)),
+        "HV_TSC_FREQUENCY": None if vcpu.host_rate_at else Quantity(vcpu.virtual_tsc_khz * 1000),
+    }
 
 
 def _without_attribute(world: World) -> list[Outcome]:
@@ -220,12 +234,12 @@ def run(rules: Rules, world: World, action: Action) -> list[Outcome]:
         # Its time was up, or a signal came; whether that was before the guest began is not known.
         outcomes.append(Outcome(world.fork()))
     for each in rules.enter_guest(world, number, action.moment):
-        outcomes.append(Outcome(each, _samples(rules, each, each.vcpus[number], action)))
+        outcomes.append(Outcome(each, samples(rules, each, each.vcpus[number], action)))
         rules.leave_guest(each, number, certain=action.samples > 0)
     return outcomes
 
 
-def _samples(rules: Rules, world: World, vcpu: Vcpu, action: Action) -> tuple[Answer, ...]:
+def samples(rules: Rules, world: World, vcpu: Vcpu, action: Action) -> tuple[Answer, ...]:
     """What the guest reads while it runs."""
     by_rdtsc = _by_rdtsc(rules, world, vcpu, action)
     if vcpu.guest != _READS_BY_RDMSR or vcpu.ratio != 0 or action.samples < 2:
@@ -267,7 +281,7 @@ def guest_write(rules: Rules, world: World, action: Action) -> list[Outcome]:
     outcomes = [Outcome(world.fork(), (None,))] if not action.samples else []
     for each in rules.enter_guest(world, number, action.moment):
         vcpu = each.vcpus[number]
-        before = _samples(rules, each, vcpu, action)[:1]
+        before = samples(rules, each, vcpu, action)[:1]
         if action.samples == 1:
             outcomes.append(Outcome(each.fork(), (None, *before)))
         last = vcpu.last_guest_tsc
@@ -275,6 +289,8 @@ def guest_write(rules: Rules, world: World, action: Action) -> list[Outcome]:
             rules.guest_write_tsc(each, number, value, action.moment)
         elif name == "TSC_ADJUST":
             rules.guest_write_adjust(each, number, value)
+        elif name.startswith("HV_"):
+            rules.write_hyperv_msr(each, vcpu, name, value, guest=True)
         elif name in (*SYSTEM_TIME, *WALL_CLOCK):
             rules.write_msr(each, number, name, value, guest=True)
         # A load between the exit and the next entry may go on from the TSC at the exit: the write is lost.
@@ -287,7 +303,7 @@ def guest_write(rules: Rules, world: World, action: Action) -> list[Outcome]:
             own = again.vcpus[number]
             if own.tsc_catchup and rules.host.stable:
                 # It was caught up with on its way back into the guest, by the masterclock there is by then.
-                after = _samples(rules, again, own, action)
+                after = samples(rules, again, own, action)
             outcomes.append(Outcome(again, (None, *before, *after)[: 1 + action.samples]))
         if lost:
             own = lost.vcpus[number]
@@ -303,7 +319,7 @@ def _after_guest_write(rules: Rules, world: World, vcpu: Vcpu, action: Action) -
         if not rules.host.stable:
             vcpu.last_guest_tsc = rules.l1_tsc(world, vcpu, action.moment.tsc)
         rules.catch_up(world, vcpu, action.moment)
-    return _samples(rules, world, vcpu, action)
+    return samples(rules, world, vcpu, action)
 
 
 def move_thread(rules: Rules, world: World, action: Action) -> list[Outcome]:

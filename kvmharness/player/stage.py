@@ -9,7 +9,7 @@ import time
 
 from kvmharness import guests
 from kvmharness.guests.layout import MEMORY_SIZE
-from kvmharness.kvm import BracketBuffer, Exit, Meeting, lib, read_host_clock
+from kvmharness.kvm import BracketBuffer, Exit, Meeting, lib, of_hyperv, read_host_clock
 from kvmharness.player.debugfs import Debugfs
 from kvmharness.player.msr import MSRS
 from kvmharness.player.threads import at_once
@@ -257,6 +257,28 @@ class Stage:
         finally:
             self._written += guests.samples(program, self._memory, number)
         return self._written
+
+    def _do_set_hv_cpuid(self, operation: dict[str, Any]) -> list[int]:
+        vcpu = self._vcpus[operation["vcpu"]]
+        vcpu.set_cpuid2(of_hyperv(self._cpuid, vcpu.supported_hv_cpuid()))
+        return []
+
+    def _do_read_reference_time(self, operation: dict[str, Any]) -> list[int]:
+        number = operation["vcpu"]
+        program = self._programs[number]
+        if not program.reads_reference:
+            self._refuse(errno.EINVAL)
+        self._prepare(number)
+        guests.take_reference(self._memory, number)
+        try:
+            self._run(number, operation["ns"])
+        finally:
+            guests.samples(program, self._memory, number)  # which are of no later run
+        return guests.take_reference(self._memory, number)
+
+    def _do_read_tsc_page(self, operation: dict[str, Any]) -> list[int]:
+        self._bracket = read_host_clock()
+        return guests.tsc_page(self._memory)
 
     def _do_get_clock(self, operation: dict[str, Any]) -> list[int]:
         clock = self._vm.clock()

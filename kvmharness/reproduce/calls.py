@@ -22,7 +22,13 @@ _MSR_NAMES = {
     "WALL_CLOCK": "MSR_KVM_WALL_CLOCK_NEW",
     "SYSTEM_TIME": "MSR_KVM_SYSTEM_TIME_NEW",
 }
-assert set(_MSR_NAMES) == set(MSRS)
+assert set(_MSR_NAMES) == {name for name in MSRS if not name.startswith("HV_")}
+
+
+def _msr(name: str) -> str:
+    if name not in _MSR_NAMES:
+        raise CannotExpressError(f"a test in C does not know the MSR {name} yet")
+    return _MSR_NAMES[name]
 
 
 class Calls:
@@ -52,7 +58,7 @@ class Calls:
     def c_set_msrs(self, operation: dict[str, Any]) -> tuple[Any, ...]:
         """One, or several at once."""
         vcpu = operation["vcpu"]
-        pairs = [(_MSR_NAMES[msr], self._of_msr(msr, vcpu, value)) for msr, value in operation["msrs"]]
+        pairs = [(_msr(msr), self._of_msr(msr, vcpu, value)) for msr, value in operation["msrs"]]
         if len(pairs) == 1:
             return "set_msr", vcpu, *pairs[0]
         self._check_count(len(pairs))
@@ -61,7 +67,7 @@ class Calls:
 
     def c_get_msrs(self, operation: dict[str, Any]) -> tuple[Any, ...]:
         """One, or several at once."""
-        indices = [_MSR_NAMES[each] for each in operation["indices"]]
+        indices = [_msr(each) for each in operation["indices"]]
         if len(indices) == 1:
             return "get_msr", operation["vcpu"], indices[0]
         self._check_count(len(indices))
@@ -131,7 +137,7 @@ class Calls:
     def c_guest_write(self, operation: dict[str, Any]) -> tuple[Any, ...]:
         """By the guest itself."""
         vcpu, msr = operation["vcpu"], operation["msr"]
-        return "guest_write", vcpu, _MSR_NAMES[msr], self._of_msr(msr, vcpu, operation["value"])
+        return "guest_write", vcpu, _msr(msr), self._of_msr(msr, vcpu, operation["value"])
 
     def c_move_thread(self, operation: dict[str, Any]) -> tuple[Any, ...]:
         """To another of the CPUs that may be used."""

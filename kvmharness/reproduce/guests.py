@@ -21,9 +21,7 @@ _GUESTS = {
 def name(guest: str) -> str:
     """What a guest is called in C. CannotExpressError for one that C tests have not."""
     if guest not in _GUESTS:
-        raise CannotExpressError(
-            f"the guest {guest} runs until it is stopped, which a test in C cannot do yet"
-        )
+        raise CannotExpressError(f"the guest {guest} is one that a test in C does not have yet")
     return _GUESTS[guest][0]
 
 

@@ -62,4 +62,5 @@ class Scenario:
             fraction_bits=48 if "tsc-scaling" in self.needs else 0,
             has_scale="tsc-scale-attribute" in self.needs,
             has_clock_guest="clock-guest" in self.needs,
+            has_hyperv="hyperv-time" in self.needs,
         )

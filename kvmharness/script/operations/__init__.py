@@ -5,6 +5,7 @@ vcpu    a vCPU comes to be; its TSC offset
 msr     MSRs written and read from outside
 khz     the rates of vCPUs and of the VM
 guest   a guest runs, alone or with others, or writes an MSR itself
+hyperv  the reference time of a guest that takes its hypervisor for a Hyper-V
 clock   the VM's clock and the kvmclock pages
 thread  the playing thread moves, or waits
 """

@@ -5,6 +5,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from kvmharness.guests.layout import RING_SIZE
+from kvmharness.guests.rdtsc import PROGRAMS
 from kvmharness.script.codec import Duration, MsrName, ToWrite
 from kvmharness.script.operations.base import OfVcpu, OfVcpus, Resolver, failed
 from kvmharness.script.value import value_in_words
@@ -103,7 +104,7 @@ class GuestWrite(OfVcpu):
     """Have the guest of `vcpu` execute WRMSR of `msr`; reads its TSC just before and just after.
 
     KVM_RUN until the guest exits, or for `ns`. Records what the guest was to write first, and its samples as
-    far as it got. EINVAL, and nothing runs, unless the vCPU was created with the guest "wrmsr-16".
+    far as it got. EINVAL, and nothing runs, unless the vCPU was created with a guest that has a mailbox.
     """
 
     name = "guest_write"
@@ -121,8 +122,8 @@ class GuestWrite(OfVcpu):
         return self.msr
 
     def refused(self, guests: Mapping[int, str], cpus: int) -> bool:
-        """With another guest."""
-        return guests[self.vcpu] != "wrmsr-16"
+        """With a guest that has no mailbox."""
+        return not PROGRAMS[guests[self.vcpu]].writes_msrs
 
     def value_counts(self, error: str) -> Container[int]:
         """As far as the guest got."""
