@@ -178,7 +178,7 @@ class World:
     line, line_raw   the VM's clock at a host's TSC of 0 (ns) while there is a masterclock; and the host's raw
                      clock then, in the masterclock's snapshot. None: not known
     hv_tsc_page, hv_tsc_page_status  a Hyper-V's TSC page (see `reference_time`)
-    hv_tsc_emulation_control  whether the guest wants to be told before KVM writes the page again
+    hv_tsc_emulation_control  whether the guest asked to be notified before KVM writes the page again
     ref_...          what is in there: its sequence (None: not known); the rate that its scale stands for
                      (0: not known); the vCPU's TSC where it is right, in cycles; and as of a kvmclock page
                      the host's raw clock, the line and the VM's clock that it is of, and the offset and the
