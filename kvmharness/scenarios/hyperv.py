@@ -295,7 +295,7 @@ SCENARIOS = (
     Scenario(
         name="hyperv-reenlightenment",
         contract=(
-            "A guest that asked to be notified of a migration first keeps its TSC page across KVM_SET_CLOCK, and "
+            "A guest that asked for notice of a migration first keeps its TSC page across KVM_SET_CLOCK, and "
             "its counter goes by that page; one that switched it off keeps it as it was."
         ),
         source=f"{_SELFTEST} (stages 8 to 10); tsc_page_update_unsafe()",
