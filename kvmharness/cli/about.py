@@ -27,7 +27,9 @@ def of(arguments: argparse.Namespace, machines: Iterable[str] = (), kernels: Ite
     known = {**MACHINES, **nested}
     # Those of a cluster's workers are in the notes of what each played.
     ours = () if getattr(arguments, "cluster", None) else machines
-    programs = dict.fromkeys(known[name].emulator.program for name in ours if name in known)
+    # What comes after a + are parameters of KVM's modules.
+    plain = [name.partition("+")[0] for name in ours]
+    programs = dict.fromkeys(known[name].emulator.program for name in plain if name in known)
     here = os.uname()
     return About(
         started=began.isoformat(timespec="seconds"),

@@ -20,7 +20,7 @@ def command(arguments: argparse.Namespace, files: Sequence[PatchFile]) -> list[s
     if arguments.range:
         words += ["--range", arguments.range, "--tree", os.path.abspath(arguments.tree or ".")]
     words += ["--allow-build-scripts"] if arguments.allow_build_scripts else []
-    repeated = ("machine", "scenario", "scenario_file")
+    repeated = ("machine", "param", "scenario", "scenario_file")
     for option, names in ((f"--{each.replace('_', '-')}", getattr(arguments, each)) for each in repeated):
         words += [word for name in names for word in (option, str(name))]
     words += ["--expect", arguments.expect]

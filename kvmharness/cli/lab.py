@@ -116,7 +116,7 @@ def _save(each: Finished, arguments: argparse.Namespace) -> None:
 
 
 def _machines(arguments: argparse.Namespace) -> list[Machine]:
-    machines = lab_options.pick_machines(arguments.machine, arguments.hang_after)
+    machines = lab_options.pick_machines(arguments)
     if arguments.accel:
         for machine in machines:
             if machine.nested is None:

@@ -50,7 +50,7 @@ def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser
 def run(arguments: argparse.Namespace) -> int:
     """Play on both kernels, compare, report."""
     scenarios = options.pick_scenarios(arguments.scenario, arguments.scenario_file)
-    machines = lab_options.pick_machines(arguments.machine, arguments.hang_after)
+    machines = lab_options.pick_machines(arguments)
     options.check_places(arguments.output, arguments.save_traces)
     lab_options.check_emulators(machines, arguments)
     both = [kernels.find(spec, offline=arguments.offline) for spec in arguments.kernel]

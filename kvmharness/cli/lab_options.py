@@ -2,6 +2,8 @@
 """The options that the commands of the lab share: machines, and where kernels may come from."""
 
 import argparse
+import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,6 +12,9 @@ from kvmharness.cli.errors import UsageError
 from kvmharness.lab.executor import LabExecutor, LocalExecutor
 from kvmharness.lab.machines.catalogue import MACHINES
 from kvmharness.lab.machines.machine import Machine, check_emulator
+from kvmharness.player.host_state import MODULES
+
+_PARAMETER = re.compile(rf"(?:{'|'.join(MODULES)})\.[a-z0-9_]+=[A-Za-z0-9_.-]+")
 
 
 def add_machines(parser: argparse.ArgumentParser, default: str = "amd") -> None:
@@ -21,13 +26,38 @@ def add_machines(parser: argparse.ArgumentParser, default: str = "amd") -> None:
         metavar="NAME",
         help=f"the emulated machine (default: {default}; can be repeated; see `kvmharness list machines`)",
     )
+    parser.add_argument(
+        "--param",
+        action="append",
+        default=[],
+        metavar="MODULE.NAME=VALUE",
+        type=_parameter,
+        help="load KVM's modules with this parameter, as in kvm.tsc_tolerance_ppm=0 (can be repeated; each "
+        "value of one parameter is a machine of its own)",
+    )
     options.add_hang_after(parser)
 
 
-def pick_machines(names: Sequence[str], hang_after_s: float, default: str = "amd") -> list[Machine]:
-    """The machines of these names, or else the default. UsageError where there is none of a name."""
-    machines = options.pick(names or [default], MACHINES, "machine")
-    return [replace(machine, hang_after_s=hang_after_s) for machine in machines]
+def _parameter(text: str) -> str:
+    if not _PARAMETER.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no parameter of KVM's: write {', '.join(f'{name}.NAME=VALUE' for name in MODULES)}"
+        )
+    return text
+
+
+def pick_machines(arguments: argparse.Namespace, default: str = "amd") -> list[Machine]:
+    """The machines that were asked for, or else the default, each with each of the values that a parameter
+    is to have. UsageError where there is none of a name."""
+    machines = options.pick(arguments.machine or [default], MACHINES, "machine")
+    values: dict[str, dict[str, None]] = {}
+    for parameter in arguments.param:
+        values.setdefault(parameter.partition("=")[0], {})[parameter] = None
+    return [
+        replace(machine, hang_after_s=arguments.hang_after).with_parameters(parameters)
+        for machine in machines
+        for parameters in itertools.product(*values.values())
+    ]
 
 
 def add_executor(parser: argparse.ArgumentParser) -> None:

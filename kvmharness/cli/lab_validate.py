@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.tree or arguments.format != "text":
         raise UsageError(f"{'--tree is for --range' if arguments.tree else '--format is for --each'}")
     scenarios = options.pick_scenarios(arguments.scenario, arguments.scenario_file)
-    machines = lab_options.pick_machines(arguments.machine, arguments.hang_after, "amd-smp")
+    machines = lab_options.pick_machines(arguments, "amd-smp")
     options.check_places(arguments.output, None)
     expectation = options.expectation(arguments)
     lab_options.check_emulators(machines, arguments)

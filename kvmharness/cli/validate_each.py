@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.tree and not arguments.range:
         raise UsageError("--tree is for --range")
     scenarios = options.pick_scenarios(arguments.scenario, arguments.scenario_file)
-    machines = lab_options.pick_machines(arguments.machine, arguments.hang_after, "amd-smp")
+    machines = lab_options.pick_machines(arguments, "amd-smp")
     options.check_places(arguments.output, None)
     expectation = options.expectation(arguments)
     lab_options.check_emulators(machines, arguments)

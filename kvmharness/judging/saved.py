@@ -38,7 +38,8 @@ def file_name(kernel: str, machine: str, scenario: str) -> str:
         digest = hashlib.sha256(kernel.encode(errors="surrogatepass")).hexdigest()[:8]
         safe = re.sub("[^A-Za-z0-9.+_-]+", "-", kernel)[-_LONGEST:].strip("-.+")
         called = f"{safe or 'kernel'}-{digest}"
-    where = called if machine == HOSTS_OWN else f"{called}.{machine}"
+    # The = of a module's parameter (kvm.tsc_tolerance_ppm=0) is the first sign there that is not plain.
+    where = called if machine == HOSTS_OWN else f"{called}.{re.sub('[^A-Za-z0-9.+_-]', '-', machine)}"
     return f"{where}.{scenario}.jsonl"
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from kvmharness import trace
 from kvmharness.judging.probe import PROBES
 from kvmharness.judging.session import LostError, Session, rounds
+from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines import console, initramfs, machine, results, snapshot
 from kvmharness.lab.machines.machine import Boot, Machine
@@ -139,7 +140,23 @@ def play(kernel: Kernel, on: Machine, scenarios: Sequence[Scenario]) -> Session:
     order = {name: number for number, name in enumerate([*PROBES, *(each.name for each in scenarios)])}
     traces = [replace(trace, place=here) for each in played for trace in each.traces]
     notes = dict.fromkeys(note for each in played for note in each.warnings)
-    return Session.of(sorted(traces, key=lambda each: order[each.scenario]), tuple(notes))
+    session = Session.of(sorted(traces, key=lambda each: order[each.scenario]), tuple(notes))
+    check_parameters(kernel.spec, on, session.probe.host)
+    return session
+
+
+# What a parameter that is a yes or no reads as, by what may be written.
+_SWITCHES = {"0": "N", "n": "N", "1": "Y", "y": "Y"}
+
+
+def check_parameters(spec: str, on: Machine, facts: Mapping[str, str]) -> None:
+    """LabError unless KVM's modules have the parameters that the machine asks for, by `facts` of the host."""
+    for parameter in on.parameters:
+        name, _, value = parameter.partition("=")
+        if name not in facts:
+            raise LabError(f"{spec} on {on.name}: no module of its KVM shows a parameter {name}")
+        if facts[name] not in (value, _SWITCHES.get(value.lower())):
+            raise LabError(f"{spec} on {on.name}: {name} is {facts[name]}, though {value} was asked for")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -61,7 +61,8 @@ class Machine:
     `may_protect_tscs` that its KVM may have no say over its guests' TSCs. `nested` is the same machine on the
     host's own KVM, where there can be one. It hangs when it makes no progress in `hang_after_s` seconds that
     the host gives it, and is ended when `stop` is set. `slots` says how many of those that share it may run
-    at a time (None: a kernel's run one after the other).
+    at a time (None: a kernel's run one after the other). `parameters` are those of KVM's modules, as
+    MODULE.NAME=VALUE.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Machine:
     nested: "Machine | None" = None
     may_protect_tscs: bool = False
     hang_after_s: float = HANG_AFTER_S
+    parameters: tuple[str, ...] = ()
     stop: threading.Event | None = field(default=None, compare=False, repr=False)
     slots: threading.Semaphore | None = field(default=None, compare=False, repr=False)
 
@@ -88,6 +90,19 @@ class Machine:
         Nothing disturbs a machine that counts instructions, and its kernel is made to rely on the TSC.
         """
         return self.counts_instructions and "tsc=reliable" in self.kernel_options.split()
+
+    def with_parameters(self, parameters: Sequence[str]) -> "Machine":
+        """This machine with parameters of KVM's modules, which are part of its name."""
+        if not parameters:
+            return self
+        return replace(
+            self,
+            name="+".join([self.name, *parameters]),
+            # init hands them to the modules that it loads; the kernel itself does where KVM is built in.
+            kernel_options=" ".join([self.kernel_options, *parameters]),
+            parameters=tuple(parameters),
+            nested=self.nested and self.nested.with_parameters(parameters),
+        )
 
     @property
     def without_snapshots(self) -> "Machine":
