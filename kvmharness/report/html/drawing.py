@@ -130,7 +130,7 @@ def _label_writes(picture: drawsvg.Drawing, frame: _Frame, timelines: Sequence[T
     used: list[tuple[float, float]] = []
     for each in timelines[0].writes[:_MOST_LABELS]:
         x, y = frame.x(each.moment), frame.y(each.value)
-        if any(abs(x - other) < 45 and abs(y - above) < _LINE for other, above in used):
+        if any(abs(x - other) < 90 and abs(y - above) < _LINE for other, above in used):
             continue
         used.append((x, y))
         is_right = x > (_LEFT + _WIDTH - _RIGHT) / 2

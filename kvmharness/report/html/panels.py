@@ -67,7 +67,7 @@ def panel(kernel: KernelReport, result: Result) -> Panel:
     letters = [(chr(ord("A") + place), each) for place, each in enumerate(predictions)]
     write = _write_that_counts(result, trace, way)
     goals = _goals(kernel.kernel, write, way, letters) if write else ()
-    headline = _headline(write, goals) or _reason(result)
+    headline = _headline(write, goals, result) or _reason(result)
     others = [each for each in letters if not way.is_like(each[1].timeline)]
     return Panel(
         *(kernel.title, result.verdict.value, headline),
@@ -137,11 +137,13 @@ def _apart(ns: float, within: float) -> str:
     return f"{_spelled(abs(ns))} {'above' if ns > 0 else 'below'}"
 
 
-def _headline(write: Write | None, goals: Sequence[Goal]) -> str:
-    """Where the TSC went that was written, in one sentence."""
+def _headline(write: Write | None, goals: Sequence[Goal], result: Result) -> str:
+    """Where the TSC went that was written, in one sentence; "" where that is not what is wrong."""
     if write is None or not goals:
         return ""
     written, seen, *_ = goals
+    if seen.apart == AS_WRITTEN and result.kept is False:
+        return ""
     apart = seen.apart if seen.apart == AS_WRITTEN else f"{seen.apart} what was written"
     return f"Step {write.step} set vCPU {write.vcpu} to {written.tsc}; its TSC went to {seen.tsc}: {apart}."
 
