@@ -5,7 +5,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kvmharness.cli import options
+from kvmharness.cli import about, options
 from kvmharness.cli.errors import FAILED, NOTHING_FAILED, NOTHING_JUDGED, UsageError
 from kvmharness.judging import saved
 from kvmharness.judging.bisection import ignored_writes
@@ -73,7 +73,7 @@ def _compare(runs: Sequence[tuple[str, SavedRun]], arguments: argparse.Namespace
         compare_sessions(one.sessions, other.sessions),
     )
     if arguments.format == "json":
-        options.write_text(to_json([report]), arguments.output, for_people=False)
+        options.write_text(to_json([report], about.of(arguments)), arguments.output, for_people=False)
     else:
         options.write_text(render([report]), arguments.output)
     if report.comparison.differences:

@@ -5,7 +5,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from kvmharness.cli import lab_options, options
+from kvmharness.cli import about, lab_options, options
 from kvmharness.cli.errors import FAILED, MACHINE_LOST, NOTHING_FAILED, NOTHING_JUDGED
 from kvmharness.judging.difference import compare_sessions
 from kvmharness.judging.session import Session
@@ -67,7 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
         finished = matrix.finished
     reports = [_report(*pair) for pair in zip(finished[::2], finished[1::2], strict=True)]
     if arguments.format == "json":
-        options.write_text(to_json(reports), arguments.output, for_people=False)
+        run_of = about.of(arguments, (each.name for each in machines), both)
+        options.write_text(to_json(reports, run_of), arguments.output, for_people=False)
     else:
         options.write_text(render(reports), arguments.output)
     return _status(reports)

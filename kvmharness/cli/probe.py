@@ -2,9 +2,11 @@
 """kvmharness probe: what this host's KVM can do, found by effect."""
 
 import argparse
+import json
+from typing import Any
 
-from kvmharness import host
-from kvmharness.cli import options
+from kvmharness import __version__, host
+from kvmharness.cli import about, options
 from kvmharness.cli.errors import NOTHING_FAILED
 from kvmharness.contract import Status
 from kvmharness.judging import capabilities
@@ -12,6 +14,8 @@ from kvmharness.judging.probe import Probe
 from kvmharness.kvm import lib
 from kvmharness.lab.errors import LabError
 
+SCHEMA = 1
+_HAS = {Status.KEPT: True, Status.BROKEN: False, Status.UNDECIDED: None}
 _WORDS = {Status.KEPT: "yes", Status.BROKEN: "no", Status.UNDECIDED: "?"}
 
 
@@ -19,6 +23,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add the command."""
     parser = commands.add_parser("probe", help="show what this host's KVM can do, found by its effects")
     options.add_on(parser)
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="(default: text)")
     parser.set_defaults(run=run)
 
 
@@ -29,6 +34,9 @@ def run(arguments: argparse.Namespace) -> int:
     probe = session.probe
     if session.changed:
         raise LabError(session.changed)
+    if arguments.format == "json":
+        print(json.dumps(_as_data(probe, arguments), indent=1))
+        return NOTHING_FAILED
     print(f"/dev/kvm of {probe.release}{f' on {box.name}' if box else ''}, found by its effects:")
     found = capabilities.findings(probe)
     width = max(map(len, found))
@@ -41,6 +49,28 @@ def run(arguments: argparse.Namespace) -> int:
     for line in _facts(probe):
         print(f"  {line}")
     return NOTHING_FAILED
+
+
+def _as_data(probe: Probe, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was found, for programs. `schema` grows when a key changes its meaning."""
+    created, clock = probe.event("create-0"), probe.event("clock")
+    return {
+        "schema": SCHEMA,
+        "tool": f"kvmharness {__version__}",
+        "about": about.of(arguments).to_json(),
+        "release": probe.release,
+        "capabilities": {
+            name: {
+                "has": _HAS[finding.status],
+                "claim": capabilities.CAPABILITIES[name].claim.text,
+                "reason": finding.reason,
+            }
+            for name, finding in capabilities.findings(probe).items()
+        },
+        "tsc_khz": created.value("khz") if created else None,
+        "clock_flags": clock.value("clock_flags") if clock else None,
+        "host": {**probe.host},
+    }
 
 
 def _facts(probe: Probe) -> list[str]:

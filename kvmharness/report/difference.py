@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from kvmharness import __version__
 from kvmharness.judging.difference import Comparison, Difference
 from kvmharness.printable import printable
+from kvmharness.report.about import About
 from kvmharness.scenarios import SCENARIOS
 
 WIDTH = 78
@@ -36,8 +37,10 @@ def render(reports: Sequence[DifferenceReport]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def to_json(reports: Sequence[DifferenceReport]) -> str:
-    """All of it for programs, a comparison a machine. `schema` grows when a key changes its meaning."""
+def to_json(reports: Sequence[DifferenceReport], about: About | None = None) -> str:
+    """All of it for programs, a comparison a machine. `schema` grows when a key changes its meaning.
+
+    `about` says which run it was."""
     comparisons = [
         {
             "kernels": [printable(name) for name in each.kernels],
@@ -48,7 +51,12 @@ def to_json(reports: Sequence[DifferenceReport]) -> str:
         }
         for each in reports
     ]
-    data = {"schema": 1, "tool": f"kvmharness {__version__}", "comparisons": comparisons}
+    data = {
+        "schema": 1,
+        "tool": f"kvmharness {__version__}",
+        "about": about.to_json() if about else None,
+        "comparisons": comparisons,
+    }
     return json.dumps(data, indent=1) + "\n"
 
 
