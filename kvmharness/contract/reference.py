@@ -38,6 +38,9 @@ class ReferenceClaim(Claim):
     def check(self, trace: Trace) -> Finding:
         """Check each of the steps."""
         steps = {event.operation.label: number for number, event in enumerate(trace.events)}
+        if self.expected in steps and trace.events[steps[self.expected]].value("version") == 0:
+            said = f"step {self.expected!r} read no page: KVM never wrote it"
+            return self.broken(said, steps[self.expected] + 1)
         if self.expected not in steps or not _is_function(trace.events[steps[self.expected]]):
             return self.undecided(f"step {self.expected!r} read no page of a masterclock")
         origin = trace.events[steps[self.expected]]
