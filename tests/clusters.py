@@ -40,6 +40,11 @@ class Cluster:
         """How many workers have found the scheduler."""
         return sum(b"Registered to" in log.read_bytes() for log in self._folder.glob("log-*"))
 
+    @property
+    def worker_processes(self) -> list[int]:
+        """The workers' process ids, in the order in which they were started."""
+        return [each.pid for each in self._processes[1:]]
+
     def start_worker(self) -> None:
         """One more worker, which runs one call at a time."""
         self._start(
