@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _hold_number(fd: int) -> None:
-    """Close the file behind a descriptor, which stays taken by another until that has been given back.
+    """Close the file of a descriptor, which stays taken by another until that has been given back.
 
     KVM names a VM's folder in debugfs by the number (kvm_create_vm_debugfs). close() frees the number before
     the VM is gone, so another thread's new VM would get it, have no folder, and the kernel would warn of a

@@ -12,7 +12,7 @@ from kvmharness.model.interval import signed
 from kvmharness.model.policy import Policy
 from kvmharness.model.simulate import HOST, UNPREDICTABLE, Pace, simulate
 from kvmharness.model.state import Host
-from kvmharness.script import Operation, SetMsrs
+from kvmharness.script import Operation
 from kvmharness.trace import Event, Trace
 
 # How far from what KVM expects a written TSC may be for KVM to take it as a request to synchronize.
@@ -247,7 +247,7 @@ def _writes(events: Sequence[Event]) -> Iterator[tuple[int, int, int, int, int |
             value = at + offset
         if value is None or operation.by_guest:
             continue
-        expected = last[0] + at - last[1] if last and isinstance(operation, SetMsrs) else None
+        expected = last[0] + at - last[1] if last and offset is None else None
         if not operation.creates_vcpu and not others:
             yield step, vcpu, at, signed(value % 2**64), expected
         last = signed(value % 2**64), at
