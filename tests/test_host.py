@@ -45,15 +45,17 @@ class Stage:
     def play(self, scenarios: Sequence[Scenario]) -> Session:
         return host.play(scenarios, self.root)
 
-    def play_together(self, scripts: list[tuple[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    def play_together(
+        self, scripts: list[tuple[str, Any]]
+    ) -> Iterator[tuple[str, Any, list[dict[str, Any]]]]:
         for name, _ in scripts:
             self.sessions += name == HOST
             self.happens(self.sessions, name)
             script = PROBES[name] if name in PROBES else SCENARIOS[name].script
             if name not in PROBES or name == HOST:
                 self.played.append(name)
-            lines = [*trace.to_lines(made_up.play(name, script))]
-            yield name, [json.loads(line) for line in lines[1:-1]]
+            header, *lines, _ = map(json.loads, trace.to_lines(made_up.play(name, script)))
+            yield name, header["created"], lines
 
 
 @pytest.fixture

@@ -151,7 +151,9 @@ def _apart(trace: Trace, number: int) -> Interval | None:
     if known is None:
         return None
     time, bracket = known
-    slack = (bracket.ns_after - trace.events[0].bracket.ns_before) * off_ppb(trace) // 10**9 + _ROUNDED_NS
+    # A trace whose clock goes back is nobody's, which others say.
+    since = max(bracket.ns_after - trace.events[0].bracket.ns_before, 0)
+    slack = since * off_ppb(trace) // 10**9 + _ROUNDED_NS
     return Interval(time - bracket.ns_after - slack, time - bracket.ns_before + slack)
 
 

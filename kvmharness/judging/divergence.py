@@ -45,7 +45,7 @@ class Divergence:
 
 def kind_of(operation: Operation) -> str:
     """An operation in words, of whichever vCPU."""
-    return re.sub(r" of vCPUs? \d+(, \d+)*|vCPUs? \d+(, \d+)* ", "", operation.describe())
+    return re.sub(r" (of|to) vCPUs? \d+(, \d+)*|vCPUs? \d+(, \d+)* ", "", operation.describe())
 
 
 def diverging(pairs: Sequence[tuple[Trace, Host]], policies: Iterable[Policy]) -> Divergence | None:

@@ -4,7 +4,7 @@
 from kvmharness.model.line import OnLine
 from kvmharness.model.outcome import OK, REFUSED, UNKNOWN, Action, Answer, Outcome, Within
 from kvmharness.model.quantity import Quantity
-from kvmharness.model.reference_time import PAGE_WITHIN, UNIT_NS, scale
+from kvmharness.model.reference_time import PAGE_WITHIN, UNIT_NS, lap, scale
 from kvmharness.model.rules import Rules
 from kvmharness.model.state import World
 from kvmharness.model.vcpu_operations import samples
@@ -58,7 +58,7 @@ def _page(rules: Rules, world: World, *, first: int) -> tuple[tuple[Answer, ...]
     if not world.ref_khz:
         return (sequence, None, None), None
     answers = sequence, Quantity(scale(world.ref_khz)), None
-    if not world.ref_raw or not world.clock_khz or world.ref_tsc is None:
+    if not world.ref_raw or not world.clock_khz or world.ref_tsc is None or lap(world.ref_tsc) is None:
         return answers, None
     drawn = world.ref_line, world.clock_khz, world.ref_origin, world.ref_raw
     return answers, OnLine(

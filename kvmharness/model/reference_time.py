@@ -161,8 +161,18 @@ class ReferenceTime(Rates):
         same = (first.l1_tsc_offset, first.ratio) == (world.ref_offset, world.ref_ratio)
         if not same or world.ref_raw is None or not world.clock_khz or first.ratio or not world.ref_khz:
             return None
+        # A page is wrong once its TSC wraps around.
+        now = lap(self.l1_tsc(world, first, moment.tsc))
+        if world.ref_tsc is None or now is None or now != lap(world.ref_tsc):
+            return None
         page = world.ref_line, world.clock_khz, world.ref_origin, world.ref_raw
         return Counted(OnLine(*page, clock=0, unit=UNIT_NS, within=PAGE_WITHIN))
+
+
+def lap(tsc: Interval) -> int | None:
+    """How often a TSC has wrapped around; None where it may just then."""
+    first, last = (end // arithmetic.WORD for end in tsc)
+    return first if first == last else None
 
 
 def scale(khz: int) -> int:
