@@ -143,8 +143,8 @@ MUTANTS = (
     Mutant(
         "a vCPU's creation synchronizes with nothing",
         "rules",
-        "return [(True, _JOINED)]",
-        "return [(False, _JOINED)]",
+        "return [(True, _JOINED if",
+        "return [(False, _JOINED if",
     ),
     Mutant(
         "no write synchronizes",

@@ -201,8 +201,12 @@ def frames(*contents: object) -> bytes:
     return b"".join(protocol.encode("job", content) for content in (*contents, protocol.END))
 
 
+# When the VM was created.
+CREATED = {"tsc": [0, 0], "ns": [1, 1]}
+
+
 def test_a_step_is_put_together_with_what_it_was_asked_to_be() -> None:
-    played = [PROBE, RELEASE, [{"tsc": [1, 9], "ns": [2, 8]}], {"clocksource": "tsc"}]
+    played = [PROBE, RELEASE, CREATED, [{"tsc": [1, 9], "ns": [2, 8]}], {"clocksource": "tsc"}]
     (trace,) = play._read(JOB, boot(machine.FINISHED, frames(played)))
     more = dataclasses.replace(JOB, scripts={**JOB.scripts, "young-restore": []})
     with pytest.raises(BrokenResultError, match="the result lacks young-restore"):
@@ -210,27 +214,30 @@ def test_a_step_is_put_together_with_what_it_was_asked_to_be() -> None:
     assert trace.script == (Sleep(ns=5),)
     assert trace.host == {"clocksource": "tsc"}
     assert trace.events[0].bracket == Bracket(1, 2, 8, 9)
+    assert trace.created == Bracket(0, 1, 1, 0)
 
 
 def test_a_trace_of_what_was_not_asked_for_makes_no_sense() -> None:
     step = {"tsc": [1, 9], "ns": [2, 8]}
     for played in (
-        ["other", RELEASE, [step], {}],
-        [PROBE, RELEASE, [step, step], {}],
-        [PROBE, RELEASE, [step], [7]],
-        [PROBE, RELEASE, [step], {"clocksource": 7}],
+        ["other", RELEASE, CREATED, [step], {}],
+        [PROBE, RELEASE, CREATED, [step, step], {}],
+        [PROBE, RELEASE, CREATED, [step], [7]],
+        [PROBE, RELEASE, CREATED, [step], {"clocksource": 7}],
+        [PROBE, RELEASE, {"tsc": [0]}, [step], {}],
+        [PROBE, RELEASE, [step], {}],
     ):
         with pytest.raises(BrokenResultError, match="makes no sense"):
             play._read(JOB, boot(machine.FINISHED, frames(played)))
 
 
 def test_a_script_that_is_there_twice_is_a_broken_result() -> None:
-    played = [PROBE, RELEASE, [{"tsc": [1, 9], "ns": [2, 8]}], {}]
+    played = [PROBE, RELEASE, CREATED, [{"tsc": [1, 9], "ns": [2, 8]}], {}]
     with pytest.raises(BrokenResultError, match="the result holds a script twice"):
         play._read(JOB, boot(machine.FINISHED, frames(played, played)))
 
 
 def test_a_step_is_what_it_was_asked_to_be_whatever_the_machine_says() -> None:
-    played = [PROBE, RELEASE, [{"tsc": [1, 9], "ns": [2, 8], "op": {"op": "get_clock"}}], {}]
+    played = [PROBE, RELEASE, CREATED, [{"tsc": [1, 9], "ns": [2, 8], "op": {"op": "get_clock"}}], {}]
     (trace,) = play._read(JOB, boot(machine.FINISHED, frames(played)))
     assert trace.script == (Sleep(ns=5),)

@@ -20,6 +20,7 @@ from kvmharness import script
 from kvmharness.contract import (
     Claim,
     ClockClaim,
+    EmptyPageClaim,
     EndClaim,
     EntitledClaim,
     ForwardClaim,
@@ -32,6 +33,8 @@ from kvmharness.contract import (
     RateClaim,
     ReadsClaim,
     RealtimeClaim,
+    ReferenceClaim,
+    RenewedClaim,
     SameClaim,
     ScaleClaim,
     TimeClaim,
@@ -59,6 +62,9 @@ CLAIMS: dict[str, type[Claim]] = {
     "realtime": RealtimeClaim,
     "host-time": HostTimeClaim,
     "line": LineClaim,
+    "reference": ReferenceClaim,
+    "renewed": RenewedClaim,
+    "empty-page": EmptyPageClaim,
     "no-warp": NoWarpClaim,
     "entitled": EntitledClaim,
 }
