@@ -105,7 +105,8 @@ class ReferenceTime(Rates):
 
     def setup_tsc_page(self, world: World, vcpu: Vcpu, page: Page, *, certain: bool) -> None:
         """kvm_hv_setup_tsc_page(), with what the vCPU's kvmclock page is or would be."""
-        stable = bool(page.stable) if world.tsc_clocksource is not None or not page.stable else None
+        # Whether the page is called stable is known only with whether the host's own clock runs on the TSC.
+        stable = page.stable and world.tsc_clocksource if page.stable is not False else False
         kept = world.hv_tsc_page_status == HOST_CHANGED and world.hv_tsc_emulation_control
         if kept and world.ref_sequence is not None and certain:
             if world.ref_sequence.low > 0:

@@ -22,7 +22,7 @@ from kvmharness.model.quantity import Quantity, bounds, narrow
 from kvmharness.model.rates import UnknownRateError
 from kvmharness.model.reference_time import UNIT_NS, Counted, CountedByHost
 from kvmharness.model.rules import Rules
-from kvmharness.model.state import DoubtError, Host, Moment, World
+from kvmharness.model.state import DoubtError, Host, Moment, Page, Vcpu, World
 from kvmharness.model.written_rule import WrittenRules
 from kvmharness.player.host_state import TOLERANCE
 from kvmharness.player.values import NothingReadError, resolve
@@ -124,6 +124,14 @@ class SimulatedRules(Rules):
         assert self.host.khz
         ns = moment.tsc.low * 1_000_000 // self.host.khz
         return Moment(moment.tsc, Interval(ns, ns))
+
+    def request_tsc_page_update(self, world: World, *, certain: bool) -> None:
+        """Of kernels that differ in when they look at the masterclock again, one that does."""
+        super().request_tsc_page_update(world, certain=True)
+
+    def setup_tsc_page(self, world: World, vcpu: Vcpu, page: Page, *, certain: bool) -> None:
+        """And that then writes the page."""
+        super().setup_tsc_page(world, vcpu, page, certain=True)
 
 
 class _SimulatedWrittenRules(SimulatedRules, WrittenRules):
