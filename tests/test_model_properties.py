@@ -134,6 +134,8 @@ def test_a_reading_changed_by_more_than_the_brackets_allow_is_impossible(
 
 @given(scripts(frequencies=False), exact_policies, st.data())
 def test_a_write_that_was_refused_is_impossible(script: Script, policy: Policy, data: st.DataObject) -> None:
+    created = [each.vcpu for each in script if isinstance(each, CreateVcpu)]
+    script = (*script, *(SetMsrs(vcpu=vcpu, msrs=(("TSC", 1),)) for vcpu in created[:1]))
     trace = played(script, policy, HOST, data, short_paces)
     writes = [
         place
