@@ -9,7 +9,7 @@ import dataclasses
 
 import pytest
 
-from kvmharness.guests.layout import TSC_PAGE
+from kvmharness.guests.layout import TSC_PAGE, kvmclock_address
 from kvmharness.model.state import Host
 from kvmharness.script import (
     CreateVcpu,
@@ -158,3 +158,17 @@ def test_of_a_kernel_that_writes_the_page_at_any_time_nothing_is_predicted() -> 
     seen = look(1010 * MS)
     other = dataclasses.replace(seen, values=(seen.values[0] + MS, *seen.values[1:]))
     assert not possible(*started(other), host=before)
+
+
+def test_where_the_hosts_clock_is_not_the_tsc_the_page_is_never_valid() -> None:
+    # Seen on machines with an unstable TSC: sequence 0, and nothing else in the page.
+    other = dataclasses.replace(HYPERV, tsc_clocksource=False)
+    address = kvmclock_address(0) + 1
+    first = (
+        create(1000 * MS),
+        step(SetHvCpuid(vcpu=0), 1000 * MS + 5000),
+        step(SetMsrs(vcpu=0, msrs=(("SYSTEM_TIME", address),)), 1000 * MS + 9000, address),
+        page_on(1001 * MS),
+    )
+    assert possible(*first, look(1002 * MS, sequence=0, scale=0, ahead=0), host=other)
+    assert not possible(*first, look(1002 * MS), host=other)
