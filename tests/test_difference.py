@@ -17,7 +17,7 @@ from kvmharness.model.policies import POLICIES
 from kvmharness.model.policy import Policy
 from kvmharness.model.simulate import HOST, Pace, simulate
 from kvmharness.scenarios import SCENARIOS, Scenario
-from kvmharness.trace import Bracket, DebugfsReading, Event, Trace
+from kvmharness.trace import Bracket, DebugfsReading, Event, Place, Trace
 from tests.made_up import play, session
 
 STABLE = {name: each for name, each in SCENARIOS.items() if "stable-tsc" not in each.lacks}
@@ -245,6 +245,24 @@ def test_a_clock_that_is_not_what_the_page_says_at_its_tsc_is_a_difference(off: 
     if found is not None:
         assert found.first == "the VM's clock agrees with the page of vCPU 0"
         assert found.second == "the VM's clock disagrees with the page of vCPU 0"
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_what_a_write_leaves_on_an_unstable_tsc_is_compared_where_all_cpus_share_it(counts: bool) -> None:
+    place = Place("k", "amd-unstable", "1", False, counts, False)
+    right = replace(played(SCENARIOS["unstable-pair"], "mainline-6.7"), place=place)
+    (write,) = [event for event in right.events if event.operation.label == "restore-1"]
+    # The same value was written 5 ms later, and the time was not added.
+    shown = write.debugfs[0]._replace(offset=(write.values[0] - write.bracket.tsc_after) % 2**64)
+    wrong = with_step(right, "restore-1", debugfs=(shown,))
+    found = first_difference(right, wrong, stable=False)
+    assert (found is not None) is counts
+    if found is not None:
+        assert found.first == "vCPU 1 has the offset of vCPU 0"
+        assert found.second == "vCPU 1 honours what was written"
+    # A load within the write's bracket moves the offset by as much.
+    within = shown._replace(offset=write.debugfs[0].offset - 1_000)
+    assert first_difference(right, with_step(right, "restore-1", debugfs=(within,)), stable=False) is None
 
 
 @pytest.mark.parametrize("khz", [1_000, 999_999, 1_000_000, 2_399_999, 5_000_000])

@@ -107,6 +107,10 @@ def compare_sessions(played_first: Sequence[Session], played_second: Sequence[Se
 
 
 def _honours_writes(session: Session) -> bool:
+    """Whether its KVM does, or has no reason not to: an emulated machine protects no TSC."""
+    places = [each.place for each in session.probe.traces]
+    if places and all(each and not each.may_protect_tscs for each in places):
+        return True
     return capabilities.findings(session.probe)["tsc-write"].status is Status.KEPT
 
 
@@ -216,7 +220,10 @@ def _compared(first: Trace, second: Trace, *, stable: bool) -> Difference | bool
     if not all(any(event.debugfs for event in each.events) for each in (first, second)):
         first, second = _without_debugfs(first), _without_debugfs(second)
     both_say = first.created and second.created
-    one, other = (Reading(stable, each.created if both_say else None) for each in (first, second))
+    one_tsc = first.is_undisturbed and second.is_undisturbed
+    one, other = (
+        Reading(stable, each.created if both_say else None, one_tsc=one_tsc) for each in (first, second)
+    )
     excuses = first.excuses | second.excuses
     for number, (mine, others) in enumerate(zip(first.events, second.events, strict=False), 1):
         if mine.operation != others.operation or {mine.error, others.error} & excuses:

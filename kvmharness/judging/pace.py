@@ -9,7 +9,7 @@ from kvmharness.trace import Event
 ITS_OWN, THE_HOSTS = "goes on from what was written, at its own rate", "goes on at the host's rate"
 # A kernel that has not corrected its TSC's rate yet takes it for up to a hundredth more or less
 # (tsc_refine_calibration_work()), and so does what is reckoned with it.
-_OFF = 50
+OFF = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,5 +41,5 @@ class Written:
 
 
 def _moved(lowest: int, way: Interval) -> Interval:
-    slack = max(way.high, 0) // _OFF
+    slack = max(way.high, 0) // OFF
     return Interval(lowest - slack, lowest + way.width + slack)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from kvmharness.contract.clock import page_khz, page_time
 from kvmharness.contract.offset import implied_offset, read_offsets
-from kvmharness.judging.pace import Written
+from kvmharness.judging.pace import OFF, Written
 from kvmharness.model.arithmetic import duration, tolerated
 from kvmharness.model.interval import Interval, signed
 from kvmharness.script import PVCLOCK_GUEST_STOPPED, PVCLOCK_TSC_STABLE_BIT, TSC_STABLE
@@ -94,8 +94,8 @@ Relations = dict[tuple[str, object], Relation]
 class Reading:
     """One trace, read from its beginning: what is known of each vCPU and of the clock so far."""
 
-    def __init__(self, stable: bool, created: Bracket | None = None) -> None:
-        self._stable = stable
+    def __init__(self, stable: bool, created: Bracket | None = None, *, one_tsc: bool = False) -> None:
+        self._stable, self._one_tsc = stable, one_tsc
         self._vm = created and _zero_within(created)  # the offset of a TSC that was 0 at the VM's creation
         self._born: dict[int, Interval] = {}  # of one that was 0 at its vCPU's, as long as nobody wrote it
         self._offsets: dict[int, Interval] = {}  # what each vCPU's offset was known to be last
@@ -108,6 +108,7 @@ class Reading:
         self._other_rate: set[int] = set()
         self._ratios: dict[int, tuple[int, int]] = {}  # with the step at which it was read
         self._step = 0
+        self._left: dict[int, tuple[int, int]] = {}  # on an unstable TSC: what a write left, and when (TSC)
         self._adjusted: dict[int, int] = {}  # what was last written to each TSC_ADJUST
         self._adjust: dict[int, Interval] = {}  # what each then has, by all that moved its TSC
         self._pages: dict[int, tuple[int, ...]] = {}
@@ -121,6 +122,8 @@ class Reading:
         sources = [self._of_rates(event), self._of_msrs(event), self._of_clock(event), self._of_pages(event)]
         if self._stable:
             sources[:0] = [self._of_offsets(event), self._of_paces(event)]
+        elif self._one_tsc:
+            sources[:0] = [self._of_writes(event)]
         for source in sources:
             for aspect, relation in source:
                 found[relation.subject, aspect] = relation
@@ -161,6 +164,27 @@ class Reading:
             elif writes:
                 self._offsets.pop(number, None)
             self._follow_adjust(event, number, had, seen or asked)
+
+    def _of_writes(self, event: Event) -> Iterator[tuple[str, Relation]]:
+        """What a write leaves where a TSC is unstable by name alone, as debugfs shows it.
+
+        A load that came just after it computes the offset anew, within the same bracket.
+        """
+        operation, asked = event.operation, implied_offset(event)
+        of_host = operation.sets_tsc and not (operation.by_guest or operation.creates_vcpu or event.error)
+        if not of_host or len(operation.vcpu_numbers) != 1 or not event.debugfs or asked is None:
+            return
+        (number,), shown = operation.vcpu_numbers, signed(event.debugfs[0].offset)
+        before, after = event.bracket.tsc_before, event.bracket.tsc_after
+        width = after - before
+        self._written[number] = Interval(asked.low - width, asked.high + width)
+        offsets = dict(self._offsets)
+        for other, (offset, since) in self._left.items():
+            # The time since then was added, by the kernel's own clock.
+            slack = width + (after - since) // OFF
+            self._offsets[other] = Interval(offset - slack, offset + slack)
+        yield "written", self._related(number, Interval(shown, shown), None, writes=True)
+        self._offsets, self._left[number] = offsets, (shown, before)
 
     def _since(self, number: int, seen: Interval, born: Interval) -> Relation:
         """From when on a vCPU counts whose TSC nobody wrote, with the offset that was first seen of it."""

@@ -2,6 +2,7 @@
 """An emulated machine, and one boot of it. `machines` has those there are."""
 
 import logging
+import os
 import shlex
 import shutil
 import subprocess
@@ -212,7 +213,9 @@ def _run(
     """The command's exit status (None: ended by us), what it printed, and why we ended it."""
     _LOG.debug("%s: %s", machine.name, shlex.join(command))
     # setpriv (util-linux): the kernel kills the emulator when the thread that started it is gone.
-    watched = ["setpriv", "--pdeathsig", "KILL", "--", *command]
+    # If that was before setpriv asked for it, the shell finds another parent.
+    started = ["sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"', str(os.getpid())]
+    watched = ["setpriv", "--pdeathsig", "KILL", "--", *started, *command]
     with subprocess.Popen(
         watched,
         stdin=subprocess.PIPE,
