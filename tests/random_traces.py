@@ -109,6 +109,12 @@ def any_operation(chance: Chance, vcpus: int) -> script.Operation:
             lambda: script.GuestWrite(
                 vcpu=vcpu, msr=chance.choice(msrs), value=any_value(chance), label=label
             ),
+            lambda: script.SetLapic(vcpu=vcpu, requested=chance.randrange(2), label=label),
+            lambda: script.GetLapic(vcpu=vcpu, label=label),
+            lambda: script.AwaitTimer(
+                vcpu=vcpu, deadline=chance.choice((None, any_value(chance))), ns=20 * MS, label=label
+            ),
+            lambda: script.CreateIrqchip(label=label),
             lambda: script.WriteTogether(
                 vcpus=tuple(range(vcpus))[:3],
                 values=tuple(any_value(chance) for _ in range(vcpus))[:3],
@@ -124,8 +130,9 @@ def any_operation(chance: Chance, vcpus: int) -> script.Operation:
 def any_script(chance: Chance) -> Script:
     """A VM with up to sixteen vCPUs, and whatever may be done to it."""
     vcpus = chance.choice((1, 2, 3, 16))
-    guest = chance.choice(("rdtsc-16", "wrmsr-16"))
-    creation = [script.CreateVcpu(vcpu=vcpu, guest=guest, label=f"create-{vcpu}") for vcpu in range(vcpus)]
+    guest = chance.choice(("rdtsc-16", "wrmsr-16", "timer-16"))
+    creation: list[script.Operation] = [script.CreateIrqchip()] if guest == "timer-16" else []
+    creation += [script.CreateVcpu(vcpu=vcpu, guest=guest, label=f"create-{vcpu}") for vcpu in range(vcpus)]
     return (*creation, *(any_operation(chance, vcpus) for _ in range(chance.choice((0, 5, 40)))))
 
 

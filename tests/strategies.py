@@ -59,6 +59,16 @@ operations = st.one_of(
     st.builds(script.SetClock, clock=values, realtime=st.one_of(st.none(), values), label=labels),
     st.builds(script.KvmclockCtrl, vcpu=vcpus, label=labels),
     st.builds(script.ReadKvmclock, vcpu=vcpus, label=labels),
+    st.builds(script.CreateIrqchip, label=labels),
+    st.builds(script.SetLapic, vcpu=vcpus, requested=values, label=labels),
+    st.builds(script.GetLapic, vcpu=vcpus, label=labels),
+    st.builds(
+        script.AwaitTimer,
+        vcpu=vcpus,
+        deadline=st.one_of(st.none(), values),
+        ns=st.integers(0, 10**12),
+        label=labels,
+    ),
     st.builds(script.GetClockGuest, vcpu=vcpus, label=labels),
     st.builds(
         script.SetClockGuest,
@@ -95,6 +105,9 @@ _VALUES = {
     script.GetTscScale: 2,
     script.Sleep: 0,
     script.KvmclockCtrl: 0,
+    script.CreateIrqchip: 0,
+    script.SetLapic: 2,
+    script.GetLapic: 2,
 }
 
 
@@ -107,6 +120,8 @@ def _value_count(operation: script.Operation) -> int:
         return 2 * len(operation.vcpus)
     if isinstance(operation, script.SetClock):
         return 1 if operation.realtime is None else 2
+    if isinstance(operation, script.AwaitTimer):
+        return 1 if operation.deadline is None else 3
     return _VALUES.get(type(operation), 1)
 
 

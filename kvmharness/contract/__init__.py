@@ -7,6 +7,7 @@ scale     a vCPU's TSC is what its scaling ratio makes of the host's
 clock     the VM's clock continues, and its kvmclock pages agree with it
 line      the VM's clock stays the same function of the TSC, to the ns
 reference a Hyper-V's reference time is the VM's clock
+timer     a guest takes its deadline timer's interrupt, and not too early
 warp      vCPUs that run at the same time never see each other's TSC run backwards
 answer    how an operation ends, and what it returns
 entitled  what the shape of a script entitles to, whoever wrote it
@@ -26,6 +27,7 @@ from kvmharness.contract.promptly import TOGETHER_NS, Promptly, held_up
 from kvmharness.contract.rate import ForwardClaim, RateClaim
 from kvmharness.contract.reference import EmptyPageClaim, ReferenceClaim, RenewedClaim
 from kvmharness.contract.scale import ScaleClaim
+from kvmharness.contract.timer import TimerClaim
 from kvmharness.contract.warp import NoWarpClaim
 from kvmharness.trace import Trace
 
@@ -69,6 +71,7 @@ __all__ = [
     "ScaleClaim",
     "Status",
     "TimeClaim",
+    "TimerClaim",
     "check_all",
     "implied_offset",
 ]

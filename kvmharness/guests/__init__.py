@@ -6,7 +6,7 @@ from kvmharness.guests.kvmclock import read_page
 from kvmharness.guests.loader import ask_to_write, load, samples
 from kvmharness.guests.program import Instruction, Program
 from kvmharness.guests.rdtsc import PROGRAMS
-from kvmharness.guests.timer import take_fired
+from kvmharness.guests.timer import counted, take_armed, take_fired
 from kvmharness.guests.warp import meetings, prepare_meeting
 
 __all__ = [
@@ -14,11 +14,13 @@ __all__ = [
     "Instruction",
     "Program",
     "ask_to_write",
+    "counted",
     "load",
     "meetings",
     "prepare_meeting",
     "read_page",
     "samples",
+    "take_armed",
     "take_fired",
     "take_reference",
     "tsc_page",

@@ -15,6 +15,8 @@ in the results  0x000  how many samples were taken (u64; only the endless progra
                 0x040  of a guest of a Hyper-V, what it read of its reference time: its TSC, the counter, its
                        TSC again, the TSC page's sequence, scale and offset (u64 each); and
                 0x070  whether it did so (u32)
+                0x078  of a program that waits for its timer: its TSC when it had written the deadline (u64),
+                0x080  and what it counts while it waits (u32)
                 0x400  its vectors of real mode, where a refused WRMSR goes, and the last one the timer's
                        interrupt (32 of 4 bytes each)
                 0x600  the end of its stack, which grows downwards
@@ -41,7 +43,7 @@ COUNT = 0x000
 MAILBOX_INDEX = 0x010
 MAILBOX_VALUE = 0x018
 HANDOVERS, WARPS, LARGEST = 0x020, 0x028, 0x030
-FIRED = 0x038
+FIRED, ARMED, COUNTED = 0x038, 0x078, 0x080
 REFERENCE, REFERENCE_READ = 0x040, 0x070
 VECTORS = 0x400
 VECTORS_SIZE = 32 * 4

@@ -26,6 +26,13 @@ def _u32(value: int) -> bytes:
     return value.to_bytes(4, "little")
 
 
+def _store_tsc(address: int) -> tuple[Instruction, Instruction]:
+    return (
+        Instruction(f"movl %edx, {address + 4:#x}", b"\x66\x89\x16" + _u16(address + 4)),
+        Instruction(f"movl %eax, {address:#x}", b"\x66\xa3" + _u16(address)),
+    )
+
+
 # The mailbox is emptied before the WRMSR, so that one that is refused is not tried again.
 _ARM = (
     Instruction(f"movl {layout.MAILBOX_VALUE:#x}, %eax", b"\x66\xa1" + _u16(layout.MAILBOX_VALUE)),
@@ -36,9 +43,14 @@ _ARM = (
         f"movl $0, {layout.MAILBOX_INDEX:#x}", b"\x66\xc7\x06" + _u16(layout.MAILBOX_INDEX) + _u32(0)
     ),
     Instruction("wrmsr", b"\x0f\x30"),
+    Instruction("rdtsc", b"\x0f\x31"),
+    *_store_tsc(layout.ARMED),
 )
+# A player that sees it count knows that no interrupt was pending.
+_WAIT = (Instruction(f"incl {layout.COUNTED:#x}", b"\x66\xff\x06" + _u16(layout.COUNTED)),)
 _BODY = (
     Instruction("start:", b""),
+    Instruction("cli", b"\xfa"),
     # What the last interrupt pushed is never returned to.
     Instruction(f"movw ${layout.STACK:#x}, %sp", b"\xbc" + _u16(layout.STACK)),
     Instruction(f"movl {layout.MAILBOX_INDEX:#x}, %ecx", b"\x66\x8b\x0e" + _u16(layout.MAILBOX_INDEX)),
@@ -47,11 +59,11 @@ _BODY = (
     Instruction("armed:", b""),
     Instruction("sti", b"\xfb"),
     Instruction("wait:", b""),
-    Instruction("jmp wait", b"\xeb\xfe"),
+    *_WAIT,
+    Instruction("jmp wait", b"\xeb" + bytes([256 - len(code_of(_WAIT)) - 2])),
     Instruction("timer:", b""),
     Instruction("rdtsc", b"\x0f\x31"),
-    Instruction(f"movl %edx, {layout.FIRED + 4:#x}", b"\x66\x89\x16" + _u16(layout.FIRED + 4)),
-    Instruction(f"movl %eax, {layout.FIRED:#x}", b"\x66\xa3" + _u16(layout.FIRED)),
+    *_store_tsc(layout.FIRED),
     Instruction(f"movl ${_END_OF_INTERRUPT:#x}, %ecx", b"\x66\xb9" + _u32(_END_OF_INTERRUPT)),
     Instruction("xorl %eax, %eax", b"\x66\x31\xc0"),
     Instruction("xorl %edx, %edx", b"\x66\x31\xd2"),
@@ -68,9 +80,22 @@ TIMER_16 = Program(
 )
 
 
+def take_armed(memory: Memory, vcpu: int) -> int:
+    """A vCPU's TSC just after it wrote a deadline, in cycles; 0 if it wrote none since this was asked."""
+    return _take(memory, layout.results_address(vcpu) + layout.ARMED)
+
+
 def take_fired(memory: Memory, vcpu: int) -> int:
     """A vCPU's TSC when its timer's interrupt came, in cycles; 0 if none came since this was last asked."""
-    place = layout.results_address(vcpu) + layout.FIRED
-    fired = int.from_bytes(memory.read(place, 8), "little")
+    return _take(memory, layout.results_address(vcpu) + layout.FIRED)
+
+
+def counted(memory: Memory, vcpu: int) -> int:
+    """A number that changes while a vCPU waits with interrupts on."""
+    return int.from_bytes(memory.read(layout.results_address(vcpu) + layout.COUNTED, 4), "little")
+
+
+def _take(memory: Memory, place: int) -> int:
+    tsc = int.from_bytes(memory.read(place, 8), "little")
     memory.write(place, bytes(8))
-    return fired
+    return tsc

@@ -6,7 +6,13 @@ Its rule is the function of its name in one of these modules.
 
 from collections.abc import Callable
 
-from kvmharness.model import clock_operations, hyperv_operations, together, vcpu_operations
+from kvmharness.model import (
+    clock_operations,
+    hyperv_operations,
+    timer_operations,
+    together,
+    vcpu_operations,
+)
 from kvmharness.model.outcome import Action, Outcome
 from kvmharness.model.rules import Rules
 from kvmharness.model.state import World
@@ -14,7 +20,7 @@ from kvmharness.script import OPERATIONS
 
 HANDLERS: dict[str, Callable[[Rules, World, Action], list[Outcome]]] = {
     name: getattr(module, name)
-    for module in (vcpu_operations, clock_operations, hyperv_operations, together)
+    for module in (vcpu_operations, clock_operations, hyperv_operations, timer_operations, together)
     for name in OPERATIONS
     if hasattr(module, name)
 }

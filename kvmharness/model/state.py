@@ -99,6 +99,18 @@ class Page(NamedTuple):
     khz: int = 0
 
 
+class Armed(NamedTuple):
+    """A deadline of the local APIC's timer, and the TSC that it was armed against: its ratio and kHz.
+
+    `since` is when it was armed, in cycles of the host's TSC.
+    """
+
+    deadline: int
+    ratio: int | None
+    khz: int
+    since: Interval
+
+
 class Story(NamedTuple):
     """Why a vCPU has the offset it has: what was decided, and at which step (from 1)."""
 
@@ -132,6 +144,11 @@ class Vcpu:
                         vCPU
     clock_request       whether KVM_REQ_CLOCK_UPDATE, by which it is written, is pending; None: not known
     stopped_request     pvclock_set_guest_stopped_request
+    deadline_mode       whether its local APIC's timer is in TSC-deadline mode
+    armed               that timer's deadline, None if there is none; against a TSC with the offset
+                        `armed_offset`
+    timer_requested     whether the timer's interrupt waits in the APIC
+    timer_known         False where nothing is known any more of what is armed
     guest               the name of its program
     story               how it came to its offset
     """
@@ -161,6 +178,11 @@ class Vcpu:
     page_ratio: int | None = None
     clock_request: bool | None = False
     stopped_request: bool = False
+    deadline_mode: bool = False
+    armed: Armed | None = None
+    armed_offset: Quantity = NOTHING
+    timer_requested: bool = False
+    timer_known: bool = True
     guest: str = ""
     story: Story = NO_STORY
 
@@ -184,6 +206,7 @@ class World:
                      the host's raw clock, the line and the VM's clock that it is of, and the offset and the
                      ratio of the vCPU
     memory           what a rule as code remembers (written_rule)
+    has_irqchip      whether its vCPUs have local APICs
     pages_known      False once something was written to where a vCPU's kvmclock page may be
     cpu              where the thread is that makes the ioctls
     default_is_first whether default_tsc_khz is still that of the VM's creation
@@ -205,6 +228,7 @@ class World:
     has_clock_guest: bool | None = None
     has_hyperv: bool | None = None
     refuses_vm_khz: bool | None = None
+    has_irqchip: bool = False
     pages_known: bool = True
     cpu: int = HOME
 
@@ -330,7 +354,10 @@ _QUANTITIES = {
         *("last_tsc_offset", "cur_tsc_offset", "kvmclock_offset", "line"),
         *("ref_line", "ref_origin", "ref_offset"),
     ),
-    Vcpu: ("l1_tsc_offset", "ia32_tsc_adjust_msr", "page_line", "page_origin", "page_offset"),
+    Vcpu: (
+        *("l1_tsc_offset", "ia32_tsc_adjust_msr", "armed_offset"),
+        *("page_line", "page_origin", "page_offset"),
+    ),
 }
 _WORLD_QUANTITIES = attrgetter(*_QUANTITIES[World])
 _VCPU_QUANTITIES = attrgetter(*_QUANTITIES[Vcpu])

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What operations on vCPUs and their TSCs lead to (see `operations`)."""
 
+from kvmharness.model import timer
 from kvmharness.model.interval import Interval
 from kvmharness.model.masterclock import SYSTEM_TIME, WALL_CLOCK
 from kvmharness.model.outcome import OK, REFUSED, UNKNOWN, Action, Answer, Outcome, Tsc, Within
@@ -72,6 +73,9 @@ def set_msrs(rules: Rules, world: World, action: Action) -> list[Outcome]:
         elif name in (*SYSTEM_TIME, *WALL_CLOCK):
             for each in worlds:
                 rules.write_msr(each, number, name, value, guest=False)
+        elif name == "TSC_DEADLINE":
+            for each in worlds:
+                timer.write_deadline(rules, each.vcpus[number], value, action.moment.tsc)
     return outcomes + [Outcome(each, (None,) * len(names)) for each in worlds]
 
 
@@ -86,6 +90,8 @@ def get_msrs(rules: Rules, world: World, action: Action) -> list[Outcome]:
     names = action.operation.indices
     if world.has_hyperv and rules.policy.honours_writes:
         answers |= _of_hyperv(rules, world, vcpu, action)
+    if world.has_irqchip:
+        answers["TSC_DEADLINE"] = timer.read_deadline(rules, world, vcpu, action.moment.tsc)
     predicted = tuple(answers.get(name) for name in names)
     outcome = Outcome(world, predicted)
     if set(names) <= set(answers):
@@ -230,6 +236,7 @@ def run(rules: Rules, world: World, action: Action) -> list[Outcome]:
     """KVM_RUN of a guest that reads its TSC."""
     number, outcomes = action.operation.vcpu, []
     rules.load_vcpu(world, number, action.moment)
+    timer.forget(world.vcpus[number])
     if not action.samples:
         # Its time was up, or a signal came; whether that was before the guest began is not known.
         outcomes.append(Outcome(world.fork()))

@@ -8,8 +8,9 @@ import os
 import time
 
 from kvmharness import guests
-from kvmharness.guests.layout import MEMORY_SIZE
-from kvmharness.kvm import BracketBuffer, Exit, Meeting, lib, of_hyperv, read_host_clock
+from kvmharness.guests.layout import MEMORY_SIZE, TIMER_VECTOR
+from kvmharness.kvm import BracketBuffer, Exit, Meeting, lapic, lib, of_hyperv, read_host_clock
+from kvmharness.kvm.lapic import with_deadline_timer
 from kvmharness.player.debugfs import Debugfs
 from kvmharness.player.msr import MSRS
 from kvmharness.player.threads import at_once
@@ -17,6 +18,9 @@ from kvmharness.player.values import NothingReadError, frequency, resolve
 
 # The operations behind which a vCPU may have another scaling ratio than before.
 _SCALING = ("create_vcpu", "set_tsc_khz")
+
+# How long, and how often, a guest goes on whose time was up before its timer's interrupt came.
+_AGAIN_NS, _MOST_TRIES = 2_000_000, 100
 
 # KVM_EXIT_*: what traces call an exit.
 _EXITS = {number: name for name, number in vars(Exit).items() if name.isupper()}
@@ -55,6 +59,7 @@ class Stage:
         self._khz_created: dict[int, int] = {}
         self._read: dict[str, list[int]] = {}
         self._exits: dict[int, list[str | int]] = {}  # of this step, by vCPU
+        self._has_chip = False
         bracket = BracketBuffer()
         system.use_brackets(bracket)
         self._vm = system.create_vm()
@@ -124,6 +129,8 @@ class Stage:
         vcpu = self._vm.create_vcpu(number)
         self._bracket = self._vm.bracket
         vcpu.set_cpuid2(self._cpuid)
+        if self._has_chip and number:
+            vcpu.set_mp_state(lib.KVM_MP_STATE_RUNNABLE)  # it does not wait for a SIPI of the first one
         program = guests.PROGRAMS[operation["guest"]]
         guests.load(program, self._memory, vcpu)
         khz = vcpu.tsc_khz()
@@ -314,6 +321,47 @@ class Stage:
     def _do_read_kvmclock(self, operation: dict[str, Any]) -> list[int]:
         self._bracket = read_host_clock()
         return guests.read_page(self._memory, operation["vcpu"])
+
+    def _do_create_irqchip(self, operation: dict[str, Any]) -> list[int]:
+        self._vm.create_irqchip()
+        self._has_chip, self._cpuid = True, with_deadline_timer(self._cpuid)
+        return []
+
+    def _do_get_lapic(self, operation: dict[str, Any]) -> list[int]:
+        state = self._vcpus[operation["vcpu"]].lapic()
+        return [lapic.timer_entry(state), int(lapic.is_requested(state, TIMER_VECTOR))]
+
+    def _do_set_lapic(self, operation: dict[str, Any]) -> list[int]:
+        number = operation["vcpu"]
+        if not self._programs[number].awaits_timer:
+            self._refuse(errno.EINVAL)
+        vcpu, requested = self._vcpus[number], resolve(operation["requested"], self._khz[number], self._read)
+        state = vcpu.lapic()
+        lapic.enable_timer(state, lapic.TSC_DEADLINE, TIMER_VECTOR)
+        if requested:
+            lapic.request(state, TIMER_VECTOR)
+        vcpu.set_lapic(state)
+        return [lapic.timer_entry(state), int(requested != 0)]
+
+    def _do_await_timer(self, operation: dict[str, Any]) -> list[int]:
+        number, deadline = operation["vcpu"], operation["deadline"]
+        if not self._programs[number].awaits_timer:
+            self._refuse(errno.EINVAL)
+        self._prepare(number)
+        written = [] if deadline is None else [resolve(deadline, self._khz[number], self._read)]
+        for each in written:
+            guests.ask_to_write(self._memory, number, MSRS["TSC_DEADLINE"], each)
+        tsc_before, ns_before, _, _ = self._bracket = read_host_clock()
+        self._run(number, operation["ns"])
+        # A pending interrupt is taken at an entry. That none was is known once the guest went on after one.
+        tries, counted = _MOST_TRIES, guests.counted(self._memory, number)
+        while number in self._unfinished and tries and guests.counted(self._memory, number) == counted:
+            self._run(number, _AGAIN_NS)
+            tries -= 1
+        _, _, ns_after, tsc_after = read_host_clock()
+        self._bracket = (tsc_before, ns_before, ns_after, max(tsc_before, tsc_after))
+        armed = [guests.take_armed(self._memory, number) for _ in written]
+        return [*written, *armed, guests.take_fired(self._memory, number)]
 
     def _do_sleep(self, operation: dict[str, Any]) -> list[int]:
         """The end of a wait."""

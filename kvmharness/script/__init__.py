@@ -27,6 +27,7 @@ from kvmharness.script.operations.hyperv import *
 from kvmharness.script.operations.khz import *
 from kvmharness.script.operations.msr import *
 from kvmharness.script.operations.thread import *
+from kvmharness.script.operations.timer import *
 from kvmharness.script.operations.vcpu import *
 from kvmharness.script.value import Khz as Khz
 from kvmharness.script.value import Ppm as Ppm

@@ -8,4 +8,5 @@ guest   a guest runs, alone or with others, or writes an MSR itself
 hyperv  the reference time of a guest that takes its hypervisor for a Hyper-V
 clock   the VM's clock and the kvmclock pages
 thread  the playing thread moves, or waits
+timer   an interrupt chip, and the local APIC's timer in TSC-deadline mode
 """

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The judge on hand-worked traces: when a deadline timer's interrupt comes, and when none does."""
+
+import pytest
+
+from kvmharness.script import (
+    AwaitTimer,
+    CreateIrqchip,
+    CreateVcpu,
+    GetLapic,
+    GetMsrs,
+    Run,
+    SetLapic,
+    SetMsrs,
+)
+from kvmharness.trace import Event
+from tests.hand_worked import KHZ, MS, create, offset, possible, set_offset, step
+
+LVTT = 0x4001F
+# vCPU 0 is created at 1000 ms, and its offset read: its TSC is the host's less 1000 ms.
+CREATED = (
+    step(CreateIrqchip(), 900 * MS),
+    step(CreateVcpu(vcpu=0, guest="timer-16"), 1000 * MS, KHZ),
+    offset(1001 * MS, -1000 * MS),
+)
+NEW = (*CREATED, step(SetLapic(vcpu=0), 1002 * MS, LVTT, 0))
+
+
+def deadline(at: int, value: int) -> Event:
+    return step(SetMsrs(vcpu=0, msrs=(("TSC_DEADLINE", value),)), at, value)
+
+
+def read_deadline(at: int, value: int) -> Event:
+    return step(GetMsrs(vcpu=0, indices=("TSC_DEADLINE",)), at, value)
+
+
+def waits(at: int, fired: int, until: int = 0) -> Event:
+    """A guest that waits for 20 ms at most, until the interrupt came, or it was stopped."""
+    return step(AwaitTimer(vcpu=0), at, fired, width=(until or at + 20 * MS) - at)
+
+
+def arms(at: int, value: int, armed: int, fired: int, until: int = 0) -> Event:
+    return step(AwaitTimer(vcpu=0, deadline=0), at, value, armed, fired, width=(until or at + 20 * MS) - at)
+
+
+def test_an_interrupt_comes_when_the_guests_tsc_is_at_the_deadline_and_later_in_real_time() -> None:
+    # At 1010 ms the TSC is 10 ms; the deadline is 12 ms.
+    armed = (*NEW, deadline(1009 * MS, 12 * MS))
+    assert possible(*armed, waits(1010 * MS, 12 * MS))
+    assert possible(*armed, waits(1010 * MS, 29 * MS))
+    # 500 ppm of the 3 ms from the write to the deadline are what a clock may be slewed by: 1500 cycles.
+    assert not possible(*armed, waits(1010 * MS, 12 * MS - 1600))
+    assert not possible(*armed, waits(1010 * MS, 11 * MS))
+
+
+def test_an_interrupt_that_does_not_come_is_possible_only_before_its_deadline() -> None:
+    # The guest waits from 10 ms to 30 ms of its TSC.
+    assert not possible(*NEW, deadline(1009 * MS, 29 * MS), waits(1010 * MS, 0))
+    assert possible(*NEW, deadline(1009 * MS, 31 * MS), waits(1010 * MS, 0))
+    assert not possible(*NEW, deadline(1009 * MS, 5 * MS), waits(1010 * MS, 0))
+
+
+def test_no_interrupt_comes_without_a_deadline_nor_twice_for_one() -> None:
+    assert possible(*NEW, waits(1010 * MS, 0))
+    assert not possible(*NEW, waits(1010 * MS, 15 * MS))
+    came = (*NEW, deadline(1009 * MS, 12 * MS), waits(1010 * MS, 12 * MS, 1013 * MS))
+    assert possible(*came, waits(1020 * MS, 0))
+    assert not possible(*came, waits(1020 * MS, 25 * MS))
+
+
+def test_a_deadline_of_zero_disarms() -> None:
+    assert possible(*NEW, deadline(1009 * MS, 12 * MS), deadline(1010 * MS, 0), waits(1011 * MS, 0))
+    assert not possible(*NEW, deadline(1009 * MS, 12 * MS), deadline(1010 * MS, 0), waits(1011 * MS, 12 * MS))
+
+
+def test_a_deadline_that_was_passed_already_fires_at_once() -> None:
+    assert possible(*NEW, deadline(1009 * MS, 5 * MS), waits(1010 * MS, 10 * MS, 1011 * MS))
+    # Before the guest ran it cannot have been interrupted.
+    assert not possible(*NEW, deadline(1009 * MS, 5 * MS), waits(1010 * MS, 9 * MS, 1011 * MS))
+
+
+def test_a_deadline_is_dropped_before_the_lapic_is_in_tsc_deadline_mode() -> None:
+    early = (*CREATED, deadline(1001 * MS + 2000, 12 * MS), step(SetLapic(vcpu=0), 1002 * MS, LVTT, 0))
+    assert possible(*early, read_deadline(1003 * MS, 0), waits(1010 * MS, 0))
+    assert not possible(*early, waits(1010 * MS, 12 * MS))
+    assert not possible(*early, read_deadline(1003 * MS, 12 * MS))
+
+
+@pytest.mark.parametrize(("ahead", "wakes"), [(100_000, 15), (-4, 15)])
+def test_a_timer_goes_by_the_tsc_that_it_was_armed_against(ahead: int, wakes: int) -> None:
+    # Armed at 9 ms for 15 ms: the host wakes up at 1015 ms, whatever the guest's TSC is by then.
+    moved = (*NEW, deadline(1009 * MS, 15 * MS), set_offset(1010 * MS, (ahead - 1000) * MS))
+    assert possible(*moved, waits(1011 * MS, (ahead + wakes) * MS))
+    assert not possible(*moved, waits(1011 * MS, (ahead + wakes - 1) * MS))
+    assert not possible(*moved, waits(1011 * MS, 0))
+
+
+def test_setting_the_lapic_arms_a_deadline_again_against_the_tsc_as_it_is_then() -> None:
+    # Set back by 4 ms at 1010 ms, and armed again, the TSC is 15 ms at 1019 ms.
+    moved = (*NEW, deadline(1009 * MS, 15 * MS), set_offset(1010 * MS, -1004 * MS))
+    again = (*moved, step(SetLapic(vcpu=0), 1010 * MS + 2000, LVTT, 0))
+    assert possible(*again, waits(1011 * MS, 15 * MS))
+    assert not possible(*again, waits(1011 * MS, 11 * MS))
+
+
+def test_an_interrupt_that_waits_in_the_apic_comes_at_once() -> None:
+    requested = (*CREATED, step(SetLapic(vcpu=0, requested=1), 1002 * MS, LVTT, 1))
+    assert possible(*requested, step(GetLapic(vcpu=0), 1003 * MS, LVTT, 1), waits(1010 * MS, 10 * MS + 5))
+    assert not possible(*requested, waits(1010 * MS, 0))
+    assert not possible(*requested, step(GetLapic(vcpu=0), 1003 * MS, LVTT, 0))
+
+
+def test_a_guest_that_wrote_its_deadline_is_interrupted_unless_it_did_not_get_there() -> None:
+    assert possible(*NEW, arms(1010 * MS, 12 * MS, 10 * MS + 900, 12 * MS))
+    assert not possible(*NEW, arms(1010 * MS, 12 * MS, 10 * MS + 900, 0))
+    assert not possible(*NEW, arms(1010 * MS, 12 * MS, 10 * MS + 900, 11 * MS))
+    assert possible(*NEW, arms(1010 * MS, 12 * MS, 0, 0))
+
+
+def test_more_than_two_to_the_64_millionths_of_cycles_wrap_around() -> None:
+    # 2**64 / 10**6 cycles are 5.1 hours of 1 GHz. 2 ms more fire after 2 ms.
+    far = 2**64 // 10**6 + 2 * MS
+    assert possible(*NEW, deadline(1009 * MS, 9 * MS + far), waits(1010 * MS, 11 * MS, 1012 * MS))
+    assert not possible(*NEW, deadline(1009 * MS, 9 * MS + far), waits(1010 * MS, 0))
+
+
+def test_a_deadline_reads_as_it_was_written_until_it_comes() -> None:
+    armed = (*NEW, deadline(1009 * MS, 12 * MS))
+    assert possible(*armed, read_deadline(1010 * MS, 12 * MS))
+    assert not possible(*armed, read_deadline(1010 * MS, 0))
+    # Where interrupts are put into the APIC at once it reads 0 then.
+    assert possible(*armed, read_deadline(1020 * MS, 0))
+    assert possible(*armed, read_deadline(1020 * MS, 12 * MS))
+
+
+def test_there_is_one_chip_and_it_comes_before_the_first_vcpu() -> None:
+    chip = step(CreateIrqchip(), 900 * MS)
+    assert possible(chip, step(CreateIrqchip(), 901 * MS, error="EEXIST"))
+    assert not possible(chip, step(CreateIrqchip(), 901 * MS))
+    assert possible(create(800 * MS), step(CreateIrqchip(), 901 * MS, error="EINVAL"))
+    assert not possible(create(800 * MS), chip)
+    assert not possible(step(CreateVcpu(vcpu=0, guest="timer-16"), 1000 * MS, KHZ), NEW[-1])
+
+
+def test_nothing_is_said_of_an_interrupt_that_another_run_may_have_taken() -> None:
+    ran = (*NEW, deadline(1009 * MS, 12 * MS), step(Run(vcpu=0), 1010 * MS, width=5 * MS))
+    assert possible(*ran, waits(1020 * MS, 0))
+    assert possible(*ran, waits(1020 * MS, 21 * MS))
