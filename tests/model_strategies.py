@@ -188,10 +188,34 @@ def _operations(
     return st.one_of(choices)
 
 
+def _timer_operations(vcpu: int, earlier: list[str]) -> st.SearchStrategy[Operation]:
+    # From the TSC as it was read: past, soon, later; hours ahead, where KVM wraps around; half way round.
+    ahead = st.one_of(
+        st.integers(-30, 60).map(lambda ms: Time(ms * MS)),
+        st.integers(2**44 - 10**8, 2**44 + 10**8),
+        st.sampled_from([2**64 // 10**6 + 10**6, 2**63]),
+    )
+    values: st.SearchStrategy[script.Value] = (
+        st.one_of(plain, st.builds(Read, st.sampled_from(earlier), ahead)) if earlier else plain
+    )
+    ns = st.sampled_from([0, 10 * MS, 40 * MS])
+    return st.one_of(
+        st.builds(script.SetLapic, vcpu=st.just(vcpu), requested=st.sampled_from([0, 0, 1])),
+        st.builds(script.GetLapic, vcpu=st.just(vcpu)),
+        values.map(lambda value: script.SetMsrs(vcpu=vcpu, msrs=(("TSC_DEADLINE", value),))),
+        st.builds(script.GetMsrs, vcpu=st.just(vcpu), indices=st.just(("TSC", "TSC_DEADLINE"))),
+        st.builds(script.AwaitTimer, vcpu=st.just(vcpu), ns=ns),
+        st.builds(script.AwaitTimer, vcpu=st.just(vcpu), deadline=values, ns=ns),
+    )
+
+
 @st.composite
-def scripts(draw: st.DrawFn, *, frequencies: bool = True, most: int = 14) -> Script:
-    """A script of up to four vCPUs, created anywhere in it, that refers to what it read before."""
-    found: list[Operation] = []
+def scripts(draw: st.DrawFn, *, frequencies: bool = True, most: int = 14, timers: bool = False) -> Script:
+    """A script of up to four vCPUs, created anywhere in it, that refers to what it read before.
+
+    With `timers` their guests wait for their deadline timers.
+    """
+    found: list[Operation] = [script.CreateIrqchip()] if timers else []
     vcpus: list[int] = []
     readable: list[str] = []
     for number in range(draw(st.integers(1, most))):
@@ -199,7 +223,14 @@ def scripts(draw: st.DrawFn, *, frequencies: bool = True, most: int = 14) -> Scr
         if not vcpus or (len(vcpus) < 4 and draw(st.integers(0, 4)) == 0):
             vcpus.append(len(vcpus))
             guest = draw(st.sampled_from(["rdtsc-16", "rdtsc-64", "wrmsr-16", "warp-64"]))
+            guest = "timer-16" if timers else guest
             found.append(script.CreateVcpu(vcpu=vcpus[-1], guest=guest, label=label))
+            found += [script.SetLapic(vcpu=vcpus[-1])] if timers and draw(st.integers(0, 7)) else []
+            continue
+        if timers and draw(st.booleans()):
+            operation = draw(_timer_operations(draw(st.sampled_from(vcpus)), readable))
+            found.append(dataclasses.replace(operation, label=label))
+            readable += [label] if isinstance(operation, script.GetMsrs) else []
             continue
         if len(vcpus) > 1 and draw(st.integers(0, 9)) == 0:
             pair = draw(st.permutations(vcpus))[:2]

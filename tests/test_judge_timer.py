@@ -9,6 +9,7 @@ from kvmharness.script import (
     CreateVcpu,
     GetLapic,
     GetMsrs,
+    MoveThread,
     Run,
     SetLapic,
     SetMsrs,
@@ -118,10 +119,62 @@ def test_a_guest_that_wrote_its_deadline_is_interrupted_unless_it_did_not_get_th
 
 
 def test_more_than_two_to_the_64_millionths_of_cycles_wrap_around() -> None:
-    # 2**64 / 10**6 cycles are 5.1 hours of 1 GHz. 2 ms more fire after 2 ms.
+    # 2**64 / 10**6 cycles are 5.1 hours of 1 GHz. 2 ms more fire after 2 ms; a KVM that is mended does not.
     far = 2**64 // 10**6 + 2 * MS
     assert possible(*NEW, deadline(1009 * MS, 9 * MS + far), waits(1010 * MS, 11 * MS, 1012 * MS))
-    assert not possible(*NEW, deadline(1009 * MS, 9 * MS + far), waits(1010 * MS, 0))
+    assert possible(*NEW, deadline(1009 * MS, 9 * MS + far), waits(1010 * MS, 0))
+    assert not possible(*NEW, deadline(1009 * MS, 9 * MS + far), waits(1010 * MS, 10 * MS, 1011 * MS))
+
+
+def test_a_deadline_is_compared_with_a_tsc_that_has_not_wrapped_around_yet() -> None:
+    # At 1008 ms the TSC is set to 4 ms before the end of its 64 bits; the deadline is 1 ms before that end.
+    near = (*NEW, set_offset(1008 * MS, 2**64 - (1008 + 4) * MS))
+    armed = (*near, deadline(1009 * MS, 2**64 - 1 * MS))
+    assert possible(*armed, waits(1010 * MS, 2**64 - 1 * MS))
+    assert not possible(*armed, waits(1010 * MS, 2**64 - 1 * MS - 2000))
+    # The guest is interrupted only after its TSC wrapped around: it ran no earlier.
+    assert possible(*armed, waits(1014 * MS, 2 * MS + 5))
+    assert not possible(*armed, waits(1014 * MS, 0))
+    # A deadline of the next round has come long ago.
+    assert possible(*near, deadline(1009 * MS, 1 * MS), waits(1010 * MS, 2**64 - 2 * MS, 1011 * MS))
+
+
+def test_nothing_is_said_where_a_tsc_may_have_wrapped_around_while_a_deadline_was_written() -> None:
+    near = (*NEW, set_offset(1008 * MS, 2**64 - 1009 * MS - 500))
+    armed = (*near, deadline(1009 * MS, 5 * MS))
+    assert possible(*armed, waits(1010 * MS, 1 * MS, 1012 * MS))
+    assert possible(*armed, waits(1010 * MS, 5 * MS))
+    assert possible(*armed, waits(1010 * MS, 0))
+
+
+def test_whether_the_interrupt_of_a_deadline_that_came_is_still_taken_after_a_second_one_is_open() -> None:
+    came = (*NEW, deadline(1003 * MS, 4 * MS), deadline(1009 * MS, 12 * MS))
+    assert possible(*came, waits(1010 * MS, 10 * MS, 1011 * MS))
+    assert possible(*came, waits(1010 * MS, 12 * MS))
+
+
+def test_a_second_deadline_takes_the_place_of_one_that_has_not_come() -> None:
+    later = (*NEW, deadline(1003 * MS, 100 * MS), deadline(1009 * MS, 12 * MS))
+    assert possible(*later, waits(1010 * MS, 12 * MS))
+    assert not possible(*later, waits(1010 * MS, 10 * MS, 1011 * MS))
+    assert not possible(*later, waits(1010 * MS, 0))
+
+
+def test_a_requested_interrupt_leaves_a_deadline_as_it_was() -> None:
+    armed = (*CREATED, step(SetLapic(vcpu=0, requested=1), 1002 * MS, LVTT, 1), deadline(1009 * MS, 30 * MS))
+    taken = (*armed, waits(1010 * MS, 10 * MS + 5, 1011 * MS))
+    assert possible(*taken, waits(1020 * MS, 30 * MS))
+    assert not possible(*armed, waits(1010 * MS, 0))
+
+
+def test_a_load_on_another_cpu_may_arm_a_timer_again_against_the_tsc_of_then() -> None:
+    moved = (*NEW, deadline(1009 * MS, 15 * MS), set_offset(1010 * MS, (100_000 - 1000) * MS))
+    elsewhere = (*moved, step(MoveThread(to=1), 1010 * MS + 4000, 0, 1))
+    assert possible(*elsewhere, waits(1011 * MS, (100_000 + 15) * MS))
+    assert possible(*elsewhere, waits(1011 * MS, (100_000 + 11) * MS + 5))
+    # One whose TSC was left as it was has the same time to go.
+    stays = (*NEW, deadline(1009 * MS, 15 * MS), step(MoveThread(to=1), 1010 * MS, 0, 1))
+    assert not possible(*stays, waits(1011 * MS, 12 * MS))
 
 
 def test_a_deadline_reads_as_it_was_written_until_it_comes() -> None:

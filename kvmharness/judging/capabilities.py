@@ -20,7 +20,18 @@ from kvmharness.contract import (
     SameClaim,
     Status,
 )
-from kvmharness.judging.probe import GUESTS, HOST, HYPERV, KHZ, OFFSET, PROPOSED, SCALING, WRITE, Probe
+from kvmharness.judging.probe import (
+    GUESTS,
+    HOST,
+    HYPERV,
+    KHZ,
+    OFFSET,
+    PROPOSED,
+    SCALING,
+    TIMER,
+    WRITE,
+    Probe,
+)
 from kvmharness.judging.rates import counts_instructions, creation_is_off, ended, is_labs, rate_of, rates
 from kvmharness.model.arithmetic import TOLERANCE_PPM
 from kvmharness.model.state import Host
@@ -209,6 +220,16 @@ CAPABILITIES = {
             missing="this KVM does not report the clock as a function of a vCPU's TSC (KVM_GET_CLOCK_GUEST)",
             there="this KVM reports the clock as a function of a vCPU's TSC (KVM_GET_CLOCK_GUEST)",
             implies=("masterclock",),
+        ),
+        Capability(
+            "deadline-timer",
+            TIMER,
+            SameClaim(
+                text="a local APIC's timer takes TSC-deadline mode", seen="lapic", expected="lapic-set"
+            ),
+            missing="this KVM has no local APICs whose timer takes TSC-deadline mode",
+            there="this KVM has local APICs whose timer takes TSC-deadline mode",
+            implies=_READABLE,
         ),
     )
 }

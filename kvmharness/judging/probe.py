@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 from kvmharness.guests.layout import TSC_PAGE, kvmclock_address
 from kvmharness.script import (
+    CreateIrqchip,
     CreateVcpu,
     GetClock,
     GetClockGuest,
+    GetLapic,
     GetMsrs,
     GetTscKhz,
     GetTscOffset,
@@ -24,6 +26,7 @@ from kvmharness.script import (
     Run,
     Script,
     SetHvCpuid,
+    SetLapic,
     SetMsrs,
     SetTscKhz,
     SetTscOffset,
@@ -44,6 +47,7 @@ HOST, GUESTS, WRITE = "probe", "probe-guests", "probe-write"
 OFFSET, KHZ, SCALING = "probe-offset", "probe-khz", "probe-scaling"
 HYPERV = "probe-hyperv"
 PROPOSED = "probe-proposed"  # what no release knows
+TIMER = "probe-timer"
 
 # A label is there once in all of them.
 PROBES: dict[str, Script] = {
@@ -117,6 +121,12 @@ PROBES: dict[str, Script] = {
         # With one vCPU that has run there is a masterclock wherever there can be one.
         Run(vcpu=0, label="guest-proposed"),
         GetClockGuest(vcpu=0, label="clock-guest"),
+    ),
+    TIMER: (
+        CreateIrqchip(label="chip"),
+        CreateVcpu(vcpu=0, guest="timer-16", label="create-timer"),
+        SetLapic(vcpu=0, label="lapic-set"),
+        GetLapic(vcpu=0, label="lapic"),
     ),
 }
 

@@ -332,6 +332,8 @@ class Rules(Masterclock):
         """kvm_arch_vcpu_load(), which comes before every ioctl on a vCPU."""
         vcpu = world.vcpus[number]
         moved, vcpu.cpu = vcpu.cpu != world.cpu, world.cpu
+        if moved and vcpu.armed:
+            vcpu.armed = vcpu.armed._replace(was_carried=True)
         early = moved and not vcpu.has_run and self.policy.reloads == "before-first-run"
         if self.policy.honours_writes and (early or not self.host.stable):
             self.go_on_from_last(world, vcpu, moment)

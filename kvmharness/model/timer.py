@@ -30,7 +30,8 @@ class _Due(NamedTuple):
     """When the timer goes off: at the earliest and at the latest, in cycles of the host's TSC.
 
     `usual` is when a timer of the host goes off that is exact. `least` is what the guest's TSC is then at the
-    least, and `deadline` what it is if that timer is exact, as far as that does not follow from these.
+    least, and `deadline` what it is if that timer is exact, as far as that does not follow from these; both
+    count on where the TSC wraps around. It `may_wait`: a KVM that does not wrap around has it go off later.
     """
 
     low: int
@@ -38,11 +39,17 @@ class _Due(NamedTuple):
     usual: int
     least: int = 0
     deadline: int = 0
+    may_wait: bool = False
 
 
-def write_deadline(rules: Rules, vcpu: Vcpu, deadline: int, since: Interval) -> None:
-    """kvm_set_lapic_tscdeadline_msr(): dropped unless the timer is in TSC-deadline mode. 0 disarms it."""
+def write_deadline(rules: Rules, world: World, vcpu: Vcpu, deadline: int, since: Interval) -> None:
+    """kvm_set_lapic_tscdeadline_msr(): dropped unless the timer is in TSC-deadline mode. 0 disarms it.
+
+    Whether the interrupt of an earlier one, which had come by then, is still taken is left open.
+    """
     if vcpu.deadline_mode:
+        due = _due(world, vcpu)
+        vcpu.timer_known = vcpu.timer_known and due is not None and due.low > since.high
         vcpu.armed = Armed(deadline, vcpu.ratio, vcpu.virtual_tsc_khz, since) if deadline else None
         vcpu.armed_offset = vcpu.l1_tsc_offset
         vcpu.timer_known = vcpu.timer_known and _is_line(rules, vcpu)
@@ -64,11 +71,11 @@ def read_deadline(rules: Rules, world: World, vcpu: Vcpu, now: Interval) -> Answ
     return Quantity(vcpu.armed.deadline) if ahead else Guess(vcpu.armed.deadline)
 
 
-def set_lapic(rules: Rules, vcpu: Vcpu, now: Interval, *, requested: bool) -> None:
+def set_lapic(rules: Rules, world: World, vcpu: Vcpu, now: Interval, *, requested: bool) -> None:
     """kvm_apic_set_state() with the timer in TSC-deadline mode: a deadline is armed again."""
     vcpu.deadline_mode, vcpu.timer_requested = True, requested
     if vcpu.armed is not None:
-        write_deadline(rules, vcpu, vcpu.armed.deadline, now)
+        write_deadline(rules, world, vcpu, vcpu.armed.deadline, now)
 
 
 def is_requested(vcpu: Vcpu) -> Answer:
@@ -91,7 +98,7 @@ def interrupt(rules: Rules, world: World, action: Action) -> list[Outcome]:
     known = khz and vcpu.timer_known and _is_line(rules, vcpu)
     due = _due(world, vcpu) if known else None
     if known and vcpu.timer_requested:
-        due = _Due(*[action.moment.tsc.low] * 3)
+        due = _due_at(action.moment.tsc.low)
     if due is None or not khz:
         vcpu.timer_known = False
         return [Outcome(world, (*silent, Guess(vcpu.armed.deadline if vcpu.armed else 0)))]
@@ -101,13 +108,15 @@ def interrupt(rules: Rules, world: World, action: Action) -> list[Outcome]:
     if due.low <= end + waited:
         taken = world.fork()
         own = taken.vcpus[action.operation.vcpu]
+        # One that was requested leaves a deadline as it was.
+        own.timer_known = not (own.timer_requested and own.armed)
         own.armed, own.timer_requested = None, False
         seen = rules.l1_tsc(world, vcpu, Interval(max(begin, due.low), end + waited))
         low = max(seen.low, min(due.least, seen.high))
         usual = rules.l1_tsc(world, vcpu, Interval(*[max(begin, due.usual)] * 2)).low
-        fired = Within(Interval(low, seen.high), exact=max(usual, due.deadline))
+        fired = Within(Interval(low, seen.high), exact=min(max(usual, due.deadline), seen.high))
         found.append(Outcome(taken, (*silent, fired)))
-    if due.high > begin + waited:
+    if due.high >= begin + waited or due.may_wait:
         found.append(Outcome(world, (*silent, _NEVER)))
     return found
 
@@ -125,7 +134,7 @@ def arm_by_guest(rules: Rules, world: World, vcpu: Vcpu, action: Action) -> None
         first = rules.l1_tsc(world, vcpu, Interval(begin, begin)).low
         passed = (action.written[1] - first) % arithmetic.WORD
         end = min(end, begin + passed * khz // vcpu.virtual_tsc_khz + 2)
-    write_deadline(rules, vcpu, deadline, Interval(begin, max(begin, end)))
+    write_deadline(rules, world, vcpu, deadline, Interval(begin, max(begin, end)))
 
 
 def _is_line(rules: Rules, vcpu: Vcpu) -> bool:
@@ -142,18 +151,20 @@ def _due(world: World, vcpu: Vcpu) -> _Due | None:
     """When the interrupt comes; None if that is not known. start_sw_tscdeadline(), apic_timer_expired()."""
     armed, offset = vcpu.armed, bounds(vcpu.armed_offset, world.unknowns)
     if armed is None:
-        return _Due(*[_NO_TIME] * 3)
+        return _due_at(_NO_TIME)
     host_khz = world.host_khz
-    if offset is None or not host_khz:
+    unmoved = (vcpu.l1_tsc_offset, vcpu.ratio) == (vcpu.armed_offset, armed.ratio)
+    if offset is None or not host_khz or (armed.was_carried and not unmoved):
         return None
     begin, end = armed.since
     counted = _scaled(world, armed, end) - _scaled(world, armed, begin)
     # What the guest's TSC was when it was armed: from this to so much more.
-    first = (_scaled(world, armed, begin) + offset.low) % arithmetic.WORD
+    lap, first = divmod(_scaled(world, armed, begin) + offset.low, arithmetic.WORD)
     most, least = (max(0, armed.deadline - tsc) * _PER_MS for tsc in (first, first + counted + offset.width))
     # KVM reckons with 64 bits: more than 2**64 / 10**6 cycles are taken for fewer.
     laps = most // arithmetic.WORD
-    if laps != least // arithmetic.WORD:
+    wrapped = first + counted + offset.width >= arithmetic.WORD  # the guest's TSC itself, perhaps
+    if wrapped or laps != least // arithmetic.WORD:
         return None
 
     def to_go(tsc: int) -> int:
@@ -169,11 +180,15 @@ def _due(world: World, vcpu: Vcpu) -> _Due | None:
     low = low if exact else min(low, begin)
     low -= (high - begin) * _SLEWED_PPM // _PER_MS + 2 + _ADVANCED_NS * host_khz // _PER_MS
     high += (high - begin) * _SLEWED_PPM // _PER_MS + 2
-    unmoved = (vcpu.l1_tsc_offset, vcpu.ratio) == (vcpu.armed_offset, armed.ratio)
     if not (exact and unmoved) or laps:
-        return _Due(low, high, usual)
+        return _Due(low, high, usual, may_wait=laps > 0)
     ahead = max(0, armed.deadline - first) * _SLEWED_PPM // _PER_MS + 2
-    return _Due(low, high, usual, armed.deadline - ahead, armed.deadline)
+    deadline = armed.deadline + lap * arithmetic.WORD
+    return _Due(low, high, usual, deadline - ahead, deadline)
+
+
+def _due_at(tsc: int) -> _Due:
+    return _Due(tsc, tsc, tsc)
 
 
 def _scaled(world: World, armed: Armed, tsc: int) -> int:

@@ -28,7 +28,7 @@ def set_lapic(rules: Rules, world: World, action: Action) -> list[Outcome]:
     rules.load_vcpu(world, number, action.moment)
     if not world.has_irqchip:
         return [Outcome(world, (), REFUSED)]
-    timer.set_lapic(rules, vcpu, action.moment.tsc, requested=any(action.written))
+    timer.set_lapic(rules, world, vcpu, action.moment.tsc, requested=any(action.written))
     return [Outcome(world, (None, None))]
 
 

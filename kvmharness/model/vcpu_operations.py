@@ -75,7 +75,7 @@ def set_msrs(rules: Rules, world: World, action: Action) -> list[Outcome]:
                 rules.write_msr(each, number, name, value, guest=False)
         elif name == "TSC_DEADLINE":
             for each in worlds:
-                timer.write_deadline(rules, each.vcpus[number], value, action.moment.tsc)
+                timer.write_deadline(rules, each, each.vcpus[number], value, action.moment.tsc)
     return outcomes + [Outcome(each, (None,) * len(names)) for each in worlds]
 
 

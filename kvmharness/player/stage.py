@@ -19,8 +19,9 @@ from kvmharness.player.values import NothingReadError, frequency, resolve
 # The operations behind which a vCPU may have another scaling ratio than before.
 _SCALING = ("create_vcpu", "set_tsc_khz")
 
-# How long, and how often, a guest goes on whose time was up before its timer's interrupt came.
-_AGAIN_NS, _MOST_TRIES = 2_000_000, 100
+# How long (n times as long the nth time), and how often, a guest goes on whose time was up before its timer's
+# interrupt came.
+_AGAIN_NS, _MOST_TRIES = 2_000_000, 50
 
 # KVM_EXIT_*: what traces call an exit.
 _EXITS = {number: name for name, number in vars(Exit).items() if name.isupper()}
@@ -354,10 +355,14 @@ class Stage:
         tsc_before, ns_before, _, _ = self._bracket = read_host_clock()
         self._run(number, operation["ns"])
         # A pending interrupt is taken at an entry. That none was is known once the guest went on after one.
-        tries, counted = _MOST_TRIES, guests.counted(self._memory, number)
-        while number in self._unfinished and tries and guests.counted(self._memory, number) == counted:
-            self._run(number, _AGAIN_NS)
-            tries -= 1
+        tries, counted = 0, guests.counted(self._memory, number)
+        while (
+            number in self._unfinished
+            and tries < _MOST_TRIES
+            and guests.counted(self._memory, number) == counted
+        ):
+            tries += 1
+            self._run(number, tries * _AGAIN_NS)
         _, _, ns_after, tsc_after = read_host_clock()
         self._bracket = (tsc_before, ns_before, ns_after, max(tsc_before, tsc_after))
         armed = [guests.take_armed(self._memory, number) for _ in written]
