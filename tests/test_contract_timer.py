@@ -64,6 +64,12 @@ def test_an_interrupt_is_lost_if_the_tsc_is_beyond_the_deadline_by_then() -> Non
     assert found(deadline(1004 * MS), waits(0))[0] is Status.UNDECIDED
 
 
+def test_a_deadline_that_came_only_after_the_guest_had_waited_says_nothing() -> None:
+    # It waits until 1011 ms; the TSC is read at 1012 ms.
+    assert found(deadline(1011 * MS + 500), waits(0), after(1012 * MS))[0] is Status.UNDECIDED
+    assert found(deadline(1010 * MS), waits(0), after(1012 * MS))[0] is Status.BROKEN
+
+
 def test_an_interrupt_that_is_not_due_need_not_come() -> None:
     assert found(deadline(1020 * MS), waits(0), last="") == (Status.KEPT, "")
     assert found(deadline(1020 * MS), waits(1010 * MS), last="")[0] is Status.BROKEN

@@ -36,7 +36,7 @@ class TimerClaim(Claim):
         if deadline is None or fired is None:
             return self.undecided(read_nothing(event), step)
         if not fired and deadline and self.after:
-            return self._lost(events, step, deadline)
+            return self._lost(trace, events, step, deadline)
         if fired and not deadline:
             return self.broken(f"step {self.seen!r}: an interrupt came, though there was no deadline", step)
         early = deadline - fired
@@ -53,7 +53,7 @@ class TimerClaim(Claim):
         said += f"guest's TSC was at the deadline of step {self.expected!r}"
         return self.broken(said, step, duration(early, khz))
 
-    def _lost(self, events: dict[str, Event], step: int, deadline: int) -> Finding:
+    def _lost(self, trace: Trace, events: dict[str, Event], step: int, deadline: int) -> Finding:
         """What it means that no interrupt came."""
         tsc = events[self.after].guest_tsc if self.after in events else None
         if tsc is None:
@@ -61,8 +61,12 @@ class TimerClaim(Claim):
         event = events[self.seen]
         if event.value("armed") == 0:
             return self.undecided(f"the guest of step {self.seen!r} did not come to write its deadline", step)
-        if tsc <= deadline:
-            return self.undecided(f"the deadline of step {self.expected!r} did not come", step)
+        # What the TSC was when the guest had waited: less than what is read after that.
+        waited = event.bracket.ns_before + event.operation.waits_ns
+        since_then = max(0, events[self.after].bracket.ns_after - waited)
+        if tsc - since_then * _khz(trace) // 1_000_000 <= deadline:
+            said = f"the deadline of step {self.expected!r} did not come, or only after the guest had waited"
+            return self.undecided(said, step)
         said = f"step {self.seen!r}: no interrupt came in {event.operation.waits_ns // 1_000_000} ms, "
         return self.broken(f"{said}though the TSC was {tsc} then, beyond the deadline {deadline}", step)
 

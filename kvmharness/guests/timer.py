@@ -58,6 +58,8 @@ _BODY = (
     *_ARM,
     Instruction("armed:", b""),
     Instruction("sti", b"\xfb"),
+    # No interrupt is taken before the instruction after STI has ended: that is not to count.
+    Instruction("nop", b"\x90"),
     Instruction("wait:", b""),
     *_WAIT,
     Instruction("jmp wait", b"\xeb" + bytes([256 - len(code_of(_WAIT)) - 2])),
