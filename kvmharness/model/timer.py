@@ -116,8 +116,9 @@ def interrupt(rules: Rules, world: World, action: Action) -> list[Outcome]:
         usual = rules.l1_tsc(world, vcpu, Interval(*[max(begin, due.usual)] * 2)).low
         fired = Within(Interval(low, seen.high), exact=min(max(usual, due.deadline), seen.high))
         found.append(Outcome(taken, (*silent, fired)))
-    if due.high >= begin + waited or due.may_wait:
-        found.append(Outcome(world, (*silent, _NEVER)))
+    ahead = due.high >= begin + waited
+    if ahead or due.may_wait:
+        found.append(Outcome(world, (*silent, _NEVER), elsewhere=not ahead))
     return found
 
 
