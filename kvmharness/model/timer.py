@@ -95,15 +95,17 @@ def interrupt(rules: Rules, world: World, action: Action) -> list[Outcome]:
     vcpu = world.vcpus[action.operation.vcpu]
     silent = (None,) * len(action.operation.value_names[:-1])
     khz = world.host_khz
-    known = khz and vcpu.timer_known and _is_line(rules, vcpu)
-    due = _due(world, vcpu) if known else None
-    if known and vcpu.timer_requested:
-        due = _due_at(action.moment.tsc.low)
-    if due is None or not khz:
+    due = _due_at(action.moment.tsc.low) if khz and vcpu.timer_requested else _due(world, vcpu)
+    if due is None or not khz or bounds(vcpu.l1_tsc_offset, world.unknowns) is None:
         vcpu.timer_known = False
         return [Outcome(world, (*silent, Guess(vcpu.armed.deadline if vcpu.armed else 0)))]
     begin, end = action.moment.tsc
     waited = action.operation.ns * khz // _PER_MS
+    if not vcpu.timer_known or not _is_line(rules, vcpu):
+        vcpu.timer_known = False
+        usual = rules.l1_tsc(world, vcpu, Interval(*[max(begin, due.usual)] * 2)).low
+        came = due.usual <= begin + waited
+        return [Outcome(world, (*silent, Guess(max(usual, due.deadline) if came else 0)))]
     found = []
     if due.low <= end + waited:
         taken = world.fork()
@@ -155,7 +157,7 @@ def _due(world: World, vcpu: Vcpu) -> _Due | None:
         return _due_at(_NO_TIME)
     host_khz = world.host_khz
     unmoved = (vcpu.l1_tsc_offset, vcpu.ratio) == (vcpu.armed_offset, armed.ratio)
-    if offset is None or not host_khz or (armed.was_carried and not unmoved):
+    if offset is None or not (host_khz and armed.khz) or (armed.was_carried and not unmoved):
         return None
     begin, end = armed.since
     counted = _scaled(world, armed, end) - _scaled(world, armed, begin)

@@ -38,6 +38,7 @@ from kvmharness.contract import (
     SameClaim,
     ScaleClaim,
     TimeClaim,
+    TimerClaim,
 )
 from kvmharness.contract.entitled import ENTITLEMENTS
 from kvmharness.judging.capabilities import CAPABILITIES
@@ -65,6 +66,7 @@ CLAIMS: dict[str, type[Claim]] = {
     "reference": ReferenceClaim,
     "renewed": RenewedClaim,
     "empty-page": EmptyPageClaim,
+    "timer": TimerClaim,
     "no-warp": NoWarpClaim,
     "entitled": EntitledClaim,
 }
