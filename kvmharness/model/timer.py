@@ -96,7 +96,7 @@ def interrupt(rules: Rules, world: World, action: Action) -> list[Outcome]:
     silent = (None,) * len(action.operation.value_names[:-1])
     khz = world.host_khz
     due = _due_at(action.moment.tsc.low) if khz and vcpu.timer_requested else _due(world, vcpu)
-    if due is None or not khz or bounds(vcpu.l1_tsc_offset, world.unknowns) is None:
+    if due is None or not khz or not rules.policy.honours_writes:
         vcpu.timer_known = False
         return [Outcome(world, (*silent, Guess(vcpu.armed.deadline if vcpu.armed else 0)))]
     begin, end = action.moment.tsc
@@ -104,7 +104,7 @@ def interrupt(rules: Rules, world: World, action: Action) -> list[Outcome]:
     if not vcpu.timer_known or not _is_line(rules, vcpu):
         vcpu.timer_known = False
         usual = rules.l1_tsc(world, vcpu, Interval(*[max(begin, due.usual)] * 2)).low
-        came = due.usual <= begin + waited
+        came = due.usual <= begin + waited and not due.may_wait
         return [Outcome(world, (*silent, Guess(max(usual, due.deadline) if came else 0)))]
     found = []
     if due.low <= end + waited:
