@@ -247,6 +247,28 @@ def test_a_clock_that_is_not_what_the_page_says_at_its_tsc_is_a_difference(off: 
         assert found.second == "the VM's clock disagrees with the page of vCPU 0"
 
 
+@pytest.mark.parametrize(
+    ("version", "differs"),
+    [
+        (3, "is left open, as if it were still written to"),
+        (2, "is changed under its old version"),
+        (40, ""),
+    ],
+)
+def test_a_page_that_a_guest_could_not_read_is_a_difference(version: int, differs: str) -> None:
+    right = played(SCENARIOS["page-after-run"], "mainline-6.7")
+    first, later = (event for event in right.events if event.value("version") is not None)
+    assert (first.value("version"), later.value("version")) == (2, 2)
+    # In the traces of both the page was written again meanwhile; a version may have grown by any even number.
+    again = (later.values[1] + 1_000, *later.values[2:])
+    sound = with_step(right, later.operation.label, values=(4, *again))
+    wrong = with_step(right, later.operation.label, values=(version, *again))
+    found = first_difference(sound, wrong)
+    assert (found is not None) is bool(differs)
+    if found is not None:
+        assert found.second == f"the kvmclock page of vCPU 0 {differs}"
+
+
 @pytest.mark.parametrize("counts", [True, False])
 def test_what_a_write_leaves_on_an_unstable_tsc_is_compared_where_all_cpus_share_it(counts: bool) -> None:
     place = Place("k", "amd-unstable", "1", False, counts, False)

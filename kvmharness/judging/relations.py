@@ -367,12 +367,16 @@ class Reading:
         yield "written", _flag(subject, "written", bool(version))
         if not version:
             return
+        yield "open", _flag(subject, "left open, as if it were still written to", bool(version & 1))
         for bit, name in _PAGE_FLAGS.items():
             yield name, _flag(subject, name, bool(flags & bit))
         yield "page rate", self._page_rate(number, subject, event)
         before, page = self._pages.get(number), event.values
         self._pages[number] = page
         if before:
+            # The version is the first value.
+            same_version = before[0] == page[0] and before != page
+            yield "version", _flag(subject, "changed under its old version", same_version)
             moved = abs(signed(page_time(page, page[1]) - page_time(before, page[1])))
             yield "line", _on_line(subject, moved, "goes on", "is moved")
 
