@@ -168,7 +168,7 @@ class Reading:
     def _of_writes(self, event: Event) -> Iterator[tuple[str, Relation]]:
         """What a write leaves where a TSC is unstable by name alone, as debugfs shows it.
 
-        A load that came just after it computes the offset anew, within the same bracket.
+        A load that came just after it computes the offset again, within the same bracket.
         """
         operation, asked = event.operation, implied_offset(event)
         of_host = operation.sets_tsc and not (operation.by_guest or operation.creates_vcpu or event.error)
