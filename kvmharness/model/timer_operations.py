@@ -5,6 +5,7 @@ from kvmharness.model import timer
 from kvmharness.model.outcome import OK, REFUSED, Action, Outcome
 from kvmharness.model.rules import Rules
 from kvmharness.model.state import World
+from kvmharness.model.vcpu_operations import samples
 
 _GUEST = "timer-16"
 
@@ -46,6 +47,8 @@ def await_timer(rules: Rules, world: World, action: Action) -> list[Outcome]:
         return [Outcome(world, (), REFUSED)]
     rules.load_vcpu(world, number, action.moment)
     for each in rules.enter_guest(world, number, action.moment):
+        # Notes the last TSC that the guest had, from which a load goes on where the TSC is unstable.
+        samples(rules, each, each.vcpus[number], action)
         timer.arm_by_guest(rules, each, each.vcpus[number], action)
         for outcome in timer.interrupt(rules, each, action):
             rules.leave_guest(outcome.world, number, certain=True)
