@@ -211,6 +211,15 @@ def test_a_clock_that_cannot_be_set_is_a_difference() -> None:
     assert found.second == "the VM's clock is neither what it was nor what was set, gone on"
 
 
+def test_a_clock_that_a_real_time_to_come_sets_back_is_a_difference() -> None:
+    right = played(SCENARIOS["set-clock-ahead-of-realtime"], "mainline-6.7")
+    last = [event for event in right.events if event.value("clock_flags") is not None][-1]
+    wrong = with_step(right, last.operation.label, values=(last.values[0] - 3_000_000_000, *last.values[1:]))
+    found = first_difference(right, wrong)
+    assert found is not None
+    assert found.first == "the VM's clock goes on from what was set"
+
+
 def with_multiplier(trace: Trace, ppm: int) -> Trace:
     """The trace of a kernel whose pages have the TSC count at a rate so many millionths off."""
     events = list(trace.events)

@@ -349,7 +349,7 @@ class Reading:
         elif event.operation.sets_clock and clock is None:
             self._clocks = {}
         elif clock is not None and not event.error:
-            self._clocks = {} if event.value("realtime") is not None else {_AS_SET: Written(clock, event)}
+            self._clocks = {_AS_SET: Written(clock, event)}
         if event.operation.by_guest and not event.error and not event.timed_out:
             (number,) = event.operation.vcpu_numbers
             yield "reads", _flag(f"the guest of vCPU {number}", "able to read its TSC", bool(event.values))
