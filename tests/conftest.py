@@ -59,7 +59,7 @@ def _group(item: pytest.Item) -> str:
     if any(name in item.fixturenames or name in vars(item.module) for name in _SHARING):
         return "shared kernels"
     scopes = {each[-1].scope for each in item._fixtureinfo.name2fixturedefs.values()}
-    return item.module.__name__ if scopes & {"module", "session"} - {"session"} else ""
+    return item.module.__name__ if "module" in scopes else ""
 
 
 @pytest.hookimpl(wrapper=True)
