@@ -13,7 +13,7 @@ from kvmharness.lab.kernels.packages import KernelPackage
 from tests.made_up_kernels import RELEASE, module, put, put_tree
 from tests.made_up_mails import SOURCE, SOURCE_PATH
 
-PACKAGE = KernelPackage(f"linux-image-{RELEASE}", "6.18-1", RELEASE)
+PACKAGE = KernelPackage(f"linux-image-{RELEASE}-cloud-amd64", "6.18-1", f"{RELEASE}-cloud-amd64")
 SPEC = "debian:6.18"
 # A compiler that puts a module and its source into one file, and dislikes a word.
 MAKEFILE = """\

@@ -11,7 +11,7 @@ from debian.deb822 import Packages
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import apt
 from kvmharness.lab.kernels.apt import State
-from kvmharness.lab.kernels.packages import KernelPackage, NoAnswerError, kernels_in
+from kvmharness.lab.kernels.packages import KernelPackage, NoAnswerError, is_of_kernel, kernels_in
 from tests.made_up_kernels import put
 
 INDEX = """\
@@ -44,6 +44,19 @@ Version: 7.1.8-1
 Package: linux-image-6.12.9+deb12-cloud-amd64
 Version: 6.12.9-1
 Depends: kmod
+
+Package: linux-image-amd64
+Version: 6.12.9-1
+Depends: linux-image-6.12.9+deb12-amd64 (= 6.12.9-1)
+
+Package: linux-image-6.12.9+deb12-amd64
+Version: 6.12.9-1
+
+Package: linux-image-6.12.9+deb12-rt-amd64
+Version: 6.12.9-1
+
+Package: linux-image-6.12.9+deb12-amd64-unsigned
+Version: 6.12.9-1
 """
 
 
@@ -60,8 +73,20 @@ def test_apt_works_in_its_own_folder_and_not_in_the_users(
     assert Path(State().apt("apt-get", "download").strip()) == tmp_path / "mine/of-mine/kvmharness/apt"
 
 
+def paragraphs() -> list[Packages]:
+    """What is shown of the index: those that may say which kernels there are."""
+    every = Packages.iter_paragraphs(INDEX, use_apt_pkg=False)
+    return [each for each in every if is_of_kernel(each["Package"])]
+
+
+def test_both_flavours_are_offered_each_with_the_one_that_is_usual() -> None:
+    physical = [each for each in kernels_in(paragraphs(), "sid") if each.flavour == "amd64"]
+    name, version = "6.12.9+deb12-amd64", "6.12.9-1"
+    assert physical == [KernelPackage(f"linux-image-{name}", version, name, usual=True, suite="sid")]
+
+
 def test_a_kernel_is_offered_with_its_parts_and_not_without_one_of_them() -> None:
-    found = kernels_in(list(Packages.iter_paragraphs(INDEX, use_apt_pkg=False)), "sid")
+    found = [each for each in kernels_in(paragraphs(), "sid") if each.flavour == "cloud-amd64"]
     assert found == [
         KernelPackage(
             "linux-image-6.12.9+deb12-cloud-amd64", "6.12.9-1", "6.12.9+deb12-cloud-amd64", suite="sid"

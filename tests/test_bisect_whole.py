@@ -32,7 +32,6 @@ bzImage modules:
 def whole(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The repository as one of a whole kernel."""
     monkeypatch.setattr("kvmharness.lab.build.make.check_programs", lambda *_: None)
-    monkeypatch.setattr("kvmharness.lab.build.whole_kernel._has_libelf", lambda: True)
     put_tree(tmp_path / "built")
     put(repository / "Kconfig")
     put(repository / "Makefile", WHOLE)

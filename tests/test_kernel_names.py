@@ -2,6 +2,7 @@
 """What a kernel may be called on the command line, and which one is meant."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from kvmharness.cli.main import main
 from kvmharness.lab import kernels
 from kvmharness.lab.errors import LabError
-from kvmharness.lab.kernels import archive, names, packages, suites
+from kvmharness.lab.kernels import archive, packages, suites
 from kvmharness.lab.kernels.packages import KernelPackage
 from tests.made_up_kernels import put
 
@@ -75,8 +76,8 @@ def test_a_suite_that_cannot_be_asked_is_named_when_a_kernel_is_unknown(
 def test_the_machines_own_sources_come_before_the_other_suites(mirror: Mirror) -> None:
     newer = KernelPackage("linux-image-6.1.0-99-cloud-amd64", "6.1.99-1", "6.1.0-99-cloud-amd64")
     mirror["bookworm"] = [newer]
-    assert names._of_version("debian:6.1", "6.1").version == "6.1.38-1"
-    assert names._of_version("debian:6.1.99", "6.1.99") == newer
+    assert kernels.package_of("debian:6.1") == PACKAGES[1]
+    assert kernels.package_of("debian:6.1.99") == newer
 
 
 def test_a_suites_name_means_the_kernel_it_installs(mirror: Mirror) -> None:
@@ -85,7 +86,29 @@ def test_a_suites_name_means_the_kernel_it_installs(mirror: Mirror) -> None:
         old,
         KernelPackage("linux-image-6.1.0-1-cloud-amd64", "6.1.1-1", "6.1.0-1-cloud-amd64"),
     ]
-    assert names._of_suite("debian:bullseye", "bullseye") == old
+    assert kernels.package_of("debian:bullseye") == old
+
+
+def test_a_flavour_may_be_named_and_is_that_of_the_cloud_by_itself(mirror: Mirror) -> None:
+    physical = [
+        KernelPackage("linux-image-6.1.0-10-amd64", "6.1.38-1", "6.1.0-10-amd64"),
+        KernelPackage("linux-image-6.1.0-11-amd64", "6.1.39-1", "6.1.0-11-amd64"),
+    ]
+    mirror[""] = [*PACKAGES, *physical]
+    mirror["sid"] = [replace(each, usual=True, suite="sid") for each in (PACKAGES[2], physical[0])]
+    assert kernels.package_of("debian:6.1:amd64") == physical[1]
+    assert kernels.package_of("debian:6.1.0-10:amd64") == physical[0]
+    assert kernels.package_of("debian:6.1") == kernels.package_of("debian:6.1:cloud-amd64") == PACKAGES[1]
+    assert kernels.package_of("debian:sid:amd64") == mirror["sid"][1]
+    assert [each.spec for each in physical] == ["debian:6.1.38-1:amd64", "debian:6.1.39-1:amd64"]
+    with pytest.raises(LabError, match=r"unknown kernel 'debian:6\.12:amd64': .* offers debian:6\.1:amd64$"):
+        kernels.find("debian:6.12:amd64")
+
+
+@pytest.mark.parametrize("spec", ["debian:6.1:", "debian:6.1:rt-amd64", "debian:sid:amd64:x"])
+def test_an_unknown_flavour_is_answered_with_those_there_are(mirror: Mirror, spec: str) -> None:
+    with pytest.raises(LabError, match=f"unknown kernel '{spec}': its flavour is one of cloud-amd64, amd64$"):
+        kernels.find(spec)
 
 
 # What is neither

@@ -17,7 +17,7 @@ from kvmharness.lab import cache, kernels
 from kvmharness.lab.build import make, modules
 from kvmharness.lab.build.incremental_tree import Tree
 from kvmharness.lab.errors import LabError
-from tests.made_up_builds import SPEC, needs_a_compiler
+from tests.made_up_builds import PACKAGE, SPEC, needs_a_compiler
 from tests.made_up_distribution import on_distribution
 from tests.made_up_kernels import RELEASE, module, put
 from tests.made_up_mails import DIFF, OTHER_DIFF, SOURCE, SOURCE_PATH, THREAD
@@ -88,7 +88,7 @@ def test_what_the_compiler_says_is_shown_and_the_whole_log_is_named(
         f"kvmharness: {SPEC} does not build with this: arch/x86/kvm/clock.c:3: expected love "
         f"(the whole log: {tree.log})"
     )
-    assert kernels.cached() == [kernels.Cached("debian:6.18-1", RELEASE)]
+    assert kernels.cached() == [kernels.Cached("debian:6.18-1", PACKAGE.release)]
 
 
 def test_a_patch_that_does_not_apply_is_refused_with_its_hunks_and_nothing_is_touched(

@@ -29,7 +29,10 @@ def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser
 def add_kernel_and_patches(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """KERNEL and the options that say what is built; whether a patch is `required`."""
     parser.add_argument(
-        "kernel", metavar="KERNEL", help="debian:VERSION (such as debian:6.1), or a built tree"
+        "kernel",
+        metavar="KERNEL",
+        help="debian:VERSION (such as debian:6.1, or debian:6.1:amd64 for the flavour of physical machines), "
+        "host (this machine's kernel), or a built tree",
     )
     patch_files.add_options(parser, required=required)
     parser.add_argument(

@@ -82,14 +82,14 @@ def _list_kernels(offline: bool, all_suites: bool) -> int:
     if not offline:
         try:
             for package in archive.offered():
-                places[_debian(package)].append("this machine's sources")
-                releases[_debian(package)] = package.release
+                places[package.spec].append("this machine's sources")
+                releases[package.spec] = package.release
         except LabError as error:
             trouble = error  # the cache can be shown all the same
     for suite in () if offline else suites.SUITES:
         for package in _of_suite(suite, all_suites):
-            places[_debian(package)].append(suite)
-            releases[_debian(package)] = package.release
+            places[package.spec].append(suite)
+            releases[package.spec] = package.release
     for kernel in kept:
         places[kernel.spec].append("in the cache")
         releases[kernel.spec] = kernel.release
@@ -98,10 +98,6 @@ def _list_kernels(offline: bool, all_suites: bool) -> int:
     if trouble is not None:
         raise trouble
     return NOTHING_FAILED
-
-
-def _debian(package: KernelPackage) -> str:
-    return f"debian:{package.version}"
 
 
 def _of_suite(suite: str, ask: bool) -> list[KernelPackage]:

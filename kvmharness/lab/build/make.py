@@ -37,16 +37,28 @@ class CompileError(LabError):
         self.first = first
 
 
-def check_programs(others: Mapping[str, str] | None = None) -> None:
-    """LabError when a program that any build needs, or one of these others, is not there.
+def check_programs(others: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None) -> None:
+    """LabError when a program that any build needs, one of these others, or a header is not there. It names
+    the one command that installs all that is missing.
 
-    `others` are Debian's packages by the programs in them.
+    `others` and `headers` are Debian's packages by the programs, and the headers, in them.
     """
     packages = {"make": "make", "gcc": "gcc", "ld": "binutils", "setpriv": "util-linux", **(others or {})}
-    missing = [name for name in packages if shutil.which(name) is None]
+    missing = {name: packages[name] for name in packages if shutil.which(name) is None}
+    # Without a compiler nothing tells which headers there are: each that is there is installed already.
+    missing |= {name: package for name, package in (headers or {}).items() if not _has_header(name)}
     if missing:
-        lacking = distribution.install(*(packages[name] for name in missing))
-        raise LabError(f"there is no {missing[0]} on this machine to build with: {lacking}")
+        lacking = distribution.install(*missing.values())
+        raise LabError(f"there is no {' and no '.join(missing)} on this machine to build with: {lacking}")
+
+
+def _has_header(name: str) -> bool:
+    """Whether the compiler finds a header; not, where there is no compiler."""
+    if shutil.which("gcc") is None:
+        return False
+    command = ["gcc", "-E", "-xc", "-"]
+    text = f"#include <{name}>\n".encode()
+    return not subprocess.run(command, input=text, capture_output=True, check=False).returncode
 
 
 def run(failed: str, folder: Path, arguments: Sequence[str], log: Path, mind: Sequence[str] = ()) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvmharness.lab import cache, kernels
-from kvmharness.lab.build import debian_source, make, user_tree
+from kvmharness.lab.build import debian_source, host, make, user_tree
 from kvmharness.lab.build.incremental_tree import Tree
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import Kernel, config, modules, stored
@@ -69,6 +69,8 @@ class Built:
 def ground(spec: str, offline: bool = False) -> Ground:
     """The kernel `spec` and what it was built from, fetched if need be; LabError when they are not to be had,
     or modules cannot be built of them here."""
+    if spec == "host":
+        return ground(host.spec(), offline)
     # All that is missing is told at once.
     make.check_programs(debian_source.PROGRAMS if spec.startswith("debian:") else None)
     _LOG.info("%s: fetching, unless it is in the cache", spec)
@@ -168,7 +170,9 @@ def _tree_of_own(spec: str) -> Tree:
     """A copy of what is needed of the user's tree, which is only read."""
     own = Path(spec)
     if "/" not in spec or not own.is_dir():
-        raise LabError(f"{spec}: modules are built for debian:VERSION, debian:SUITE, or a built kernel tree")
+        raise LabError(
+            f"{spec}: modules are built for debian:VERSION, debian:SUITE, host, or a built kernel tree"
+        )
     path = own.resolve()
     name = f"local-{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
     tree = Tree(cache.root() / "trees" / name)

@@ -6,10 +6,9 @@ make knows what a change concerns: of one to KVM alone nothing but its modules i
 
 import hashlib
 import logging
-import subprocess
 from pathlib import Path
 
-from kvmharness.lab import cache, distribution
+from kvmharness.lab import cache
 from kvmharness.lab.build import make
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import config
@@ -20,14 +19,12 @@ _SMALL = Path(__file__).with_name("small.config")
 # By these make itself knows a tree that it cannot build elsewhere (its target outputmakefile).
 _LEFT = ("include/config", "arch/x86/include/generated")
 _PROGRAMS = {"flex": "flex", "bison": "bison", "bc": "bc"}
+_HEADERS = {"gelf.h": "libelf-dev"}  # of objtool
 
 
 def check(tree: Path) -> None:
     """LabError where no kernel can be built of a tree here."""
-    make.check_programs(_PROGRAMS)
-    if not _has_libelf():
-        lacking = distribution.install("libelf-dev")
-        raise LabError(f"there is no gelf.h on this machine to build objtool with: {lacking}")
+    make.check_programs(_PROGRAMS, _HEADERS)
     own = config.read(tree / ".config")
     if own is not None:
         try:
@@ -57,10 +54,3 @@ def build(tree: Path) -> Path:
         make.run(fails, tree, [*where, *configured], place / "config.log")
         make.run(fails, tree, [*where, "bzImage", "modules"], place / "build.log")
     return folder
-
-
-def _has_libelf() -> bool:
-    command = ["gcc", "-E", "-xc", "-"]
-    return not subprocess.run(
-        command, input=b"#include <gelf.h>\n", capture_output=True, check=False
-    ).returncode

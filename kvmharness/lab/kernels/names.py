@@ -5,6 +5,7 @@ A kernel is named
     debian:VERSION    the newest kernel of this machine's Debian sources whose version begins so
                       (6.1 means 6.1.x, not 6.12); the newest of Debian's suites, if they have none
     debian:SUITE      the kernel that a suite (bullseye, sid) installs by itself
+    debian:...:amd64  that flavour of either, which physical machines run, instead of cloud-amd64
     host              the kernel that runs this machine
     built:NAME        what `kvmharness lab build` made
     PATH              an image, a built kernel tree, or a .deb
@@ -22,7 +23,7 @@ from pathlib import Path
 from kvmharness.lab import cache
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import archive, debs, locate, packages, stored, suites
-from kvmharness.lab.kernels.packages import KernelPackage
+from kvmharness.lab.kernels.packages import FLAVOURS, KernelPackage
 from kvmharness.lab.kernels.stored import BUILT, Kernel
 
 __all__ = [
@@ -108,7 +109,7 @@ def cache_name(package: KernelPackage) -> str:
 
 def cached() -> list[Cached]:
     """The kernels in the cache: those of Debian oldest first, then those that were built, or from a path."""
-    found = [Cached(f"{_DEBIAN}{each.version}", each.release) for each in _cached_packages()]
+    found = [Cached(each.spec, each.release) for each in _cached_packages()]
     places_of = [
         place for name in (_BUILT_PREFIX, f"{_LOCAL}-") for place in sorted(_kernels().glob(f"{name}*"))
     ]
@@ -137,16 +138,19 @@ def package_of(spec: str, offline: bool = False) -> KernelPackage | None:
     """
     if not spec.startswith(_DEBIAN):
         return None
-    name = spec.removeprefix(_DEBIAN)
+    name, colon, flavour = spec.removeprefix(_DEBIAN).partition(":")
     by_version = name[:1].isdigit()
     if not by_version and name not in suites.SUITES:
         raise LabError(
             f"unknown kernel {spec!r}: name it debian:VERSION, as in debian:6.1, or debian:SUITE, "
             f"which is one of {', '.join(suites.SUITES)}"
         )
+    if colon and flavour not in FLAVOURS:
+        raise LabError(f"unknown kernel {spec!r}: its flavour is one of {', '.join(FLAVOURS)}")
+    flavour = flavour or FLAVOURS[0]
     if offline:
-        return _of_cache(spec, name)
-    return _of_version(spec, name) if by_version else _of_suite(spec, name)
+        return _of_cache(spec, name, flavour)
+    return _of_version(spec, name, flavour) if by_version else _of_suite(spec, name, flavour)
 
 
 def _find_debian(spec: str, package: KernelPackage, offline: bool) -> Kernel:
@@ -185,39 +189,41 @@ def _built(name: str) -> Path:
     return _kernels() / f"{_BUILT_PREFIX}{name}"
 
 
-def _of_cache(spec: str, name: str) -> KernelPackage:
+def _of_cache(spec: str, name: str, flavour: str) -> KernelPackage:
     """The kernel of that version or suite in the cache; which suite has which, as far as it was asked."""
     there = _cached_packages()
     if name in suites.SUITES:
-        of_suite = suites.remembered(name)
+        of_suite = packages.of_flavour(flavour, suites.remembered(name))
         usual = [each for each in of_suite if each.usual] or of_suite
         names = {cache_name(each) for each in usual}
         package = packages.newest(each for each in there if cache_name(each) in names)
     else:
-        package = packages.matching(name, there)
+        package = packages.matching(name, there, flavour)
     if package is None:
-        has = ", ".join(f"{_DEBIAN}{each.version}" for each in there)
+        has = ", ".join(each.spec for each in there)
         raise LabError(
             f"{spec} is not in the cache, which has {has or 'none of Debian'}, and --offline fetches nothing"
         )
     return package
 
 
-def _of_version(spec: str, version: str) -> KernelPackage:
+def _of_version(spec: str, version: str, flavour: str) -> KernelPackage:
     """The kernel of a version. First what is known of the machine's sources, then of the other suites;
     both are asked again, and only then is it unknown."""
     troubles: list[str] = []
     for refresh in (False, True):
         own = archive.offered(refresh)
-        package = packages.matching(version, own)
+        package = packages.matching(version, own, flavour)
         if package is not None:
             return package
         others, troubles = _all_suites(refresh)
-        package = packages.matching(version, others)
+        package = packages.matching(version, others, flavour)
         if package is not None:
             return package
-    series = {".".join(each.version.split(".")[:2]) for each in (*own, *others)}
-    offers = ", ".join(_DEBIAN + each for each in sorted(series, key=_by_number))
+    offered = packages.of_flavour(flavour, (*own, *others))
+    series = {".".join(each.version.split(".")[:2]) for each in offered}
+    named = spec.removeprefix(_DEBIAN + version)  # the flavour, as far as it was named
+    offers = ", ".join(f"{_DEBIAN}{each}{named}" for each in sorted(series, key=_by_number))
     raise LabError(
         f"unknown kernel {spec!r}: Debian's mirror offers {offers or 'no kernel at all'}"
         + "".join(f"; not asked: {trouble}" for trouble in troubles[:1])
@@ -238,12 +244,13 @@ def _all_suites(refresh: bool) -> tuple[list[KernelPackage], list[str]]:
     return found, troubles
 
 
-def _of_suite(spec: str, suite: str) -> KernelPackage:
-    of_suite, troubles = suites.offered(suite)
+def _of_suite(spec: str, suite: str, flavour: str) -> KernelPackage:
+    all_of_suite, troubles = suites.offered(suite)
+    of_suite = packages.of_flavour(flavour, all_of_suite)
     # Suites also have later kernels for those who want them; theirs is the one they install.
     package = packages.newest(each for each in of_suite if each.usual) or packages.newest(of_suite)
     if package is None:
-        reason = troubles[0] if troubles else "it has no kernel for cloud-amd64"
+        reason = troubles[0] if troubles else f"it has no kernel for {flavour}"
         raise LabError(f"no kernel {spec!r}: {reason}")
     return package
 
@@ -279,7 +286,7 @@ def _build(package: KernelPackage, folder: Path) -> None:
             parts = locate.gather(locate.of_unpacked(tree, package.release))
         except LabError as error:
             raise LabError(f"{package.package}: {str(error).replace(str(tree), '')}") from None
-        stored.keep(parts, folder, f"{_DEBIAN}{package.version}")
+        stored.keep(parts, folder, package.spec)
 
 
 def _found_locally(spec: str, path: Path, content: bytes, build: Callable[[Path], None]) -> Kernel:

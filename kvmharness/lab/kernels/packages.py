@@ -14,11 +14,15 @@ from debian.debian_support import Version
 from kvmharness.files import write_whole
 from kvmharness.lab.errors import LabError
 
-# The flavour that has KVM's modules and little else. A kernel has an image package; since 7.x that is
-# a shell that depends on two others, the kernel itself and its modules.
-_FLAVOUR = "cloud-amd64"
-_PACKAGE = re.compile(rf"linux-(image|binary|binary-unsigned|modules)-\d\S*-{_FLAVOUR}")
-_USUAL = f"linux-image-{_FLAVOUR}"
+# The flavours of Debian's kernels. The first has KVM's modules and little else, and is meant where none is
+# named; the second is what a physical Debian runs.
+FLAVOURS = ("cloud-amd64", "amd64")
+_FLAVOUR = "|".join(FLAVOURS)
+# A kernel has an image package; since 7.x that is a shell that depends on two others, the kernel itself and
+# its modules.
+_PACKAGE = re.compile(rf"linux-(image|binary|binary-unsigned|modules)-\d\S*-(?<!-rt-)({_FLAVOUR})")
+_OF_RELEASE = re.compile(r"-((?:cloud-|rt-)?amd64)$")
+_USUAL = re.compile(rf"linux-image-({_FLAVOUR})")
 _INDEX_AGE_S = 24 * 3600
 # Who asks anew need not ask again for what was looked up this recently.
 _FRESH_S = 600
@@ -44,15 +48,40 @@ class KernelPackage:
     usual: bool = False
     suite: str = ""
 
+    @property
+    def flavour(self) -> str:
+        """Which of FLAVOURS it is."""
+        return flavour_of(self.release)
 
-def matching(prefix: str, packages: Iterable[KernelPackage]) -> KernelPackage | None:
-    """The newest package whose version, or whose kernel's release, begins with the parts of `prefix`."""
+    @property
+    def spec(self) -> str:
+        """What the user calls it."""
+        named = "" if self.flavour in (FLAVOURS[0], "") else f":{self.flavour}"
+        return f"debian:{self.version}{named}"
+
+
+def matching(
+    prefix: str, packages: Iterable[KernelPackage], flavour: str = FLAVOURS[0]
+) -> KernelPackage | None:
+    """The newest package of a flavour whose version, or whose kernel's release, begins with the parts of
+    `prefix`."""
     wanted = _parts(prefix)
     return newest(
         package
-        for package in packages
+        for package in of_flavour(flavour, packages)
         if wanted in (_parts(package.version)[: len(wanted)], _parts(package.release)[: len(wanted)])
     )
+
+
+def of_flavour(flavour: str, packages: Iterable[KernelPackage]) -> list[KernelPackage]:
+    """The packages of one of FLAVOURS."""
+    return [package for package in packages if package.flavour == flavour]
+
+
+def flavour_of(release: str) -> str:
+    """Which of FLAVOURS a kernel's release says it is; "" for none of them."""
+    flavour = _OF_RELEASE.search(release)
+    return flavour[1] if flavour and flavour[1] in FLAVOURS else ""
 
 
 def newest(packages: Iterable[KernelPackage]) -> KernelPackage | None:
@@ -71,14 +100,14 @@ def kernels_in(paragraphs: list[Packages], suite: str) -> list[KernelPackage]:
     usual = {
         (name, paragraph["Version"])
         for paragraph in paragraphs
-        if paragraph["Package"] == _USUAL
+        if _USUAL.fullmatch(paragraph["Package"])
         for name in depends(paragraph)
     }
     found = set()
     for paragraph in paragraphs:
         package, version = paragraph["Package"], paragraph["Version"]
         needs = [name for name in depends(paragraph) if _PACKAGE.fullmatch(name)]
-        if not package.startswith("linux-image-") or package == _USUAL:
+        if not package.startswith("linux-image-") or _USUAL.fullmatch(package):
             continue
         # An image that depends on an image is only a pointer to the newest of a series.
         pointer = any(name.startswith("linux-image-") for name in needs)
@@ -100,7 +129,7 @@ def _parts(version: str) -> list[str]:
 
 def is_of_kernel(name: str) -> bool:
     """Whether a package of this name may say which kernels there are."""
-    return name == _USUAL or _PACKAGE.fullmatch(name) is not None
+    return bool(_USUAL.fullmatch(name) or _PACKAGE.fullmatch(name))
 
 
 @dataclass(frozen=True, slots=True)
