@@ -24,7 +24,8 @@ from kvmharness.lab.machines.machine import Machine
 from kvmharness.lab.patches import kept
 from kvmharness.lab.runs import Played
 from kvmharness.scenarios import Scenario
-from tests.made_up_builds import SPEC, needs_a_compiler
+from tests.command_line import checked
+from tests.made_up_builds import PACKAGE, SPEC, needs_a_compiler
 from tests.made_up_kernels import put
 from tests.made_up_mails import DIFF, THREAD, mail
 
@@ -68,8 +69,24 @@ def test_validate_plays_on_the_kernel_with_the_patch_and_without(
     flat = " ".join(text.split())
     assert f"By kvmharness {__version__}" in flat
     assert "qemu-system-x86_64" in flat
-    assert "kernel: linux-image-6.18.0-mine 6.18-1 " in flat
+    assert "kernel: linux-image-6.18.0-mine-cloud-amd64 6.18-1 " in flat
     assert "Level of testing: emulated, no hardware: amd-smp (QEMU's emulation of two AMD CPUs" in flat
+    assert main(["lab", "validate", SPEC, "--patch", thread, *asked, "--offline", "--format", "json"]) == 0
+    data = checked(capsys.readouterr().out, "validate.schema.json")
+    of_machine = data["machines"]["amd-smp"]
+    assert (data["patches"], data["kernel"], data["expect"]) == (
+        [told.partition(": ")[2]],
+        SPEC,
+        "oliver-upton",
+    )
+    assert (of_machine["fixed"], of_machine["broken"], of_machine["conforms"]) == (
+        ["young-restore"],
+        [],
+        True,
+    )
+    assert of_machine["before"]["contracts_broken"] == ["young-restore"]
+    assert data["command"][1:] == to_reproduce(text)
+    assert data["about"]["packages"] == {SPEC: f"{PACKAGE.package} {PACKAGE.version}"}
     asked[1] = "2"
     output = ("--output", str(tmp_path / "text"))
     assert main(["lab", "validate", SPEC, "--patch", thread, *asked, "--offline", *output]) == 1

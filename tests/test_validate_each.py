@@ -2,7 +2,6 @@
 """`lab validate --each`: what each patch of a series changes; with a make and machines that are made up, and
 with a kernel of Debian's."""
 
-import json
 import os
 import re
 import threading
@@ -23,7 +22,7 @@ from kvmharness.lab.machines.machine import Machine
 from kvmharness.lab.runs import Played
 from kvmharness.scenarios import Scenario
 from tests import made_up_history
-from tests.command_line import Capture, one_line, status_of
+from tests.command_line import Capture, checked, one_line, status_of
 from tests.made_up_builds import SPEC, needs_a_compiler
 from tests.made_up_history import Edit
 from tests.made_up_kernels import put
@@ -96,8 +95,9 @@ def box(tmp_path: Path, patches: tuple[Patch, ...] = SERIES) -> str:
 
 
 def as_data(text: str) -> dict[str, Any]:
-    data = json.loads(text)
+    data = checked(text, "series.schema.json")
     assert isinstance(data, dict)
+    assert data["about"]["packages"] == {data["kernel"]: data["about"]["packages"][data["kernel"]]}
     return data
 
 

@@ -5,14 +5,17 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from kvmharness.cli import again, lab_build, lab_options, means, options, patch_files, validate_each
+from kvmharness.cli import about, again, lab_build, lab_options, means, options, patch_files, validate_each
 from kvmharness.cli.errors import NOTHING_JUDGED, UsageError
 from kvmharness.cli.patch_files import PatchFile
 from kvmharness.judging.difference import compare_sessions
 from kvmharness.judging.verdict import Expectation, exit_status
 from kvmharness.lab import kernels, runs
 from kvmharness.lab.runs import Matrix
+from kvmharness.report import validation_json
 from kvmharness.report.validation import Validation, render
+
+_FORMATS = ("text", "json")
 
 
 def add_parser(lab_commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -47,8 +50,10 @@ def run(arguments: argparse.Namespace) -> int:
         return validate_each.run(arguments)
     if not arguments.patch:
         raise UsageError("nothing to validate: give --patch FILE, or --range A..B")
-    if arguments.tree or arguments.format != "text":
-        raise UsageError(f"{'--tree is for --range' if arguments.tree else '--format is for --each'}")
+    if arguments.tree:
+        raise UsageError("--tree is for --range")
+    if arguments.format not in _FORMATS:
+        raise UsageError(f"without --each there is no {arguments.format}: take --format text or json")
     scenarios = options.pick_scenarios(arguments.scenario, arguments.scenario_file)
     machines = lab_options.pick_machines(arguments, "amd-smp")
     options.check_places(arguments.output, None)
@@ -110,6 +115,12 @@ def _report(
         return NOTHING_JUDGED
     unfinished = [f"{kernel.spec} on {machine.name}" for kernel, machine in matrix.unfinished]
     patches, by_what = tested
-    text = render(validations, patches, command, unfinished, by_what)
+    said = (validations, patches, command, unfinished, by_what)
+    if arguments.format == "json":
+        base = next(each.kernel for each in matrix.finished if each.number % 2 == 0)
+        run = about.of(arguments, [each.before.machine for each in validations], [base])
+        text = validation_json.render(*said, about=run)
+    else:
+        text = render(*said)
     options.write_text(text, arguments.output)
     return exit_status(result for each in validations for result in each.after.results)

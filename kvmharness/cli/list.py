@@ -5,8 +5,9 @@ import argparse
 import textwrap
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
-from kvmharness.cli import options
+from kvmharness.cli import about, options
 from kvmharness.cli.errors import NOTHING_FAILED, UsageError
 from kvmharness.lab import kernels
 from kvmharness.lab.errors import LabError
@@ -15,7 +16,7 @@ from kvmharness.lab.kernels.packages import KernelPackage
 from kvmharness.lab.machines.catalogue import MACHINES
 from kvmharness.model.policies import POLICIES
 from kvmharness.printable import printable
-from kvmharness.report import catalogue
+from kvmharness.report import catalogue, listing
 from kvmharness.scenarios import SUBJECTS
 
 
@@ -25,6 +26,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("what", choices=(*_LISTS, "scenarios", "kernels"))
     parser.add_argument("name", nargs="*", help="with scenarios: show everything about these")
     options.add_scenario_file(parser)
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="(default: text)")
     parser.add_argument("--offline", action="store_true", help="with kernels: only those in the cache")
     parser.add_argument(
         "--all-suites", action="store_true", help="with kernels: ask all of Debian's other suites"
@@ -37,12 +39,29 @@ def run(arguments: argparse.Namespace) -> int:
     if (arguments.name or arguments.scenario_file) and arguments.what != "scenarios":
         raise UsageError("only `list scenarios` takes names")
     if arguments.what == "kernels":
-        return _list_kernels(arguments.offline, arguments.all_suites)
+        return _list_kernels(arguments)
     if arguments.offline or arguments.all_suites:
         raise UsageError("only `list kernels` takes --offline and --all-suites")
+    if arguments.format == "json":
+        _print_json(arguments, _rows(arguments))
+        return NOTHING_FAILED
     if arguments.what == "scenarios":
         return _list_scenarios(arguments.name, arguments.scenario_file)
     return _LISTS[arguments.what]()
+
+
+def _rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """What was asked for, as data."""
+    if arguments.what == "policies":
+        return listing.policies(POLICIES.values())
+    if arguments.what == "machines":
+        return listing.machines(MACHINES.values())
+    named = options.pick_scenarios(arguments.name, arguments.scenario_file)
+    return listing.scenarios(named)
+
+
+def _print_json(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    print(listing.render(arguments.what, rows, about.of(arguments)), end="")
 
 
 def _list_scenarios(names: list[str], files: list[Path]) -> int:
@@ -72,8 +91,9 @@ def _list_machines() -> int:
     return NOTHING_FAILED
 
 
-def _list_kernels(offline: bool, all_suites: bool) -> int:
+def _list_kernels(arguments: argparse.Namespace) -> int:
     """A line for each kernel: its name, its release, and where it is to be had."""
+    offline, all_suites = arguments.offline, arguments.all_suites
     if offline and all_suites:
         raise UsageError("--offline and --all-suites contradict each other")
     releases, places = {}, defaultdict[str, list[str]](list)
@@ -93,6 +113,9 @@ def _list_kernels(offline: bool, all_suites: bool) -> int:
     for kernel in kept:
         places[kernel.spec].append("in the cache")
         releases[kernel.spec] = kernel.release
+    if arguments.format == "json":
+        _print_json(arguments, listing.kernels(releases, places))
+        releases = {}
     for name, release in releases.items():
         print(printable(f"{name:28}  {release:30}  {', '.join(dict.fromkeys(places[name]))}"))
     if trouble is not None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from kvmharness.cli import again, lab_build, lab_options, options, patch_files
+from kvmharness.cli import about, again, lab_build, lab_options, options, patch_files
 from kvmharness.cli.errors import NOTHING_JUDGED, UsageError
 from kvmharness.cli.patch_files import PatchFile
 from kvmharness.lab import build
@@ -15,6 +15,7 @@ from kvmharness.lab.build import changes
 from kvmharness.lab.build.changes import Changes
 from kvmharness.lab.build.make import CompileError
 from kvmharness.lab.errors import LabError
+from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.series import SeriesRun
 from kvmharness.report import b4, series_formats, series_text
 
@@ -37,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     files = patch_files.read(arguments)
     command = again.command(arguments, files)
     series, called = _series(arguments, files)
+    base = series[0].base
     series_run = SeriesRun(
         *series,
         machines=machines,
@@ -54,11 +56,11 @@ def run(arguments: argparse.Namespace) -> int:
             raise LabError(f"without the series: {error}") from None
         except KeyboardInterrupt:
             try:
-                _report(arguments, series_run, command, "it was interrupted")
+                _report(arguments, series_run, base, command, "it was interrupted")
             except Exception as trouble:  # who reads the output may have been interrupted too
                 options.complain(f"kvmharness: {trouble}")
             raise
-        return _report(arguments, series_run, command)
+        return _report(arguments, series_run, base, command)
 
 
 def _series(
@@ -76,7 +78,11 @@ def _series(
 
 
 def _report(
-    arguments: argparse.Namespace, series_run: SeriesRun, command: Sequence[str], cut_short: str = ""
+    arguments: argparse.Namespace,
+    series_run: SeriesRun,
+    base: Kernel,
+    command: Sequence[str],
+    cut_short: str = "",
 ) -> int:
     """Say what was measured; the exit status."""
     report = series_run.report()
@@ -86,7 +92,7 @@ def _report(
         missing = f"{cut_short} with {len(report.rows)} of {report.count} patches measured"
         report = replace(report, cut_short=missing)
     if arguments.format == "json":
-        text = series_formats.to_json(report, command)
+        text = series_formats.to_json(report, command, about.of(arguments, report.machines, [base]))
     elif arguments.format == "ktap":
         text = series_formats.to_ktap(report)
     elif arguments.format == "b4":

@@ -6,22 +6,25 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from kvmharness import __version__
+from kvmharness.judging.difference import Comparison
 from kvmharness.printable import printable
+from kvmharness.report.about import About
 from kvmharness.report.kernel import KernelReport
 from kvmharness.report.series import Effect, Outcome, Row, SeriesReport, behaves_as, turns
 
 SCHEMA = 1
 
 
-def to_json(report: SeriesReport, command: Sequence[str]) -> str:
+def to_json(report: SeriesReport, command: Sequence[str], about: About) -> str:
     """The report as one JSON object. `schema` grows when a key changes its meaning, not when one is added."""
     data = {
         "schema": SCHEMA,
         "tool": f"kvmharness {__version__}",
+        "about": about.to_json(),
         "command": [*command],
         "kernel": report.kernel,
         "release": report.release,
-        "without": {each.machine: _kernel(each) for each in report.before},
+        "without": {each.machine: kernel_data(each) for each in report.before},
         "patches": [_row(row) for row in report.rows],
         "count": report.count,
         "changed_by": [
@@ -35,7 +38,8 @@ def to_json(report: SeriesReport, command: Sequence[str]) -> str:
     return json.dumps(data, indent=1) + "\n"
 
 
-def _kernel(report: KernelReport) -> dict[str, Any]:
+def kernel_data(report: KernelReport) -> dict[str, Any]:
+    """What a kernel did, in short."""
     results = {each.scenario: each for each in report.results}
     return {
         "behaves_as": behaves_as(report) or None,
@@ -65,7 +69,7 @@ def _row(row: Row) -> dict[str, Any]:
 def _effect(effect: Effect) -> dict[str, Any]:
     found = effect.comparison
     return {
-        **_kernel(effect.after),
+        **kernel_data(effect.after),
         "newly_kept": [*effect.newly_kept],
         "newly_broken": [*effect.newly_broken],
         "off_by": {each.scenario: each.by for each in effect.after.results if each.by},
@@ -75,18 +79,23 @@ def _effect(effect: Effect) -> dict[str, Any]:
         "compared": found.compared,
         "compared_with": effect.since,
         "lost": effect.lost or None,
-        "differences": [
-            {
-                "scenario": each.scenario,
-                "step": each.step,
-                "operation": each.operation,
-                "before": each.first,
-                "after": each.second,
-                "distance": each.distance or None,
-            }
-            for each in found.differences
-        ],
+        "differences": differences_data(found),
     }
+
+
+def differences_data(comparison: Comparison) -> list[dict[str, Any]]:
+    """Where two kernels first differ, in each scenario where they do."""
+    return [
+        {
+            "scenario": each.scenario,
+            "step": each.step,
+            "operation": each.operation,
+            "before": each.first,
+            "after": each.second,
+            "distance": each.distance or None,
+        }
+        for each in comparison.differences
+    ]
 
 
 def to_ktap(report: SeriesReport) -> str:
