@@ -3,7 +3,7 @@
 
 BIN := .venv/bin
 
-.PHONY: run test test-full check bench setup setup-test clean
+.PHONY: run test test-full check bench setup setup-test setup-host clean
 
 # The main job on real kernels. 6.1 has to fail (status 1), and 6.12 to pass; anything else is a fault.
 run: setup
@@ -30,6 +30,10 @@ bench: setup
 
 setup-test:
 	@scripts/setup test
+
+# For a box whose own KVM is played on: no emulator.
+setup-host:
+	@scripts/setup host
 
 setup:
 	@scripts/setup run
