@@ -14,10 +14,12 @@ from kvmharness.script import CreateVcpu, GetTscOffset, Read, Run, SetTscOffset,
 
 ROOT = Path(__file__).parent.parent
 
+# What distinguishes which policies is worked out once in a process.
+pytestmark = pytest.mark.xdist_group("catalogue page")
+
 
 def test_the_page_is_current(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["catalogue", "--check"])
-    # In this process, where what parts which policies is worked out once for all tests.
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(ROOT / "scripts" / "catalogue"), run_name="__main__")
     assert (ended.value.code, capsys.readouterr().err) == (0, "")
