@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Plays on the workers of a cluster: what they are sent, and what becomes of a worker that is lost."""
 
+import gc
 import os
 import pickle
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import dask
 import pytest
+from distributed import Client
 
 from kvmharness.judging.session import LostError
 from kvmharness.lab import parcels, worker
@@ -25,6 +29,8 @@ from tests import clusters, made_up_jobs
 from tests.clusters import Cluster
 from tests.command_line import Capture, one_line, status_of
 from tests.made_up_kernels import put
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -151,11 +157,58 @@ def test_a_worker_that_is_killed_loses_and_doubles_no_result_and_that_is_said(tm
     assert "; others play what it had: a job" in said[0]
 
 
+@pytest.fixture
+def certificate(tmp_path: Path) -> dict[str, str]:
+    """An authority of this test's own, and a certificate and key by it, as docs/cluster.md makes them."""
+    if shutil.which("openssl") is None:
+        pytest.skip("missing capability: openssl")
+    listing = (ROOT / "docs" / "cluster.md").read_text()
+    lines = [line for line in listing.splitlines() if line.startswith("    openssl ")]
+    assert len(lines) == 3
+    for line in lines:
+        subprocess.run(line.split(), cwd=tmp_path, check=True, capture_output=True)
+    names = {"ca-file": "ca.pem", "cert": "cert.pem", "key": "key.pem"}
+    return {option: str(tmp_path / name) for option, name in names.items()}
+
+
+def test_with_tls_only_who_has_a_certificate_takes_part(
+    tmp_path: Path, kernel: Kernel, certificate: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = tuple(word for option, path in certificate.items() for word in (f"--tls-{option}", path))
+    mine = {
+        "distributed.comm.tls.ca-file": certificate["ca-file"],
+        "distributed.comm.tls.client.cert": certificate["cert"],
+        "distributed.comm.tls.client.key": certificate["key"],
+    }
+    said: list[str] = []
+    (tmp_path / "cluster").mkdir()
+    with clusters.started(tmp_path / "cluster", 1, options) as cluster:
+        assert cluster.address.startswith("tls://")
+        with dask.config.set(mine):
+            executor = ClusterExecutor(cluster.address, said.append)
+            try:
+                assert executor.submit(made_up_jobs.seen, kernel, AMD).result(120).vmlinux == b"boots"
+            finally:
+                executor.shutdown(cancel_futures=True)
+        assert said == []
+        monkeypatch.setattr("kvmharness.lab.cluster._CONNECT_S", 2)
+        for address in (cluster.address, cluster.address.replace("tls://", "tcp://")):
+            with pytest.raises(LabError, match="no cluster at "):
+                ClusterExecutor(address, said.append)
+
+
+def _clients() -> list[Client]:
+    """All that were not collected yet."""
+    return [each for each in gc.get_objects() if isinstance(each, Client)]
+
+
 def test_no_cluster_at_the_address_is_one_line(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kvmharness.lab.cluster._CONNECT_S", 0.5)
     with pytest.raises(LabError, match=r"no cluster at tcp://127\.0\.0\.1:9"):
         ClusterExecutor("tcp://127.0.0.1:9", lambda line: None)
     with pytest.raises(LabError, match="no cluster at nonsense://"):
         ClusterExecutor("nonsense://", lambda line: None)
+    # One that is not, the garbage collector closes; in the midst of another's start that never ends.
+    assert {each.status for each in _clients()} <= {"closed"}
     assert status_of("lab", "run", "debian:6.1", "--cluster", "tcp://127.0.0.1:9", "--jobs", "2") == 2
     assert "not allowed with" in one_line(capsys.readouterr().err)

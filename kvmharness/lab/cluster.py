@@ -135,12 +135,30 @@ class ClusterExecutor(LabExecutor):
             played.set_result(inner.result())
 
 
+class _ClosingClient(Client):
+    """A client that is closed at once where it finds no cluster.
+
+    Left to the garbage collector it closes itself at some later moment (Client.__del__), and waits for ever
+    where that is in the midst of another client's start, which holds the same lock.
+    """
+
+    def start(self, **options: Any) -> None:
+        """Connect to the scheduler, as Client does."""
+        try:
+            super().start(**options)  # type: ignore[no-untyped-call]
+        except BaseException:
+            self.close()  # type: ignore[no-untyped-call]
+            raise
+
+
 def _connected(address: str) -> Client:
     # What goes wrong becomes one line of ours, and a kernel is larger than most graphs.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GiB"})
     try:
-        return Client(address, timeout=_CONNECT_S, set_as_default=False, name="kvmharness")
+        return _ClosingClient(  # type: ignore[no-untyped-call]
+            address, timeout=_CONNECT_S, set_as_default=False, name="kvmharness"
+        )
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         said = " ".join(str(error).split()) or type(error).__name__
         raise LabError(f"no cluster at {address}: {said}") from None
