@@ -45,8 +45,8 @@ def step(operation: Operation, at: int, *values: int, width: int = WIDTH, error:
     )
 
 
-def create(at: int, vcpu: int = 0, khz: int = KHZ) -> Event:
-    return step(CreateVcpu(vcpu=vcpu), at, khz)
+def create(at: int, vcpu: int = 0, khz: int = KHZ, guest: str = "rdtsc-16") -> Event:
+    return step(CreateVcpu(vcpu=vcpu, guest=guest), at, khz)
 
 
 def write(at: int, value: int, vcpu: int = 0, *, width: int = WIDTH, error: str = "") -> Event:

@@ -35,6 +35,9 @@ def test_a_kernel_without_a_fault_has_no_findings(kernel: Callable[[Rules], None
     said = capsys.readouterr().out
     assert said.startswith("host on /dev/kvm: 0 findings in 40 scripts")
     assert "Known: what mainline-6.7 itself breaks" in said
+    (covered,) = [line for line in said.splitlines() if "operations never played" in line]
+    assert "set_clock_guest" in covered, "which this kernel does not have"
+    assert "set_msrs" not in covered
 
 
 def test_a_finding_is_reported_kept_and_played_again_by_the_command_that_is_given(
@@ -61,6 +64,18 @@ def test_the_corpus_keeps_scripts_and_findings_and_is_begun_with(
     assert list((tmp_path / "kept" / "findings").glob("found-*.json"))
     assert status_of(*EXPLORE, "--corpus", "kept", "--seed", "2") == 1
     assert len(corpus.load(tmp_path / "kept")) > len(scripts)
+
+
+def test_a_finding_is_kept_as_soon_as_it_is_made(
+    kernel: Callable[[Rules], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def killed(*given: object) -> None:
+        raise SystemExit(137)
+
+    kernel(FAULTS["GateByCreation"])
+    monkeypatch.setattr(explore, "_show_progress", killed)
+    assert status_of(*EXPLORE, "--corpus", "kept") == 137
+    assert list((tmp_path / "kept" / "findings").glob("found-*.json"))
 
 
 def test_a_ctrl_c_reports_what_was_found_until_then(

@@ -8,13 +8,13 @@ import pytest
 
 from kvmharness.explore.campaign import Campaign, Settings
 from kvmharness.explore.findings import Finding
-from kvmharness.explore.oracles import COMPLAINT, DIFFERS, ENTITLEMENT, IMPOSSIBLE
+from kvmharness.explore.oracles import COMPLAINT, DIFFERS, ENTITLEMENT, IMPOSSIBLE, Oracles
 from kvmharness.judging.session import Session
 from kvmharness.judging.verdict import BY_CONTRACTS, Expectation
 from kvmharness.model.policies import POLICIES
-from kvmharness.model.simulate import SimulatedRules
+from kvmharness.model.simulate import HOST, SimulatedRules, simulate
 from kvmharness.scenarios import Scenario
-from kvmharness.script import SetClock
+from kvmharness.script import CreateVcpu, SetClock, SetMsrs, SetTscOffset, Time
 from tests.made_up_faults import FAULTS, Rules, player
 
 Play = Callable[[Sequence[Scenario]], Session]
@@ -135,6 +135,20 @@ def test_a_warning_on_the_console_is_one_too() -> None:
 
     campaign = explored(play, expecting(), 2)
     assert [finding.symptom.oracle for finding in campaign.findings] == [COMPLAINT]
+
+
+def test_a_break_that_depends_on_how_long_the_host_was_up_is_known() -> None:
+    """An offset of 0 is the host's TSC: a write 0.6 s ahead of it is dropped, and half a minute off it is
+    not."""
+    policy, up_ns = POLICIES["mainline-6.7"], 60 * 10**9
+    script = (
+        CreateVcpu(vcpu=0, guest="rdtsc-16", label="create"),
+        SetTscOffset(vcpu=0, offset=0, label="set-offset"),
+        SetMsrs(vcpu=0, msrs=(("TSC", Time(up_ns + 600_000_000)),), label="write"),
+    )
+    trace = simulate("", script, policy, debugfs=True, begin=up_ns * 2)
+    symptoms = Oracles(policy, HOST).ask(trace)
+    assert [(each.what, each.step, each.predicted) for each in symptoms] == [("timeline", 3, True)]
 
 
 def findings_of(rules: Rules) -> list[Finding]:

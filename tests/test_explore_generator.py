@@ -2,6 +2,7 @@
 """Scripts that are made: playable, equal for equal seeds, and around what the model decides."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -10,11 +11,12 @@ from kvmharness.explore import draft
 from kvmharness.explore.coverage import Coverage
 from kvmharness.explore.draft import Ground
 from kvmharness.explore.generator import Generator, scripts
+from kvmharness.guests import PROGRAMS
 from kvmharness.model.arithmetic import cycles
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.simulate import HOST, Step, simulate
 from kvmharness.model.state import Host, World
-from kvmharness.script import Script, SetMsrs
+from kvmharness.script import OPERATIONS, CreateVcpu, Run, Script, SetMsrs
 
 GROUND = Ground(POLICIES["mainline-6.7"])
 COUNT = 60
@@ -83,6 +85,33 @@ def test_there_are_vms_of_one_vcpu_and_of_more_than_four(made: list[Script]) -> 
     counts = {sum(step.creates_vcpu for step in each) for each in made}
     assert 1 in counts
     assert max(counts) > 4
+
+
+def test_every_operation_is_made_where_the_kernel_has_what_it_needs() -> None:
+    host = replace(HOST, has_scale=True, has_clock_guest=True)
+    generator, found = Generator(replace(GROUND, host=host, cpus=2), 9), set[str]()
+    for _ in range(1_000):
+        found |= {step.name for step in generator.make().script}
+        if found == OPERATIONS.keys():
+            break
+    assert found == OPERATIONS.keys()
+
+
+def test_what_the_host_lacks_is_not_asked_of_it() -> None:
+    bare = replace(HOST, has_hyperv=False)
+    found = {step.name for each in scripts(replace(GROUND, host=bare), 9, 40) for step in each}
+    assert found.isdisjoint(
+        {"set_hv_cpuid", "read_reference_time", "read_tsc_page", "get_clock_guest", "get_tsc_scale"}
+    )
+
+
+def test_endless_guests_run_for_less_than_a_millisecond(made: list[Script]) -> None:
+    """Each ns of theirs is work for an emulator."""
+    for each in made:
+        endless = {
+            step.vcpu for step in each if isinstance(step, CreateVcpu) and PROGRAMS[step.guest].endless
+        }
+        assert all(step.ns < 1_000_000 for step in each if isinstance(step, Run) and step.vcpu in endless)
 
 
 def test_no_wait_is_longer_than_the_ground_allows() -> None:

@@ -44,7 +44,7 @@ def look(at: int, off: int = 0, *, sequence: int = 1, scale: int = SCALE, ahead:
 def started(*more: Event) -> tuple[Event, ...]:
     """A vCPU with a TSC page, whose offset and clock are known."""
     return (
-        create(1000 * MS),
+        create(1000 * MS, guest="hyperv-16"),
         step(SetHvCpuid(vcpu=0), 1000 * MS + 5000),
         page_on(1001 * MS),
         offset(1001 * MS + 5000, -1000 * MS),
@@ -141,7 +141,7 @@ def test_a_kernel_without_a_hyperv_refuses_its_cpuid(known: bool | None, may_be:
     host: Host = dataclasses.replace(HOST, has_hyperv=known)
     for error in ("EINVAL", "ENOTTY"):
         refused = step(SetHvCpuid(vcpu=0), 1001 * MS, error=error)
-        assert possible(create(1000 * MS), refused, host=host) is may_be
+        assert possible(create(1000 * MS, guest="hyperv-16"), refused, host=host) is may_be
 
 
 def test_a_page_that_is_off_its_line_is_told_by_how_much() -> None:
@@ -160,12 +160,18 @@ def test_of_a_kernel_that_writes_the_page_at_any_time_nothing_is_predicted() -> 
     assert not possible(*started(other), host=before)
 
 
+def test_a_guest_that_does_not_read_it_is_not_run() -> None:
+    made = create(1000 * MS), step(SetHvCpuid(vcpu=0), 1000 * MS + 5000)
+    assert possible(*made, step(ReadReferenceTime(vcpu=0), 1001 * MS, error="EINVAL"), host=HYPERV)
+    assert not possible(*made, look(1002 * MS), host=HYPERV)
+
+
 def test_where_the_hosts_clock_is_not_the_tsc_the_page_is_never_valid() -> None:
     # Seen on machines with an unstable TSC: sequence 0, and nothing else in the page.
     other = dataclasses.replace(HYPERV, tsc_clocksource=False)
     address = kvmclock_address(0) + 1
     first = (
-        create(1000 * MS),
+        create(1000 * MS, guest="hyperv-16"),
         step(SetHvCpuid(vcpu=0), 1000 * MS + 5000),
         step(SetMsrs(vcpu=0, msrs=(("SYSTEM_TIME", address),)), 1000 * MS + 9000, address),
         page_on(1001 * MS),

@@ -5,8 +5,10 @@ import argparse
 import logging
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from kvmharness.cli import lab_options, options
@@ -28,7 +30,7 @@ from kvmharness.lab import kernels
 from kvmharness.lab.machines.catalogue import MACHINES
 from kvmharness.lab.machines.machine import Machine
 from kvmharness.scenarios import SCENARIOS, Scenario
-from kvmharness.script import Script
+from kvmharness.script import OPERATIONS, Script
 
 _LOG = logging.getLogger(__name__)
 
@@ -138,6 +140,7 @@ def run(arguments: argparse.Namespace) -> int:
                 campaign,
                 _Budget(each_s, arguments.scripts),
                 way.executor.jobs if isinstance(way, InLab) else 1,
+                partial(_keep_findings, arguments, way, campaign),
             )
         except KeyboardInterrupt:
             interrupted = True
@@ -188,14 +191,17 @@ class _Budget:
         return f"{seconds // 60}:{seconds % 60:02} left"
 
 
-def _explore(way: InLab | OnHost, campaign: Campaign, budget: _Budget, jobs: int) -> None:
-    """Play batches, `jobs` at a time, and make the next ones meanwhile."""
+def _explore(
+    way: InLab | OnHost, campaign: Campaign, budget: _Budget, jobs: int, keep: Callable[[], None]
+) -> None:
+    """Play batches, `jobs` at a time, and make the next ones meanwhile. `keep` after each what was found."""
     begin = time.monotonic()
     pool = ThreadPoolExecutor(max_workers=jobs)
     try:
         for scenarios, future in _batches(campaign, budget, pool, jobs):
             session, other = future.result()
             campaign.judge(scenarios, session, other)
+            keep()
             _show_progress(way, campaign, budget, time.monotonic() - begin)
         campaign.finish(lambda: budget.is_over)
     finally:
@@ -287,17 +293,33 @@ def _number(text: str) -> int:
 
 
 def _keep(arguments: argparse.Namespace, explored: Sequence[tuple[InLab | OnHost, Campaign]]) -> None:
-    """Write what was found, and the corpus. What cannot be written is said, and costs nothing else."""
-    folder = arguments.corpus or _FINDINGS
-    try:
-        for way, campaign in explored:
-            for finding in (*campaign.findings, *campaign.known_breaks):
-                corpus.keep(folder, finding, _source(arguments, way))
-        if arguments.corpus and explored:
+    """Write what was found, and the corpus."""
+    for way, campaign in explored:
+        _keep_findings(arguments, way, campaign)
+    folder = arguments.corpus
+    if folder and explored:
+        with _writing_to(folder):
             corpus.save(folder, [each for _, campaign in explored for each in campaign.generator.kept])
+
+
+def _keep_findings(arguments: argparse.Namespace, way: InLab | OnHost, campaign: Campaign) -> None:
+    """Write what was found so far, each that is not written yet."""
+    folder = arguments.corpus or _FINDINGS
+    with _writing_to(folder):
+        for finding in (*campaign.findings, *campaign.known_breaks):
+            if not corpus.path_of(folder, finding).exists():
+                corpus.keep(folder, finding, _source(arguments, way))
+
+
+@contextmanager
+def _writing_to(folder: Path) -> Iterator[None]:
+    """What cannot be written is said, once, and costs nothing else."""
+    try:
+        yield
     except OSError as error:
-        options.unwritten.append(folder)
-        options.complain(f"kvmharness: cannot write to {folder}: {error.strerror}")
+        if folder not in options.unwritten:
+            options.unwritten.append(folder)
+            options.complain(f"kvmharness: cannot write to {folder}: {error.strerror}")
 
 
 def _source(arguments: argparse.Namespace, way: InLab | OnHost) -> str:
@@ -312,6 +334,10 @@ def _report(arguments: argparse.Namespace, explored: Sequence[tuple[InLab | OnHo
         lines.append(
             f"{way.spec} on {way.machine_name}: {len(found)} findings in {tally.scripts} scripts, "
             f"{tally.steps} steps, {tally.playing_s:.0f} s of machine time"
+        )
+        never = ", ".join(sorted(OPERATIONS.keys() - tally.operations.keys()))
+        lines.append(
+            f"  coverage {len(campaign.generator.coverage)}; operations never played: {never or 'none'}"
         )
         if tally.doubtful:
             lines.append(f"  of {tally.doubtful} scripts the model can tell nothing")
@@ -333,7 +359,7 @@ def _report(arguments: argparse.Namespace, explored: Sequence[tuple[InLab | OnHo
 
 def _again(arguments: argparse.Namespace, way: InLab | OnHost, finding: Finding) -> list[str]:
     """Where a finding is kept, and the command that plays it again."""
-    path = (arguments.corpus or _FINDINGS) / "findings" / f"{finding.name}.json"
+    path = corpus.path_of(arguments.corpus or _FINDINGS, finding)
     options_given = f"--expect {arguments.expect}" + (
         " --judge contract" if arguments.judge == "contract" else ""
     )

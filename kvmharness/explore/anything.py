@@ -2,16 +2,20 @@
 """Steps of every kind, whatever came before."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 from kvmharness.explore import values
 from kvmharness.explore.draft import MS, SECOND, Draft
+from kvmharness.guests import PROGRAMS
 from kvmharness.guests.layout import MAX_VCPUS, kvmclock_address
 from kvmharness.script import (
     CreateVcpu,
     GetClock,
+    GetClockGuest,
     GetMsrs,
     GetTscKhz,
     GetTscOffset,
+    GetTscScale,
     GuestWrite,
     KvmclockCtrl,
     MoveThread,
@@ -21,6 +25,7 @@ from kvmharness.script import (
     Run,
     RunTogether,
     SetClock,
+    SetClockGuest,
     SetMsrs,
     SetTscKhz,
     SetTscOffset,
@@ -38,11 +43,30 @@ GUESTS = (
 RUN_NS = 300_000  # an endless guest's; the others exit by themselves long before
 
 
+class Devices(Protocol):
+    """What more than a plain VM there is: a guest that uses it, and steps that do."""
+
+    guest: str
+
+    def begin(self) -> None:
+        """What comes before the first vCPU."""
+
+    def created(self, number: int) -> None:
+        """What comes after a vCPU's creation."""
+
+    def kinds(self) -> list[tuple[Callable[[], None], int]]:
+        """Each kind of step, and how often it comes."""
+
+    def last_look(self, number: int) -> None:
+        """What there is to see of a vCPU in the end."""
+
+
 class Anything:
     """Takes one step of some kind at a time. Each likes some kinds more than others."""
 
-    def __init__(self, draft: Draft) -> None:
+    def __init__(self, draft: Draft, devices: Devices | None = None) -> None:
         self.draft = draft
+        self.devices = devices
         self.chance = draft.chance
         # How many vCPUs there may be; most faults need few, and each costs time.
         self.most_vcpus = self.chance.choices((1, 2, 3, 4, 5, 9, MAX_VCPUS), (8, 12, 10, 8, 4, 2, 1))[0]
@@ -62,6 +86,9 @@ class Anything:
             *((self.guest_write, 5), (self.run_together, 2), (self.set_khz, 2), (self.read_khz, 1)),
             *((self.set_vm_khz, 1), (self.clock, 3), (self.set_clock, 2), (self.page_on, 3)),
             *((self.read_page, 4), (self.stopped, 1), (self.move, 1), (self.wait, 5)),
+            *((self.clock_guest, 4 if self.draft.ground.host.has_clock_guest else 0),),
+            *((self.read_scale, 1 if self.draft.ground.host.has_scale else 0),),
+            *(self.devices.kinds() if self.devices else ()),
         ]
 
     def add(self, operation: Operation) -> None:
@@ -79,9 +106,15 @@ class Anything:
         free = [number for number in range(self.most_vcpus) if number not in self.draft.guests]
         if not free and self.chance.random() < 0.95:
             return self.run()
-        number = self.chance.choice(free[:2] or self.draft.vcpus)
-        guest = self.chance.choice(GUESTS)
-        return self.add(CreateVcpu(vcpu=number, guest=guest, label=self.draft.label("create")))
+        return self.create_one(self.chance.choice(free[:2] or self.draft.vcpus))
+
+    def create_one(self, number: int) -> None:
+        """This vCPU, with a guest; where there are devices, with one that uses them most of the time."""
+        uses = self.devices is not None and self.chance.random() < 0.8
+        guest = self.devices.guest if self.devices and uses else self.chance.choice(GUESTS)
+        self.add(CreateVcpu(vcpu=number, guest=guest, label=self.draft.label("create")))
+        if self.devices and self.draft.guests.get(number) == guest and uses:
+            self.devices.created(number)
 
     def write_tsc(self, number: int | None = None) -> None:
         """A TSC."""
@@ -131,7 +164,7 @@ class Anything:
         # A guest that meets others tells nothing when it runs alone, not even that it ran.
         telling = [vcpu for vcpu, guest in self.draft.guests.items() if guest != "warp-64"]
         vcpu = number if number is not None else self.chance.choice(telling or self.draft.vcpus)
-        endless = self.draft.guests[vcpu].startswith(("ring", "warp"))
+        endless = PROGRAMS[self.draft.guests[vcpu]].endless
         self.add(Run(vcpu=vcpu, ns=RUN_NS if endless else Run.ns, label=self.draft.label("run")))
 
     def guest_write(self) -> None:
@@ -211,6 +244,30 @@ class Anything:
         """Some time passes."""
         self.add(Sleep(ns=values.wait_ns(self.draft), label=self.draft.label("wait")))
 
+    def clock_guest(self) -> None:
+        """The VM's clock as a function of a vCPU's TSC: it is read, or set to what was read."""
+        vcpu, read = self.any_vcpu(), self.draft.functions[-3:]
+        if not read or self.chance.random() < 0.5:
+            return self.add(GetClockGuest(vcpu=vcpu, label=self.draft.label("clock-guest")))
+        label = self.chance.choice(read)
+        plus = self.chance.choice((0, 0, values.distance(self.draft)))
+        time = Read(label, plus, 2)
+        tsc, multiplier, shift = (Read(label, 0, place) for place in (1, 3, 4))
+        return self.add(
+            SetClockGuest(
+                vcpu=vcpu,
+                tsc_timestamp=tsc,
+                system_time=time,
+                multiplier=multiplier,
+                shift=shift,
+                label=self.draft.label("set-clock-guest"),
+            )
+        )
+
+    def read_scale(self) -> None:
+        """How a vCPU's TSC is scaled."""
+        self.add(GetTscScale(vcpu=self.any_vcpu(), label=self.draft.label("scale")))
+
     def look(self) -> None:
         """A guest runs, which has the clock looked at again; then what is said of the clock."""
         self.run()
@@ -226,6 +283,8 @@ class Anything:
             self.run(number)
             if self.draft.world.vcpus[number].pv_time:
                 self.add(ReadKvmclock(vcpu=number, label=self.draft.label("last-page")))
+            if self.devices:
+                self.devices.last_look(number)
         self.clock()
 
     def _value_for(self, vcpu: int, msr: str) -> int | Time | Read:

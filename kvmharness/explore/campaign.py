@@ -53,7 +53,7 @@ class Settings:
 @dataclass(slots=True)
 class Tally:
     """What was done so far; `playing_s` is how long machines took for it, `doubtful` counts scripts of which
-    the model can tell nothing, `once` those whose symptom did not come again."""
+    the model can tell nothing, `once` those whose symptom did not come again, `operations` steps by name."""
 
     scripts: int = 0
     steps: int = 0
@@ -61,6 +61,7 @@ class Tally:
     doubtful: int = 0
     once: int = 0
     known: Counter[str] = field(default_factory=Counter)
+    operations: Counter[str] = field(default_factory=Counter)
 
 
 class Campaign:
@@ -116,6 +117,7 @@ class Campaign:
             self.tally.scripts += 1
             trace = session.traces.get(scenario.name)
             self.tally.steps += len(trace.events) if trace else 0
+            self.tally.operations.update(each.operation.name for each in (trace.events if trace else ()))
             symptoms = self._symptoms(scenario, session, other)
             if trace and not symptoms and self._oracles.is_doubtful(trace):
                 self.tally.doubtful += 1

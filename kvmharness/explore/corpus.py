@@ -43,8 +43,12 @@ def save(folder: Path, scripts: Iterable[Script]) -> None:
 
 def keep(folder: Path, finding: Finding, source: str) -> Path:
     """Write a finding there as a scenario file; the file. OSError where that cannot be."""
-    place = folder / _FINDINGS
-    place.mkdir(parents=True, exist_ok=True)
-    path = place / f"{finding.name}.json"
+    path = path_of(folder, finding)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, to_text([finding.scenario(source)], finding.lines).encode())
     return path
+
+
+def path_of(folder: Path, finding: Finding) -> Path:
+    """Where a finding is kept."""
+    return folder / _FINDINGS / f"{finding.name}.json"

@@ -12,7 +12,7 @@ from kvmharness.model.policy import Policy
 from kvmharness.model.quantity import bounds
 from kvmharness.model.simulate import HOST, UNPREDICTABLE, Pace, Simulation, simulated_rules
 from kvmharness.model.state import Host, Vcpu, World
-from kvmharness.script import CreateVcpu, Operation, Read, Script, Time, Value
+from kvmharness.script import CreateVcpu, GetClockGuest, Operation, Read, Script, Time, Value
 from kvmharness.trace import Event
 
 MS = 1_000_000
@@ -24,13 +24,15 @@ _USUAL = Pace()
 @dataclass(frozen=True, slots=True)
 class Ground:
     """What scripts are made for: the expected policy, the machine, how long a step takes there, how long a
-    script may wait at a time (ns), and how many CPUs there are."""
+    script may wait at a time (ns), how many CPUs there are, and the machine's TSC when a script begins (None:
+    of one that was booted an hour ago)."""
 
     policy: Policy
     host: Host = HOST
     pace: Pace = _USUAL
     most_wait_ns: int = 100 * SECOND
     cpus: int = 1
+    begin: int | None = None
 
 
 def known(host: Host) -> Host:
@@ -45,6 +47,11 @@ def known(host: Host) -> Host:
         fraction_bits=48 if host.fraction_bits is None else host.fraction_bits,
         refuses_khz=bool(host.refuses_khz),
         knows_realtime=host.knows_realtime is not False,
+        tolerance_ppm=host.tolerance_ppm,
+        has_scale=bool(host.has_scale),
+        has_clock_guest=bool(host.has_clock_guest),
+        has_hyperv=host.has_hyperv is not False,
+        keeps_tsc_page=host.keeps_tsc_page is not False,
     )
 
 
@@ -60,8 +67,10 @@ class Draft:
         self.tscs: list[str] = []  # labels of steps whose first value is a TSC
         self.offsets: list[str] = []  # of steps whose first value is an offset
         self.clocks: list[str] = []
+        self.functions: list[str] = []  # of steps that read the clock as a function of a TSC
         self.is_over = False  # the model can say nothing of what comes next
-        self._simulation = Simulation(simulated_rules(ground.policy, known(ground.host)), lambda count: 0)
+        rules = simulated_rules(ground.policy, known(ground.host))
+        self._simulation = Simulation(rules, lambda count: 0, ground.begin)
         self._history = History()
         self._labels: set[str] = set()
         self._made = 0
@@ -125,6 +134,8 @@ class Draft:
             self.offsets.append(operation.label)
         elif names[:1] == ("clock",) and len(event.values) > 1:
             self.clocks.append(operation.label)
+        elif isinstance(operation, GetClockGuest):
+            self.functions.append(operation.label)
 
     # What values stand for
 
@@ -165,7 +176,7 @@ def _ns(cycles: int, khz: int) -> int:
 
 
 def paced(ground: Ground, events: tuple[Event, ...]) -> Ground:
-    """The ground, where a step takes as long as these took at the median."""
+    """The ground, where a step takes as long as the median of these, and scripts begin when these did."""
     widths = sorted(each.bracket.width for each in events if not each.operation.waits_ns)
     gaps = sorted(
         max(0, after.bracket.tsc_before - before.bracket.tsc_after) for before, after in pairwise(events)
@@ -173,4 +184,5 @@ def paced(ground: Ground, events: tuple[Event, ...]) -> Ground:
     if not widths or not gaps:
         return ground
     width, gap = widths[len(widths) // 2], gaps[len(gaps) // 2]
-    return replace(ground, pace=Pace(width // 2, 0, width - width // 2, gap))
+    pace = Pace(width // 2, 0, width - width // 2, gap)
+    return replace(ground, pace=pace, begin=events[0].bracket.tsc_before)

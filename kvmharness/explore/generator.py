@@ -5,10 +5,12 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from kvmharness.explore.anything import Anything
+from kvmharness.explore.anything import Anything, Devices
 from kvmharness.explore.coverage import Coverage
 from kvmharness.explore.draft import Draft, Ground
+from kvmharness.explore.hyperv import HyperV
 from kvmharness.explore.lives import Life
+from kvmharness.explore.timers import Timers
 from kvmharness.script import Script, Sleep
 
 # Of so many scripts the one is played that reaches most of what is new.
@@ -49,27 +51,39 @@ class Generator:
 
     def _draft(self) -> Draft:
         draft = Draft(self.ground, self._chance)
+        devices = self._devices(draft)
         length = self._chance.choice(_LENGTHS)
         if self._guided and self.kept and self._chance.random() < 0.25:
             self._go_on_from(draft, self._chance.choice(self.kept[-200:]))
         if self._chance.random() < 0.5:
-            self._live(draft, length)
+            self._live(draft, devices, length)
         else:
-            self._do_anything(draft, length)
+            self._do_anything(draft, devices, length)
         if draft.guests:
-            Anything(draft).last_look()
+            Anything(draft, devices).last_look()
         return draft
 
-    def _live(self, draft: Draft, length: int) -> None:
-        life = Life(draft)
+    def _devices(self, draft: Draft) -> Devices | None:
+        """What more than a plain VM most scripts do without; never a Hyper-V where there is none."""
+        kinds: tuple[type[Timers] | type[HyperV] | None, ...] = (None, Timers, HyperV)
+        often = (8, 1, 1 if self.ground.host.has_hyperv is not False else 0)
+        chosen = self._chance.choices(kinds, often)[0]
+        return chosen(draft) if chosen else None
+
+    def _live(self, draft: Draft, devices: Devices | None, length: int) -> None:
+        life = Life(draft, devices)
         if not draft.guests:
+            if devices:
+                devices.begin()
             life.begin()
         while draft.guests and len(draft.operations) < length and not draft.is_over:
             life.part()
 
-    def _do_anything(self, draft: Draft, length: int) -> None:
-        anything = Anything(draft)
+    def _do_anything(self, draft: Draft, devices: Devices | None, length: int) -> None:
+        anything = Anything(draft, devices)
         if not draft.guests:
+            if devices:
+                devices.begin()
             if self._chance.random() < 0.15:
                 anything.set_vm_khz()
             for _ in range(min(anything.most_vcpus, self._chance.choice((1, 1, 2, 2, 3)))):

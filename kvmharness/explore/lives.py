@@ -4,10 +4,9 @@
 from collections.abc import Callable
 
 from kvmharness.explore import values
-from kvmharness.explore.anything import GUESTS, Anything
+from kvmharness.explore.anything import Anything, Devices
 from kvmharness.explore.draft import MS, SECOND, Draft
 from kvmharness.script import (
-    CreateVcpu,
     GetClock,
     GetMsrs,
     GetTscKhz,
@@ -37,10 +36,10 @@ Steps = list[Callable[[], None]]
 class Life:
     """A VM's life; `anything` takes the steps that are in no VMM's sequence."""
 
-    def __init__(self, draft: Draft) -> None:
+    def __init__(self, draft: Draft, devices: Devices | None = None) -> None:
         self.draft = draft
         self.chance = draft.chance
-        self.anything = Anything(draft)
+        self.anything = Anything(draft, devices)
         self.saved: dict[int, str] = {}  # the labels of what was saved of each vCPU's TSC
         self.saved_clock = ""
         self._parts = [(part, weight * self.chance.choice((0, 1, 1, 2))) for part, weight in self._kinds()]
@@ -53,9 +52,12 @@ class Life:
             self.anything.set_vm_khz()
         if self.chance.random() < 0.3:
             written = self._choose_write()
-            self._each(range(count), lambda number: [lambda: self._create(number), lambda: written(number)])
+            self._each(
+                range(count),
+                lambda number: [lambda: self.anything.create_one(number), lambda: written(number)],
+            )
         else:
-            self._each(range(count), lambda number: [lambda: self._create(number)])
+            self._each(range(count), lambda number: [lambda: self.anything.create_one(number)])
             if self.chance.random() < 0.6:
                 self.start_up()
 
@@ -73,6 +75,7 @@ class Life:
             *((self.start_up, 2), (self.run_all, 3), (self.save, 2), (self.restore, 6), (self.hotplug, 2)),
             *((self.stop, 1), (self.migrate, 1), (self.guests_act, 2), (self.set_rates, 1)),
             *((self.copy_offset, 1), (self.anything.wait, 4), (self.anything.look, 3)),
+            *(self.anything.devices.kinds() if self.anything.devices else ()),
         ]
 
     # Its parts
@@ -189,10 +192,6 @@ class Life:
 
     def _add(self, operation: SetTscKhz | GetTscKhz) -> None:
         self.draft.add(operation)
-
-    def _create(self, number: int) -> None:
-        guest = self.chance.choice(GUESTS)
-        self.draft.add(CreateVcpu(vcpu=number, guest=guest, label=self.draft.label("create")))
 
     def _write(self, number: int, value: Value) -> None:
         if number in self.draft.guests:

@@ -117,8 +117,9 @@ class Oracles:
         return not (breach.rule == "stable" and self.host.tsc_clocksource is not True)
 
     def _predicted(self, trace: Trace) -> set[str]:
-        """The entitlements that the policy breaks in this script at this trace's own pace."""
-        if self.policy is None:
+        """The entitlements that the policy breaks in this script at this trace's own pace, on a host that was
+        up as long: an offset is one of the host's TSC."""
+        if self.policy is None or not trace.events:
             return set()
         shows = any(event.debugfs for event in trace.events)
         found: set[str] = set()
@@ -129,6 +130,7 @@ class Oracles:
                     pace=_pace_of(trace),
                     choose=choose,
                     debugfs=shows,
+                    begin=trace.events[0].bracket.tsc_before,
                 )
             except (TooWideError, ClockBehindError, UnknownRateError, DoubtError):
                 continue

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the operations on a Hyper-V's reference time lead to (see `operations`)."""
 
+from kvmharness.guests.rdtsc import PROGRAMS
 from kvmharness.model.line import OnLine
 from kvmharness.model.outcome import OK, REFUSED, UNKNOWN, Action, Answer, Outcome, Within
 from kvmharness.model.quantity import Quantity
@@ -31,6 +32,8 @@ def set_hv_cpuid(rules: Rules, world: World, action: Action) -> list[Outcome]:
 def read_reference_time(rules: Rules, world: World, action: Action) -> list[Outcome]:
     """KVM_RUN of a guest that reads its reference time. Nothing comes of it where KVM refuses the MSR."""
     number, outcomes = action.operation.vcpu, []
+    if not PROGRAMS[world.vcpus[number].guest].reads_reference:
+        return [Outcome(world, (), REFUSED)]
     rules.load_vcpu(world, number, action.moment)
     if not action.samples:
         outcomes.append(Outcome(world.fork()))

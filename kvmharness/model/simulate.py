@@ -85,16 +85,18 @@ def simulate(
     choose: Callable[[int], int] = lambda count: 0,
     watch: Callable[[Step], None] = lambda step: None,
     debugfs: bool = False,
+    begin: int | None = None,
 ) -> Trace:
     """The trace that a kernel with `policy` leaves of a script.
 
     `host` has to be known in all it says. `pace` says how long each operation takes; `choose` picks one of
     so many where kernels differ in what no policy speaks of, or a value within an interval where the
     rules leave one. `watch` gets every step. With `debugfs` the kernel shows what its vCPUs have, as
-    debugfs does. The trace ends early where a player's would. TooWideError
+    debugfs does. `begin` is the host's TSC at the first step (None: of one that was booted an hour ago).
+    The trace ends early where a player's would. TooWideError
     where a TSC is caught up with from halfway round the circle of 64 bits, of which the rules do not tell.
     """
-    stage = simulation(policy, host, choose)
+    stage = Simulation(simulated_rules(policy, host), choose, begin)
     events = []
     for operation in operations:
         event = stage.next(operation, pace(operation), debugfs=debugfs)
@@ -146,16 +148,16 @@ def simulated_rules(policy: Policy, host: Host) -> SimulatedRules:
 class Simulation:
     """A made-up player, operation by operation; `world` is how things stand after the last step."""
 
-    def __init__(self, rules: Rules, choose: Callable[[int], int]) -> None:
+    def __init__(self, rules: Rules, choose: Callable[[int], int], begin: int | None = None) -> None:
         assert rules.host.khz is not None
         self.rules = rules
         self.choose = choose
         self.host_khz = rules.host.khz
-        self.tsc = _BOOTED_NS * self.host_khz // 1_000_000
+        self.tsc = _BOOTED_NS * self.host_khz // 1_000_000 if begin is None else begin
         end = self.tsc - USUAL.pause
         event_tsc = end - USUAL.after - USUAL.between
-        begin = event_tsc - USUAL.before
-        self.created = Bracket(begin, self._ns(begin), self._ns(end), end)
+        first = event_tsc - USUAL.before
+        self.created = Bracket(first, self._ns(first), self._ns(end), end)
         ns = self._ns(event_tsc)
         self.world = rules.new_vm(Moment(Interval(event_tsc, event_tsc), Interval(ns, ns)))
         # The VM's clock counts from its creation.
