@@ -8,7 +8,9 @@ import pytest
 
 from kvmharness.contract import EntitledClaim, Status
 from kvmharness.contract.entitled import ENTITLEMENTS, breaches
-from kvmharness.model.simulate import HOST
+from kvmharness.model.policies import POLICIES
+from kvmharness.model.simulate import HOST, simulate
+from kvmharness.scenarios import SCENARIOS
 from kvmharness.script import (
     CreateVcpu,
     GetClock,
@@ -140,6 +142,16 @@ def test_a_tsc_that_nobody_writes_counts_on() -> None:
     assert (breach.rule, breach.step, breach.vcpu) == ("unwritten", len(script), 0)
 
 
+def test_a_rate_that_a_vcpu_has_already_changes_nothing() -> None:
+    """QEMU sets it before each TSC that it restores."""
+    same, other = (SetTscKhz(vcpu=0, khz=Ppm(ppm), label="khz") for ppm in (0, 100))
+    restored = (*create(0), SetMsrs(vcpu=0, msrs=(("TSC", Time(900 * MS)),), label="write"))
+    for rate, seen in ((same, True), (other, False)):
+        script = (restored[0], rate, restored[1])
+        trace = simulate("", script, POLICIES["mainline-before-6.7"], debugfs=True)
+        assert any(each.rule == "timeline" for each in breaches(trace)) is seen
+
+
 def test_a_new_vcpu_counts_together_with_the_others() -> None:
     script = (*create(0, 1), *look(0, 1))
     trace = play("", script)
@@ -221,3 +233,32 @@ def test_the_claim_finds_its_own_rule_only() -> None:
     broken = EntitledClaim(text="", rule="timeline").check(trace)
     assert broken.step == 4
     assert "behind" in broken.reason
+
+
+# Scenarios that the rules see as broken without a look at their claims, and which policies break each.
+BOTH, OLD = ("mainline-before-6.7", "mainline-6.7"), ("mainline-before-6.7",)
+DEFECTS = {
+    "young-restore": ("timeline", OLD),
+    "write-one": ("timeline", OLD),
+    "restored-at-once-young": ("timeline", OLD),
+    "write-after-run-near": ("timeline", OLD),
+    "qemu-loadvm-young": ("timeline", BOTH),
+    "qemu-incoming-young": ("timeline", BOTH),
+    "qemu-reset-young": ("timeline", BOTH),
+    "zero-then-young-restore": ("timeline", BOTH),
+    "young-restore-twice": ("timeline", BOTH),
+    "three-writes": ("timeline", BOTH),
+    "rewrite-after-run-near": ("timeline", BOTH),
+    "offset-then-write": ("timeline", BOTH),
+    "gvisor-calibrated-writes": ("timeline", BOTH),
+    "restore-one-by-one": ("together", BOTH),
+    "offset-copied-to-the-other": ("stable", BOTH),
+}
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_defects_of_the_catalogue_are_seen_without_its_claims(name: str) -> None:
+    rule, policies = DEFECTS[name]
+    for policy in BOTH:
+        trace = simulate(name, SCENARIOS[name].script, POLICIES[policy], debugfs=True)
+        assert (rule in {each.rule for each in breaches(trace)}) is (policy in policies), policy

@@ -13,7 +13,7 @@ from kvmharness.judging.session import Session
 from kvmharness.judging.verdict import BY_CONTRACTS, Expectation
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.simulate import HOST, SimulatedRules, simulate
-from kvmharness.scenarios import Scenario
+from kvmharness.scenarios import SCENARIOS, Scenario
 from kvmharness.script import CreateVcpu, SetClock, SetMsrs, SetTscOffset, Time
 from tests.made_up_faults import FAULTS, Rules, player
 
@@ -45,17 +45,18 @@ def test_a_fault_is_found_and_shrunk_to_a_few_steps(rules: Rules) -> None:
     assert "mainline-6.7" not in smallest.shared_by
 
 
-def test_a_kernel_without_a_fault_shows_none_and_its_known_breaks_apart() -> None:
-    campaign = explored(player(SimulatedRules), expecting(), 8)
+@pytest.mark.parametrize("policy", ["mainline-6.7", "mainline-before-6.7"])
+def test_what_a_policy_breaks_is_known_and_shrunk_to_no_more_steps_than_the_catalogues(policy: str) -> None:
+    """A young VM that is restored, and vCPUs that are created and restored in turn: no scenario is asked."""
+    campaign = explored(player(SimulatedRules, policy), expecting(policy), 8)
     campaign.finish()
     assert campaign.findings == []
     assert campaign.tally.scripts == 120
     found = {finding.symptom.what: finding for finding in campaign.known_breaks}
-    assert "timeline" in found, "a young VM that is restored after its reset: QEMU's own order"
-    restored = found["timeline"]
-    assert restored.symptom.predicted
-    assert len(restored.script) <= 6
-    assert "mainline-6.7" in restored.shared_by
+    for rule, scenario in (("timeline", "young-restore"), ("together", "restore-one-by-one")):
+        assert found[rule].symptom.predicted
+        assert len(found[rule].script) <= len(SCENARIOS[scenario].script)
+        assert policy in found[rule].shared_by
 
 
 def test_when_the_time_is_up_known_breaks_are_kept_as_they_were_found() -> None:

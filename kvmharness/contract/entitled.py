@@ -160,6 +160,8 @@ class _Reader:
         for number in event.operation.vcpu_numbers:
             vcpu = self._vcpus.get(number)
             if vcpu is not None:
+                if not event.error and event.values and event.values[0] == vcpu.khz and vcpu.at_host_rate:
+                    continue  # as QEMU does it before each write: nothing changes
                 vcpu.at_host_rate, vcpu.due, vcpu.khz = False, None, None
                 if not event.error and event.values and 0 < event.values[0] < _NO_ERRNO_KHZ:
                     vcpu.khz = event.values[0]
