@@ -148,7 +148,7 @@ def test_a_break_that_depends_on_how_long_the_host_was_up_is_known() -> None:
         SetMsrs(vcpu=0, msrs=(("TSC", Time(up_ns + 600_000_000)),), label="write"),
     )
     trace = simulate("", script, policy, debugfs=True, begin=up_ns * 2)
-    symptoms = Oracles(policy, HOST).ask(trace)
+    symptoms = Oracles(policy, HOST).ask(trace).symptoms
     assert [(each.what, each.step, each.predicted) for each in symptoms] == [("timeline", 3, True)]
 
 

@@ -15,7 +15,7 @@ from kvmharness.explore.draft import Ground, paced
 from kvmharness.explore.findings import Finding, shared_by, state_before
 from kvmharness.explore.generator import Generator
 from kvmharness.explore.minimize import minimize
-from kvmharness.explore.oracles import Oracles, Symptom, complaint, difference
+from kvmharness.explore.oracles import Asked, Oracles, Symptom, complaint, difference
 from kvmharness.judging import kvm
 from kvmharness.judging.session import Session
 from kvmharness.judging.verdict import Expectation
@@ -95,7 +95,7 @@ class Campaign:
         ground = replace(paced(ground, probe.traces[0].events), cpus=settings.cpus)
         self.generator = Generator(ground, settings.seed, kept, guided=settings.guided)
         for trace in probe.traces:
-            self._keep_new(self._oracles.ask(trace), trace)
+            self._keep_new(self._oracles.ask(trace).symptoms, trace)
 
     # Batches
 
@@ -118,12 +118,13 @@ class Campaign:
             trace = session.traces.get(scenario.name)
             self.tally.steps += len(trace.events) if trace else 0
             self.tally.operations.update(each.operation.name for each in (trace.events if trace else ()))
-            symptoms = self._symptoms(scenario, session, other)
-            if trace and not symptoms and self._oracles.is_doubtful(trace):
-                self.tally.doubtful += 1
+            symptoms, doubtful = self._ask(scenario, session, other)
+            self.tally.doubtful += doubtful and not symptoms
             self.tally.known.update({each.what for each in symptoms if each.predicted})
             for symptom in (each for each in symptoms if each.predicted and each.key not in self._seen):
-                self._examples.setdefault(symptom.key, (scenario, symptom))
+                shortest = self._examples.setdefault(symptom.key, (scenario, symptom))
+                if symptom.step < shortest[1].step:
+                    self._examples[symptom.key] = scenario, symptom
             new = [each for each in symptoms if not each.predicted and each.key not in self._seen]
             if new:
                 self._look_into(scenario, new)
@@ -141,16 +142,21 @@ class Campaign:
         self._shrinks = shrinks
         self._examples.clear()
 
-    def _symptoms(self, scenario: Scenario, session: Session, other: Session | None) -> list[Symptom]:
+    def _ask(self, scenario: Scenario, session: Session, other: Session | None) -> Asked:
         trace = session.traces.get(scenario.name)
         if trace is None:
             words = self._crashed(scenario)
-            return [complaint(words)] if words else []
+            return Asked([complaint(words)] if words else [])
         found = [complaint(note) for note in session.notes if f"during {scenario.name}:" in f"{note}:"]
         if other is None or scenario.name not in other.traces:
-            return [*found, *self._oracles.ask(trace)]
+            symptoms, doubtful = self._oracles.ask(trace)
+            return Asked([*found, *symptoms], doubtful)
         theirs = other.traces[scenario.name]
-        return [*found, *difference(trace, theirs, self._settings.names, stable=self.host.stable)]
+        differs = difference(trace, theirs, self._settings.names, stable=self.host.stable)
+        return Asked([*found, *differs])
+
+    def _symptoms(self, scenario: Scenario, session: Session, other: Session | None) -> list[Symptom]:
+        return self._ask(scenario, session, other).symptoms
 
     # What is wrong
 

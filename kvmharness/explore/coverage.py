@@ -5,6 +5,7 @@ Each step has several features, none of which is all of that at once: so many wo
 would tell nothing.
 """
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -22,6 +23,7 @@ _SECOND = 1_000_000_000
 _AGES = (10**6, 900 * 10**6, 1100 * 10**6, 2**31, 2**32, 2**33, 2**34)
 _MAGNITUDES = (0, 1, 2**31, 2**32, 2**40, 2**56, 2**63)
 _COUNTS = (0, 1, 2, 4, 8)
+_DISTANCES = (1, 400, 600, 900, 999, 1000, 1001, 1100)
 
 
 class Situation(NamedTuple):
@@ -64,7 +66,8 @@ class Coverage:
 
     def worth(self, reached: Iterable[Feature]) -> float:
         """How much there is in a script that reaches these: most where each was never reached before."""
-        return sum(1 / (1 + self._counts[each]) ** 2 for each in set(reached))
+        counted = self._counts.get
+        return sum(1 / (1 + counted(each, 0)) ** 2 for each in set(reached))
 
     def add(self, reached: Iterable[Feature]) -> int:
         """Count them; how many are new."""
@@ -142,12 +145,9 @@ def _relation(value: int, before: Situation) -> int:
     """Where a written value lies, seen from what was expected: in tenths of a second, at the second finer."""
     second = before.second or _SECOND
     distance = signed(value - before.expected)
-    size = abs(distance) * 1000 // second
-    step = next(
-        (each for each, limit in enumerate((1, 400, 600, 900, 999, 1000, 1001, 1100)) if size < limit), 9
-    )
+    step = bisect_right(_DISTANCES, abs(distance) * 1000 // second)
     return -step if distance < 0 else step
 
 
 def _class(number: int, limits: tuple[int, ...]) -> int:
-    return sum(number > limit for limit in limits)
+    return bisect_left(limits, number)

@@ -10,6 +10,7 @@ complaint    the kernel warned, oopsed or was lost meanwhile
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from kvmharness.contract.entitled import ENTITLEMENTS, Breach, breaches
 from kvmharness.explore.coverage import kind
@@ -17,7 +18,7 @@ from kvmharness.explore.draft import known
 from kvmharness.judging.difference import first_difference
 from kvmharness.model.host_clocks import clocks_disagree
 from kvmharness.model.interval import TooWideError
-from kvmharness.model.judge import Possibility, judge
+from kvmharness.model.judge import Judgement, Possibility, judge
 from kvmharness.model.masterclock import ClockBehindError
 from kvmharness.model.policy import Policy
 from kvmharness.model.rates import UnknownRateError
@@ -57,6 +58,13 @@ class Symptom:
         return self.oracle, self.what, self.on, self.cause, self.predicted
 
 
+class Asked(NamedTuple):
+    """What there is against a trace, and whether it is `doubtful`: the model can tell nothing of it."""
+
+    symptoms: list[Symptom]
+    doubtful: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Oracles:
     """What traces of one KVM are asked by: the policy that it should follow (None: not asked), its host."""
@@ -64,31 +72,24 @@ class Oracles:
     policy: Policy | None
     host: Host
 
-    def ask(self, trace: Trace) -> list[Symptom]:
+    def ask(self, trace: Trace) -> Asked:
         """What there is against a trace."""
         if clocks_disagree(trace, self.host):
-            return []
-        impossible, entitlements = self._impossible(trace), self._entitlements(trace)
+            return Asked([])
+        said = judge(trace, self.policy, self.host) if self.policy else None
+        doubtful = said is not None and said.possibility is Possibility.UNDECIDED
+        impossible, entitlements = self._impossible(trace, said), self._entitlements(trace)
         if not impossible:
-            return entitlements
+            return Asked(entitlements, doubtful)
         # What is broken from there on, and the policy does not break, has the same cause.
         step = impossible[0].step
         also = [each for each in entitlements if not each.predicted and each.step >= step]
         lines = tuple(f"and so at step {each.step}: {each.lines[-1]}" for each in also)
         first = replace(impossible[0], lines=(*impossible[0].lines, *lines))
-        return [first, *(each for each in entitlements if each not in also)]
+        return Asked([first, *(each for each in entitlements if each not in also)], doubtful)
 
-    def is_doubtful(self, trace: Trace) -> bool:
-        """Whether the model can tell nothing of it."""
-        return self.policy is not None and (
-            judge(trace, self.policy, self.host).possibility is Possibility.UNDECIDED
-        )
-
-    def _impossible(self, trace: Trace) -> list[Symptom]:
-        if self.policy is None:
-            return []
-        said = judge(trace, self.policy, self.host)
-        if said.mismatch is None:
+    def _impossible(self, trace: Trace, said: Judgement | None) -> list[Symptom]:
+        if self.policy is None or said is None or said.mismatch is None:
             return []
         on = _sort(trace.events[said.step - 1].operation)
         mismatch = said.mismatch
