@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Measures what the harness costs beside what it is made of, in one run, as ratios.
 
-    python bench/run.py [kvm] [lab] [many] [judge] [build] [validate] [each] [recording]
+    python bench/run.py [kvm] [lab] [many] [judge] [build] [validate] [each] [recording] [exploring]
         (all without a name)
 
 Rounds of each contender alternate, so that a noisy machine disturbs all alike. Calls are compared by
@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import exploring
 import recording
 from cffi import FFI
 
@@ -443,6 +444,7 @@ BENCHES = {
     "validate": bench_validate,
     "each": bench_each,
     "recording": recording.bench,
+    "exploring": exploring.bench,
 }
 
 if __name__ == "__main__":
