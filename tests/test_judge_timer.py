@@ -111,6 +111,13 @@ def test_an_interrupt_that_waits_in_the_apic_comes_at_once() -> None:
     assert not possible(*requested, step(GetLapic(vcpu=0), 1003 * MS, LVTT, 0))
 
 
+def test_an_interrupt_that_waits_goes_on_waiting_when_the_apic_is_set_as_it_is() -> None:
+    requested = (*CREATED, step(SetLapic(vcpu=0, requested=1), 1002 * MS, LVTT, 1))
+    again = (*requested, step(SetLapic(vcpu=0), 1003 * MS, LVTT, 0))
+    assert possible(*again, step(GetLapic(vcpu=0), 1004 * MS, LVTT, 1), waits(1010 * MS, 10 * MS + 5))
+    assert not possible(*again, waits(1010 * MS, 0))
+
+
 def test_a_guest_that_wrote_its_deadline_is_interrupted_unless_it_did_not_get_there() -> None:
     assert possible(*NEW, arms(1010 * MS, 12 * MS, 10 * MS + 900, 12 * MS))
     assert not possible(*NEW, arms(1010 * MS, 12 * MS, 10 * MS + 900, 0))

@@ -72,8 +72,11 @@ def read_deadline(rules: Rules, world: World, vcpu: Vcpu, now: Interval) -> Answ
 
 
 def set_lapic(rules: Rules, world: World, vcpu: Vcpu, now: Interval, *, requested: bool) -> None:
-    """kvm_apic_set_state() with the timer in TSC-deadline mode: a deadline is armed again."""
-    vcpu.deadline_mode, vcpu.timer_requested = True, requested
+    """kvm_apic_set_state() with the timer in TSC-deadline mode: a deadline is armed again.
+
+    What is set is what was read, so an interrupt that waits already goes on waiting.
+    """
+    vcpu.deadline_mode, vcpu.timer_requested = True, vcpu.timer_requested or requested
     if vcpu.armed is not None:
         write_deadline(rules, world, vcpu, vcpu.armed.deadline, now)
 

@@ -43,9 +43,9 @@ class _Lapic(OfVcpu):
 class SetLapic(_Lapic):
     """KVM_SET_LAPIC of `vcpu`: its timer in TSC-deadline mode, and all else as KVM_GET_LAPIC reports it.
 
-    With a `requested` other than 0 the timer's interrupt waits to be taken. Records the timer's entry of the
-    local vector table, and that. EINVAL, and nothing is set, with a guest that does not take the interrupt,
-    or without an interrupt chip.
+    With a `requested` other than 0 the timer's interrupt waits to be taken; one that waits already goes on
+    waiting. Records the timer's entry of the local vector table, and that. EINVAL, and nothing is set, with a
+    guest that does not take the interrupt, or without an interrupt chip.
     """
 
     name = "set_lapic"
