@@ -195,3 +195,11 @@ def test_a_write_that_was_honoured_is_not_what_is_said_of_a_broken_contract() ->
     report = Report((kernel_of("mainline-6.7", "restore-one-by-one"),))
     assert [each.verdict for each in report.kernels[0].results] == [Verdict.XFAIL]
     assert "its TSC went to" not in text_of(render(report, "html"))
+
+
+def test_there_is_no_heading_over_nothing() -> None:
+    """A report that a program makes says nothing of its run."""
+    assert both().about is None
+    assert "This run" not in render(both(), "html")
+    said = replace(both().kernels[0], notes=("the host changed",))
+    assert "This run" in render(Report((said,)), "html")
