@@ -98,6 +98,7 @@ def test_a_flavour_may_be_named_and_is_that_of_the_cloud_by_itself(mirror: Mirro
     mirror["sid"] = [replace(each, usual=True, suite="sid") for each in (PACKAGES[2], physical[0])]
     assert kernels.package_of("debian:6.1:amd64") == physical[1]
     assert kernels.package_of("debian:6.1.0-10:amd64") == physical[0]
+    assert kernels.package_of("debian:6.1.0-10-amd64") == physical[0]
     assert kernels.package_of("debian:6.1") == kernels.package_of("debian:6.1:cloud-amd64") == PACKAGES[1]
     assert kernels.package_of("debian:sid:amd64") == mirror["sid"][1]
     assert [each.spec for each in physical] == ["debian:6.1.38-1:amd64", "debian:6.1.39-1:amd64"]

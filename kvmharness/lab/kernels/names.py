@@ -23,7 +23,7 @@ from pathlib import Path
 from kvmharness.lab import cache
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import archive, debs, locate, packages, stored, suites
-from kvmharness.lab.kernels.packages import FLAVOURS, KernelPackage
+from kvmharness.lab.kernels.packages import FLAVOURS, KernelPackage, flavour_of
 from kvmharness.lab.kernels.stored import BUILT, Kernel
 
 __all__ = [
@@ -147,7 +147,7 @@ def package_of(spec: str, offline: bool = False) -> KernelPackage | None:
         )
     if colon and flavour not in FLAVOURS:
         raise LabError(f"unknown kernel {spec!r}: its flavour is one of {', '.join(FLAVOURS)}")
-    flavour = flavour or FLAVOURS[0]
+    flavour = flavour or flavour_of(name) or FLAVOURS[0]  # a release, as uname -r has it, says its own
     if offline:
         return _of_cache(spec, name, flavour)
     return _of_version(spec, name, flavour) if by_version else _of_suite(spec, name, flavour)
