@@ -87,6 +87,7 @@ hosts = st.builds(
     knows_realtime=st.booleans(),
     tolerance_ppm=st.sampled_from([250, 250, 0, 100, 5_000]),
     has_scale=st.booleans(),
+    has_nested=st.booleans(),
     has_clock_guest=st.booleans(),
 )
 
@@ -209,11 +210,26 @@ def _timer_operations(vcpu: int, earlier: list[str]) -> st.SearchStrategy[Operat
     )
 
 
+def _nested_operations(vcpu: int) -> st.SearchStrategy[Operation]:
+    return st.one_of(
+        st.builds(script.RunL2, vcpu=st.just(vcpu), offset=st.one_of(st.none(), plain)),
+        st.builds(
+            script.NestedWrite,
+            vcpu=st.just(vcpu),
+            level=st.sampled_from([1, 2]),
+            msr=st.sampled_from(["TSC", "TSC_ADJUST"]),
+            value=plain,
+        ),
+    )
+
+
 @st.composite
-def scripts(draw: st.DrawFn, *, frequencies: bool = True, most: int = 14, timers: bool = False) -> Script:
+def scripts(
+    draw: st.DrawFn, *, frequencies: bool = True, most: int = 14, timers: bool = False, nested: bool = False
+) -> Script:
     """A script of up to four vCPUs, created anywhere in it, that refers to what it read before.
 
-    With `timers` their guests wait for their deadline timers.
+    With `timers` their guests wait for their deadline timers, with `nested` they have guests of their own.
     """
     found: list[Operation] = [script.CreateIrqchip()] if timers else []
     vcpus: list[int] = []
@@ -223,7 +239,7 @@ def scripts(draw: st.DrawFn, *, frequencies: bool = True, most: int = 14, timers
         if not vcpus or (len(vcpus) < 4 and draw(st.integers(0, 4)) == 0):
             vcpus.append(len(vcpus))
             guest = draw(st.sampled_from(["rdtsc-16", "rdtsc-64", "wrmsr-16", "warp-64"]))
-            guest = "timer-16" if timers else guest
+            guest = "timer-16" if timers else "nested-64" if nested else guest
             found.append(script.CreateVcpu(vcpu=vcpus[-1], guest=guest, label=label))
             found += [script.SetLapic(vcpu=vcpus[-1])] if timers and draw(st.integers(0, 7)) else []
             continue
@@ -231,6 +247,10 @@ def scripts(draw: st.DrawFn, *, frequencies: bool = True, most: int = 14, timers
             operation = draw(_timer_operations(draw(st.sampled_from(vcpus)), readable))
             found.append(dataclasses.replace(operation, label=label))
             readable += [label] if isinstance(operation, script.GetMsrs) else []
+            continue
+        if nested and draw(st.booleans()):
+            operation = draw(_nested_operations(draw(st.sampled_from(vcpus))))
+            found.append(dataclasses.replace(operation, label=label))
             continue
         if len(vcpus) > 1 and draw(st.integers(0, 9)) == 0:
             pair = draw(st.permutations(vcpus))[:2]

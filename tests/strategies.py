@@ -69,6 +69,22 @@ operations = st.one_of(
         ns=st.integers(0, 10**12),
         label=labels,
     ),
+    st.builds(
+        script.RunL2,
+        vcpu=vcpus,
+        offset=st.one_of(st.none(), values),
+        ns=st.integers(0, 10**12),
+        label=labels,
+    ),
+    st.builds(
+        script.NestedWrite,
+        vcpu=vcpus,
+        level=st.integers(1, 2),
+        msr=st.sampled_from(["TSC", "TSC_ADJUST"]),
+        value=values,
+        ns=st.integers(0, 10**12),
+        label=labels,
+    ),
     st.builds(script.GetClockGuest, vcpu=vcpus, label=labels),
     st.builds(
         script.SetClockGuest,
@@ -94,6 +110,8 @@ brackets = st.builds(
 _VALUES = {
     script.Run: 3,
     script.GuestWrite: 3,
+    script.RunL2: 3,
+    script.NestedWrite: 3,
     script.GetClock: 2,
     script.MoveThread: 2,
     script.ReadKvmclock: 6,

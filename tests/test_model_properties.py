@@ -68,6 +68,14 @@ def test_what_the_model_plays_of_deadline_timers_is_possible_under_its_policy(
     assert_possible(trace, policy, host)
 
 
+@given(scripts(nested=True), policies, hosts, st.data())
+def test_what_the_model_plays_of_nested_guests_is_possible_under_its_policy(
+    script: Script, policy: Policy, host: Host, data: st.DataObject
+) -> None:
+    trace = played(script, policy, host, data, paces)
+    assert_possible(trace, policy, host)
+
+
 @given(scripts(frequencies=False), policies, hosts, st.data())
 def test_it_is_possible_too_when_nothing_is_known_of_the_host(
     script: Script, policy: Policy, host: Host, data: st.DataObject

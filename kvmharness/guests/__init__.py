@@ -4,6 +4,15 @@
 from kvmharness.guests.hyperv import take_reference, tsc_page
 from kvmharness.guests.kvmclock import read_page
 from kvmharness.guests.loader import ask_to_write, load, samples
+from kvmharness.guests.nested import (
+    ask_for_l1,
+    ask_for_l2,
+    ask_l2_to_write,
+    is_asked_for_l2,
+    l2_offset,
+    l2_samples,
+    prepare_l2,
+)
 from kvmharness.guests.program import Instruction, Program
 from kvmharness.guests.rdtsc import PROGRAMS
 from kvmharness.guests.timer import counted, take_armed, take_fired
@@ -13,10 +22,17 @@ __all__ = [
     "PROGRAMS",
     "Instruction",
     "Program",
+    "ask_for_l1",
+    "ask_for_l2",
+    "ask_l2_to_write",
     "ask_to_write",
     "counted",
+    "is_asked_for_l2",
+    "l2_offset",
+    "l2_samples",
     "load",
     "meetings",
+    "prepare_l2",
     "prepare_meeting",
     "read_page",
     "samples",

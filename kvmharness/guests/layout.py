@@ -17,12 +17,20 @@ in the results  0x000  how many samples were taken (u64; only the endless progra
                 0x070  whether it did so (u32)
                 0x078  of a program that waits for its timer: its TSC when it had written the deadline (u64),
                 0x080  and what it counts while it waits (u32)
+                0x088  of a program with a guest of its own (L2), which of the two is to run: 0 L1, 1 L2,
+                       2 L2 after L1 has entered it again (u32)
+                0x090  L2's mailbox: the MSR's index (u32, 0 when it is empty),
+                0x098  and the value to write (u64)
+                0x0a0  what L2 read of its TSC (three u64)
+                0x0b8  where its VMCB is, and
+                0x0c0  where L2's first instruction is (u64 each)
                 0x400  its vectors of real mode, where a refused WRMSR goes, and the last one the timer's
                        interrupt (32 of 4 bytes each)
                 0x600  the end of its stack, which grows downwards
                 0x800  a ring of 256 samples (u64 each, guest TSC in cycles); a program that exits by itself
                        begins each time with the first
 after the last vCPU   the page in which KVM gives a guest of a Hyper-V its reference time, one for all vCPUs
+after that      two pages for each vCPU with a guest of its own (L2): its VMCB, and its host save area
 """
 
 PML4 = 0x1000
@@ -37,7 +45,9 @@ CODE = 0x4000
 VCPU_STRIDE = 0x2000
 RESULTS = 0x1000  # behind the vCPU's code
 TSC_PAGE = CODE + MAX_VCPUS * VCPU_STRIDE
-MEMORY_SIZE = TSC_PAGE + 0x1000
+VMCBS = TSC_PAGE + 0x1000
+VMCB_STRIDE = 0x2000
+MEMORY_SIZE = VMCBS + MAX_VCPUS * VMCB_STRIDE
 
 COUNT = 0x000
 MAILBOX_INDEX = 0x010
@@ -45,6 +55,10 @@ MAILBOX_VALUE = 0x018
 HANDOVERS, WARPS, LARGEST = 0x020, 0x028, 0x030
 FIRED, ARMED, COUNTED = 0x038, 0x078, 0x080
 REFERENCE, REFERENCE_READ = 0x040, 0x070
+L2_WANTED = 0x088
+L2_MAILBOX_INDEX, L2_MAILBOX_VALUE = 0x090, 0x098
+L2_SAMPLES = 0x0A0
+VMCB_ADDRESS, L2_START = 0x0B8, 0x0C0
 VECTORS = 0x400
 VECTORS_SIZE = 32 * 4
 TIMER_VECTOR = 31
@@ -71,3 +85,8 @@ def kvmclock_address(vcpu: int) -> int:
 def results_address(vcpu: int) -> int:
     """Where a vCPU's results begin."""
     return code_address(vcpu) + RESULTS
+
+
+def vmcb_address(vcpu: int) -> int:
+    """Where the VMCB is with which a vCPU enters its own guest."""
+    return VMCBS + vcpu * VMCB_STRIDE

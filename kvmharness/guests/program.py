@@ -62,6 +62,11 @@ class Program:
         return any(instruction.text == "fault:" for instruction in self.instructions)
 
     @property
+    def has_l2(self) -> bool:
+        """Whether it is a hypervisor with a guest of its own."""
+        return any(instruction.text == "l2:" for instruction in self.instructions)
+
+    @property
     def awaits_timer(self) -> bool:
         """Whether it has a place to go on at when its timer's interrupt comes."""
         return any(instruction.text == "timer:" for instruction in self.instructions)

@@ -7,6 +7,7 @@ with all other registers zero. Encodings: Intel SDM vol. 2. A test assembles the
 
 from kvmharness.guests.hyperv import READ_REFERENCE
 from kvmharness.guests.layout import COUNT, EXIT_PORT, MAILBOX_INDEX, MAILBOX_VALUE, RING_SIZE, SAMPLES, STACK
+from kvmharness.guests.nested import NESTED_64
 from kvmharness.guests.program import Instruction, Program, code_of
 from kvmharness.guests.timer import TIMER_16
 from kvmharness.guests.warp import WARP_64
@@ -166,6 +167,6 @@ PROGRAMS = {
     program.name: program
     for program in (
         *(RDTSC_16, RDTSC_64, RDTSCP_16, RDMSR_16, RING_16, RING_64, WRMSR_16, WARP_64),
-        *(TIMER_16, HYPERV_16),
+        *(TIMER_16, HYPERV_16, NESTED_64),
     )
 }

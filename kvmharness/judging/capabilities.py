@@ -25,6 +25,7 @@ from kvmharness.judging.probe import (
     HOST,
     HYPERV,
     KHZ,
+    NESTED,
     OFFSET,
     PROPOSED,
     SCALING,
@@ -231,6 +232,15 @@ CAPABILITIES = {
             there="this KVM has local APICs whose timer takes TSC-deadline mode",
             implies=_READABLE,
         ),
+        Capability(
+            "nested",
+            NESTED,
+            ReadsClaim(text="a guest's own guest reads its TSC", seen="l2"),
+            missing="this KVM offers its guests no SVM, so that they have no guests of their own",
+            there="this KVM offers its guests SVM, so that they can have guests of their own",
+            implies=("stable-tsc",),
+            asks="l2",
+        ),
     )
 }
 
@@ -275,6 +285,7 @@ def host_facts(probe: Probe, found: Mapping[str, Finding] | None = None) -> Host
         # A kernel that knows it answers the same where there is no masterclock.
         keeps_tsc_page=found["tsc-page-status"].status is Status.KEPT or None,
         has_hyperv=ended(probe.event("hv-cpuid"), _UNKNOWN),
+        has_nested=ended(probe.event("l2"), _UNKNOWN),
         has_clock_guest=ended(probe.event("clock-guest"), _UNKNOWN) if stable_clock else None,
     )
 

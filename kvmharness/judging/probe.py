@@ -24,6 +24,7 @@ from kvmharness.script import (
     ReadReferenceTime,
     ReadTscPage,
     Run,
+    RunL2,
     Script,
     SetHvCpuid,
     SetLapic,
@@ -48,6 +49,7 @@ OFFSET, KHZ, SCALING = "probe-offset", "probe-khz", "probe-scaling"
 HYPERV = "probe-hyperv"
 PROPOSED = "probe-proposed"  # what no release knows
 TIMER = "probe-timer"
+NESTED = "probe-nested"
 
 # A label is there once in all of them.
 PROBES: dict[str, Script] = {
@@ -127,6 +129,11 @@ PROBES: dict[str, Script] = {
         CreateVcpu(vcpu=0, guest="timer-16", label="create-timer"),
         SetLapic(vcpu=0, label="lapic-set"),
         GetLapic(vcpu=0, label="lapic"),
+    ),
+    NESTED: (
+        CreateVcpu(vcpu=0, guest="nested-64", label="create-nested"),
+        # One that does not end is not waited for long.
+        RunL2(vcpu=0, offset=_FAR, ns=200 * MS, label="l2"),
     ),
 }
 

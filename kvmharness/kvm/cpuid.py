@@ -13,6 +13,14 @@ if TYPE_CHECKING:
 _HYPERVISOR, _LEAVES = 0x40000000, 0x100
 
 
+_EXTENDED, _SVM = 0x80000001, 1 << 2  # AMD's manual vol. 3, "Function 8000_0001h", ECX
+
+
+def offers_svm(cpuid: Any) -> bool:
+    """Whether a vCPU with this `struct kvm_cpuid2 *` is told that it may have guests of its own."""
+    return any(each.function == _EXTENDED and each.ecx & _SVM for each in cpuid.entries[0 : cpuid.nent])
+
+
 def of_hyperv(own: Any, hyperv: Any) -> Any:
     """A `struct kvm_cpuid2 *` by which the hypervisor is a Hyper-V.
 

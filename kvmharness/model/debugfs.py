@@ -20,6 +20,7 @@ def shows(rules: Rules, world: World, event: Event, moment: Moment) -> bool:
         return not rules.host.one_tsc or _was_written(rules, world, event, moment)
     return all(
         number not in world.vcpus
+        or world.vcpus[number].l2_offset is not None
         or (_has_offset(world, number, shown.offset) and _has_ratio(world, number, shown.ratio))
         for number, shown in zip(event.operation.vcpu_numbers, event.debugfs, strict=False)
     )

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from kvmharness.model import (
     clock_operations,
     hyperv_operations,
+    nested_operations,
     timer_operations,
     together,
     vcpu_operations,
@@ -20,7 +21,10 @@ from kvmharness.script import OPERATIONS
 
 HANDLERS: dict[str, Callable[[Rules, World, Action], list[Outcome]]] = {
     name: getattr(module, name)
-    for module in (vcpu_operations, clock_operations, hyperv_operations, timer_operations, together)
+    for module in (
+        *(vcpu_operations, clock_operations, hyperv_operations, timer_operations),
+        *(nested_operations, together),
+    )
     for name in OPERATIONS
     if hasattr(module, name)
 }

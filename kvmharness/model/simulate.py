@@ -45,6 +45,7 @@ HOST = Host(
     has_scale=False,
     has_clock_guest=False,
     has_hyperv=True,
+    has_nested=True,
     keeps_tsc_page=True,
 )
 CPUS = 2
@@ -206,6 +207,8 @@ class Simulation:
     def debugfs(self, operation: Operation, event: Event) -> tuple[DebugfsReading, ...]:
         """What debugfs shows after a step."""
         vcpus = [self.world.vcpus[number] for number in operation.vcpu_numbers]
+        if any(vcpu.l2_offset is not None for vcpu in vcpus):
+            return ()  # the player looks at none whose L2 is current
         at = event.bracket.tsc_after
         moment = Moment(Interval(at, at), Interval(event.bracket.ns_after, event.bracket.ns_after))
         return tuple(

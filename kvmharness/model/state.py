@@ -55,6 +55,7 @@ class Host:
     has_scale        whether it answers to KVM_VCPU_TSC_SCALE
     has_clock_guest  whether it knows KVM_GET_CLOCK_GUEST and KVM_SET_CLOCK_GUEST
     has_hyperv       whether it offers its guests a Hyper-V
+    has_nested       whether its guests can have guests of their own
     keeps_tsc_page   whether it notes a TSC page's status (hv_tsc_page_status, Linux 5.13), and so leaves one
                      alone that is right; of a kernel that does not, nothing is predicted of that page
     fraction_bits    those of its TSC scaling: 32 (AMD), 48 (Intel), 0 for none
@@ -79,6 +80,7 @@ class Host:
     has_clock_guest: bool | None = None
     has_hyperv: bool | None = None
     keeps_tsc_page: bool | None = None
+    has_nested: bool | None = None
 
 
 class Page(NamedTuple):
@@ -151,6 +153,8 @@ class Vcpu:
                         `armed_offset`
     timer_requested     whether the timer's interrupt waits in the APIC
     timer_known         False where nothing is known any more of what is armed
+    l2_offset           what L1 adds to its TSC for the L2 that is current (cycles); None: L1 is current
+    l2_entered_with     what that was when L1 last entered its L2
     guest               the name of its program
     story               how it came to its offset
     """
@@ -185,6 +189,8 @@ class Vcpu:
     armed_offset: Quantity = NOTHING
     timer_requested: bool = False
     timer_known: bool = True
+    l2_offset: int | None = None
+    l2_entered_with: int = 0
     guest: str = ""
     story: Story = NO_STORY
 
@@ -193,7 +199,7 @@ class Vcpu:
 class World:
     """A VM, and what is known of the machine. TSCs and offsets in cycles, *_nsec in ns.
 
-    host_khz ... has_hyperv  what is known of the machine, see Host
+    host_khz ... has_nested  what is known of the machine, see Host
     refuses_vm_khz   whether KVM_SET_TSC_KHZ of the VM is refused after the first vCPU; None: not seen
     created          when the VM was created; None: not known
     master           the masterclock's snapshot (master_cycle_now, master_kernel_ns): when it was taken at the
@@ -229,6 +235,7 @@ class World:
     has_scale: bool | None = None
     has_clock_guest: bool | None = None
     has_hyperv: bool | None = None
+    has_nested: bool | None = None
     refuses_vm_khz: bool | None = None
     has_irqchip: bool = False
     pages_known: bool = True

@@ -16,13 +16,25 @@ _MOST_WORLDS = 256
 _READS_BY_RDMSR = "rdmsr-16"
 
 
-def _tsc(rules: Rules, world: World, vcpu: Vcpu, action: Action) -> Answer:
-    """The TSC that KVM reckons the vCPU has."""
+def reported_tsc(rules: Rules, world: World, vcpu: Vcpu, action: Action, *, of_l2: bool = False) -> Answer:
+    """The TSC that KVM reckons the vCPU has; or its L2, which is current."""
     if not vcpu.follows:
         return None
+    tsc: Answer = Tsc(vcpu.l1_tsc_offset, vcpu.ratio)
     if vcpu.ratio_slack:
-        return Within(rules.l1_tsc(world, vcpu, action.moment.tsc))
-    return Tsc(vcpu.l1_tsc_offset, vcpu.ratio)
+        tsc = Within(rules.l1_tsc(world, vcpu, action.moment.tsc))
+    return _of_l2(vcpu, tsc) if of_l2 else tsc
+
+
+def _of_l2(vcpu: Vcpu, tsc: Answer) -> Answer:
+    """What L2 reads where L1 would read `tsc`: kvm_calc_nested_tsc_offset()."""
+    offset = vcpu.l2_offset or 0
+    if isinstance(tsc, Tsc):
+        return Tsc(tsc.offset.plus(Quantity(offset)), tsc.ratio)
+    if isinstance(tsc, Within):
+        low, high = tsc.interval
+        return Within(Interval(low + offset, high + offset))
+    return None
 
 
 def create_vcpu(rules: Rules, world: World, action: Action) -> list[Outcome]:
@@ -84,7 +96,7 @@ def get_msrs(rules: Rules, world: World, action: Action) -> list[Outcome]:
     rules.load_vcpu(world, action.operation.vcpu, action.moment)
     vcpu = world.vcpus[action.operation.vcpu]
     answers: dict[str, Answer] = {
-        "TSC": _tsc(rules, world, vcpu, action),
+        "TSC": reported_tsc(rules, world, vcpu, action),
         "TSC_ADJUST": vcpu.ia32_tsc_adjust_msr,
     }
     names = action.operation.indices
@@ -237,6 +249,9 @@ def run(rules: Rules, world: World, action: Action) -> list[Outcome]:
     number, outcomes = action.operation.vcpu, []
     rules.load_vcpu(world, number, action.moment)
     timer.forget(world.vcpus[number])
+    if not action.samples and world.vcpus[number].l2_offset is not None:
+        raise DoubtError("its time was up, and whether L1 or L2 is current is not known")
+    world.vcpus[number].l2_offset = None
     if not action.samples:
         # Its time was up, or a signal came; whether that was before the guest began is not known.
         outcomes.append(Outcome(world.fork()))
@@ -247,12 +262,14 @@ def run(rules: Rules, world: World, action: Action) -> list[Outcome]:
 
 
 def samples(rules: Rules, world: World, vcpu: Vcpu, action: Action) -> tuple[Answer, ...]:
-    """What the guest reads while it runs."""
+    """What the guest reads while it runs, or its L2, if that is current."""
+    if vcpu.l2_offset is not None:
+        return tuple([_of_l2(vcpu, each) for each in _by_rdtsc(rules, world, vcpu, action)])
     by_rdtsc = _by_rdtsc(rules, world, vcpu, action)
     if vcpu.guest != _READS_BY_RDMSR or vcpu.ratio != 0 or action.samples < 2:
         return by_rdtsc
     # KVM answers an RDMSR itself, by the ratio that it has noted and the CPU does not know.
-    answer = None if vcpu.tsc_catchup or not rules.host.stable else _tsc(rules, world, vcpu, action)
+    answer = None if vcpu.tsc_catchup or not rules.host.stable else reported_tsc(rules, world, vcpu, action)
     return (by_rdtsc[0], answer, *by_rdtsc[2:])
 
 
@@ -263,7 +280,7 @@ def _by_rdtsc(rules: Rules, world: World, vcpu: Vcpu, action: Action) -> tuple[A
             if not vcpu.ratio and vcpu.follows:
                 # Without TSC scaling the CPU knows no ratio, whatever KVM has noted.
                 return (Tsc(vcpu.l1_tsc_offset, None),) * action.samples
-            return (_tsc(rules, world, vcpu, action),) * action.samples
+            return (reported_tsc(rules, world, vcpu, action),) * action.samples
         seen = rules.guest_tsc(world, vcpu, action.moment.tsc)
         return (Within(seen),) * action.samples
     # With an unstable TSC the offset is set anew at every load. The guest's TSC does not run backwards,

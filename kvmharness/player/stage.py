@@ -9,7 +9,7 @@ import time
 
 from kvmharness import guests
 from kvmharness.guests.layout import MEMORY_SIZE, TIMER_VECTOR
-from kvmharness.kvm import BracketBuffer, Exit, Meeting, lapic, lib, of_hyperv, read_host_clock
+from kvmharness.kvm import BracketBuffer, Exit, Meeting, lapic, lib, of_hyperv, offers_svm, read_host_clock
 from kvmharness.kvm.lapic import with_deadline_timer
 from kvmharness.player.debugfs import Debugfs
 from kvmharness.player.msr import MSRS
@@ -22,6 +22,9 @@ _SCALING = ("create_vcpu", "set_tsc_khz")
 # How long (n times as long the nth time), and how often, a guest goes on whose time was up before its timer's
 # interrupt came.
 _AGAIN_NS, _MOST_TRIES = 2_000_000, 50
+
+# How long a guest with a guest of its own may go on to end what it was asked for before.
+_END_NS = 1_000_000_000
 
 # KVM_EXIT_*: what traces call an exit.
 _EXITS = {number: name for name, number in vars(Exit).items() if name.isupper()}
@@ -59,6 +62,7 @@ class Stage:
         self._khz: dict[int, int] = {}
         self._khz_created: dict[int, int] = {}
         self._read: dict[str, list[int]] = {}
+        self._can_nest: set[int] = set()
         self._exits: dict[int, list[str | int]] = {}  # of this step, by vCPU
         self._has_chip = False
         bracket = BracketBuffer()
@@ -98,7 +102,9 @@ class Stage:
                 break
             if self._exits and "errno" not in step:
                 step["exits"] = [self._exits[each] for each in wanted]
-            if wanted and (shown := self._debugfs.read(wanted, ratio=operation["op"] in _SCALING)):
+            # Of a vCPU whose L2 is current debugfs shows that one's offset.
+            show = wanted and not any(map(self._may_be_l2, wanted))
+            if show and (shown := self._debugfs.read(wanted, ratio=operation["op"] in _SCALING)):
                 step["debugfs"] = shown
             self.steps.append(step)
             if "values" in step and "errno" not in step:
@@ -134,6 +140,8 @@ class Stage:
             vcpu.set_mp_state(lib.KVM_MP_STATE_RUNNABLE)  # it does not wait for a SIPI of the first one
         program = guests.PROGRAMS[operation["guest"]]
         guests.load(program, self._memory, vcpu)
+        if program.has_l2 and offers_svm(self._cpuid) and guests.prepare_l2(self._memory, vcpu):
+            self._can_nest.add(number)
         khz = vcpu.tsc_khz()
         self._vcpus[number], self._programs[number] = vcpu, program
         self._khz[number] = self._khz_created[number] = khz
@@ -368,6 +376,33 @@ class Stage:
         armed = [guests.take_armed(self._memory, number) for _ in written]
         return [*written, *armed, guests.take_fired(self._memory, number)]
 
+    def _do_run_l2(self, operation: dict[str, Any]) -> list[int]:
+        number, offset = operation["vcpu"], operation["offset"]
+        if number not in self._can_nest:
+            self._refuse(errno.EINVAL)
+        value = None if offset is None else resolve(offset, self._khz[number], self._read)
+        self._prepare(number)
+        guests.ask_for_l2(self._memory, number, value)
+        self._run(number, operation["ns"])
+        tsc, _, by_rdmsr = (*guests.l2_samples(self._memory, number), None, None, None)[:3]
+        read = [tsc, by_rdmsr]
+        return [guests.l2_offset(self._memory, number), *(each for each in read if each is not None)]
+
+    def _do_nested_write(self, operation: dict[str, Any]) -> list[int]:
+        number, program = operation["vcpu"], self._programs[operation["vcpu"]]
+        if number not in self._can_nest:
+            self._refuse(errno.EINVAL)
+        value = resolve(operation["value"], self._khz[number], self._read)
+        self._prepare(number)
+        if operation["level"] == 1:
+            guests.ask_to_write(self._memory, number, MSRS[operation["msr"]], value)
+            self._run(number, operation["ns"])
+            return [value, *guests.samples(program, self._memory, number)]
+        guests.ask_l2_to_write(self._memory, number, MSRS[operation["msr"]], value)
+        guests.ask_for_l2(self._memory, number, None)
+        self._run(number, operation["ns"])
+        return [value, *guests.l2_samples(self._memory, number)[:2]]
+
     def _do_sleep(self, operation: dict[str, Any]) -> list[int]:
         """The end of a wait."""
         tsc_before, ns_before, _, _ = self._waits_since or read_host_clock()
@@ -378,16 +413,27 @@ class Stage:
 
     def _prepare(self, number: int) -> None:
         """Have a guest that was stopped somewhere begin again: what it is about to store is of that run."""
-        if number in self._unfinished:
+        if self._programs[number].has_l2:
+            # Which of the two is current cannot be set: what was begun is ended first.
+            if number in self._unfinished and self._run(number, _END_NS) != Exit.IO:
+                self._refuse(errno.EINTR)
+            guests.ask_for_l1(self._memory, number)
+        elif number in self._unfinished:
             guests.load(self._programs[number], self._memory, self._vcpus[number])
 
-    def _run(self, number: int, ns: int) -> None:
+    def _may_be_l2(self, number: int) -> bool:
+        """Whether a vCPU's L2 may be current."""
+        asked = self._programs[number].has_l2 and guests.is_asked_for_l2(self._memory, number)
+        return asked or (number in self._can_nest and number in self._unfinished)
+
+    def _run(self, number: int, ns: int) -> int:
         self._unfinished.add(number)
         vcpu = self._vcpus[number]
         reason = vcpu.run(ns)
         if reason == Exit.IO:
             self._unfinished.remove(number)
         self._exits[number] = [_EXITS.get(reason) or f"exit-{reason}", *_detail(reason, vcpu)]
+        return reason
 
     def _refuse(self, number: int) -> NoReturn:
         """Fail a step that comes to no ioctl, with this errno."""

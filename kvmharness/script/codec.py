@@ -101,6 +101,7 @@ Label = Annotated[str, Codec(_text)]
 Guest = Annotated[str, Codec(one_of(PROGRAMS, "guest"))]
 VcpuNumber = Annotated[int, _within(0, MAX_VCPUS - 1)]
 VcpuNumbers = Annotated[tuple[int, ...], Codec(_vcpus, list)]
+Level = Annotated[int, _within(1, 2)]
 CpuNumber = Annotated[int, _within(0, MAX_CPUS - 1)]
 Duration = Annotated[int, _within(0, MAX_SLEEP_NS)]  # ns
 MsrName = Annotated[str, Codec(_msr)]
