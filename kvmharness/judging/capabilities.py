@@ -238,7 +238,6 @@ CAPABILITIES = {
             ReadsClaim(text="a guest's own guest reads its TSC", seen="l2"),
             missing="this KVM offers its guests no SVM, so that they have no guests of their own",
             there="this KVM offers its guests SVM, so that they can have guests of their own",
-            implies=("stable-tsc",),
             asks="l2",
         ),
     )

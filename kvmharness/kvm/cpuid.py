@@ -17,7 +17,7 @@ _EXTENDED, _SVM = 0x80000001, 1 << 2  # AMD's manual vol. 3, "Function 8000_0001
 
 
 def offers_svm(cpuid: Any) -> bool:
-    """Whether a vCPU with this `struct kvm_cpuid2 *` is told that it may have guests of its own."""
+    """Whether a `struct kvm_cpuid2 *` offers a vCPU SVM, to have guests of its own."""
     return any(each.function == _EXTENDED and each.ecx & _SVM for each in cpuid.entries[0 : cpuid.nent])
 
 

@@ -423,8 +423,8 @@ class Stage:
 
     def _may_be_l2(self, number: int) -> bool:
         """Whether a vCPU's L2 may be current."""
-        asked = self._programs[number].has_l2 and guests.is_asked_for_l2(self._memory, number)
-        return asked or (number in self._can_nest and number in self._unfinished)
+        unknown = number in self._unfinished
+        return number in self._can_nest and (unknown or guests.is_asked_for_l2(self._memory, number))
 
     def _run(self, number: int, ns: int) -> int:
         self._unfinished.add(number)

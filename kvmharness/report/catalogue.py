@@ -29,7 +29,7 @@ LACKS = {
     "amd-smp": _PROPOSED | {"tsc-scaling"},
     "amd-unstable": _PROPOSED | {"two-cpus", "tsc-scaling", "stable-tsc", "clock-realtime"},
     "amd-smp-unstable": _PROPOSED | {"tsc-scaling", "stable-tsc", "clock-realtime"},
-    "intel": _PROPOSED | {"two-cpus"},
+    "intel": _PROPOSED | {"two-cpus", "nested"},
     "a KVM that ignores writes": _PROPOSED | {"tsc-write", "tsc-offset", "tsc-scaling"},
 }
 

@@ -5,7 +5,7 @@ KVM keeps L1's TSC, and L2's is that plus what L1 adds. All that userspace sets 
 of the two is current.
 """
 
-from kvmharness.contract import Claim, ForwardClaim, LineClaim, OffsetClaim, RateClaim, SameClaim
+from kvmharness.contract import Claim, ForwardClaim, LineClaim, OffsetClaim, SameClaim
 from kvmharness.guests.layout import kvmclock_address
 from kvmharness.scenarios.scenario import Scenario
 from kvmharness.scenarios.steps import MS, SECOND, page_on, write
@@ -14,14 +14,12 @@ from kvmharness.script import (
     GetMsrs,
     GetTscOffset,
     NestedWrite,
-    Ppm,
     Read,
     ReadKvmclock,
     Run,
     RunL2,
     Script,
     SetMsrs,
-    SetTscKhz,
     SetTscOffset,
     Sleep,
     Time,
@@ -277,30 +275,6 @@ SCENARIOS = (
             ReadKvmclock(vcpu=0, label="page-l2"),
         ),
         claims=(LineClaim(text="the page stays on its line", seen=("page-l2",), expected="page"),),
-    ),
-    Scenario(
-        name="nested-half-rate",
-        contract="L2 counts at the rate of L1, where that has another one than the host.",
-        source="kvm_calc_nested_tsc_multiplier(); KVM's selftest nested_tsc_scaling_test",
-        consequence="A guest that was moved to a faster host has guests whose clocks are wrong.",
-        needs=(*NEEDS, "tsc-scaling"),
-        script=(
-            _vcpu(),
-            SetTscKhz(vcpu=0, khz=Ppm(-500_000), label="khz"),
-            write(0, FAR, "write"),
-            _ENTER,
-            Sleep(ns=50 * MS),
-            RunL2(vcpu=0, label="l2"),
-        ),
-        claims=(
-            RateClaim(
-                text="L2's TSC counts at half the rate",
-                first="l2-first",
-                last="l2",
-                khz="khz",
-                instead="create-0",
-            ),
-        ),
     ),
     Scenario(
         name="nested-unstable",
