@@ -373,4 +373,29 @@ MUTANTS = (
         "if event.error or",
         UNSTABLE,
     ),
+    # A guest's own guest
+    Mutant(
+        "an L2 that is entered again keeps the offset it had",
+        "nested_operations",
+        "if action.written or vcpu.l2_offset is None:",
+        "if vcpu.l2_offset is None:",
+    ),
+    Mutant(
+        "L2 reads L1's TSC by RDMSR",
+        "nested_operations",
+        "of_l2=True",
+        "of_l2=False",
+    ),
+    Mutant(
+        "what L2 writes is written by L1",
+        "nested_operations",
+        "if action.operation.level == 1:",
+        "if True:",
+    ),
+    Mutant(
+        "what L1 writes is written by the L2 that was current",
+        "nested_operations",
+        "if action.operation.level == 1:",
+        "if False:",
+    ),
 )

@@ -55,7 +55,7 @@ def mutate(mutant: Mutant, patch: pytest.MonkeyPatch) -> None:
     for name, kind in vars(importlib.import_module(changed.__name__)).items():
         if isinstance(kind, type) and issubclass(kind, Exception):
             setattr(changed, name, kind)
-    if mutant.module in ("vcpu_operations", "clock_operations", "together"):
+    if mutant.module in ("vcpu_operations", "clock_operations", "nested_operations", "together"):
         for name, handler in list(operations.HANDLERS.items()):
             if handler.__module__ == changed.__name__:
                 patch.setitem(operations.HANDLERS, name, getattr(changed, name))

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A guest's own guest on real kernels: what it reads, and what the host does while it is current."""
+
+from collections.abc import Callable
+
+import pytest
+
+from kvmharness.judging.session import SessionResult
+from kvmharness.judging.verdict import Verdict
+from kvmharness.trace import Event
+
+KERNELS = ("debian:6.1", "debian:6.12")
+A_DAY = 86_400 * 10**9  # in ns, and in cycles: the machine counts 1 GHz
+
+Outcome = Callable[[str], SessionResult]
+
+
+def steps(outcome: SessionResult, name: str) -> dict[str, Event]:
+    """A scenario's steps by their labels."""
+    trace = outcome.sessions[name].traces[name]
+    return {event.operation.label: event for event in trace.events}
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("spec", KERNELS)
+def test_real_kernels_keep_the_contracts_of_nested_guests(outcome: Outcome, spec: str) -> None:
+    verdicts = {
+        each.scenario: each.verdict for each in outcome(spec).results if each.scenario.startswith("nested-")
+    }
+    unstable = verdicts.pop("nested-unstable")
+    assert unstable is Verdict.SKIP
+    assert len(verdicts) > 10
+    assert set(verdicts.values()) == {Verdict.PASS}
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("spec", KERNELS)
+def test_l2_reads_its_own_tsc_and_the_host_that_of_l1(outcome: Outcome, spec: str) -> None:
+    played = steps(outcome(spec), "nested-enter")
+    l2, host, l1 = played["l2"], played["tsc"], played["l1"]
+    # The host read L1's TSC before L2 ran, and L1 itself after that.
+    assert host.values[0] - A_DAY < (l2.value("l2_tsc") or 0) - 2**64 < l1.values[0] - A_DAY
+    assert (l2.value("l2_tsc") or 0) < (l2.value("l2_rdmsr") or 0)
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("spec", KERNELS)
+def test_debugfs_is_not_looked_at_while_l2_is_current(outcome: Outcome, spec: str) -> None:
+    played = steps(outcome(spec), "nested-host-write")
+    shown = {label: bool(event.debugfs) for label, event in played.items()}
+    assert [label for label, each in shown.items() if not each] == [
+        "l2-first",
+        "write",
+        "offset",
+        "tsc",
+        "l2",
+    ]
