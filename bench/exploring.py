@@ -13,9 +13,10 @@ from kvmharness.explore.ways import InLab
 from kvmharness.judging.verdict import Expectation
 from kvmharness.lab import kernels
 from kvmharness.lab.machines.catalogue import AMD
+from kvmharness.lab.play import MOST_TOGETHER
 
 KERNEL = "debian:6.12"
-BATCHES, BATCH = 6, 100
+BATCHES, BATCH = 6, MOST_TOGETHER
 SCRIPTS_AT_ONCE = 400
 
 

@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from kvmharness.explore.minimize import minimize
 from kvmharness.script import (
+    AwaitTimer,
     CreateVcpu,
     GetClock,
     GetMsrs,
+    GuestWrite,
     Operation,
     Read,
     Run,
@@ -48,6 +50,25 @@ LONG: Script = (
 def test_only_the_steps_that_matter_are_left() -> None:
     small = minimize(LONG, where(lambda script: any(isinstance(step, GetClock) for step in script)))
     assert small.script == (GetClock(label="clock"),)
+
+
+def test_a_guest_becomes_one_that_only_reads_its_tsc_where_that_does() -> None:
+    def runs_both(script: Script) -> bool:
+        return {step.vcpu_numbers for step in script if step.enters_guest} == {(0,), (1,)}
+
+    def awaits(script: Script) -> bool:
+        return any(isinstance(step, AwaitTimer) for step in script)
+
+    script = (
+        CreateVcpu(vcpu=0, guest="timer-16"),
+        CreateVcpu(vcpu=1, guest="wrmsr-16"),
+        AwaitTimer(vcpu=0, deadline=Time(MS), label="timer"),
+        GuestWrite(vcpu=1, msr="TSC", value=0, label="guest"),
+    )
+    plain = tuple(CreateVcpu(vcpu=number, guest="rdtsc-16") for number in (0, 1))
+    found = minimize(script, where(runs_both)).script
+    assert found == (*plain, Run(vcpu=0, label="timer"), Run(vcpu=1, label="guest"))
+    assert any(isinstance(step, AwaitTimer) for step in minimize(script, where(awaits)).script)
 
 
 def test_what_a_step_rests_on_stays_with_it() -> None:

@@ -29,6 +29,7 @@ from kvmharness.judging.session import LostError, Session
 from kvmharness.lab import kernels
 from kvmharness.lab.machines.catalogue import MACHINES
 from kvmharness.lab.machines.machine import Machine
+from kvmharness.lab.play import MOST_TOGETHER
 from kvmharness.scenarios import SCENARIOS, Scenario
 from kvmharness.script import OPERATIONS, Script
 
@@ -43,8 +44,8 @@ exit status:
   4  nothing could be judged
 """
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
-# How many scripts one boot plays: the first few soon, then more, which costs less for each.
-_FIRST_BATCH, _BATCH = 40, 100
+# How many scripts one boot plays: the first few soon, then as many as one machine takes, which costs least.
+_FIRST_BATCH, _BATCH = 40, MOST_TOGETHER
 # The part of the time of --for that is for exploring.
 _EXPLORING = 0.85
 _FINDINGS = Path("kvmharness-findings")

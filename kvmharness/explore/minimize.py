@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
-from kvmharness.script import Operation, Read, Script, Time, Value
+from kvmharness.script import CreateVcpu, Operation, Read, Run, Script, Time, Value
 
 T = TypeVar("T")
 
@@ -17,6 +17,7 @@ Predicate = Callable[[Sequence[Script]], Sequence[bool]]
 
 _MOST_AT_ONCE = 24
 _SMALL_NS = 1_000_000
+_PLAIN_GUEST = "rdtsc-16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +50,15 @@ class _Asked:
 def minimize(script: Script, holds: Predicate, most_rounds: int = 40) -> Minimized:
     """A script as small as can be of which `holds` is still true, as it has to be of `script`.
 
-    First with fewer steps and vCPUs, then with plainer values and rounder waits. At most `most_rounds` times
-    something is asked, each time of up to 24 scripts.
+    First with fewer steps and vCPUs, then with plainer guests and values, rounder waits. At most `most_rounds`
+    times something is asked, each time of up to 24 scripts.
     """
     ask = _Asked(holds, most_rounds)
     before: Script = ()
     while script != before and ask.left > 0:
         before = script
         script = _fewer_steps(script, ask)
+        script = _plain_guests(script, ask)
         script = _plainer(script, ask)
     return Minimized(script, ask.tried, most_rounds - ask.left)
 
@@ -117,6 +119,28 @@ def _cut(script: Script, places: Iterable[int]) -> Script:
     return tuple(left)
 
 
+def _plain_guests(script: Script, ask: _Asked) -> Script:
+    """With vCPUs whose guests do nothing but read their TSC, and that simply run."""
+    numbers = {number for step in script for number in step.vcpu_numbers}
+    numbers = {number for number in numbers if _with_plain_guests(script, {number}) != script}
+    alone = [_with_plain_guests(script, {number}) for number in sorted(numbers)]
+    good = [number for number, fine in zip(sorted(numbers), ask(alone), strict=True) if fine]
+    tries = [_with_plain_guests(script, set(some)) for some in _halves(good)]
+    return next((each for each, fine in zip(tries, ask(tries), strict=True) if fine), script)
+
+
+def _with_plain_guests(script: Script, numbers: set[int]) -> Script:
+    return tuple(_with_plain_guest(step) if set(step.vcpu_numbers) & numbers else step for step in script)
+
+
+def _with_plain_guest(step: Operation) -> Operation:
+    if isinstance(step, CreateVcpu):
+        return replace(step, guest=_PLAIN_GUEST)
+    if step.enters_guest and len(step.vcpu_numbers) == 1:
+        return Run(vcpu=step.vcpu_numbers[0], label=step.label)
+    return step
+
+
 def _plainer(script: Script, ask: _Asked) -> Script:
     """With plainer values, one step after the other, each as plain as it can be."""
     while ask.left > 0:
@@ -151,8 +175,8 @@ def _plainer_steps(step: Operation) -> Iterator[Operation]:
 
 
 def _plainer_fields(name: str, value: Any) -> Iterator[Any]:
-    if name == "guest" and value != "rdtsc-16":
-        yield "rdtsc-16"
+    if name == "guest" and value != _PLAIN_GUEST:
+        yield _PLAIN_GUEST
     elif name == "ns" and isinstance(value, int):
         yield from _rounder(value)
     elif name == "msrs":
