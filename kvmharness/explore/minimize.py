@@ -50,8 +50,8 @@ class _Asked:
 def minimize(script: Script, holds: Predicate, most_rounds: int = 40) -> Minimized:
     """A script as small as can be of which `holds` is still true, as it has to be of `script`.
 
-    First with fewer steps and vCPUs, then with plainer guests and values, rounder waits. At most `most_rounds`
-    times something is asked, each time of up to 24 scripts.
+    First with fewer steps and vCPUs, then with plainer guests and values and rounder waits. At most
+    `most_rounds` times something is asked, each time of up to 24 scripts.
     """
     ask = _Asked(holds, most_rounds)
     before: Script = ()
