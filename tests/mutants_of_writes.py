@@ -383,8 +383,8 @@ MUTANTS = (
     Mutant(
         "L2 reads L1's TSC by RDMSR",
         "nested_operations",
-        "of_l2=True",
-        "of_l2=False",
+        "by_rdmsr = by_rdtsc\n",
+        "by_rdmsr = reported_tsc(rules, each, own, action)\n",
     ),
     Mutant(
         "what L2 writes is written by L1",

@@ -6,7 +6,7 @@ KVM adds L2's offset to L1's when L1 enters L2, and again when L1's TSC is writt
 """
 
 from kvmharness.model import timer
-from kvmharness.model.outcome import REFUSED, Action, Answer, Outcome
+from kvmharness.model.outcome import REFUSED, Action, Outcome
 from kvmharness.model.quantity import Quantity
 from kvmharness.model.rules import Rules
 from kvmharness.model.state import World
@@ -30,9 +30,11 @@ def run_l2(rules: Rules, world: World, action: Action) -> list[Outcome]:
     for each in rules.enter_guest(world, action.operation.vcpu, action.moment):
         own = each.vcpus[action.operation.vcpu]
         (by_rdtsc,) = samples(rules, each, own, action._replace(samples=1))
-        # As of an RDMSR of L1's, where KVM catches up or knows a ratio that the CPU does not.
-        known = rules.host.stable and rules.policy.honours_writes and own.ratio != 0 and not own.tsc_catchup
-        by_rdmsr: Answer = reported_tsc(rules, each, own, action, of_l2=True) if known else None
+        by_rdmsr = by_rdtsc
+        if own.ratio == 0:
+            # As of an RDMSR of L1's: KVM answers by the ratio that it has noted and the CPU does not know.
+            known = rules.host.stable and not own.tsc_catchup
+            by_rdmsr = reported_tsc(rules, each, own, action, of_l2=True) if known else None
         answers = (Quantity(own.l2_entered_with), by_rdtsc, by_rdmsr)
         outcomes.append(Outcome(each, answers))
         rules.leave_guest(each, action.operation.vcpu, certain=True)
