@@ -70,12 +70,13 @@ _UNBUILDABLE = (
     ),
 )
 _SVM_INIT = "static int __init svm_init(void)\n{\n\tint r;\n"
+DOES_NOT_LOAD = _behind(_SVM, _SVM_INIT, "\n\treturn -ENODEV;\n")
 _CRASHING = (
     _behind(_SVM, _SVM_INIT, "\n\tBUG();\n"),
     _behind(
         _MAIN, "\tstruct kvm_cpu_compat_check c;\n\tint r;\n\tint cpu;\n", "\n\t*(volatile int *)8 = 1;\n"
     ),
-    _behind(_SVM, _SVM_INIT, "\n\treturn -ENODEV;\n"),
+    DOES_NOT_LOAD,
 )
 _HARMLESS_FILES = (
     *(_X86, _SVM, _MAIN, "virt/kvm/eventfd.c"),
