@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Small faults put into a real kernel's synchronization code, one at a time: built, played, judged.
 
-tests/kernel-faults.toml lists them. Each changes one expression of one function of arch/x86/kvm/x86.c, which
-is looked up in the distribution's source when the modules are built.
+tests/kernel-faults*.toml list them. Each changes one expression of one function of arch/x86/kvm/x86.c, or of
+its `file`, which is looked up in the distribution's source when the modules are built.
 """
 
 import atexit
@@ -35,9 +35,10 @@ _NAME = f"test-fault-{os.getpid()}"
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """In `function`, `old` (which is there once, white space aside) becomes `new`; in words, `breaks`.
+    """In `function` of `file`, `old` (there once, white space aside) becomes `new`; in words, `breaks`.
 
-    On the machine `on` the scenario `noticed_by` fails; where none does, `survives` says why.
+    On the machine `on` the scenario `noticed_by` fails; where none does, `survives` says why. `differs` is
+    whether `lab diff` distinguishes it.
     """
 
     name: str
@@ -48,6 +49,8 @@ class Fault:
     on: str = "amd"
     noticed_by: str = ""
     survives: str = ""
+    file: str = SOURCE
+    differs: bool = True
 
 
 class FaultError(Exception):
@@ -60,7 +63,7 @@ def read(faults: Path = LIST) -> list[Fault]:
 
 
 def patch(fault: Fault, source: str) -> Patch:
-    """The fault as a patch of the kernel whose x86.c is `source`.
+    """The fault as a patch of the kernel whose `file` is `source`.
 
     Its one hunk keeps the lines from the function's head on, so that it fits in one place only. FaultError
     where function or expression are not there, or more than once.
@@ -77,7 +80,7 @@ def patch(fault: Fault, source: str) -> Patch:
     lines += [("+", line) for line in changed.splitlines(keepends=True)]
     number = source.count("\n", 0, begin) + 1
     hunk = Hunk(f"@@ {fault.function}", number, tuple(lines))
-    return Patch(fault.name, (FileDiff(SOURCE, [hunk]),))
+    return Patch(fault.name, (FileDiff(fault.file, [hunk]),))
 
 
 def _function(fault: Fault, source: str) -> tuple[int, str]:
@@ -85,7 +88,7 @@ def _function(fault: Fault, source: str) -> tuple[int, str]:
     head = rf"^\w[^\n;]*\b{fault.function}\([^;{{]*\)\n{{\n.*?^}}\n"
     found = list(re.finditer(head, source, re.MULTILINE | re.DOTALL))
     if len(found) != 1:
-        raise FaultError(f"{fault.name}: {SOURCE} defines {fault.function}() {len(found)} times")
+        raise FaultError(f"{fault.name}: {fault.file} defines {fault.function}() {len(found)} times")
     return found[0].start(), found[0][0]
 
 
@@ -96,8 +99,8 @@ def unmodified() -> Kernel:
 
 def faulty(fault: Fault) -> Kernel:
     """The kernel with the fault."""
-    source = build.ground(SPEC).tree.original(SOURCE)
-    assert source is not None, f"the source of {SPEC} has no {SOURCE}"
+    source = build.ground(SPEC).tree.original(fault.file)
+    assert source is not None, f"the source of {SPEC} has no {fault.file}"
     return _built([patch(fault, source)], fault.name)
 
 

@@ -88,17 +88,22 @@ def test_a_fault_that_is_to_survive_has_not_survived_where_nothing_was_judged(
 
 @pytest.mark.parametrize("script", ["kernel-faults"], indirect=True)
 @pytest.mark.parametrize(("differences", "right"), [((), False), ((DIFFERENCE,), True)])
-def test_a_fault_that_fails_has_to_differ_from_the_kernel_without_it(
-    script: ModuleType, monkeypatch: pytest.MonkeyPatch, differences: tuple[Difference, ...], right: bool
+@pytest.mark.parametrize("differs", [True, False])
+def test_a_fault_that_fails_has_to_differ_from_the_kernel_without_it_unless_the_list_says_so(
+    script: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    differences: tuple[Difference, ...],
+    right: bool,
+    differs: bool,
 ) -> None:
-    fault = Fault("made-up", "It goes back.", "first", "a", "b", noticed_by="old-restore")
+    fault = Fault("made-up", "It goes back.", "first", "a", "b", noticed_by="old-restore", differs=differs)
     played = Played((Result("old-restore", Verdict.FAIL, "It goes on.", "why", 3),), {})
     found = Comparison(1, differences)
     monkeypatch.setattr(script.kernel_faults, "compared", lambda *_: found)
     line, went_right = script.described(fault, played)
-    where = "1: old-restore, step 3" if right else "nothing"
+    where = "1: old-restore, step 3" if differences else "nothing"
     assert line == f"| made-up | It goes back. | amd | FAIL | old-restore, step 3 | 1 | {where} |"
-    assert went_right is right
+    assert went_right is (right is differs)
 
 
 @pytest.mark.parametrize("script", ["kernel-faults"], indirect=True)

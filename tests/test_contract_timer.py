@@ -56,6 +56,14 @@ def test_what_a_slewed_clock_explains_is_no_breach_where_others_run_too() -> Non
     assert found(deadline(1004 * MS), waits(1004 * MS - 120_000), after(1012 * MS))[0] is Status.BROKEN
 
 
+def test_an_interrupt_that_a_slewed_clock_may_have_made_late_is_not_lost() -> None:
+    # The guest waits until 1011 ms. Of the 11 ms since the deadline was set 115,500 cycles may be missing.
+    last = after(1012 * MS + 1000)
+    for deadline_at, status in ((1011 * MS - 200_000, Status.BROKEN), (1011 * MS - 50_000, Status.UNDECIDED)):
+        assert found(deadline(deadline_at), waits(0), last)[0] is status
+    assert found(deadline(1011 * MS - 50_000), waits(0), last, place=COUNTING)[0] is Status.BROKEN
+
+
 def test_an_interrupt_is_lost_if_the_tsc_is_beyond_the_deadline_by_then() -> None:
     status, reason = found(deadline(1004 * MS), waits(0), after(1012 * MS))
     assert status is Status.BROKEN

@@ -10,10 +10,13 @@ import dataclasses
 import pytest
 
 from kvmharness.guests.layout import kvmclock_address
+from kvmharness.model.judge import Possibility, judge
 from kvmharness.model.mismatch import Allowed
+from kvmharness.model.policies import POLICIES
+from kvmharness.model.state import Host
 from kvmharness.script import GetClock, GuestWrite, KvmclockCtrl, ReadKvmclock, SetClock, SetMsrs
-from kvmharness.trace import Event
-from tests.hand_worked import HOST, MS, create, judged, possible, run, step, write
+from kvmharness.trace import Bracket, Event, Trace
+from tests.hand_worked import HOST, MS, NEW, create, judged, possible, run, step, write
 
 KNOWS = dataclasses.replace(HOST, knows_realtime=True)
 KNOWS_NOT = dataclasses.replace(HOST, knows_realtime=False)
@@ -28,6 +31,12 @@ def clock(at: int, time: int, flags: int = 2, *host: int) -> Event:
 def set_clock(at: int, time: int, realtime: int | None = None, *, error: str = "") -> Event:
     values = (time,) if realtime is None else (time, realtime)
     return step(SetClock(clock=time, realtime=realtime), at, *values, error=error)
+
+
+def born(*events: Event, host: Host) -> bool:
+    """Whether it is possible, of a VM of which it is known when it was created."""
+    trace = Trace("test", "test", events, created=Bracket(BORN, BORN, BORN + 1000, BORN + 1000))
+    return judge(trace, POLICIES[NEW], host).possibility is Possibility.POSSIBLE
 
 
 def page_on(at: int, vcpu: int = 0, *, value: int | None = None) -> Event:
@@ -98,6 +107,39 @@ def test_with_a_real_time_what_passed_since_is_added_which_only_the_host_knows()
     for time in (5_010 * MS, 9_000 * MS):
         assert possible(*was_set, clock(1020 * MS, time, 2), clock(1030 * MS, time + 10 * MS, 2), host=KNOWS)
         assert not possible(*was_set, clock(1020 * MS, time, 2), clock(1030 * MS, time, 2), host=KNOWS)
+
+
+def test_a_kernel_reports_both_the_hosts_real_time_and_its_tsc_or_neither() -> None:
+    ran = (create(1000 * MS), run(1002 * MS, 2 * MS))
+    both, realtime_alone, tsc_alone = 14, 6, 10
+    assert possible(*ran, clock(1003 * MS, 103 * MS, both, 77, 1003 * MS), host=KNOWS)
+    for host in (KNOWS, KNOWS_NOT, HOST):
+        assert not possible(*ran, clock(1003 * MS, 103 * MS, realtime_alone), host=host)
+        assert not possible(*ran, clock(1003 * MS, 103 * MS, tsc_alone), host=host)
+    assert not possible(*ran, clock(1003 * MS, 103 * MS, both, 77, 1003 * MS), host=KNOWS_NOT)
+
+
+def test_the_real_time_that_was_read_says_what_is_added_where_instructions_are_counted() -> None:
+    counting = dataclasses.replace(KNOWS, one_tsc=True)
+    real = 1_700_000_000_000 * MS
+    saved = (create(1000 * MS), run(1002 * MS, 2 * MS), clock(1003 * MS, 103 * MS, 14, real, 1003 * MS))
+    was_set = (*saved, set_clock(1053 * MS, 5_000 * MS, real))
+    # 50 ms have passed, of which each bracket leaves 1000 ns open.
+    right, wrong = 5_050 * MS + 10 * MS, 5_000 * MS + 10 * MS
+    assert born(*was_set, clock(1063 * MS, right, 2), host=counting)
+    assert not born(*was_set, clock(1063 * MS, wrong, 2), host=counting)
+    assert not born(*was_set, clock(1063 * MS, right + 10_000, 2), host=counting)
+    # Elsewhere it may have been set meanwhile.
+    assert born(*was_set, clock(1063 * MS, wrong, 2), host=KNOWS)
+
+
+def test_two_readings_of_the_real_time_go_on_together_where_instructions_are_counted() -> None:
+    counting = dataclasses.replace(KNOWS, one_tsc=True)
+    real = 1_700_000_000_000 * MS
+    saved = (create(1000 * MS), run(1002 * MS, 2 * MS), clock(1003 * MS, 103 * MS, 14, real, 1003 * MS))
+    for off, host, status in ((0, counting, True), (MS, counting, False), (MS, KNOWS, True)):
+        later = clock(1053 * MS, 153 * MS, 14, real + 50 * MS + off, 1053 * MS)
+        assert born(*saved, later, host=host) is status
 
 
 def test_a_real_time_that_is_yet_to_come_does_not_set_the_clock_back() -> None:

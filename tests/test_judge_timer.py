@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The judge on hand-worked traces: when a deadline timer's interrupt comes, and when none does."""
 
+import dataclasses
+
 import pytest
 
 from kvmharness.script import (
@@ -15,7 +17,7 @@ from kvmharness.script import (
     SetMsrs,
 )
 from kvmharness.trace import Event
-from tests.hand_worked import KHZ, MS, create, offset, possible, set_offset, step
+from tests.hand_worked import HOST, KHZ, MS, create, offset, possible, set_offset, step
 
 LVTT = 0x4001F
 # vCPU 0 is created at 1000 ms, and its offset read: its TSC is the host's less 1000 ms.
@@ -59,6 +61,23 @@ def test_an_interrupt_that_does_not_come_is_possible_only_before_its_deadline() 
     assert not possible(*NEW, deadline(1009 * MS, 29 * MS), waits(1010 * MS, 0))
     assert possible(*NEW, deadline(1009 * MS, 31 * MS), waits(1010 * MS, 0))
     assert not possible(*NEW, deadline(1009 * MS, 5 * MS), waits(1010 * MS, 0))
+
+
+def test_where_instructions_are_counted_nobody_slews_the_clock_of_a_timer() -> None:
+    # At 1010 ms the TSC is 10 ms. Ten seconds on, a clock that may be slewed is off by 5 ms, one that may not
+    # by 10 us; and a guest has the interrupt 100 us later.
+    armed = (*NEW, deadline(1010 * MS, 10_010 * MS))
+    counting = dataclasses.replace(HOST, one_tsc=True)
+    for early, possible_if_counted in ((0, True), (11_000, False), (1 * MS, False)):
+        came = waits(11_000 * MS, 10_010 * MS - early)
+        assert possible(*armed, came)
+        assert possible(*armed, came, host=counting) is possible_if_counted
+    # It waits until 10,010 ms and so much more.
+    for late, possible_if_counted in ((100_000, True), (500_000, False)):
+        silent = waits(11_000 * MS, 0, 11_010 * MS + late)
+        silent = dataclasses.replace(silent, operation=AwaitTimer(vcpu=0, ns=10 * MS + late))
+        assert possible(*armed, silent)
+        assert possible(*armed, silent, host=counting) is possible_if_counted
 
 
 def test_no_interrupt_comes_without_a_deadline_nor_twice_for_one() -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the operations on the VM's clock lead to (see `operations`)."""
 
+from kvmharness.model import real_time
 from kvmharness.model.interval import Interval
 from kvmharness.model.line import OnLine
 from kvmharness.model.masterclock import scale
@@ -46,14 +47,16 @@ def _clock_of(rules: Rules, world: World, action: Action) -> Outcome:
     clock = Clock(world.kvmclock_offset, rules.drift(world, action.moment))
     # What a kernel says whose masterclock does not need equal offsets is not known while they differ.
     is_open = rules.policy.stable_by == "khz" and not rules.all_match(world)
-    flags = Flag(0 if is_open else TSC_STABLE, TSC_STABLE if stable else 0)
-    answers: tuple[Answer, ...] = (clock, flags, None, Within(action.moment.tsc))
+    # A kernel reports both, the host's real time and its TSC, or neither (get_kvmclock()). It may
+    # be neither just after the host's clock was taken off the TSC.
+    of_host = REALTIME | HOST_TSC
+    bits = TSC_STABLE | (of_host if world.knows_realtime else 0)
+    neither = 0 if world.knows_realtime is not False else of_host
+    flags = Flag(neither if is_open else TSC_STABLE | neither, bits if stable else 0, of_host)
+    realtime = real_time.read(rules, world, action.moment)
+    answers: tuple[Answer, ...] = (clock, flags, realtime, Within(action.moment.tsc))
     if action.realtime is not None:
-        with_realtime = (
-            Guess(TSC_STABLE | REALTIME | HOST_TSC),
-            Guess(action.realtime),
-            Within(action.moment.tsc),
-        )
+        with_realtime = flags, Guess(action.realtime), Within(action.moment.tsc)
         answers = (clock, *(with_realtime if stable and world.knows_realtime else (flags,)))
     if rules.has_line(world) and world.clock_khz and world.line_raw:
         drawn = world.line, world.clock_khz, world.kvmclock_offset, world.line_raw
@@ -73,7 +76,10 @@ def set_clock(rules: Rules, world: World, action: Action) -> list[Outcome]:
             return outcomes
         world.knows_realtime = True
     assert clock is not None
-    rules.set_clock(world, clock, realtime, action.realtime, action.moment)
+    now = real_time.now(rules, world, action.moment)
+    if action.realtime is not None:
+        now = Interval(action.realtime, action.realtime)
+    rules.set_clock(world, clock, realtime, now, action.moment)
     return [*outcomes, Outcome(world, (None, None))]
 
 

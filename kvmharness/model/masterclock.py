@@ -15,7 +15,7 @@ from kvmharness.model.interval import Interval
 from kvmharness.model.quantity import bounds, narrow
 from kvmharness.model.rates import UnknownRateError
 from kvmharness.model.reference_time import ENABLE, ReferenceTime
-from kvmharness.model.state import Moment, Page, Vcpu, World
+from kvmharness.model.state import ZERO, Moment, Page, Vcpu, World
 from kvmharness.model.time_function import TimeFunction
 
 SYSTEM_TIME = ("SYSTEM_TIME", "SYSTEM_TIME_OLD")
@@ -249,26 +249,24 @@ class Masterclock(ReferenceTime):
     # What userspace asks of the clock
 
     def set_clock(
-        self, world: World, clock: int, realtime: int | None, now: int | None, moment: Moment
+        self, world: World, clock: int, realtime: int | None, now: Interval | None, moment: Moment
     ) -> None:
         """kvm_vm_ioctl_set_clock(), in ns: what passed from `realtime` to `now` is added; never less than 0.
 
         If `now` is not known, neither is how much that is.
         """
         self._update(world, moment, certain=True)
-        most = 0
-        if realtime is not None and now is None:
-            most = _EVER_NS
-        elif realtime is not None and now is not None:
-            clock += max(0, now - realtime)
+        since = ZERO
+        if realtime is not None:
+            since = Interval(*(max(0, end - realtime) for end in now)) if now else Interval(0, _EVER_NS)
+        set_to = Interval(clock + since.low, clock + since.high)
         # With a masterclock it is what was set at that one's snapshot.
         at = self.snapshot(moment) if world.use_master_clock else moment
         slack = _ROUNDING_NS + at.ns.width // 100
         world.kvmclock_offset = world.unknown(
-            Interval(clock - at.ns.high - slack, clock + most - at.ns.low + slack)
+            Interval(set_to.low - at.ns.high - slack, set_to.high - at.ns.low + slack)
         )
         if self.has_line(world) and world.clock_khz:
-            set_to = Interval(clock, clock + most)
             world.line = world.unknown(line.through(set_to, at.tsc, world.clock_khz))
 
     def set_clock_guest(self, world: World, number: int, function: TimeFunction, moment: Moment) -> None:

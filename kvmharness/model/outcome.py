@@ -55,14 +55,18 @@ class Within(NamedTuple):
 
 
 class Flag(NamedTuple):
-    """Predicts of the bits of `mask` that they are as in `bits`; a player that is made up says `bits`."""
+    """Predicts of the bits of `mask` that they are as in `bits`; a player that is made up says `bits`.
+
+    Of those of `together` that all of them are set, or none.
+    """
 
     mask: int
     bits: int
+    together: int = 0
 
     def agrees(self, world: World, value: int, moment: Moment) -> bool:
         """Whether these bits are so."""
-        return (value ^ self.bits) & self.mask == 0
+        return (value ^ self.bits) & self.mask == 0 and value & self.together in (0, self.together)
 
     def bounds(self, world: World, moment: Moment) -> None:
         """None: bits are no number."""

@@ -43,7 +43,7 @@ class Rules(Masterclock):
         )
         world.clock_khz = self.clock_rates[0] if len(self.clock_rates) == 1 else None
         # It counts from the creation of the VM, by a clock that need not have gone on as the raw one did.
-        world.kvmclock_offset = world.unknown(None)
+        world.kvmclock_offset, world.realtime = world.unknown(None), world.unknown(None)
         return world
 
     def _offset_for(self, world: World, vcpu: Vcpu, value: Interval, tsc: Interval) -> Quantity:

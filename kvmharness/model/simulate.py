@@ -41,6 +41,7 @@ HOST = Host(
     fraction_bits=0,
     refuses_khz=False,
     knows_realtime=True,
+    one_tsc=True,
     tolerance_ppm=TOLERANCE_PPM,
     has_scale=False,
     has_clock_guest=False,

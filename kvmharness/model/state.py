@@ -202,6 +202,7 @@ class World:
     host_khz ... has_nested  what is known of the machine, see Host
     refuses_vm_khz   whether KVM_SET_TSC_KHZ of the VM is refused after the first vCPU; None: not seen
     created          when the VM was created; None: not known
+    realtime         how far the host's CLOCK_REALTIME is above its raw clock (ns)
     master           the masterclock's snapshot (master_cycle_now, master_kernel_ns): when it was taken at the
                      earliest and at the latest
     clock_khz        the rate that KVM takes the host's TSC for where it reckons with clocks; None: not known
@@ -260,6 +261,7 @@ class World:
     boot_vcpu_runs_old_kvmclock: bool = False
     master: tuple[Moment, Moment] | None = None
     kvmclock_offset: Quantity = NOTHING
+    realtime: Quantity = NOTHING
     clock_khz: int | None = None
     line: Quantity = NOTHING
     line_raw: Interval | None = None
@@ -360,7 +362,7 @@ _WORLD_KEY = attrgetter(
 _VCPU_KEY = attrgetter(*(name for name in _SLOTS[Vcpu] if name != "story"))
 _QUANTITIES = {
     World: (
-        *("last_tsc_offset", "cur_tsc_offset", "kvmclock_offset", "line"),
+        *("last_tsc_offset", "cur_tsc_offset", "kvmclock_offset", "line", "realtime"),
         *("ref_line", "ref_origin", "ref_offset"),
     ),
     Vcpu: (

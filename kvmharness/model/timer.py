@@ -18,12 +18,15 @@ from kvmharness.model.state import Armed, Vcpu, World
 _NEVER = Quantity(0)
 _NO_TIME = 2**70  # no TSC comes so far
 _PER_MS = 1_000_000  # ns; a TSC of 1 kHz counts one cycle in so many
-# A timer of the host goes by CLOCK_MONOTONIC, which NTP may slew (MAXFREQ, linux/timex.h).
-_SLEWED_PPM = 500
+# A timer of the host goes by CLOCK_MONOTONIC, which NTP may slew (MAXFREQ, linux/timex.h). Where
+# instructions are counted nobody does: what is left is the last bit of that clock's multiplier of 24 bits.
+_SLEWED_PPM, _RAW_PPM = 500, 1
 # A vCPU has the kHz that KVM noted when it was loaded; what the kernel corrects afterwards is less than this.
 _CORRECTED_PPM = 100
 # KVM may have it go off so long before its time, and wait for the guest's TSC (LAPIC_TIMER_ADVANCE_NS_MAX).
 _ADVANCED_NS = 10_000
+# So long the kernel may take until a guest whose timer went off has the interrupt.
+_WOKEN_NS = 100_000
 
 
 class _Due(NamedTuple):
@@ -48,7 +51,7 @@ def write_deadline(rules: Rules, world: World, vcpu: Vcpu, deadline: int, since:
     Whether the interrupt of an earlier one, which had come by then, is still taken is left open.
     """
     if vcpu.deadline_mode:
-        due = _due(world, vcpu)
+        due = _due(rules, world, vcpu)
         vcpu.timer_known = vcpu.timer_known and due is not None and due.low > since.high
         vcpu.armed = Armed(deadline, vcpu.ratio, vcpu.virtual_tsc_khz, since) if deadline else None
         vcpu.armed_offset = vcpu.l1_tsc_offset
@@ -66,7 +69,7 @@ def read_deadline(rules: Rules, world: World, vcpu: Vcpu, now: Interval) -> Answ
         return Guess(vcpu.armed.deadline if vcpu.armed else 0)
     if vcpu.armed is None:
         return _NEVER
-    due = _due(world, vcpu)
+    due = _due(rules, world, vcpu)
     ahead = due is not None and due.low > now.high
     return Quantity(vcpu.armed.deadline) if ahead else Guess(vcpu.armed.deadline)
 
@@ -98,7 +101,7 @@ def interrupt(rules: Rules, world: World, action: Action) -> list[Outcome]:
     vcpu = world.vcpus[action.operation.vcpu]
     silent = (None,) * len(action.operation.value_names[:-1])
     khz = world.host_khz
-    due = _due_at(action.moment.tsc.low) if khz and vcpu.timer_requested else _due(world, vcpu)
+    due = _due_at(action.moment.tsc.low) if khz and vcpu.timer_requested else _due(rules, world, vcpu)
     if due is None or not khz or not rules.policy.honours_writes:
         vcpu.timer_known = False
         return [Outcome(world, (*silent, Guess(vcpu.armed.deadline if vcpu.armed else 0)))]
@@ -153,7 +156,7 @@ def _is_line(rules: Rules, vcpu: Vcpu) -> bool:
     )
 
 
-def _due(world: World, vcpu: Vcpu) -> _Due | None:
+def _due(rules: Rules, world: World, vcpu: Vcpu) -> _Due | None:
     """When the interrupt comes; None if that is not known. start_sw_tscdeadline(), apic_timer_expired()."""
     armed, offset = vcpu.armed, bounds(vcpu.armed_offset, world.unknowns)
     if armed is None:
@@ -184,11 +187,12 @@ def _due(world: World, vcpu: Vcpu) -> _Due | None:
     rate = host_khz if armed.ratio is None else host_khz * armed.ratio >> (world.fraction_bits or 0)
     exact = abs(armed.khz - rate) * _PER_MS <= rate * _CORRECTED_PPM
     low = low if exact else min(low, begin)
-    low -= (high - begin) * _SLEWED_PPM // _PER_MS + 2 + _ADVANCED_NS * host_khz // _PER_MS
-    high += (high - begin) * _SLEWED_PPM // _PER_MS + 2
+    slewed = _RAW_PPM if rules.host.one_tsc else _SLEWED_PPM
+    low -= (high - begin) * slewed // _PER_MS + 2 + _ADVANCED_NS * host_khz // _PER_MS
+    high += (high - begin) * slewed // _PER_MS + 2 + _WOKEN_NS * host_khz // _PER_MS
     if not (exact and unmoved) or laps:
         return _Due(low, high, usual, may_wait=laps > 0)
-    ahead = max(0, armed.deadline - first) * _SLEWED_PPM // _PER_MS + 2
+    ahead = max(0, armed.deadline - first) * slewed // _PER_MS + 2
     deadline = armed.deadline + lap * arithmetic.WORD
     return _Due(low, high, usual, deadline - ahead, deadline)
 

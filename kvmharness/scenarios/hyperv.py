@@ -338,6 +338,53 @@ SCENARIOS = (
         ),
     ),
     Scenario(
+        name="hyperv-copied",
+        contract=(
+            "A TSC page that the guest asked to keep is kept where a VMM restores its MSR, but not where the "
+            "guest itself writes that; once it is off the counter is the VM's clock."
+        ),
+        source="tsc_page_update_unsafe(); kvm_hv_set_msr_pw() notes who wrote HV_X64_MSR_REFERENCE_TSC",
+        consequence="A nested Hyper-V that is migrated has two clocks.",
+        needs=("hyperv-time", "masterclock"),
+        script=(
+            *_guest(0),
+            _tsc_page_on(),
+            GuestWrite(vcpu=0, msr="HV_TSC_EMULATION_CONTROL", value=1, label="emulation"),
+            *_look(0, "before"),
+            ReadTscPage(label="tsc-page-before"),
+            SetClock(clock=_FAR, label="set"),
+            _count("host-paused"),
+            SetMsrs(vcpu=0, msrs=(("HV_REFERENCE_TSC", _ON),), label="on-again"),
+            *_look(0, "kept"),
+            _count("host-kept"),
+            GuestWrite(vcpu=0, msr="HV_REFERENCE_TSC", value=_ON, label="on-by-guest"),
+            *_look(0, "new"),
+            _count("host-new"),
+            GuestWrite(vcpu=0, msr="HV_REFERENCE_TSC", value=0, label="off"),
+            SetClock(clock=0, label="set-0"),
+            *_look(0, "off"),
+            _count("host-off"),
+        ),
+        claims=(
+            RenewedClaim(
+                text="the page is kept", seen="guest-0-kept", expected="tsc-page-before", renewed=False
+            ),
+            ReferenceClaim(
+                text="the counter goes by the page that is kept",
+                seen=("host-paused", "guest-0-kept", "host-kept"),
+                expected="tsc-page-before",
+            ),
+            RenewedClaim(text="the guest gets a new page", seen="guest-0-new", expected="tsc-page-before"),
+            _is_clock("new", "host-new"),
+            ReferenceClaim(
+                text="without a page the counter is the kvmclock",
+                seen=("host-off",),
+                expected="page-0-off",
+                by_page=False,
+            ),
+        ),
+    ),
+    Scenario(
         name="hyperv-matched-again",
         contract="Once the vCPUs' TSCs are the same again, the guest may go by the TSC page again.",
         source=(

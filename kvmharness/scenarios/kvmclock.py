@@ -305,7 +305,7 @@ SCENARIOS = (
             page_on(0),
             *look_at_page(0, "before"),
             GetClock(label="saved"),
-            Sleep(ns=50 * MS),
+            Sleep(ns=1000 * MS),
             # As if the VM were another one, whose clock has counted from its own creation.
             SetClock(clock=0, label="reset"),
             SetClock(clock=Read("saved"), realtime=Read("saved", place=2), label="restored"),

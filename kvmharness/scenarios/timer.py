@@ -240,6 +240,24 @@ SCENARIOS = (
         claims=fires("timer"),
     ),
     Scenario(
+        name="timer-in-a-second",
+        contract="A deadline in more than a second fires when the guest's TSC is there, and soon.",
+        source=f"{KVM}; a timer at a rate that is 100 ppm off is off by 129 us then",
+        consequence="The guest's timers are early, or late, by a part of the time that they are set for.",
+        needs=NEEDS,
+        script=(
+            *MACHINE,
+            ON,
+            tsc(0, "tsc"),
+            deadline(0, Read("tsc", Time(1290 * MS))),
+            Sleep(ns=1288 * MS),
+            # Less than half a percent of that: a timer that is so late does not come.
+            AwaitTimer(vcpu=0, ns=7 * MS, label="timer"),
+            tsc(0, "tsc-after"),
+        ),
+        claims=fires(),
+    ),
+    Scenario(
         name="timer-set-back",
         contract="When its TSC was set back a guest gets the interrupt as that is at the deadline again.",
         source=f"{KVM}: {NOT_MOVED}",

@@ -91,7 +91,7 @@ SCENARIOS = (
     Scenario(
         name="unstable-pair",
         contract=(
-            "On a host with an unstable TSC two vCPUs that are restored to one TSC, one 5 ms after the "
+            "On a host with an unstable TSC two vCPUs that are restored to one TSC, one 300 ms after the "
             "other, count together."
         ),
         source=(
@@ -104,7 +104,7 @@ SCENARIOS = (
             CreateVcpu(vcpu=0, label="create-0"),
             CreateVcpu(vcpu=1, label="create-1"),
             write(0, Time(100_000 * MS), "restore-0"),
-            Sleep(ns=5 * MS),
+            Sleep(ns=300 * MS),  # a rate that is 100 ppm off makes 30 us of it
             write(1, Time(100_000 * MS), "restore-1"),
             Run(vcpu=0, label="guest-0"),
             Run(vcpu=1, label="guest-1"),
