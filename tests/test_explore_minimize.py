@@ -12,12 +12,14 @@ from kvmharness.script import (
     CreateVcpu,
     GetClock,
     GetMsrs,
+    GetTscOffset,
     GuestWrite,
     Operation,
     Read,
     Run,
     Script,
     SetMsrs,
+    SetTscOffset,
     Sleep,
     Time,
     Value,
@@ -69,6 +71,19 @@ def test_a_guest_becomes_one_that_only_reads_its_tsc_where_that_does() -> None:
     found = minimize(script, where(runs_both)).script
     assert found == (*plain, Run(vcpu=0, label="timer"), Run(vcpu=1, label="guest"))
     assert any(isinstance(step, AwaitTimer) for step in minimize(script, where(awaits)).script)
+
+
+def test_an_offset_that_was_read_does_not_become_a_plain_one() -> None:
+    def sets_offset(script: Script) -> bool:
+        return any(isinstance(step, SetTscOffset) for step in script)
+
+    script = (
+        CreateVcpu(vcpu=0),
+        GetTscOffset(vcpu=0, label="read"),
+        SetTscOffset(vcpu=0, offset=Read("read", Time(300 * MS))),
+    )
+    small = minimize(script, where(sets_offset)).script
+    assert small == (*script[:2], SetTscOffset(vcpu=0, offset=Read("read", 0)))
 
 
 def test_what_a_step_rests_on_stays_with_it() -> None:

@@ -17,7 +17,18 @@ from kvmharness.reproduce.names import duration, identifier, number, text, wrapp
 from kvmharness.reproduce.oracle import with_claims
 from kvmharness.scenarios import SCENARIOS, Scenario
 from kvmharness.scenarios.file import to_text
-from kvmharness.script import CreateVcpu, GetClock, GetMsrs, Run, SetMsrs, Sleep, Time
+from kvmharness.script import (
+    CreateVcpu,
+    GetClock,
+    GetMsrs,
+    GetTscOffset,
+    Read,
+    Run,
+    SetMsrs,
+    SetTscOffset,
+    Sleep,
+    Time,
+)
 from tests.command_line import Capture, one_line, status_of
 
 MAINLINE = POLICIES["mainline-6.7"]
@@ -163,6 +174,24 @@ def test_what_is_checked_of_a_shape_compiles(tmp_path: Path) -> None:
 def test_a_rule_that_nothing_shows_cannot_be_checked() -> None:
     with pytest.raises(CannotExpressError):
         with_claims(restored(rule="khz"), MAINLINE)
+
+
+def test_what_depends_on_how_long_the_host_was_up_cannot_be_checked() -> None:
+    """A write 60 s ahead of a plain offset of 0 is near it on a host that was booted a minute ago."""
+    created = CreateVcpu(vcpu=0, label="create")
+    for offset, fine in ((0, False), (Read("offset"), True)):
+        script = (
+            created,
+            GetTscOffset(vcpu=0, label="offset"),
+            SetTscOffset(vcpu=0, offset=offset, label="set-offset"),
+            SetMsrs(vcpu=0, msrs=(("TSC", Time(60 * 10**9)),), label="write"),
+        )
+        found = Scenario(name="found", contract="", script=script, claims=())
+        if fine:
+            assert with_claims(found, MAINLINE).claims
+        else:
+            with pytest.raises(CannotExpressError, match="how long the host was up"):
+                with_claims(found, MAINLINE)
 
 
 # Names, numbers, lines

@@ -191,7 +191,9 @@ def _plainer_fields(name: str, value: Any) -> Iterator[Any]:
     elif name in ("offset", "value", "clock") or (name == "realtime" and value is not None):
         if name == "realtime":
             yield None
-        yield from _plainer_values(value)
+        # A plain offset means something else on a host that was up for another time.
+        relative = name == "offset" and isinstance(value, Read)
+        yield from (each for each in _plainer_values(value) if isinstance(each, Read) or not relative)
 
 
 def _plainer_values(value: Value) -> Iterator[Value]:
