@@ -44,9 +44,7 @@ def with_claims(scenario: Scenario, policy: Policy) -> Scenario:
     if len(trace.events) < len(script) + len(ends):
         raise CannotExpressError("the script comes to no end: a step needs what an earlier one did not read")
     if not entitled and _depends_on_uptime(script):
-        raise CannotExpressError(
-            "what comes of it depends on how long the host was up: it sets a plain offset"
-        )
+        raise CannotExpressError("its result depends on how long the host was up: it sets a plain offset")
     of_rules = [claim for each in entitled for claim in _ENTITLED[each.rule](each.rule, trace, vcpus)]
     claims = of_rules if entitled else _predicted(trace, policy, vcpus)
     if not claims:
