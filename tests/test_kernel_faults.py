@@ -13,10 +13,17 @@ from kvmharness.scenarios import SCENARIOS
 from scripts import kernel_faults
 from scripts.kernel_faults import Fault, FaultError
 
+HERE = Path(__file__).parent
 FAULTS = kernel_faults.read()
-# All of them take an hour: scripts/kernel-faults.
-PLAYED = FAULTS[::3]
-PAGE = Path(__file__).parent.parent / "docs" / "faults.md"
+OF_TIME = kernel_faults.read(HERE / "kernel-faults-3.toml")
+SIZES = kernel_faults.read(HERE / "kernel-faults-sizes.toml")
+# All of them take hours: scripts/kernel-faults.
+PLAYED = [
+    *FAULTS[::3],
+    *OF_TIME[::6],
+    *(fault for fault in SIZES if fault.name in ("page-rate-2ppm", "timer-early-100ppm")),
+]
+PAGE = HERE.parent / "docs" / "faults.md"
 
 # Made up, with what a fault may be looked for in.
 CODE = """\
@@ -61,18 +68,45 @@ def test_a_fault_that_fits_in_no_place_or_in_several_is_refused(
 
 
 def test_faults_have_names_of_their_own_and_are_noticed_or_survive() -> None:
-    assert len({fault.name for fault in FAULTS}) == len(FAULTS)
-    assert {fault.noticed_by for fault in FAULTS if not fault.survives} <= set(SCENARIOS)
-    assert not [fault.name for fault in FAULTS if fault.survives and fault.noticed_by]
+    faults = [*FAULTS, *kernel_faults.read(HERE / "kernel-faults-2.toml"), *OF_TIME, *SIZES]
+    assert len({fault.name for fault in faults}) == len(faults)
+    assert not [fault.name for fault in faults if fault.survives and fault.noticed_by]
+    listed = [*FAULTS, *OF_TIME, *SIZES]
+    assert {fault.noticed_by for fault in listed if not fault.survives} <= set(SCENARIOS)
 
 
-def test_the_page_lists_each_fault_and_what_notices_it() -> None:
-    rows = [line.split(" | ") for line in PAGE.read_text().splitlines() if line.startswith("| ")]
-    listed = {cells[0].removeprefix("| "): (cells[1], cells[2], cells[4].split(",")[0]) for cells in rows[2:]}
+def test_a_fault_of_another_file_is_a_patch_of_that_file() -> None:
+    made_up = Fault("made-up", "", "first", "a + b", "a - b", file="arch/x86/kvm/lapic.c")
+    assert kernel_faults.patch(made_up, CODE).files[0].path == "arch/x86/kvm/lapic.c"
+    assert {fault.file.rpartition("/")[2] for fault in OF_TIME} == {"x86.c", "lapic.c", "hyperv.c"}
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The table below a heading of the page, without its own."""
+    text = PAGE.read_text().partition(f"# {heading}\n")[2].partition("\n#")[0]
+    lines = [line.strip("|").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in cells] for cells in lines[2:]]
+
+
+@pytest.mark.parametrize(
+    ("heading", "faults"), [("Faults put into a kernel", FAULTS), ("Clocks, timers and Hyper-V", OF_TIME)]
+)
+def test_the_page_lists_each_fault_and_what_notices_it(heading: str, faults: list[Fault]) -> None:
+    listed = {cells[0]: (cells[1], cells[2], cells[4].split(",")[0]) for cells in rows(heading)}
     assert listed == {
         fault.name: (fault.breaks, fault.on, fault.noticed_by or fault.survives.split(",")[0])
-        for fault in FAULTS
+        for fault in faults
     }
+
+
+def test_the_page_says_from_which_size_on_each_fault_is_noticed() -> None:
+    sizes = ("5000ppm", "100ppm", "2ppm")
+    listed = {
+        f"{cells[0]}-{size}": cell == "FAIL"
+        for cells in rows("How small a fault is noticed")
+        for size, cell in zip(sizes, cells[3:6], strict=True)
+    }
+    assert listed == {fault.name: not fault.survives for fault in SIZES}
 
 
 @pytest.mark.lab
@@ -102,4 +136,4 @@ def test_a_fault_is_noticed_and_distinguished_from_the_kernel_without_it(
     assert bool(failed) is not bool(fault.survives), fault.survives
     assert all(result.step and result.reason for result in failed)
     if failed and fault.on == "amd":
-        assert kernel_faults.compared(fault, played).differences
+        assert bool(kernel_faults.compared(fault, played).differences) is fault.differs
