@@ -6,7 +6,7 @@
 
 import dataclasses
 
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from kvmharness.judging.difference import first_difference
@@ -68,6 +68,7 @@ def test_what_the_model_plays_of_deadline_timers_is_possible_under_its_policy(
     assert_possible(trace, policy, host)
 
 
+@settings(max_examples=settings().max_examples // 4)
 @given(scripts(nested=True), policies, hosts, st.data())
 def test_what_the_model_plays_of_nested_guests_is_possible_under_its_policy(
     script: Script, policy: Policy, host: Host, data: st.DataObject
