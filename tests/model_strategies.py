@@ -170,6 +170,7 @@ def _operations(
             msr=st.sampled_from(["SYSTEM_TIME", "SYSTEM_TIME", "SYSTEM_TIME_OLD", "WALL_CLOCK"]),
             value=st.sampled_from([own, own, 0]),
         ),
+        st.builds(script.SetClocksource, tsc=st.booleans()),
         st.builds(script.MoveThread, to=st.integers(0, 2)),
         st.builds(script.Sleep, ns=st.sampled_from([0, 50 * MS, 900 * MS, 1000 * MS, 2500 * MS])),
     ]

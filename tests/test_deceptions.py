@@ -8,6 +8,7 @@ import pytest
 
 from kvmharness.judging import kvm
 from kvmharness.judging.judge import judge_scenario
+from kvmharness.judging.probe import Probe
 from kvmharness.judging.session import Session, settle
 from kvmharness.judging.verdict import BY_CONTRACTS, Expectation, Result, Verdict, exit_status
 from kvmharness.lab import play as lab_play
@@ -46,6 +47,13 @@ def test_a_kvm_without_a_masterclock_is_at_fault_where_the_hosts_clock_runs_on_t
     assert kvm.seen(without).divergences == {}
     assert [*kvm.seen(without, IN_THE_LAB).divergences] == ["probe", "probe-hyperv"]
     assert kvm.seen(probe(), IN_THE_LAB).divergences == {}
+
+
+def test_a_kvm_without_a_masterclock_is_at_fault_where_the_host_says_that_its_clock_runs_on_the_tsc() -> None:
+    without = probe(host=dataclasses.replace(HOST, tsc_clocksource=False))
+    for clocksource, found in (("tsc", ["probe", "probe-hyperv"]), ("hpet", [])):
+        said = tuple(dataclasses.replace(each, host={"clocksource": clocksource}) for each in without.traces)
+        assert [*kvm.seen(Probe(said)).divergences] == found
 
 
 def test_only_machines_that_nothing_disturbs_are_known_to_have_a_stable_tsc() -> None:

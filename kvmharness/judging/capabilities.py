@@ -21,6 +21,7 @@ from kvmharness.contract import (
     Status,
 )
 from kvmharness.judging.probe import (
+    CLOCKSOURCE,
     GUESTS,
     HOST,
     HYPERV,
@@ -240,6 +241,14 @@ CAPABILITIES = {
             there="this KVM offers its guests SVM, so that they can have guests of their own",
             asks="l2",
         ),
+        Capability(
+            "clocksource",
+            CLOCKSOURCE,
+            EndClaim(text="the host's clocksource may be changed", seen="clocksource"),
+            missing="the host's clock has the TSC or one other clocksource, or is not to be changed",
+            there="the host's clocksource may be changed",
+            implies=("masterclock",),
+        ),
     )
 }
 
@@ -263,6 +272,7 @@ def host_facts(probe: Probe, found: Mapping[str, Finding] | None = None) -> Host
     up_ns = min((each.events[0].bracket.ns_before for each in probe.traces if each.events), default=0)
     flags = (clock.value("clock_flags") if clock else None) or 0
     stable_clock = bool(flags & TSC_STABLE)
+    on_tsc = stable_clock or probe.host.get(host_state.CLOCKSOURCE) == "tsc"
     return Host(
         khz=rate or khz,
         # The rate is corrected once. If vCPUs are created with another one, that was before. A lab machine
@@ -272,7 +282,7 @@ def host_facts(probe: Probe, found: Mapping[str, Finding] | None = None) -> Host
         stable=found["stable-tsc"].status is not Status.BROKEN,
         # An emulated CPU's TSC is the number of instructions that the machine has executed.
         one_tsc=counts_instructions(probe),
-        tsc_clocksource=True if stable_clock else None,
+        tsc_clocksource=True if on_tsc else None,
         has_attribute=knows,
         # What cannot be made slower has no scaling at all (set_tsc_khz).
         fraction_bits=0 if slower is False else None,

@@ -26,6 +26,7 @@ from kvmharness.script import (
     Run,
     RunL2,
     Script,
+    SetClocksource,
     SetHvCpuid,
     SetLapic,
     SetMsrs,
@@ -50,6 +51,7 @@ HYPERV = "probe-hyperv"
 PROPOSED = "probe-proposed"  # what no release knows
 TIMER = "probe-timer"
 NESTED = "probe-nested"
+CLOCKSOURCE = "probe-clocksource"
 
 # A label is there once in all of them.
 PROBES: dict[str, Script] = {
@@ -135,6 +137,8 @@ PROBES: dict[str, Script] = {
         # One that does not end is not waited for long.
         RunL2(vcpu=0, offset=_FAR, ns=200 * MS, label="l2"),
     ),
+    # That on which the clock runs already, wherever masterclocks matter: nothing changes by it.
+    CLOCKSOURCE: (SetClocksource(tsc=True, label="clocksource"),),
 }
 
 

@@ -28,6 +28,9 @@ _ZERO = Within(Interval(0, 0))
 # of a TSC of another rate.
 _NO_MASTERCLOCK, _OTHER_RATE = frozenset({"EINVAL", "ENODATA"}), frozenset({"ERANGE"})
 
+# What the player answers where the host's clocksource is not to be changed.
+_NO_CLOCKSOURCE = frozenset({"ENODEV"})
+
 
 def get_clock(rules: Rules, world: World, action: Action) -> list[Outcome]:
     """KVM_GET_CLOCK. Its flags are those of the last time the masterclock was looked at."""
@@ -43,21 +46,22 @@ def get_clock(rules: Rules, world: World, action: Action) -> list[Outcome]:
 
 
 def _clock_of(rules: Rules, world: World, action: Action) -> Outcome:
-    stable = world.use_master_clock and world.tsc_clocksource is not False
+    stable = world.masterclock is not False
     clock = Clock(world.kvmclock_offset, rules.drift(world, action.moment))
     # What a kernel says whose masterclock does not need equal offsets is not known while they differ.
     is_open = rules.policy.stable_by == "khz" and not rules.all_match(world)
     # A kernel reports both, the host's real time and its TSC, or neither (get_kvmclock()). It may
     # be neither just after the host's clock was taken off the TSC.
     of_host = REALTIME | HOST_TSC
-    bits = TSC_STABLE | (of_host if world.knows_realtime else 0)
+    reads_both = stable and world.knows_realtime and world.tsc_clocksource is not False
+    bits = TSC_STABLE | (of_host if reads_both else 0)
     neither = 0 if world.knows_realtime is not False else of_host
     flags = Flag(neither if is_open else TSC_STABLE | neither, bits if stable else 0, of_host)
     realtime = real_time.read(rules, world, action.moment)
     answers: tuple[Answer, ...] = (clock, flags, realtime, Within(action.moment.tsc))
     if action.realtime is not None:
         with_realtime = flags, Guess(action.realtime), Within(action.moment.tsc)
-        answers = (clock, *(with_realtime if stable and world.knows_realtime else (flags,)))
+        answers = (clock, *(with_realtime if reads_both else (flags,)))
     if rules.has_line(world) and world.clock_khz and world.line_raw:
         drawn = world.line, world.clock_khz, world.kvmclock_offset, world.line_raw
         return Outcome(world, (None, *answers[1:]), on_line=OnLine(*drawn, clock=0, tsc=3))
@@ -132,7 +136,7 @@ def _each_guest(rules: Rules, worlds: list[World], action: Action) -> list[Outco
 
 
 def _guest_clock(rules: Rules, world: World, action: Action) -> Outcome:
-    if not world.use_master_clock or not world.tsc_clocksource:
+    if not world.masterclock:
         return Outcome(world, (None,) * 6, _NO_MASTERCLOCK)
     vcpu = world.vcpus[action.operation.vcpu]
     page = rules.page_now(world, action.operation.vcpu, action.moment)
@@ -199,6 +203,15 @@ def _without_clock_guest(world: World) -> list[Outcome]:
     return [Outcome(absent, errors=UNKNOWN)]
 
 
+def set_clocksource(rules: Rules, world: World, action: Action) -> list[Outcome]:
+    """The host's own clock changes, if it can."""
+    refused = Outcome(world.fork(), errors=_NO_CLOCKSOURCE, elsewhere=True)
+    if action.refused:
+        return [refused]
+    rules.change_clocksource(world, action.moment, to_tsc=action.operation.tsc)
+    return [Outcome(world), refused]
+
+
 def read_kvmclock(rules: Rules, world: World, action: Action) -> list[Outcome]:
     """What lies in a vCPU's kvmclock page. Nothing does before it was first written."""
     number = action.operation.vcpu
@@ -239,7 +252,7 @@ def _rate(page: Page, *, exact: bool) -> tuple[Answer, Answer]:
 
 def _flags(world: World, page: Page) -> Flag:
     # No vCPU's clock is stable where the host's own does not run on the TSC.
-    stable = page.stable and world.tsc_clocksource
+    stable = world.is_stable(page)
     mask = bits = 0
     for known, bit in ((stable, PVCLOCK_TSC_STABLE_BIT), (page.stopped, PVCLOCK_GUEST_STOPPED)):
         mask |= bit if known is not None else 0

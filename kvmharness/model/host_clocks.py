@@ -6,7 +6,7 @@ Of what was played meanwhile nothing can be told.
 """
 
 from kvmharness.model.state import DoubtError, Host
-from kvmharness.trace import Bracket, Trace
+from kvmharness.trace import Bracket, Event, Trace
 
 # How far the clocks may run in one trace: about ten hours of ns, two days of cycles at 1 GHz.
 _MAX_NS = 2**45
@@ -19,27 +19,35 @@ _MAX_CYCLES = 2**48
 _RAW_PPM = 1
 _UNKNOWN_PPM = 10_000
 
+# The ACPI timer, the slowest clocksource beside a TSC, counts at 3.58 MHz.
+_OTHER_UNIT_NS = 280
+
 
 class HostClocks:
     """The brackets of a trace, one after the other, on a host of which so much is known."""
 
     def __init__(self, host: Host) -> None:
         self._off_ppm = _RAW_PPM if host.khz_exact and host.tsc_clocksource else _UNKNOWN_PPM
+        self._unit_ns = 1
         self._first: Bracket | None = None
         # Two, as a step's own bracket does not tell how long the player was held up within it. Across a step
         # it shows.
         self._last: Bracket | None = None
         self._last_but_one: Bracket | None = None
 
-    def check(self, bracket: Bracket, khz: int | None) -> None:
-        """DoubtError if nothing can be said of a step with this bracket; the TSC counts at `khz` kHz."""
+    def check(self, event: Event, khz: int | None) -> None:
+        """DoubtError if nothing can be said of this step by its bracket; the TSC counts at `khz` kHz."""
+        bracket = event.bracket
+        if event.operation.host_clock_on_tsc is False:
+            # The clock has another rate for a while, and counts by another unit.
+            self._off_ppm, self._unit_ns = _UNKNOWN_PPM, _OTHER_UNIT_NS
         first = self._first = self._first or bracket
         before, earlier = self._last, self._last_but_one
         if before and (bracket.ns_before < before.ns_after or bracket.tsc_before < before.tsc_after):
             raise DoubtError("the host's clocks ran backwards before this step")
         if khz and not (
-            (before is None or _agree(before, bracket, khz, self._off_ppm))
-            and (earlier is None or _agree(earlier, bracket, khz, self._off_ppm))
+            (before is None or _agree(before, bracket, khz, self._off_ppm, self._unit_ns))
+            and (earlier is None or _agree(earlier, bracket, khz, self._off_ppm, self._unit_ns))
         ):
             raise DoubtError("the host's two clocks disagree before this step: was it suspended?")
         if bracket.ns_after - first.ns_before > _MAX_NS or bracket.tsc_after - first.tsc_before > _MAX_CYCLES:
@@ -52,7 +60,7 @@ def clocks_disagree(trace: Trace, host: Host) -> str:
     clocks = HostClocks(host)
     try:
         for event in trace.events:
-            clocks.check(event.bracket, host.khz)
+            clocks.check(event, host.khz)
     except DoubtError as doubt:
         return str(doubt)
     return ""
@@ -70,8 +78,9 @@ def clocks_apart(one: Trace, other: Trace, khz: int | None) -> str:
     return "" if abs(passed - counted) <= slack else f"its clocks do not go on from those of {one.scenario}"
 
 
-def _agree(earlier: Bracket, later: Bracket, khz: int, off_ppm: int) -> bool:
-    """Whether as much time passed between two brackets by the one clock as by the other.
+def _agree(earlier: Bracket, later: Bracket, khz: int, off_ppm: int, unit_ns: int) -> bool:
+    """Whether as much time passed between two brackets by the one clock, in units of so many ns, as by the
+    other.
 
     The clock was read within the readings of the TSC, however long the player was held up between them.
     """
@@ -79,6 +88,6 @@ def _agree(earlier: Bracket, later: Bracket, khz: int, off_ppm: int) -> bool:
     begins, begins_ns, _, ends = later
     passed = (begins_ns - ended_ns) * khz // 1_000_000
     least, most = begins - ended, ends - began
-    of_a_ns = khz // 1_000_000 + 1  # each reading of the clock is rounded down to one
-    off = abs(passed) * off_ppm // 1_000_000 + of_a_ns
+    of_a_unit = khz * unit_ns // 1_000_000 + 1  # each reading of the clock is rounded down to one
+    off = abs(passed) * off_ppm // 1_000_000 + of_a_unit
     return least - off <= passed <= most + off

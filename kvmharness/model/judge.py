@@ -104,7 +104,7 @@ class Replay:
 
     def play(self, step: int, event: Event) -> list[Outcome]:
         """Take a step; the outcomes that what was seen rules out. DoubtError where nothing can be told."""
-        self._clocks.check(event.bracket, self.worlds[0].host_khz)
+        self._clocks.check(event, self.worlds[0].host_khz)
         self._previous = event.bracket
         if not event.operation.creates_vcpu:
             for vcpu in event.operation.vcpu_numbers:

@@ -15,7 +15,7 @@ from kvmharness.model.interval import Interval
 from kvmharness.model.quantity import bounds, narrow
 from kvmharness.model.rates import UnknownRateError
 from kvmharness.model.reference_time import ENABLE, ReferenceTime
-from kvmharness.model.state import ZERO, Moment, Page, Vcpu, World
+from kvmharness.model.state import ZERO, DoubtError, Moment, Page, Vcpu, World
 from kvmharness.model.time_function import TimeFunction
 
 SYSTEM_TIME = ("SYSTEM_TIME", "SYSTEM_TIME_OLD")
@@ -26,6 +26,9 @@ _ROUNDING_NS = 10
 
 # How far off a vCPU's rate the function of a TSC may be, and how far off its rate KVM may be.
 _RATE_HZ, _ROUNDED_HZ = 1000, 4
+
+# How soon a worker has its turn on a machine that counts instructions and does nothing else.
+_WORKER_NS = 10_000_000
 
 # More than has passed since 1970, in ns, and so than can have since any real time that was.
 _EVER_NS = 2**62
@@ -60,7 +63,9 @@ class Masterclock(ReferenceTime):
         return world.nr_vcpus_matched_tsc + 1 == len(world.vcpus)
 
     def _wants_masterclock(self, world: World) -> bool:
-        """Whether the vCPUs are as a masterclock needs them."""
+        """Whether the vCPUs are as a masterclock needs them, and the host's clock may be."""
+        if world.tsc_clocksource is False:
+            return False
         if self.policy.stable_by == "offsets":
             return self.all_match(world)
         rates = {(vcpu.virtual_tsc_khz, vcpu.host_rate_at) for vcpu in world.vcpus.values()}
@@ -82,7 +87,7 @@ class Masterclock(ReferenceTime):
     def start_masterclock(self, world: World, moment: Moment) -> None:
         """kvm_update_masterclock() at a vCPU's creation, unless there is a masterclock."""
         is_there = world.use_master_clock
-        if not is_there or world.tsc_clocksource is not True:
+        if not is_there or not world.masterclock:
             self._update(world, moment, certain=not is_there and world.tsc_clocksource is True)
 
     def snapshot(self, moment: Moment) -> Moment:
@@ -117,13 +122,15 @@ class Masterclock(ReferenceTime):
         """The beginning of vcpu_enter_guest(), as far as it is about the clock."""
         vcpu, worlds = world.vcpus[number], [world]
         request, vcpu.request = vcpu.request, False
+        if vcpu.notified:
+            request = True if self._is_notified(vcpu.notified, moment) else None
+            vcpu.notified, vcpu.request = (None, False) if request else (vcpu.notified, None)
         wanted = self._wants_masterclock(world) and not world.boot_vcpu_runs_old_kvmclock
         if request is None and wanted != world.use_master_clock:
             worlds.append(world.fork())
-            self._update(worlds[1], moment, certain=world.tsc_clocksource is True)
+            self._update(worlds[1], moment, certain=world.tsc_clocksource is not None)
         elif request is not False:
-            # Without a clock that runs on the TSC nobody asks for it.
-            self._update(world, moment, certain=request is True and world.tsc_clocksource is True)
+            self._update(world, moment, certain=request is True and world.tsc_clocksource is not None)
         for each in worlds:
             self._guest_time_update(each, number, moment)
         return worlds
@@ -168,10 +175,33 @@ class Masterclock(ReferenceTime):
 
         With a masterclock that is when this was last looked at, for all vCPUs.
         """
-        if not world.use_master_clock or world.tsc_clocksource is False or world.master is None:
+        if world.masterclock is False or world.master is None:
             return [moment]
         snapshots = world.master if world.master[0] != world.master[1] else world.master[:1]
-        return [*snapshots] if world.tsc_clocksource else [*snapshots, moment]
+        return [*snapshots] if world.masterclock else [*snapshots, moment]
+
+    # The host's own clock
+
+    def change_clocksource(self, world: World, moment: Moment, *, to_tsc: bool) -> None:
+        """pvclock_gtod_notify(): KVM acts when the host's clock leaves the TSC, not when it comes back.
+
+        A worker then asks each vCPU of a host that had a masterclock to look at its own again
+        (pvclock_gtod_update_fn()). When that comes up is not known.
+        """
+        if world.tsc_clocksource is None:
+            raise DoubtError("whether the host's clock ran on the TSC before is not known")
+        leaves = world.tsc_clocksource and not to_tsc
+        world.tsc_clocksource = to_tsc and self.host.stable
+        world.clocksource_changed = True
+        for vcpu in world.vcpus.values() if leaves else ():
+            if world.use_master_clock:
+                vcpu.notified = moment.ns
+            elif vcpu.request is False:
+                vcpu.request = None  # another VM may have a masterclock
+
+    def _is_notified(self, since: Interval, moment: Moment) -> bool:
+        """Whether that worker has come up for certain: soon, where nothing else has the machine's time."""
+        return self.host.one_tsc and moment.ns.low - since.high > _WORKER_NS
 
     # The guest's pages
 
@@ -324,7 +354,7 @@ class Masterclock(ReferenceTime):
         How many cycles a ns has is known to the host's clock and to KVM, but not always as the same number:
         tsc_refine_calibration_work() corrects it after the boot.
         """
-        if not world.use_master_clock or world.tsc_clocksource is False or world.master is None:
+        if world.masterclock is False or world.master is None:
             return _ROUNDING_NS
         return _ROUNDING_NS + max(0, moment.ns.high - world.master[0].ns.low) // 100
 

@@ -106,7 +106,7 @@ class ReferenceTime(Rates):
     def setup_tsc_page(self, world: World, vcpu: Vcpu, page: Page, *, certain: bool) -> None:
         """kvm_hv_setup_tsc_page(), with what the vCPU's kvmclock page is or would be."""
         # Whether the page is called stable is known only with whether the host's own clock runs on the TSC.
-        stable = page.stable and world.tsc_clocksource if page.stable is not False else False
+        stable = world.is_stable(page)
         kept = world.hv_tsc_page_status == HOST_CHANGED and world.hv_tsc_emulation_control
         if kept and world.ref_sequence is not None and certain:
             if world.ref_sequence.low > 0:
@@ -133,7 +133,7 @@ class ReferenceTime(Rates):
 
     def has_line(self, world: World) -> bool:
         """Whether the VM's clock is on a line, and how steep that is."""
-        on_tsc = world.use_master_clock and world.tsc_clocksource is True and world.master is not None
+        on_tsc = world.masterclock is True and world.master is not None
         return on_tsc and world.clock_khz is not None and world.line_raw is not None
 
     def _may_be_set_up(self, world: World) -> None:

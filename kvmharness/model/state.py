@@ -136,6 +136,8 @@ class Vcpu:
     in_generation       this_tsc_generation == cur_tsc_generation
     has_run             last_vmentry_cpu != -1
     request             whether KVM_REQ_MASTERCLOCK_UPDATE is pending; None where kernels differ
+    notified            when (ns) the host's clock left the TSC, for which that may become pending; None: it
+                        has been
     host_rate_at        the step at which virtual_tsc_khz became the host's own rate of that time, of which
                         it is only a guess; 0 where it is exact
     follows             False where it is not known which kHz its TSC follows: a KVM that ignores writes
@@ -173,6 +175,7 @@ class Vcpu:
     tsc_catchup: bool = False
     tsc_always_catchup: bool = False
     request: bool | None = False
+    notified: Interval | None = None
     host_rate_at: int = 0
     follows: bool = True
     pv_time: bool | None = False
@@ -205,6 +208,8 @@ class World:
     realtime         how far the host's CLOCK_REALTIME is above its raw clock (ns)
     master           the masterclock's snapshot (master_cycle_now, master_kernel_ns): when it was taken at the
                      earliest and at the latest
+    clocksource_changed  whether the host's clock left the TSC or came back to it; use_master_clock then is so
+                     as KVM has it, and until then for a host whose clock runs on the TSC
     clock_khz        the rate that KVM takes the host's TSC for where it reckons with clocks; None: not known
     line, line_raw   the VM's clock at a host's TSC of 0 (ns) while there is a masterclock; and the host's raw
                      clock then, in the masterclock's snapshot. None: not known
@@ -258,6 +263,7 @@ class World:
     nr_vcpus_matched_tsc: int = 0
     user_set_tsc: bool = False
     use_master_clock: bool = False
+    clocksource_changed: bool = False
     boot_vcpu_runs_old_kvmclock: bool = False
     master: tuple[Moment, Moment] | None = None
     kvmclock_offset: Quantity = NOTHING
@@ -282,6 +288,19 @@ class World:
     unknowns: Unknowns = field(default_factory=dict)
     step: int = 0
     made: int = 0
+
+    @property
+    def masterclock(self) -> bool | None:
+        """Whether KVM has one; None where that depends on whether the host's clock runs on the TSC."""
+        if not self.use_master_clock:
+            return False
+        return True if self.clocksource_changed else self.tsc_clocksource
+
+    def is_stable(self, page: Page) -> bool | None:
+        """Whether a page says PVCLOCK_TSC_STABLE_BIT; None where it is not known."""
+        if self.clocksource_changed or not page.stable:
+            return page.stable
+        return self.tsc_clocksource
 
     def unknown(self, interval: Interval | None) -> Quantity:
         """A quantity of which only the interval is known (None: nothing at all)."""

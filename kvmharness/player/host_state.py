@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MODULES = ("kvm", "kvm_amd", "kvm_intel")
 BUILD_ID = " build id"
+CLOCKSOURCE = "clocksource"
 TOLERANCE = "kvm.tsc_tolerance_ppm"
 
 

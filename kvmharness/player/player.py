@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from kvmharness.kvm import System
+    from kvmharness.player.clocksource import Clocksource
 
     Script = list[dict[str, Any]]
     Steps = list[dict[str, Any]]
@@ -34,11 +35,13 @@ class Player:
     """Plays scripts on an open /dev/kvm, each on a VM of its own.
 
     The calling thread stays on the CPU it is on, unless a script moves it: CPUs' TSCs may be a few
-    cycles apart, and a bracket is only as good as the TSC it was read from.
+    cycles apart, and a bracket is only as good as the TSC it was read from. Scripts may change `clocksource`
+    where that is given.
     """
 
-    def __init__(self, system: System) -> None:
+    def __init__(self, system: System, clocksource: Clocksource | None = None) -> None:
         self._system = system
+        self._clocksource = clocksource
         self._cpuid = system.supported_cpuid()
 
     def play(self, script: Script) -> Steps:
@@ -69,7 +72,9 @@ class Player:
                 stage = _due(stages, wait=not ahead or len(stages) == MOST_VMS)
                 if stage is None:
                     name, script = ahead.pop(0)
-                    stage = Stage(self._system, self._cpuid, cpus, name, script)
+                    stage = Stage(
+                        self._system, self._cpuid, cpus, name, script, clocksource=self._clocksource
+                    )
                     stages.append(stage)
                 announce(stage.name)
                 if stage.cpu != here:
@@ -77,6 +82,8 @@ class Player:
                 waits = stage.go_on()
                 here = stage.cpu
                 if not waits:
+                    if self._clocksource:
+                        self._clocksource.restore()
                     stages.remove(stage)
                     if len(closing) == MOST_VMS:
                         check([closing.pop(0).wait()])

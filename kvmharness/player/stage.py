@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from kvmharness.kvm import BracketNumbers, System, Vcpu
+    from kvmharness.player.clocksource import Clocksource
 
 
 class Stage:
@@ -42,10 +43,18 @@ class Stage:
     `cpus` are those the thread may move to, the one it is on first. `created` are the host's clocks around
     KVM_CREATE_VM, as a step of a trace has them. `cpu` is where the script was last:
     go_on() is to be called from there. `due_ns` is when the wait it is in is over (CLOCK_MONOTONIC).
+    `clocksource` is the host's, if the script may change that.
     """
 
     def __init__(
-        self, system: System, cpuid: Any, cpus: list[int], name: str, script: list[dict[str, Any]]
+        self,
+        system: System,
+        cpuid: Any,
+        cpus: list[int],
+        name: str,
+        script: list[dict[str, Any]],
+        *,
+        clocksource: Clocksource | None = None,
     ) -> None:
         self.name = name
         self.cpu = cpus[0]
@@ -55,6 +64,7 @@ class Stage:
         self._waits_since: BracketNumbers | None = None
         self._cpuid = cpuid
         self._cpus = cpus
+        self._clocksource = clocksource
         self._brackets = BracketBuffer()
         self._vcpus: dict[int, Vcpu] = {}
         self._programs: dict[int, guests.Program] = {}
@@ -402,6 +412,15 @@ class Stage:
         guests.ask_for_l2(self._memory, number, None)
         self._run(number, operation["ns"])
         return [value, *guests.l2_samples(self._memory, number)[:2]]
+
+    def _do_set_clocksource(self, operation: dict[str, Any]) -> list[int]:
+        tsc_before, ns_before, _, _ = self._bracket = read_host_clock()
+        if not self._clocksource:
+            self._refuse(errno.ENODEV)
+        self._clocksource.choose(tsc=operation["tsc"])
+        _, _, ns_after, tsc_after = read_host_clock()
+        self._bracket = (tsc_before, ns_before, ns_after, tsc_after)
+        return []
 
     def _do_sleep(self, operation: dict[str, Any]) -> list[int]:
         """The end of a wait."""

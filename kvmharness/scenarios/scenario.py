@@ -58,6 +58,7 @@ class Scenario:
         return replace(
             HOST,
             stable=stable,
+            one_tsc="clocksource" in self.needs,
             tsc_clocksource=stable,
             fraction_bits=48 if "tsc-scaling" in self.needs else 0,
             has_scale="tsc-scale-attribute" in self.needs,

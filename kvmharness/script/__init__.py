@@ -23,6 +23,7 @@ from kvmharness.script.operations.base import Resolver as Resolver
 from kvmharness.script.operations.base import Script as Script
 from kvmharness.script.operations.clock import *
 from kvmharness.script.operations.guest import *
+from kvmharness.script.operations.host import *
 from kvmharness.script.operations.hyperv import *
 from kvmharness.script.operations.khz import *
 from kvmharness.script.operations.msr import *

@@ -53,6 +53,12 @@ def _within(low: int, high: int) -> Codec:
     return Codec(lambda data: _number(data, low, high))
 
 
+def _yes_no(data: Any) -> bool:
+    if type(data) is not bool:
+        raise ScriptError(f"expected true or false, got {data!a:.60}")
+    return data
+
+
 def _text(data: Any) -> str:
     if type(data) is not str or len(data) > 100 or not (data.isascii() and data.isprintable()):
         raise ScriptError(f"expected a short plain text, got {data!a:.60}")
@@ -104,6 +110,7 @@ VcpuNumbers = Annotated[tuple[int, ...], Codec(_vcpus, list)]
 Level = Annotated[int, _within(1, 2)]
 CpuNumber = Annotated[int, _within(0, MAX_CPUS - 1)]
 Duration = Annotated[int, _within(0, MAX_SLEEP_NS)]  # ns
+YesNo = Annotated[bool, Codec(_yes_no)]
 MsrName = Annotated[str, Codec(_msr)]
 MsrNames = Annotated[tuple[str, ...], Codec(lambda data: tuple(_msr(name) for name in _list(data)), list)]
 ToWrite = Annotated[Value, Codec(_value, value_to_json)]

@@ -10,6 +10,7 @@ import os
 from kvmharness.kvm import System
 from kvmharness.lab.machines import program, protocol
 from kvmharness.player import host_reader, host_state
+from kvmharness.player.clocksource import Clocksource
 from kvmharness.player.player import Player
 
 # init's ends of these say that the player is ready, and that the job is there.
@@ -33,7 +34,7 @@ def main(job_path: str = protocol.JOB_PATH, result_path: str = "/dev/ttyS1") -> 
             _announce(protocol.PROGRAM)
             program.run(rounds, lambda content: _write(result.fileno(), protocol.encode(number, content)))
             rounds = []
-        player = Player(system)
+        player = Player(system, Clocksource())
         release = protocol.plain(os.uname().release)
         # With the first frame alone: a serial port is slow.
         facts = host_state.described(host_reader.read())

@@ -8,5 +8,6 @@ guest   a guest runs, alone or with others, or writes an MSR itself
 hyperv  the reference time of a guest that takes its hypervisor for a Hyper-V
 clock   the VM's clock and the kvmclock pages
 thread  the playing thread moves, or waits
+host    the clock of the machine that KVM runs on
 timer   an interrupt chip, and the local APIC's timer in TSC-deadline mode
 """

@@ -90,6 +90,11 @@ class Operation:
         """How far off the first rate, in millionths, the rate is that it sets; None if it sets none so."""
         return None
 
+    @property
+    def host_clock_on_tsc(self) -> bool | None:
+        """Whether the host's own clock runs on its TSC by it; None where it leaves that as it was."""
+        return None
+
     def complaint(self) -> str:
         """Why it makes no sense, or ""."""
         return ""
