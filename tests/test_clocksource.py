@@ -30,7 +30,7 @@ def test_a_clock_leaves_the_tsc_for_the_best_of_the_others_and_comes_back(tmp_pa
     assert current(tmp_path) == "tsc"
 
 
-def test_what_a_script_left_behind_is_put_right_once(tmp_path: Path) -> None:
+def test_a_clock_that_a_script_took_off_the_tsc_is_put_right_once(tmp_path: Path) -> None:
     host = Clocksource(str(folder(tmp_path)))
     host.choose(tsc=False)
     host.restore()
@@ -62,5 +62,5 @@ def test_a_player_leaves_this_hosts_clocksource_alone(system: System, tmp_path: 
     made_up = Clocksource(str(folder(tmp_path)))
     (step,) = Player(system, made_up).play(script)
     assert "errno" not in step
-    # The script is over: what it left behind is put right.
+    # The script is over: the clock is put right.
     assert current(tmp_path) == "tsc"
