@@ -250,9 +250,9 @@ SCENARIOS = (
             ON,
             tsc(0, "tsc"),
             deadline(0, Read("tsc", Time(1290 * MS))),
-            Sleep(ns=1288 * MS),
-            # Less than half a percent of that: a timer that is so late does not come.
-            AwaitTimer(vcpu=0, ns=7 * MS, label="timer"),
+            Sleep(ns=1285 * MS),
+            # A timer that is half a percent late, 6.4 ms, does not come by then.
+            AwaitTimer(vcpu=0, ns=8 * MS, label="timer"),
             tsc(0, "tsc-after"),
         ),
         claims=fires(),
