@@ -43,10 +43,11 @@ def played(
 
 
 def assert_possible(trace: Trace, policy: Policy, host: Host) -> None:
-    """Where vCPUs are written at once, or a rule leaves things open, it may go too many ways to follow: then
-    all of it up to there is possible."""
+    """Where vCPUs are written at once, or a rule leaves things open, it may go too many ways to follow; and
+    nothing follows from a clocksource that leaves the TSC where it may have been another before. Then all of
+    it up to there is possible."""
     judgement = judge(trace, policy, host)
-    if judgement.doubt.startswith("too much stays open"):
+    if judgement.doubt.startswith(("too much stays open", "whether the host's clock ran on the TSC")):
         followed = dataclasses.replace(trace, events=trace.events[: judgement.step - 1])
         judgement = judge(followed, policy, host)
     assert judgement.possibility is Possibility.POSSIBLE, judgement
