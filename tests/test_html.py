@@ -174,7 +174,7 @@ document.title = JSON.stringify([page.documentElement.scrollWidth, one.width, ou
 def test_a_browser_lays_the_page_out_within_its_width(tmp_path: Path, width: int) -> None:
     browser = shutil.which("chromium")
     if browser is None:
-        pytest.skip("no browser: chromium is not installed")
+        pytest.skip("missing capability chromium: install chromium")
     (tmp_path / "page.html").write_text(render(both(), "html"))
     (tmp_path / "frame.html").write_text(MEASURE.format(width=width))
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]

@@ -17,7 +17,7 @@ from kvmharness.lab.kernels import Kernel
 from tests.made_up_kernels import put
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = ("bisect-fault", "bisect-fix")
+SCRIPTS = ("bisect-fault", "bisect-fix", "bisect-on-box")
 # What only git needs.
 _OF_GIT = re.compile(r"\.git(ignore|attributes)")
 # The glibc of a manylinux wheel made on Debian 12 may be no newer than that of 2022's distributions.
@@ -43,6 +43,17 @@ def test_the_scripts_for_git_start_the_kvmharness_that_pip_put_beside_them(
         shutil.copy(ROOT / "scripts" / name, tmp_path)
     said(tmp_path / "bisect-fault", "--kernel", "debian:6.1", status=fault)
     said(tmp_path / "bisect-fix", "--kernel", "debian:6.1", status=fix)
+
+
+def test_the_script_for_a_box_starts_the_kvmharness_that_pip_put_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KVMHARNESS", raising=False)
+    put(tmp_path / "kvmharness", "#!/bin/sh\necho 'no Python here' >&2\nexit 1\n").chmod(0o755)
+    shutil.copy(ROOT / "scripts/bisect-on-box", tmp_path)
+    words = [str(tmp_path / "bisect-on-box"), "ssh://box"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (128, "no Python here\n")
 
 
 @pytest.fixture(scope="module")
