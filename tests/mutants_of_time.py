@@ -276,14 +276,14 @@ MUTANTS = (
     Mutant(
         "with a real time, too, the clock goes on from just what was set",
         "masterclock",
-        "            most = _EVER_NS\n",
-        "            most = 0\n",
+        "        if realtime is not None:\n            since",
+        "        if False:\n            since",
     ),
     Mutant(
         "the clock cannot be set",
         "masterclock",
         "        world.kvmclock_offset = world.unknown(\n"
-        "            Interval(clock - at.ns.high - slack, clock + most - at.ns.low + slack)\n"
+        "            Interval(set_to.low - at.ns.high - slack, set_to.high - at.ns.low + slack)\n"
         "        )\n",
         "",
     ),
