@@ -87,7 +87,7 @@ MUTANTS = (
         "KVM_GET_CLOCK_GUEST knows no masterclock",
         "clock_operations",
         "    if not world.masterclock:\n        return Outcome(world, (None,) * 6, _NO",
-        "    if True:\n",
+        "    if True:\n        return Outcome(world, (None,) * 6, _NO",
         made_up("mainline-6.7"),
     ),
     # Loads and runs

@@ -78,7 +78,12 @@ def test_a_failure_says_what_was_read_what_had_to_be_and_who_would_do_it(outcome
 
 def test_behind_every_step_on_a_vcpu_the_kernel_shows_its_offset(outcome: Ask) -> None:
     for spec in ("debian:6.1", "debian:6.12"):
-        traces = [session.traces[name] for name, session in outcome(spec).sessions.items()]
+        # While an L2 is current, its offset is shown, and not looked at.
+        traces = [
+            session.traces[name]
+            for name, session in outcome(spec).sessions.items()
+            if "nested" not in SCENARIOS[name].needs
+        ]
         shown = [
             trace
             for trace in traces

@@ -65,7 +65,11 @@ def test_with_two_cpus_a_kernel_is_identified_by_one_policy_and_fails_nothing_un
     assert outcome.identity == Identity((policy,))
     assert oddly_skipped(outcome, "amd-smp") == set()
     odd = not_foretold(outcome, policy)
-    assert {verdict for verdict, _ in odd.values()} <= {Verdict.INCONCLUSIVE.value}, odd
+    # When KVM's worker notices another clocksource is known only where instructions are counted.
+    worked = {name: found for name, found in odd.items() if "clocksource" in SCENARIOS[name].needs}
+    assert {verdict for verdict, _ in worked.values()} <= {Verdict.INCONCLUSIVE.value, Verdict.XFAIL.value}
+    others = {verdict for name, (verdict, _) in odd.items() if name not in worked}
+    assert others <= {Verdict.INCONCLUSIVE.value}, odd
 
 
 @pytest.mark.parametrize(

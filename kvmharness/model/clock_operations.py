@@ -114,7 +114,7 @@ def get_clock_guest(rules: Rules, world: World, action: Action) -> list[Outcome]
     if not rules.policy.honours_writes:
         refused = Outcome(world.fork(), (None,) * 6, _NO_MASTERCLOCK, elsewhere=True)
         return [*outcomes, refused, Outcome(world, (None,) * 6)]
-    if world.master is None:
+    if world.master is None and world.tsc_clocksource is not False:
         # Whether a VM has a masterclock before a vCPU has run is not known of kernels that have this.
         outcomes.append(Outcome(world.fork(), (None,) * 6))
     renewed = [world.fork()] if world.vcpus[number].request is not False else []

@@ -6,7 +6,7 @@ TSC at the end instead.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from kvmharness.contract import (
     Claim,
@@ -25,7 +25,7 @@ from kvmharness.reproduce.checks import NearlyClaim
 from kvmharness.reproduce.names import CannotExpressError
 from kvmharness.scenarios import Scenario
 from kvmharness.scenarios.steps import READ_ONE
-from kvmharness.script import Operation, Read, Script, SetTscOffset
+from kvmharness.script import Operation, Read, Script
 from kvmharness.trace import Event, Trace
 
 # By how much the TSCs of one timeline may be apart, and a vCPU's off it (contract/entitled.py).
@@ -92,8 +92,8 @@ def _depends_on_uptime(script: Script) -> bool:
     to say."""
     plain = False
     for step in script:
-        if isinstance(step, SetTscOffset):
-            plain = plain or not isinstance(step.offset, Read)
+        if step.sets_tsc and step.value_names == ("offset",):
+            plain = plain or not any(isinstance(getattr(step, each.name), Read) for each in fields(step))
         elif plain and step.sets_tsc and not step.creates_vcpu:
             return True
     return False

@@ -30,8 +30,9 @@ class _Nested(OfVcpu):
         """EINVAL is the player's own: nothing ran."""
         if error:
             return failed(error) if error != "EINVAL" else ""
-        ended = len(values) == len(self.value_names)
-        return "" if ended else "its time was up, and whether L1 or L2 is current is not known"
+        if not values or len(values) == len(self.value_names):
+            return ""
+        return "its time was up, and whether L1 or L2 is current is not known"
 
 
 @dataclass(frozen=True, kw_only=True)
