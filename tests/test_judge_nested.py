@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The judge on hand-worked traces: what a guest's own guest (L2) reads, and what then becomes of L1's TSC."""
 
+import pytest
+
+from kvmharness.contract import Status
 from kvmharness.model.judge import Possibility
+from kvmharness.model.policies import POLICIES
+from kvmharness.model.simulate import simulate
+from kvmharness.scenarios import SCENARIOS
 from kvmharness.script import CreateVcpu, GetMsrs, NestedWrite, RunL2, SetMsrs
 from kvmharness.trace import DebugfsReading, Event
 from tests.hand_worked import HOST, KHZ, MS, judged, offset, possible, run, set_offset, step, tsc, write
@@ -142,3 +148,15 @@ def test_nothing_is_known_after_a_run_of_l2_that_did_not_end() -> None:
     stopped = step(RunL2(vcpu=0, offset=7), 1010 * MS, 7)
     assert judged(*NEW, stopped, tsc(1020 * MS, 5)).possibility is Possibility.UNDECIDED
     assert judged(*ENTERED, run(1020 * MS), host=HOST).possibility is Possibility.UNDECIDED
+
+
+@pytest.mark.parametrize("name", ["nested-l1-adjust", "nested-l2-adjust"])
+def test_a_tsc_adjust_that_moves_nothing_breaks_the_contract(name: str) -> None:
+    scenario = SCENARIOS[name]
+    kept = simulate(name, scenario.script, POLICIES["mainline-6.7"], scenario.host)
+    # As if it were not written: the TSC stays where L1 had set it.
+    without = tuple(step for step in scenario.script if step.label != "back")
+    left = simulate(name, without, POLICIES["mainline-6.7"], scenario.host)
+    first, second = scenario.claims[0].check(kept), scenario.claims[0].check(left)
+    assert (first.status, second.status) == (Status.KEPT, Status.BROKEN)
+    assert second.reason.endswith("moved nothing")
