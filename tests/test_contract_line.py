@@ -77,6 +77,17 @@ def test_a_page_that_was_written_anew_tells_the_same_time_at_the_same_tsc() -> N
     )
 
 
+def test_what_a_new_masterclock_may_be_off_grows_from_the_one_before_not_from_the_page() -> None:
+    # The pages are read within 2 ms at TSC 310 ms; the first one's masterclock is of TSC 5 ms, and 305 ms may
+    # be 18 ns off.
+    old = step(ReadKvmclock(vcpu=0, label="first"), 1301 * MS, 2, 5 * MS, 105 * MS, *GHZ, STABLE)
+    for off, status in ((14, Status.KEPT), (-14, Status.KEPT), (24, Status.BROKEN), (-24, Status.BROKEN)):
+        again = page("later", 1302 * MS, 305 * MS, 405 * MS + off, *GHZ)
+        claim = LineClaim(text="it stays", seen=("later",), expected="first")
+        events = (CREATE, guest(1300 * MS, 310 * MS), old, guest(1301 * MS, 311 * MS), again)
+        assert claim.check(Trace("test", "test", events)).status is status
+
+
 def test_a_step_back_is_told_with_its_size_and_its_share_of_the_time() -> None:
     # At 999,951 kHz KVM makes 49 us too much of a second; a new masterclock takes them back.
     later = page("later", 2001 * MS, 1_005 * MS, 1_105 * MS - 49_000, *GHZ)

@@ -33,7 +33,8 @@ class LineClaim(Claim):
 
     A step reads a kvmclock page (from memory, or by KVM_GET_CLOCK_GUEST), or it is a KVM_GET_CLOCK that reads
     the host's TSC as well. A page is asked at the TSC that its vCPU's guest had read last. Between two steps
-    there may be a new masterclock; then the time may move by what the host's raw clock may be off its rate.
+    there may be a new masterclock; then the time may move by what the host's raw clock may be off its rate
+    since the one before.
     """
 
     seen: tuple[str, ...]
@@ -56,9 +57,10 @@ class LineClaim(Claim):
             if told is None:
                 return self.undecided(f"step {label!r} reported no time of a masterclock with its TSC")
             tsc, time = told
-            between = trace.events[steps[label]].bracket.ns_after - origin.bracket.ns_before
+            seen = trace.events[steps[label]]
+            between = seen.bracket.ns_after - origin.bracket.ns_before
             gap = signed(time - page_time(origin.values, tsc))
-            if abs(gap) > slack(between):
+            if abs(gap) > slack(counted(origin, tsc, seen)):
                 return self.broken(self._words(label, gap, between), steps[label] + 1, in_words(abs(gap)))
         return self.kept()
 
@@ -70,15 +72,25 @@ class LineClaim(Claim):
         return f"{said}, {abs(gap) * 1e6 / between:.1f} millionths of the {between / 1e9:.3f} s between them"
 
 
-def slack(between: int) -> int:
-    """How far (ns) two times may be apart whose steps are so many ns apart."""
-    return _ROUNDED_NS + abs(between) // _RAW_PARTS
+def slack(ns: int) -> int:
+    """How far (ns) two times may be apart, one of which was counted from the other's for so many ns."""
+    return _ROUNDED_NS + abs(ns) // _RAW_PARTS
+
+
+def counted(page: Event, tsc: int, event: Event) -> int:
+    """For how many ns a page's time is counted in cycles until a TSC that was read at a later step.
+
+    It is counted from the masterclock's reading of the host's clocks, which may lie long before the step that
+    read the page (vcpu->hv_clock in kvm_guest_time_update()).
+    """
+    since = signed(page_time(page.values, tsc) - page.values[2])
+    return max(abs(since), event.bracket.ns_after - page.bracket.ns_before)
 
 
 def gap_of_pages(page: Event, tsc: int, before: Event) -> tuple[int, int]:
     """How far (ns) a page's time at a TSC is from an earlier page's, and how far it may be."""
     gap = signed(page_time(page.values, tsc) - page_time(before.values, tsc))
-    return gap, slack(page.bracket.ns_after - before.bracket.ns_before)
+    return gap, slack(counted(before, tsc, page))
 
 
 def in_words(ns: int) -> str:

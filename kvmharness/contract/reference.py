@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from kvmharness.contract.clock import page_time
 from kvmharness.contract.finding import Claim, Finding
-from kvmharness.contract.line import in_words, is_stable, slack
+from kvmharness.contract.line import counted, in_words, is_stable, slack
 from kvmharness.model.interval import signed
 from kvmharness.trace import Event, Trace
 
@@ -63,7 +63,7 @@ class ReferenceClaim(Claim):
         if found is None:
             return None
         before, count, after = found
-        off = slack(event.bracket.ns_after - origin.bracket.ns_before)
+        off = slack(_counted(origin, before, event))
         low = count * _UNIT_NS - _time(origin, after) - _AHEAD_NS - off
         high = count * _UNIT_NS - _time(origin, before) + _BEHIND_NS + off
         gap = low if low > 0 else min(high, 0)
@@ -82,7 +82,7 @@ class ReferenceClaim(Claim):
             return None
         time = reference_time(scale, event.value("hv_offset") or 0, tsc)
         gap = signed(time * _UNIT_NS - _time(origin, tsc))
-        off = slack(event.bracket.ns_after - origin.bracket.ns_before)
+        off = slack(_counted(origin, tsc, event))
         if gap > _AHEAD_NS + off or gap < -_BEHIND_NS - off:
             return f"read a page whose time is {_apart(gap)} step {self.expected!r} at one TSC", abs(gap)
         due = _scale_of(origin)
@@ -167,6 +167,13 @@ def _time(page: Event, tsc: int) -> int:
     if scale is None:
         return page_time(page.values, tsc)
     return reference_time(scale, page.value("hv_offset") or 0, tsc) * _UNIT_NS
+
+
+def _counted(page: Event, tsc: int, event: Event) -> int:
+    """For how many ns a page's time is counted in cycles until a TSC; a TSC page does not say since when."""
+    if page.value("hv_scale") is None:
+        return counted(page, tsc, event)
+    return event.bracket.ns_after - page.bracket.ns_before
 
 
 def _scale_of(page: Event) -> int:

@@ -104,12 +104,17 @@ static bool is_stable(const struct step *page)
 
 /*
  * At one TSC, `seen` and the page `due` report one time. 2 ns are for rounding. Between them there may be a new
- * masterclock: the host's raw clock, by which KVM draws it, multiplies by a number of 24 bits.
+ * masterclock: the host's raw clock, by which KVM draws it, multiplies by a number of 24 bits. The page's time is
+ * counted from the masterclock before, which may be older than the page.
  */
 static enum result on_one_line(const struct step *seen, __u64 tsc, __s64 time, const struct step *due)
 {
-	__s64 between = seen->ns_after - due->ns_before, gap = time - page_time(due, tsc);
-	__s64 slack = 2 + (between < 0 ? -between : between) / (1 << 24);
+	__s64 between = seen->ns_after - due->ns_before, counted = page_time(due, tsc) - due->value[2];
+	__s64 slack = 2, gap = time - page_time(due, tsc);
+
+	if (counted < 0)
+		counted = -counted;
+	slack += (counted > between ? counted : between) / (1 << 24);
 
 	if (gap <= slack && gap >= -slack)
 		return KEPT;
