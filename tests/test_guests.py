@@ -33,8 +33,9 @@ def test_the_bytes_are_what_an_assembler_makes_of_the_text(name: str, tmp_path: 
 def test_there_is_room_for_twenty_four_vcpus_and_no_more() -> None:
     last = layout.results_address(layout.MAX_VCPUS - 1)
     assert last + 0x1000 == layout.TSC_PAGE
-    assert layout.vmcb_address(0) == layout.TSC_PAGE + 0x1000
-    assert layout.vmcb_address(layout.MAX_VCPUS - 1) + layout.VMCB_STRIDE == layout.MEMORY_SIZE
+    assert layout.l2_control_address(0) == layout.TSC_PAGE + 0x2000
+    end = layout.l2_control_address(layout.MAX_VCPUS - 1) + layout.L2_CONTROL_STRIDE
+    assert end == layout.MEMORY_SIZE
     with pytest.raises(ValueError, match="vcpu 24"):
         layout.code_address(24)
 

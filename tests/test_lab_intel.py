@@ -129,6 +129,7 @@ def test_with_tsc_scaling_a_guest_counts_at_its_own_rate(intel_kernel: Find, spe
     session = play.play(intel_kernel(spec), INTEL, scripts)
     host = capabilities.host_facts(session.probe)
     assert host.khz is not None
+    assert host.has_nested is True
     for ppm, scenario in zip(rates, scripts, strict=True):
         trace = session.traces[scenario.name]
         steps = {event.operation.label: event for event in trace.events}

@@ -5,8 +5,14 @@ from collections.abc import Callable
 
 import pytest
 
-from kvmharness.judging.session import SessionResult
+from kvmharness.judging.session import SessionResult, settle
 from kvmharness.judging.verdict import Verdict
+from kvmharness.lab import play
+from kvmharness.lab.errors import LabError
+from kvmharness.lab.kernels import Kernel
+from kvmharness.lab.machines import machine
+from kvmharness.lab.machines.catalogue import INTEL
+from kvmharness.scenarios import SCENARIOS
 from kvmharness.trace import Event
 
 KERNELS = ("debian:6.1", "debian:6.12")
@@ -55,3 +61,19 @@ def test_debugfs_is_not_looked_at_while_l2_is_current(outcome: Outcome, spec: st
         "tsc",
         "l2",
     ]
+
+
+@pytest.mark.lab
+@pytest.mark.full
+@pytest.mark.parametrize("spec", KERNELS)
+def test_a_guest_enters_its_own_by_vmx_too(kernel: Callable[[str], Kernel], spec: str) -> None:
+    try:
+        machine.check_emulator(INTEL)
+    except LabError as error:
+        pytest.skip(f"missing capability intel: {error}")
+    scenarios = [each for each in SCENARIOS.values() if each.name.startswith("nested-")]
+    played = settle(scenarios, lambda each: play.play(kernel(spec), INTEL, each))
+    verdicts = {each.scenario: each.verdict for each in played.results}
+    assert verdicts.pop("nested-unstable") is Verdict.SKIP
+    assert len(verdicts) > 10
+    assert set(verdicts.values()) == {Verdict.PASS}

@@ -22,15 +22,22 @@ in the results  0x000  how many samples were taken (u64; only the endless progra
                 0x090  L2's mailbox: the MSR's index (u32, 0 when it is empty),
                 0x098  and the value to write (u64)
                 0x0a0  what L2 read of its TSC (three u64)
-                0x0b8  where its VMCB is, and
-                0x0c0  where L2's first instruction is (u64 each)
+                0x0b8  where its VMCB or VMCS is,
+                0x0c0  where L2's first instruction is, and
+                0x0c8  what L1 adds to its TSC for L2 (u64 each)
+                0x0d0  how it enters L2: 0 by SVM, 1 by VMX, which is off, 2 by VMX (u32)
+                0x0d8  with VMX, what its VMXON points to,
+                0x0e0  what it is to write to its VMCS: pairs of a field and its value, up to field 0, and
+                0x0e8  where it goes on when L2 has left (u64 each)
                 0x400  its vectors of real mode, where a refused WRMSR goes, and the last one the timer's
                        interrupt (32 of 4 bytes each)
                 0x600  the end of its stack, which grows downwards
                 0x800  a ring of 256 samples (u64 each, guest TSC in cycles); a program that exits by itself
                        begins each time with the first
 after the last vCPU   the page in which KVM gives a guest of a Hyper-V its reference time, one for all vCPUs
-after that      two pages for each vCPU with a guest of its own (L2): its VMCB, and its host save area
+after that      the bitmap of MSRs of all that enter a guest of their own (L2) by VMX; it is empty
+after that      three pages for each vCPU with an L2: its VMCB or VMCS, its host save area or what its VMXON
+                points to, and the fields that it is to write to its VMCS
 """
 
 PML4 = 0x1000
@@ -45,9 +52,10 @@ CODE = 0x4000
 VCPU_STRIDE = 0x2000
 RESULTS = 0x1000  # behind the vCPU's code
 TSC_PAGE = CODE + MAX_VCPUS * VCPU_STRIDE
-VMCBS = TSC_PAGE + 0x1000
-VMCB_STRIDE = 0x2000
-MEMORY_SIZE = VMCBS + MAX_VCPUS * VMCB_STRIDE
+MSR_BITMAP = TSC_PAGE + 0x1000
+L2_CONTROLS = MSR_BITMAP + 0x1000
+L2_CONTROL_STRIDE = 0x3000
+MEMORY_SIZE = L2_CONTROLS + MAX_VCPUS * L2_CONTROL_STRIDE
 
 COUNT = 0x000
 MAILBOX_INDEX = 0x010
@@ -58,7 +66,8 @@ REFERENCE, REFERENCE_READ = 0x040, 0x070
 L2_WANTED = 0x088
 L2_MAILBOX_INDEX, L2_MAILBOX_VALUE = 0x090, 0x098
 L2_SAMPLES = 0x0A0
-VMCB_ADDRESS, L2_START = 0x0B8, 0x0C0
+L2_CONTROL, L2_START, L2_OFFSET, L2_KIND = 0x0B8, 0x0C0, 0x0C8, 0x0D0
+L2_VMXON, L2_FIELDS, L2_LEFT = 0x0D8, 0x0E0, 0x0E8
 VECTORS = 0x400
 VECTORS_SIZE = 32 * 4
 TIMER_VECTOR = 31
@@ -87,6 +96,6 @@ def results_address(vcpu: int) -> int:
     return code_address(vcpu) + RESULTS
 
 
-def vmcb_address(vcpu: int) -> int:
-    """Where the VMCB is with which a vCPU enters its own guest."""
-    return VMCBS + vcpu * VMCB_STRIDE
+def l2_control_address(vcpu: int) -> int:
+    """Where the VMCB or VMCS is with which a vCPU enters its own guest."""
+    return L2_CONTROLS + vcpu * L2_CONTROL_STRIDE

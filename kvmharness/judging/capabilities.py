@@ -237,8 +237,8 @@ CAPABILITIES = {
             "nested",
             NESTED,
             ReadsClaim(text="a guest's own guest reads its TSC", seen="l2"),
-            missing="this KVM offers its guests no SVM, so that they have no guests of their own",
-            there="this KVM offers its guests SVM, so that they can have guests of their own",
+            missing="this KVM offers its guests neither SVM nor VMX, so that they have no own guests",
+            there="this KVM offers its guests SVM or VMX, so that they can have guests of their own",
             asks="l2",
         ),
         Capability(

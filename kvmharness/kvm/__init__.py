@@ -8,7 +8,7 @@ each boot a second. A test holds them to it.
 
 from kvmharness.kvm._kvm import ffi, lib
 from kvmharness.kvm.clock import BracketBuffer, BracketNumbers, Meeting, read_host_clock
-from kvmharness.kvm.cpuid import of_hyperv, offers_svm
+from kvmharness.kvm.cpuid import of_hyperv, offers_svm, offers_vmx
 from kvmharness.kvm.errors import KvmError, KvmUnavailableError, MsrError
 from kvmharness.kvm.memory import Memory
 from kvmharness.kvm.system import System
@@ -32,5 +32,6 @@ __all__ = [
     "lib",
     "of_hyperv",
     "offers_svm",
+    "offers_vmx",
     "read_host_clock",
 ]

@@ -14,11 +14,17 @@ _HYPERVISOR, _LEAVES = 0x40000000, 0x100
 
 
 _EXTENDED, _SVM = 0x80000001, 1 << 2  # AMD's manual vol. 3, "Function 8000_0001h", ECX
+_FEATURES, _VMX = 1, 1 << 5  # Intel SDM vol. 2, CPUID, leaf 1, ECX
 
 
 def offers_svm(cpuid: Any) -> bool:
     """Whether a `struct kvm_cpuid2 *` offers a vCPU SVM, to have guests of its own."""
     return any(each.function == _EXTENDED and each.ecx & _SVM for each in cpuid.entries[0 : cpuid.nent])
+
+
+def offers_vmx(cpuid: Any) -> bool:
+    """Whether a `struct kvm_cpuid2 *` offers a vCPU VMX, to have guests of its own."""
+    return any(each.function == _FEATURES and each.ecx & _VMX for each in cpuid.entries[0 : cpuid.nent])
 
 
 def of_hyperv(own: Any, hyperv: Any) -> Any:

@@ -16,14 +16,14 @@ _GUEST = "nested-64"
 
 
 def run_l2(rules: Rules, world: World, action: Action) -> list[Outcome]:
-    """KVM_RUN until L2 exits: nested_svm_vmrun(), if L1 is current or enters L2 again."""
+    """KVM_RUN until L2 exits: nested_svm_vmrun() or nested_vmx_run(), if L1 is current or enters L2 again."""
     refused, vcpu = _refused(world, action), world.vcpus[action.operation.vcpu]
     if not world.has_nested or vcpu.guest != _GUEST:
         return refused
     rules.load_vcpu(world, action.operation.vcpu, action.moment)
     timer.forget(vcpu)
     if action.written or vcpu.l2_offset is None:
-        # What is in L1's VMCB counts when L2 is entered.
+        # What is in L1's VMCB or VMCS counts when L2 is entered.
         vcpu.l2_entered_with = action.written[0] if action.written else vcpu.l2_entered_with
         vcpu.l2_offset = vcpu.l2_entered_with
     outcomes = []

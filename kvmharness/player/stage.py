@@ -9,7 +9,17 @@ import time
 
 from kvmharness import guests
 from kvmharness.guests.layout import MEMORY_SIZE, TIMER_VECTOR
-from kvmharness.kvm import BracketBuffer, Exit, Meeting, lapic, lib, of_hyperv, offers_svm, read_host_clock
+from kvmharness.kvm import (
+    BracketBuffer,
+    Exit,
+    Meeting,
+    lapic,
+    lib,
+    of_hyperv,
+    offers_svm,
+    offers_vmx,
+    read_host_clock,
+)
 from kvmharness.kvm.lapic import with_deadline_timer
 from kvmharness.player.debugfs import Debugfs
 from kvmharness.player.msr import MSRS
@@ -150,8 +160,10 @@ class Stage:
             vcpu.set_mp_state(lib.KVM_MP_STATE_RUNNABLE)  # it does not wait for a SIPI of the first one
         program = guests.PROGRAMS[operation["guest"]]
         guests.load(program, self._memory, vcpu)
-        if program.has_l2 and offers_svm(self._cpuid) and guests.prepare_l2(self._memory, vcpu):
-            self._can_nest.add(number)
+        if program.has_l2 and (offers_svm(self._cpuid) or offers_vmx(self._cpuid)):
+            scales = guests.prepare_l2(self._memory, vcpu, by_vmx=not offers_svm(self._cpuid))
+            if scales is not None:
+                self._can_nest.add(number)
         khz = vcpu.tsc_khz()
         self._vcpus[number], self._programs[number] = vcpu, program
         self._khz[number] = self._khz_created[number] = khz

@@ -30,7 +30,7 @@ LACKS = {
     "amd-smp": _PROPOSED | {"tsc-scaling"},
     "amd-unstable": _PROPOSED | _OF_STABLE | {"two-cpus", "tsc-scaling"},
     "amd-smp-unstable": _PROPOSED | _OF_STABLE | {"tsc-scaling"},
-    "intel": _PROPOSED | {"two-cpus", "nested", "clocksource"},
+    "intel": _PROPOSED | {"two-cpus", "clocksource"},
     "a KVM that ignores writes": _PROPOSED | {"tsc-write", "tsc-offset", "tsc-scaling", "clocksource"},
 }
 

@@ -76,7 +76,10 @@ SCENARIOS = (
     Scenario(
         name="nested-enter",
         contract="L2 reads L1's TSC and what L1 adds to it, and the host goes on to read L1's.",
-        source=f"AMD's manual vol. 2, 'TSC_OFFSET'; kvm_calc_nested_tsc_offset(); {_READS}",
+        source=(
+            "AMD's manual vol. 2, 'TSC_OFFSET'; Intel SDM vol. 3, 'use TSC offsetting'; "
+            f"kvm_calc_nested_tsc_offset(); {_READS}"
+        ),
         consequence="A VM that is saved while its own guest runs has that guest's TSC when it is restored.",
         needs=NEEDS,
         script=(
@@ -91,7 +94,7 @@ SCENARIOS = (
     Scenario(
         name="nested-enter-again",
         contract="Each time that L1 enters L2, what it then adds to its TSC counts, and nothing of before.",
-        source="nested_vmcb02_prepare_control(), nested_svm_vmexit()",
+        source="nested_vmcb02_prepare_control(), nested_svm_vmexit(); prepare_vmcs02(), nested_vmx_vmexit()",
         consequence="A hypervisor in a VM gives the next of its guests the TSC of the last one.",
         needs=NEEDS,
         script=(
@@ -123,7 +126,7 @@ SCENARIOS = (
     Scenario(
         name="nested-host-write-then-enter",
         contract="A TSC that is written while L2 is current counts, too, when L1 next enters L2.",
-        source=f"{_SETS}, nested_svm_vmexit()",
+        source=f"{_SETS}, nested_svm_vmexit(), nested_vmx_vmexit()",
         consequence=_MOVED,
         needs=NEEDS,
         script=(
