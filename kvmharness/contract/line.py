@@ -124,8 +124,15 @@ def _told(events: tuple[Event, ...], origin: Event) -> tuple[int, int] | None:
     shown = _shown(events, origin)
     if clock is None or host_tsc is None or shown is None:
         return None
-    offset, ratio, bits = shown
-    return ((host_tsc * ratio >> bits) + offset) % 2**64, clock
+    return vcpu_tsc(host_tsc, *shown), clock
+
+
+def vcpu_tsc(host_tsc: int, offset: int, ratio: int | None) -> int:
+    """A vCPU's TSC at a host's, by the offset and the scaling ratio that debugfs shows (None: no scaling)."""
+    if ratio is not None:
+        # AMD's ratio has 8 bits before the point and 32 after it, Intel's 48 after it.
+        host_tsc = host_tsc * ratio >> (48 if ratio >= 2**40 else 32)
+    return (host_tsc + offset) % 2**64
 
 
 def _last_read(events: tuple[Event, ...], page: Event) -> int | None:
@@ -136,8 +143,8 @@ def _last_read(events: tuple[Event, ...], page: Event) -> int | None:
     return None
 
 
-def _shown(events: tuple[Event, ...], page: Event) -> tuple[int, int, int] | None:
-    """The offset of a page's vCPU, its ratio, and the ratio's fraction bits; None where none was shown.
+def _shown(events: tuple[Event, ...], page: Event) -> tuple[int, int | None] | None:
+    """The offset of a page's vCPU, and its ratio (None: no scaling); None where no offset was shown.
 
     debugfs shows offset and ratio, the ratio only after steps that may change it. Without TSC scaling the
     offset attribute says as much.
@@ -150,7 +157,4 @@ def _shown(events: tuple[Event, ...], page: Event) -> tuple[int, int, int] | Non
     ratio = next(
         (each.debugfs[0].ratio for each in reversed(ours) if each.debugfs and each.debugfs[0].ratio), None
     )
-    if ratio is None:
-        return offsets[-1], 1, 0
-    # AMD's ratio has 8 bits before the point and 32 after it, Intel's 48 after it.
-    return offsets[-1], ratio, 48 if ratio >= 2**40 else 32
+    return offsets[-1], ratio

@@ -13,12 +13,12 @@ from kvmharness.contract.line import counted, in_words, is_stable, slack
 from kvmharness.model.interval import signed
 from kvmharness.trace import Event, Trace
 
-_UNIT_NS = 100
+UNIT_NS = 100
 
 # The page's offset is made of two numbers that are rounded down to a unit, and a time by the page is rounded
 # down once more: it may be a unit ahead of the clock, and two behind it (compute_tsc_page_parameters). The
 # counter is such a time, or the clock rounded down.
-_AHEAD_NS, _BEHIND_NS = _UNIT_NS, 2 * _UNIT_NS
+AHEAD_NS, BEHIND_NS = UNIT_NS, 2 * UNIT_NS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,13 +59,13 @@ class ReferenceClaim(Claim):
 
     def _counter(self, event: Event, origin: Event) -> tuple[str, int] | None:
         """What is wrong with the counter, and by how many ns it is off; None if it is right."""
-        found = _counter(event)
+        found = counter(event)
         if found is None:
             return None
         before, count, after = found
         off = slack(_counted(origin, before, event))
-        low = count * _UNIT_NS - _time(origin, after) - _AHEAD_NS - off
-        high = count * _UNIT_NS - _time(origin, before) + _BEHIND_NS + off
+        low = count * UNIT_NS - _time(origin, after) - AHEAD_NS - off
+        high = count * UNIT_NS - _time(origin, before) + BEHIND_NS + off
         gap = low if low > 0 else min(high, 0)
         return (f"read a counter {_apart(gap)} step {self.expected!r}", abs(gap)) if gap else None
 
@@ -81,9 +81,9 @@ class ReferenceClaim(Claim):
         if tsc is None:
             return None
         time = reference_time(scale, event.value("hv_offset") or 0, tsc)
-        gap = signed(time * _UNIT_NS - _time(origin, tsc))
+        gap = signed(time * UNIT_NS - _time(origin, tsc))
         off = slack(_counted(origin, tsc, event))
-        if gap > _AHEAD_NS + off or gap < -_BEHIND_NS - off:
+        if gap > AHEAD_NS + off or gap < -BEHIND_NS - off:
             return f"read a page whose time is {_apart(gap)} step {self.expected!r} at one TSC", abs(gap)
         due = _scale_of(origin)
         if self.by_page and scale != due:
@@ -109,7 +109,7 @@ class RenewedClaim(Claim):
         steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
         pages = []
         for label in (self.expected, self.seen):
-            page = _page_of(events[label]) if label in events else None
+            page = tsc_page(events[label]) if label in events else None
             if page is None:
                 return self.undecided(f"step {label!r} read no TSC page")
             pages.append(page)
@@ -141,7 +141,7 @@ class EmptyPageClaim(Claim):
     def check(self, trace: Trace) -> Finding:
         """Check that it is all zero."""
         for number, event in enumerate(trace.events, 1):
-            page = _page_of(event)
+            page = tsc_page(event)
             if event.operation.label == self.seen and page is not None:
                 return (
                     self.broken(f"step {self.seen!r} read a page that was written", number)
@@ -166,7 +166,7 @@ def _time(page: Event, tsc: int) -> int:
     scale = page.value("hv_scale")
     if scale is None:
         return page_time(page.values, tsc)
-    return reference_time(scale, page.value("hv_offset") or 0, tsc) * _UNIT_NS
+    return reference_time(scale, page.value("hv_offset") or 0, tsc) * UNIT_NS
 
 
 def _counted(page: Event, tsc: int, event: Event) -> int:
@@ -177,21 +177,26 @@ def _counted(page: Event, tsc: int, event: Event) -> int:
 
 
 def _scale_of(page: Event) -> int:
-    """The scale of the TSC page that goes with a kvmclock page, or its own: compute_tsc_page_parameters()."""
+    """The scale of the TSC page that goes with a kvmclock page, or its own."""
     own = page.value("hv_scale")
-    if own is not None:
-        return own
-    multiplier, shift = page.value("multiplier") or 0, page.value("shift") or 0
-    return (multiplier << 32 + (shift - 256 if shift >= 128 else shift)) // _UNIT_NS
+    return scale_of(page.value("multiplier") or 0, page.value("shift") or 0) if own is None else own
 
 
-def _page_of(event: Event) -> tuple[int | None, ...] | None:
+def scale_of(multiplier: int, shift: int) -> int:
+    """The scale of the TSC page that goes with a kvmclock page: compute_tsc_page_parameters()."""
+    places = 32 + (shift - 256 if shift >= 128 else shift)
+    return (multiplier << places if places >= 0 else multiplier >> -places) // UNIT_NS
+
+
+def tsc_page(event: Event) -> tuple[int, int, int] | None:
     """Sequence, scale and offset of the page that a step read; None if it read none."""
-    page = tuple(event.value(name) for name in ("hv_sequence", "hv_scale", "hv_offset"))
-    return None if event.error or None in page else page
+    sequence, scale, offset = (event.value(name) for name in ("hv_sequence", "hv_scale", "hv_offset"))
+    if event.error or sequence is None or scale is None or offset is None:
+        return None
+    return sequence, scale, offset
 
 
-def _counter(event: Event) -> tuple[int, int, int] | None:
+def counter(event: Event) -> tuple[int, int, int] | None:
     """A guest's TSC, the counter and the TSC again, as a step read them; None if it did not."""
     count = event.value("reference")
     if count is not None:

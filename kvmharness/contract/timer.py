@@ -10,7 +10,7 @@ from kvmharness.trace import Event, Trace
 
 # The host's timer by which KVM wakes up goes by CLOCK_MONOTONIC, which NTP may slew (MAXFREQ, linux/timex.h).
 # Where instructions are counted nobody does: what is left is the clock's multiplier of 24 bits or more.
-_SLEWED_PPB, _RAW_PPB = 500_000, 1_000
+SLEWED_PPB, RAW_PPB = 500_000, 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ class TimerClaim(Claim):
     def _slewed(self, trace: Trace, events: dict[str, Event]) -> int:
         """By how many cycles the host's clock may be off."""
         began, ended = events[self.expected].bracket, events[self.seen].bracket
-        off = _RAW_PPB if trace.is_undisturbed else _SLEWED_PPB + CORRECTED_PPB
+        off = RAW_PPB if trace.is_undisturbed else SLEWED_PPB + CORRECTED_PPB
         return (ended.tsc_after - began.tsc_before) * off // 10**9
 
 

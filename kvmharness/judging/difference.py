@@ -132,8 +132,8 @@ def _of_one_policy(policies: Sequence[Policy], *played: tuple[Trace, Host]) -> b
 
 
 def _machines(hosts: Sequence[Host]) -> list[dict[str, Any]]:
-    """The machines that these may all be: what is known of one of them, beside its rates and its KVM."""
-    names = ("stable", "tsc_clocksource", "fraction_bits")
+    """The machines that these may all be, with the KVM that one of them may have."""
+    names = ("stable", "tsc_clocksource", "fraction_bits", "keeps_tsc_page")
     known = [{getattr(host, name) for host in hosts} - {None} or {None} for name in names]
     return [dict(zip(names, each, strict=True)) for each in product(*known)]
 
@@ -220,9 +220,10 @@ def _compared(first: Trace, second: Trace, *, stable: bool) -> Difference | bool
     if not all(any(event.debugfs for event in each.events) for each in (first, second)):
         first, second = _without_debugfs(first), _without_debugfs(second)
     both_say = first.created and second.created
-    one_tsc = first.is_undisturbed and second.is_undisturbed
+    undisturbed = first.is_undisturbed and second.is_undisturbed
     one, other = (
-        Reading(stable, each.created if both_say else None, one_tsc=one_tsc) for each in (first, second)
+        Reading(each, stable, each.created if both_say else None, undisturbed=undisturbed)
+        for each in (first, second)
     )
     excuses = first.excuses | second.excuses
     for number, (mine, others) in enumerate(zip(first.events, second.events, strict=False), 1):
@@ -261,7 +262,10 @@ def _unless_held_up(
     both = [replace(each, events=each.events[: found.step]) for each in (first, second)]
     if both[0].events[-1].error != both[1].events[-1].error:
         return found
-    times = [[_passed(trace, event) for event in trace.events] for trace in both]
+    times = [
+        [*(_passed(trace, event) for event in trace.events[:-1]), _come_to(trace, trace.events[-1])]
+        for trace in both
+    ]
     later = (abs(one - other) for one, other in zip(*times, strict=True))
     return False if max(later) >= _HELD_UP_NS and explained(*both) else found
 
@@ -269,6 +273,12 @@ def _unless_held_up(
 def _passed(trace: Trace, event: Event) -> int:
     """How many ns passed from the beginning of a trace to the end of a step."""
     return event.bracket.ns_after - trace.events[0].bracket.ns_before
+
+
+def _come_to(trace: Trace, event: Event) -> int:
+    """How many ns passed until a step was done, or begun where the step waits for what differs."""
+    end = event.bracket.ns_before if event.operation.waits_ns else event.bracket.ns_after
+    return end - trace.events[0].bracket.ns_before
 
 
 def _is_unknown(one: Event, other: Event) -> bool:

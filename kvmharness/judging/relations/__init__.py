@@ -6,12 +6,15 @@ Numbers of two kernels cannot be compared, since the two ran at different moment
 
 from collections.abc import Callable, Iterator
 
+from kvmharness.contract.host_rate import CORRECTED_PPB, off_ppb
 from kvmharness.judging.relations.adjust import Adjusts
 from kvmharness.judging.relations.clock import Clock, Pages
 from kvmharness.judging.relations.offsets import Offsets, UnstableOffsets
 from kvmharness.judging.relations.rates import Paces, Rates
+from kvmharness.judging.relations.reference import ReferenceTimes
 from kvmharness.judging.relations.relation import Relation
-from kvmharness.trace import Bracket, Event
+from kvmharness.judging.relations.timers import Timers
+from kvmharness.trace import Bracket, Event, Trace
 
 __all__ = ["Reading", "Relation", "Relations"]
 
@@ -21,22 +24,26 @@ Relations = dict[tuple[str, object], Relation]
 class Reading:
     """One trace, read from its beginning: what is known of each vCPU and of the clock so far.
 
-    `stable` says whether the host's TSC is stable, `one_tsc` that all its CPUs share one; `created` is the
-    bracket of the VM's creation.
+    `stable` says whether the host's TSC is stable, `undisturbed` that nothing but the kernel and the player
+    ran, on CPUs that share one TSC; `created` is the bracket of the VM's creation.
     """
 
-    def __init__(self, stable: bool, created: Bracket | None = None, *, one_tsc: bool = False) -> None:
-        rates = Rates()
+    def __init__(
+        self, trace: Trace, stable: bool, created: Bracket | None = None, *, undisturbed: bool = False
+    ) -> None:
+        rates = Rates(_off_ppb(trace))
         adjusts, pages = Adjusts(rates), Pages(rates)
         offsets = Offsets(rates, adjusts, created)
         # Offsets come first: what TSC_ADJUST and the clock are held against follows from them.
         self._sources: list[Callable[[Event], Iterator[tuple[str, Relation]]]] = []
         if stable:
             self._sources += [offsets.relations, Paces(rates).relations]
-        elif one_tsc:
+        elif undisturbed:
             self._sources += [UnstableOffsets(rates).relations]
-        clock = Clock(rates, offsets.known, pages)
+        clock = Clock(rates, offsets.known, pages, real_slewed=not undisturbed)
+        timers = Timers(rates, offsets.known, undisturbed=undisturbed)
         self._sources += [rates.relations, adjusts.relations, clock.relations, pages.relations]
+        self._sources += [ReferenceTimes(rates, pages, clock).relations, timers.relations]
 
     def relations(self, event: Event) -> Relations:
         """Take a step: each thing that it shows, and how that is related to what was seen before."""
@@ -45,3 +52,9 @@ class Reading:
             for source in self._sources
             for aspect, relation in source(event)
         }
+
+
+def _off_ppb(trace: Trace) -> int:
+    """How far the rate that KVM counts by may be from the raw clock's, which may leave the TSC meanwhile."""
+    left = any(event.operation.host_clock_on_tsc is False for event in trace.events)
+    return CORRECTED_PPB if left else off_ppb(trace)

@@ -4,7 +4,6 @@
 from collections.abc import Iterator
 
 from kvmharness.contract.offset import implied_offset, read_offsets
-from kvmharness.judging.pace import OFF
 from kvmharness.judging.relations.adjust import Adjusts
 from kvmharness.judging.relations.rates import Rates
 from kvmharness.judging.relations.relation import HONOURS, KEEPS, Relation, beside
@@ -115,7 +114,7 @@ class UnstableOffsets:
         for other, (offset, since) in self._left.items():
             if other != number:
                 # The time since then was added, by the kernel's own clock.
-                slack = width + (after - since) // OFF
+                slack = width + (after - since) * self._rates.off_ppb // 10**9 + 2
                 known[_shared_with(other)] = Interval(offset - slack, offset + slack)
         khz = self._rates.created.get(number, 0)
         yield "written", beside(f"vCPU {number}", known, Interval(shown, shown), khz=khz, writes=True)

@@ -12,9 +12,13 @@ from kvmharness.trace import Event
 
 class Rates:
     """Each vCPU's kHz as it was created with (`created`) and as it was set (`set_to`), and which of them have
-    another rate than the host (`other`)."""
+    another rate than the host (`other`).
 
-    def __init__(self) -> None:
+    `off_ppb` is how far the rate that KVM counts by may be from the host's raw clock's, in 10**-9.
+    """
+
+    def __init__(self, off_ppb: int) -> None:
+        self.off_ppb = off_ppb
         self.created: dict[int, int] = {}
         self.set_to: dict[int, int] = {}
         self.other: set[int] = set()
@@ -26,6 +30,10 @@ class Rates:
     def first(self) -> int | None:
         """That of the first vCPU."""
         return next(iter(self.created.values()), None)
+
+    def ratio(self, number: int) -> int | None:
+        """A vCPU's scaling ratio as debugfs showed it last; None where it showed none."""
+        return self._ratios[number][0] if number in self._ratios else None
 
     def relations(self, event: Event) -> Iterator[tuple[str, Relation]]:
         """A vCPU's kHz and its scaling ratio."""
@@ -90,7 +98,7 @@ class Paces:
         if event.operation.sets_tsc or event.operation.new_khz(event.values) is not None:
             self._wrote.pop(number, None)
             if read is not None and event.operation.sets_tsc and not event.operation.by_guest:
-                self._wrote[number] = Written(read, event)
+                self._wrote[number] = Written(read, event, rates.off_ppb)
         elif read is not None and event.operation.by_guest and number in self._wrote:
             khz = rates.set_to.get(number) or rates.created.get(number)
             if khz and number in rates.other:

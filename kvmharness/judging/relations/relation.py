@@ -11,9 +11,6 @@ from kvmharness.model.interval import Interval
 KEEPS, HONOURS = "keeps the offset that it had", "honours what was written"
 _PLAIN = (HONOURS, KEEPS)
 
-# Two pages of one clock differ by the rounding of each. What lies between these says nothing.
-_LINE_NS, _MOVED_NS = 2, 1000
-
 
 @dataclass(frozen=True, slots=True)
 class Relation:
@@ -72,9 +69,13 @@ def same(subject: str, known: Mapping[str, int | None], value: int) -> Relation:
     return Relation(subject, names or frozenset({"is another"}))
 
 
-def on_line(subject: str, apart: int, agrees: str, otherwise: str) -> Relation:
-    """Whether two times of one TSC, so many ns apart, are on one line; both where that says nothing."""
-    names = {agrees} if apart <= _LINE_NS else {otherwise} if apart > _MOVED_NS else {agrees, otherwise}
+def on_line(subject: str, apart: int, within: tuple[int, int], agrees: str, otherwise: str) -> Relation:
+    """Whether two times of one TSC, so many ns apart, are on one line.
+
+    They are up to the first of `within`, and are not from the second on; what lies between says nothing.
+    """
+    near, far = within
+    names = {agrees} if abs(apart) <= near else {otherwise} if abs(apart) > far else {agrees, otherwise}
     return Relation(subject, frozenset(names))
 
 
