@@ -106,8 +106,8 @@ def test_a_reference_counter_is_the_vms_clock(label: str, units: int, differs: b
     ("name", "change", "second"),
     [
         ("hv_sequence", lambda _: 0, "the Hyper-V TSC page is not in use"),
-        ("hv_offset", lambda offset: offset + 1, "the Hyper-V TSC page is another"),
-        ("hv_scale", lambda scale: scale + 1, "the Hyper-V TSC page is another"),
+        ("hv_offset", lambda offset: offset + 1, "the Hyper-V TSC page is changed under its old sequence"),
+        ("hv_scale", lambda scale: scale + 1, "the Hyper-V TSC page is changed under its old sequence"),
     ],
 )
 def test_a_tsc_page_that_nobody_had_to_write_stays_as_it_was(
@@ -116,6 +116,14 @@ def test_a_tsc_page_that_nobody_had_to_write_stays_as_it_was(
     found = difference("hyperv-page", "guest-0-after", **{name: change})
     assert found is not None
     assert found[1] == second
+
+
+def test_a_tsc_page_that_is_written_again_is_a_difference_where_the_guest_has_copied_it() -> None:
+    assert difference("hyperv-page", "guest-0-after", hv_sequence=lambda sequence: sequence + 1) is None
+    labels = [event.operation.label for event in played("hyperv-copied").events]
+    assert labels.index("emulation") < labels.index("guest-0-kept")
+    found = difference("hyperv-copied", "guest-0-kept", hv_sequence=lambda sequence: sequence + 1)
+    assert found == ("the Hyper-V TSC page is as it was", "the Hyper-V TSC page is another")
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,9 @@ class ReferenceTimes:
         numbers, tsc = event.operation.vcpu_numbers, event.guest_tsc
         if len(numbers) == 1 and tsc is not None:
             self._tscs[numbers[0]] = tsc
-        control, hz = event.value("HV_TSC_EMULATION_CONTROL"), event.value("HV_TSC_FREQUENCY")
-        self._copied = self._copied if control is None else bool(control)
+        if event.operation.guest_writes == "HV_TSC_EMULATION_CONTROL":
+            self._copied = event.values[:1] != (0,)
+        hz = event.value("HV_TSC_FREQUENCY")
         if hz is not None:
             yield "hv frequency", self._frequency(numbers[0], hz)
         found = counter(event)
