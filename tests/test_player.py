@@ -261,10 +261,15 @@ def test_the_wait_that_is_over_first_goes_on_first_and_before_what_has_not_begun
     busy = (create, Run(vcpu=0, ns=50_000_000), *long)
     assert played_together(system, short, busy, long)[1] == ["0", "1", "0", "2", "1", "2"]
     monkeypatch.setattr(player, "MOST_VMS", 1)
-    assert played_together(system, short, short)[1] == ["0", "0", "1", "1"]
+    # One that goes on after itself is not announced again.
+    assert played_together(system, short, short)[1] == ["0", "1"]
 
 
-def test_no_more_vms_are_open_at_once_than_may_be(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_no_more_vms_are_open_at_once_than_may_be(
+    system: System, monkeypatch: pytest.MonkeyPatch, cpus: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cpus)
     created: list[Vm] = []
     most = 0
     create = System.create_vm
@@ -279,9 +284,9 @@ def test_no_more_vms_are_open_at_once_than_may_be(system: System, monkeypatch: p
     monkeypatch.setattr(player, "MOST_VMS", 3)
     played, _ = played_together(system, *[(A_WAIT, A_WAIT)] * 8)
     assert [len(events) for events in played] == [2] * 8
-    # Three that are played with, and three that are being given back.
     assert len(created) == 8
-    assert 3 <= most <= 6
+    # Three that are played with; with several CPUs three are being given back beside these.
+    assert 3 <= most <= (3 if cpus == 1 else 6)
     assert all(vm.closed for vm in created)
 
 

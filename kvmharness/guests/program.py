@@ -26,8 +26,10 @@ class Program:
 
     `bits` is 16 (real mode) or 64 (long mode). It takes `takes` samples, then exits; 0 is endless: it
     never exits by itself, KVM_RUN ends at its deadline. Where it leaves what it reads: see `layout`.
-    One that `writes_msrs` has a mailbox. One with a label "fault" goes on there when the CPU refuses, and one
-    with a label "timer" when its timer's interrupt comes.
+    One that `writes_msrs` has a mailbox. Labels say more: with "fault" it goes on there when the CPU refuses
+    (`catches_faults`), with "timer" when its timer's interrupt comes (`awaits_timer`); with "copy" it reads
+    its reference time as a guest of a Hyper-V does (`reads_reference`), with "l2" it is a hypervisor that has
+    a guest (`has_l2`).
     """
 
     def __init__(
@@ -45,31 +47,13 @@ class Program:
         self.instructions = instructions
         self.writes_msrs = writes_msrs
         self.code = code_of(instructions)
-
-    @property
-    def endless(self) -> bool:
-        """Whether it never exits by itself."""
-        return self.takes == 0
-
-    @property
-    def reads_reference(self) -> bool:
-        """Whether it reads its reference time, as a guest of a Hyper-V does."""
-        return any(instruction.text == "copy:" for instruction in self.instructions)
-
-    @property
-    def catches_faults(self) -> bool:
-        """Whether it has a place to go on at when the CPU refuses an instruction."""
-        return any(instruction.text == "fault:" for instruction in self.instructions)
-
-    @property
-    def has_l2(self) -> bool:
-        """Whether it is a hypervisor with a guest of its own."""
-        return any(instruction.text == "l2:" for instruction in self.instructions)
-
-    @property
-    def awaits_timer(self) -> bool:
-        """Whether it has a place to go on at when its timer's interrupt comes."""
-        return any(instruction.text == "timer:" for instruction in self.instructions)
+        # Worked out once: the player asks before and after each run.
+        labels = {instruction.text for instruction in instructions if not instruction.code}
+        self.endless = takes == 0
+        self.reads_reference = "copy:" in labels
+        self.catches_faults = "fault:" in labels
+        self.awaits_timer = "timer:" in labels
+        self.has_l2 = "l2:" in labels
 
     def place_of(self, label: str) -> int:
         """How many bytes after the program's start a label is; ValueError when there is none."""

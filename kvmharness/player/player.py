@@ -57,7 +57,7 @@ class Player:
 
         While one waits the others go on: first the one that has been due longest, then the next that has
         not begun. One that is busy has others wake up late, which their brackets show. `announce` gets
-        the name of each before it begins or continues. KvmError when a VM cannot be created.
+        the name of each before it begins, or continues after another. KvmError when a VM cannot be created.
         """
         affinity = os.sched_getaffinity(0)
         here = _this_cpu(affinity)
@@ -65,8 +65,11 @@ class Player:
         os.sched_setaffinity(0, {here})
         ahead = list(scripts)
         stages: list[Stage] = []
-        # The kernel waits for tens of ms before it gives a VM back (kvm_destroy_vm, synchronize_srcu).
+        # A kernel with several CPUs waits for tens of ms before it gives a VM back (kvm_destroy_vm,
+        # synchronize_srcu). With one, a thread for each VM takes longer than that.
+        waits_to_close = os.cpu_count() != 1
         closing: list[Running] = []
+        said = ""
         try:
             while ahead or stages:
                 stage = _due(stages, wait=not ahead or len(stages) == MOST_VMS)
@@ -76,7 +79,9 @@ class Player:
                         self._system, self._cpuid, cpus, name, script, clocksource=self._clocksource
                     )
                     stages.append(stage)
-                announce(stage.name)
+                if stage.name != said:
+                    announce(stage.name)
+                    said = stage.name
                 if stage.cpu != here:
                     os.sched_setaffinity(0, {stage.cpu})
                 waits = stage.go_on()
@@ -85,9 +90,12 @@ class Player:
                     if self._clocksource:
                         self._clocksource.restore()
                     stages.remove(stage)
-                    if len(closing) == MOST_VMS:
-                        check([closing.pop(0).wait()])
-                    closing.append(in_background(stage.close, affinity))
+                    if not waits_to_close:
+                        stage.close()
+                    else:
+                        if len(closing) == MOST_VMS:
+                            check([closing.pop(0).wait()])
+                        closing.append(in_background(stage.close, affinity))
                     yield stage.name, stage.created, stage.steps
         finally:
             for stage in stages:

@@ -94,12 +94,13 @@ class Stage:
         try:
             self._memory = self._vm.add_memory(MEMORY_SIZE)
         except OSError:
-            self._vm.close()
+            self.close()
             raise
         self._vm.use_brackets(self._brackets)
 
     def close(self) -> None:
         """Give the VM back."""
+        self._debugfs.close()
         self._vm.close()
 
     def go_on(self) -> bool:

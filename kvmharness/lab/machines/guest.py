@@ -26,13 +26,14 @@ def main(job_path: str = protocol.JOB_PATH, result_path: str = "/dev/ttyS1") -> 
     os.read(_GO_ON, 1)
     with open(job_path, "rb") as file:
         number, rounds = marshal.loads(file.read())
+    frames = protocol.Encoder(number)
     with System() as system, system.create_vm() as idle_vm, open(result_path, "wb", buffering=0) as result:
         # As long as one VM is open KVM does not patch its code at the creation and destruction of
         # others, which crashed a 7.3-rc7 kernel in three of four runs under QEMU 7.2's emulation.
         idle_vm.create_vcpu(0)
         if isinstance(rounds, bytes):
             _announce(protocol.PROGRAM)
-            program.run(rounds, lambda content: _write(result.fileno(), protocol.encode(number, content)))
+            program.run(rounds, lambda content: _write(result.fileno(), frames.frame(content)))
             rounds = []
         player = Player(system, Clocksource())
         release = protocol.plain(os.uname().release)
@@ -44,18 +45,24 @@ def main(job_path: str = protocol.JOB_PATH, result_path: str = "/dev/ttyS1") -> 
                     del step["op"]  # the host knows what it asked for
                 content = [name, release, created, steps, facts]
                 facts = {}
-                _write(result.fileno(), protocol.encode(number, content))
-        _write(result.fileno(), protocol.encode(number, protocol.END))
+                _write(result.fileno(), frames.frame(content))
+        _write(result.fileno(), frames.frame(protocol.END))
 
 
 def _announce(name: str) -> None:
     """A line on the console, so that what the kernel says there can be assigned to a scenario."""
     try:
-        with open("/dev/kmsg", "wb", buffering=0) as log:
-            # Without a line end the kernel keeps it back, to be continued, until it says something else.
-            log.write(b"<4>" + protocol.PLAYING + name.encode() + b"\n")
+        # Anew each time: one descriptor may say ten lines in five seconds (devkmsg_write).
+        log = os.open("/dev/kmsg", os.O_WRONLY)
     except OSError:
-        pass  # a kernel without printk
+        return  # a kernel without printk
+    try:
+        # Without a line end the kernel keeps it back, to be continued, until it says something else.
+        os.write(log, b"<4>" + protocol.PLAYING + name.encode() + b"\n")
+    except OSError:
+        pass
+    finally:
+        os.close(log)
 
 
 def _write(fd: int, data: bytes) -> None:

@@ -8,7 +8,8 @@ what follows) and its content; so nothing that a dying machine leaves can pass f
 The job is Python's marshal: both ends are the same interpreter, and we wrote it. What comes out is JSON,
 because a kernel under test had its hands on it: `results` reads it, and no bytes can make a JSON parser do
 more than parse. The machine itself loads no json module, which would take an emulated CPU longer than all the
-scenarios. The content is packed, because a serial port is slower than that.
+scenarios. The content is packed, because a serial port is slower than that, and as one stream: a frame is
+unpacked after those before it.
 """
 
 from __future__ import annotations
@@ -29,11 +30,34 @@ END = "end"
 PROGRAM = "program"
 
 
+class Encoder:
+    """Makes a job's frames, each packed by what those before it had in common with it.
+
+    zlib begins with tables of 256 KB, which an emulated CPU clears more slowly than it packs a frame.
+    """
+
+    def __init__(self, job: str) -> None:
+        self._job = job
+        self._packing = zlib.compressobj(1)
+
+    def frame(self, content: Any) -> bytes:
+        """The next frame, of whole numbers, lists, dicts, and texts without quotes and backslashes."""
+        packed = self._packing.compress(_text(content)) + self._packing.flush(zlib.Z_SYNC_FLUSH)
+        return _framed(self._job, packed)
+
+
 def encode(job: str, content: Any) -> bytes:
-    """A frame. The content is whole numbers, lists, dicts, and texts without quotes and backslashes."""
-    # With such texts alone, JSON is what Python shows but for its kind of quotes.
-    data = zlib.compress(repr(content).replace("'", '"').encode(), 1)
-    return b"%s %d %08x\n" % (job.encode(), len(data), crc32(data)) + data
+    """A frame that no other is needed to unpack."""
+    return _framed(job, zlib.compress(_text(content), 1))
+
+
+def _framed(job: str, packed: bytes) -> bytes:
+    return b"%s %d %08x\n" % (job.encode(), len(packed), crc32(packed)) + packed
+
+
+def _text(content: Any) -> bytes:
+    # With texts that have no quotes JSON is what Python shows but for its kind of quotes.
+    return repr(content).replace("'", '"').encode()
 
 
 def plain(text: str) -> str:

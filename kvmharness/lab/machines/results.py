@@ -23,6 +23,7 @@ def decode(job: str, data: bytes) -> Iterator[Any]:
     BrokenResultError if anything is amiss, which may show only at the end.
     """
     content, place = None, 0
+    unpacking = zlib.decompressobj()
     while place < len(data):
         if content == END:
             raise BrokenResultError(f"the result goes on after its end mark, at byte {place} of {len(data)}")
@@ -38,20 +39,21 @@ def decode(job: str, data: bytes) -> Iterator[Any]:
             raise BrokenResultError(f"the result is cut off after {len(data)} bytes")
         if b"%08x" % crc32(packed) != words[2]:
             raise BrokenResultError(f"the result is damaged after byte {place} of {len(data)}")
-        content = _unpacked(packed)
+        content = _unpacked(unpacking, packed)
         if content is None:
             raise BrokenResultError(f"the result does not unpack after byte {place} of {len(data)}")
         place += len(packed)
+        if unpacking.eof:  # the frame was packed alone
+            unpacking = zlib.decompressobj()
     if content != END:
         raise BrokenResultError(f"the result has no end mark after {len(data)} bytes")
 
 
-def _unpacked(packed: bytes) -> Any:
+def _unpacked(unpacking: "zlib._Decompress", packed: bytes) -> Any:
     """A frame's content; None if it has none that can be read, or more than it may have."""
     try:
-        unpacking = zlib.decompressobj()
         text = unpacking.decompress(packed, _MOST)
-        whole = unpacking.eof and not unpacking.unused_data
+        whole = not unpacking.unconsumed_tail and not unpacking.unused_data
         return json.loads(text.decode("ascii")) if whole else None
     except (zlib.error, ValueError, RecursionError):  # no ASCII, no JSON, a number too long, lists too deep
         return None
