@@ -88,6 +88,7 @@ hosts = st.builds(
     tolerance_ppm=st.sampled_from([250, 250, 0, 100, 5_000]),
     has_scale=st.booleans(),
     has_nested=st.booleans(),
+    has_l2_scaling=st.booleans(),
     has_clock_guest=st.booleans(),
 )
 
@@ -213,7 +214,12 @@ def _timer_operations(vcpu: int, earlier: list[str]) -> st.SearchStrategy[Operat
 
 def _nested_operations(vcpu: int) -> st.SearchStrategy[Operation]:
     return st.one_of(
-        st.builds(script.RunL2, vcpu=st.just(vcpu), offset=st.one_of(st.none(), plain)),
+        st.builds(
+            script.RunL2,
+            vcpu=st.just(vcpu),
+            offset=st.one_of(st.none(), plain),
+            rate_ppm=st.sampled_from([None, None, 500_000, 1_234_567, 100_000_000]),
+        ),
         st.builds(
             script.NestedWrite,
             vcpu=st.just(vcpu),

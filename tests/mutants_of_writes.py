@@ -381,6 +381,18 @@ MUTANTS = (
         "if vcpu.l2_offset is None:",
     ),
     Mutant(
+        "an L2 that is entered keeps the rate it had",
+        "nested_operations",
+        "vcpu.l2_ppm = rate",
+        "vcpu.l2_ppm = vcpu.l2_ppm or rate",
+    ),
+    Mutant(
+        "what L1 adds for L2 is scaled, too",
+        "vcpu_operations",
+        "for each in (low, low + seen.width))\n",
+        "for each in (low + offset, low + offset + seen.width))\n",
+    ),
+    Mutant(
         "L2 reads L1's TSC by RDMSR",
         "nested_operations",
         "by_rdmsr = by_rdtsc\n",

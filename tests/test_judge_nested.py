@@ -58,6 +58,50 @@ def test_an_rdmsr_of_l2_reads_what_its_rdtsc_does() -> None:
     assert not possible(*NEW, l2(1010 * MS, -490 * MS, 10 * MS, entered=BEHIND))
 
 
+def test_l2_counts_at_the_rate_that_l1_says() -> None:
+    # At 1010 ms L1's TSC is 10 ms: at half of its rate 5 ms, and L1 adds -500 ms to that.
+    slow = RunL2(vcpu=0, offset=BEHIND, rate_ppm=500_000)
+    assert possible(*NEW, step(slow, 1010 * MS, BEHIND, -495 * MS, -495 * MS))
+    # A step takes 1000 cycles, and 3 are lost in rounding.
+    assert possible(*NEW, step(slow, 1010 * MS, BEHIND, -495 * MS + 503, -495 * MS + 503))
+    assert not possible(*NEW, step(slow, 1010 * MS, BEHIND, -495 * MS + 504, -495 * MS + 504))
+    assert not possible(*NEW, step(slow, 1010 * MS, BEHIND, -495 * MS - 4, -495 * MS - 4))
+    assert not possible(*NEW, step(slow, 1010 * MS, BEHIND, -490 * MS, -490 * MS))
+    assert not possible(*NEW, step(slow, 1010 * MS, BEHIND, -245 * MS, -245 * MS))
+
+
+def test_l2_goes_on_at_its_rate_and_is_entered_again_at_another() -> None:
+    entered = step(RunL2(vcpu=0, offset=0, rate_ppm=2_000_000), 1010 * MS, 0, 20 * MS, 20 * MS)
+    on = step(RunL2(vcpu=0, rate_ppm=2_000_000), 1020 * MS, 0, 40 * MS, 40 * MS)
+    assert possible(*NEW, entered, on)
+    assert not possible(
+        *NEW, entered, step(RunL2(vcpu=0, rate_ppm=2_000_000), 1020 * MS, 0, 20 * MS, 20 * MS)
+    )
+    assert possible(*NEW, entered, l2(1020 * MS, 20 * MS, entered=0))
+    assert not possible(*NEW, entered, l2(1020 * MS, 40 * MS, entered=0))
+    # What is written while it is current is L1's.
+    written = (*NEW, entered, write(2000 * MS, 100 * SECOND))
+    later = step(RunL2(vcpu=0, rate_ppm=2_000_000), 2010 * MS, 0, 200_020 * MS, 200_020 * MS)
+    assert possible(*written, later)
+    assert not possible(*written, step(RunL2(vcpu=0, rate_ppm=2_000_000), 2010 * MS, 0, 2020 * MS, 2020 * MS))
+
+
+def test_an_l2_at_another_rate_does_not_go_on() -> None:
+    refused = step(RunL2(vcpu=0, rate_ppm=500_000), 1020 * MS, error="EINVAL")
+    assert possible(*ENTERED, refused)
+    assert not possible(
+        *ENTERED, step(RunL2(vcpu=0, rate_ppm=500_000), 1020 * MS, BEHIND, -490 * MS, -490 * MS)
+    )
+
+
+def test_a_kvm_whose_guests_may_not_scale_refuses_a_rate_each_time() -> None:
+    slow = RunL2(vcpu=0, offset=0, rate_ppm=500_000)
+    refused, ran = step(slow, 1010 * MS, error="EINVAL"), step(slow, 1020 * MS, 0, 10 * MS, 10 * MS)
+    assert possible(*NEW, refused, l2(1020 * MS, 20 * MS, entered=0))
+    assert possible(*NEW, ran)
+    assert not possible(*NEW, refused, ran)
+
+
 def test_an_offset_wraps_around_at_2_to_the_64() -> None:
     far = 2**63 + 5
     assert possible(*NEW, l2(1010 * MS, 10 * MS + far, entered=far))

@@ -17,6 +17,8 @@ from kvmharness.trace import Event
 
 KERNELS = ("debian:6.1", "debian:6.12")
 
+SCALED = [name for name, each in SCENARIOS.items() if "nested-scaling" in each.needs]
+
 Outcome = Callable[[str], SessionResult]
 
 
@@ -34,6 +36,9 @@ def test_real_kernels_keep_the_contracts_of_nested_guests(outcome: Outcome, spec
     }
     unstable = verdicts.pop("nested-unstable")
     assert unstable is Verdict.SKIP
+    # QEMU's SVM has no TSC scaling, and ours is by VMX.
+    scaled = [verdicts.pop(name) for name in SCALED]
+    assert set(scaled) == {Verdict.SKIP}
     assert len(verdicts) > 10
     assert set(verdicts.values()) == {Verdict.PASS}
 
@@ -66,7 +71,9 @@ def test_debugfs_is_not_looked_at_while_l2_is_current(outcome: Outcome, spec: st
 @pytest.mark.lab
 @pytest.mark.full
 @pytest.mark.parametrize("spec", KERNELS)
-def test_a_guest_enters_its_own_by_vmx_too(kernel: Callable[[str], Kernel], spec: str) -> None:
+def test_a_guest_enters_its_own_by_vmx_and_at_another_rate(
+    kernel: Callable[[str], Kernel], spec: str
+) -> None:
     try:
         machine.check_emulator(INTEL)
     except LabError as error:

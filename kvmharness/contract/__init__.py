@@ -3,6 +3,7 @@
 
 offset    a vCPU continues from a TSC, or counts together with another vCPU: TSC offsets agree
 rate      a TSC counts at a rate, and never backwards; also at other rates than the host's
+nested    the TSC of a guest's own guest is its own by a ratio
 scale     a vCPU's TSC is what its scaling ratio makes of the host's
 clock     the VM's clock continues, and its kvmclock pages agree with it
 line      the VM's clock stays the same function of the TSC, to the ns
@@ -22,6 +23,7 @@ from kvmharness.contract.clock import HostTimeClaim, PageClaim, RealtimeClaim, T
 from kvmharness.contract.entitled import EntitledClaim
 from kvmharness.contract.finding import Claim, Finding, Status
 from kvmharness.contract.line import LineClaim
+from kvmharness.contract.nested import L2RateClaim
 from kvmharness.contract.offset import OffsetClaim, implied_offset
 from kvmharness.contract.promptly import TOGETHER_NS, Promptly, held_up
 from kvmharness.contract.rate import ForwardClaim, RateClaim
@@ -57,6 +59,7 @@ __all__ = [
     "Finding",
     "ForwardClaim",
     "HostTimeClaim",
+    "L2RateClaim",
     "LineClaim",
     "NoWarpClaim",
     "OffsetClaim",

@@ -67,6 +67,7 @@ L2_WANTED = 0x088
 L2_MAILBOX_INDEX, L2_MAILBOX_VALUE = 0x090, 0x098
 L2_SAMPLES = 0x0A0
 L2_CONTROL, L2_START, L2_OFFSET, L2_KIND = 0x0B8, 0x0C0, 0x0C8, 0x0D0
+L2_FRACTION_BITS = 48  # of what L1's TSC is multiplied by
 L2_VMXON, L2_FIELDS, L2_LEFT = 0x0D8, 0x0E0, 0x0E8
 VECTORS = 0x400
 VECTORS_SIZE = 32 * 4
@@ -94,6 +95,11 @@ def kvmclock_address(vcpu: int) -> int:
 def results_address(vcpu: int) -> int:
     """Where a vCPU's results begin."""
     return code_address(vcpu) + RESULTS
+
+
+def l2_multiplier(rate_ppm: int) -> int:
+    """By what L1's TSC is multiplied for L2 to count so many millionths as fast."""
+    return (rate_ppm << L2_FRACTION_BITS) // 1_000_000
 
 
 def l2_control_address(vcpu: int) -> int:

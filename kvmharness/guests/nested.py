@@ -114,15 +114,17 @@ def ask_for_l1(memory: Memory, vcpu: int) -> None:
     _ask(memory, vcpu, 0)
 
 
-def ask_for_l2(memory: Memory, vcpu: int, offset: int | None) -> None:
+def ask_for_l2(memory: Memory, vcpu: int, offset: int | None, rate_ppm: int | None = None) -> None:
     """A vCPU's next run is L2's, with what L1 adds to its own TSC (cycles, modulo 2**64).
 
-    An L2 that is current leaves first, and is entered again; without an `offset` it goes on.
+    An L2 that is current leaves first, and is entered again; without an `offset` it goes on. L1's TSC is
+    multiplied before: with a `rate_ppm` of 10**6 by 1. Only by an L1 that may scale (see `prepare_l2`).
     """
     if offset is not None:
         memory.write(layout.results_address(vcpu) + layout.L2_OFFSET, (offset % 2**64).to_bytes(8, "little"))
         if vmx.is_used(memory, vcpu):
-            vmx.set_offset(memory, vcpu, offset % 2**64, None)
+            multiplier = None if rate_ppm is None else layout.l2_multiplier(rate_ppm)
+            vmx.set_offset(memory, vcpu, offset % 2**64, multiplier)
         else:
             svm.set_offset(memory, vcpu, offset % 2**64)
     _ask(memory, vcpu, _STAY if offset is None else _ENTER)

@@ -242,6 +242,15 @@ CAPABILITIES = {
             asks="l2",
         ),
         Capability(
+            "nested-scaling",
+            NESTED,
+            ReadsClaim(text="a guest's own guest reads its TSC at a rate of its own", seen="l2-scaled"),
+            missing="this KVM's guests cannot give guests of their own another rate (TSC scaling by VMX)",
+            there="this KVM's guests can give guests of their own another rate (TSC scaling by VMX)",
+            implies=("nested",),
+            asks="l2-scaled",
+        ),
+        Capability(
             "clocksource",
             CLOCKSOURCE,
             EndClaim(text="the host's clocksource may be changed", seen="clocksource"),
@@ -295,6 +304,7 @@ def host_facts(probe: Probe, found: Mapping[str, Finding] | None = None) -> Host
         keeps_tsc_page=found["tsc-page-status"].status is Status.KEPT or None,
         has_hyperv=ended(probe.event("hv-cpuid"), _UNKNOWN),
         has_nested=ended(probe.event("l2"), _UNKNOWN),
+        has_l2_scaling=ended(probe.event("l2-scaled"), _UNKNOWN),
         has_clock_guest=ended(probe.event("clock-guest"), _UNKNOWN) if stable_clock else None,
     )
 

@@ -136,6 +136,7 @@ PROBES: dict[str, Script] = {
         CreateVcpu(vcpu=0, guest="nested-64", label="create-nested"),
         # One that does not end is not waited for long.
         RunL2(vcpu=0, offset=_FAR, ns=200 * MS, label="l2"),
+        RunL2(vcpu=0, offset=_FAR, rate_ppm=500_000, ns=200 * MS, label="l2-scaled"),
     ),
     # That on which the clock runs already, wherever masterclocks matter: nothing changes by it.
     CLOCKSOURCE: (SetClocksource(tsc=True, label="clocksource"),),

@@ -20,6 +20,16 @@ def run_l2(rules: Rules, world: World, action: Action) -> list[Outcome]:
     refused, vcpu = _refused(world, action), world.vcpus[action.operation.vcpu]
     if not world.has_nested or vcpu.guest != _GUEST:
         return refused
+    rate = action.operation.rate_ppm
+    if action.operation.offset is None and rate != vcpu.l2_ppm:
+        return [*refused, Outcome(world, (), REFUSED)]
+    if rate is not None and world.has_l2_scaling is False:
+        return [*refused, Outcome(world, (), REFUSED)]
+    if rate is not None and world.has_l2_scaling is None:
+        absent = world.fork()
+        absent.has_l2_scaling, world.has_l2_scaling = False, True
+        refused.append(Outcome(absent, (), REFUSED))
+    vcpu.l2_ppm = rate
     rules.load_vcpu(world, action.operation.vcpu, action.moment)
     timer.forget(vcpu)
     if action.written or vcpu.l2_offset is None:

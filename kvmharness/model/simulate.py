@@ -47,6 +47,7 @@ HOST = Host(
     has_clock_guest=False,
     has_hyperv=True,
     has_nested=True,
+    has_l2_scaling=True,
     keeps_tsc_page=True,
 )
 CPUS = 2

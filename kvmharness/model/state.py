@@ -55,7 +55,8 @@ class Host:
     has_scale        whether it answers to KVM_VCPU_TSC_SCALE
     has_clock_guest  whether it knows KVM_GET_CLOCK_GUEST and KVM_SET_CLOCK_GUEST
     has_hyperv       whether it offers its guests a Hyper-V
-    has_nested       whether its guests can have guests of their own
+    has_nested       whether its guests (L1) can have guests of their own (L2)
+    has_l2_scaling   whether L1 may have L2's TSC count at another rate than its own
     keeps_tsc_page   whether it notes a TSC page's status (hv_tsc_page_status, Linux 5.13), and so leaves one
                      alone that is right; of a kernel that does not, nothing is predicted of that page
     fraction_bits    those of its TSC scaling: 32 (AMD), 48 (Intel), 0 for none
@@ -81,6 +82,7 @@ class Host:
     has_hyperv: bool | None = None
     keeps_tsc_page: bool | None = None
     has_nested: bool | None = None
+    has_l2_scaling: bool | None = None
 
 
 class Page(NamedTuple):
@@ -156,7 +158,7 @@ class Vcpu:
     timer_requested     whether the timer's interrupt waits in the APIC
     timer_known         False where nothing is known any more of what is armed
     l2_offset           what L1 adds to its TSC for the L2 that is current (cycles); None: L1 is current
-    l2_entered_with     what that was when L1 last entered its L2
+    l2_entered_with     what that was when L1 last entered its L2; and the rate of that (millionths of L1's)
     guest               the name of its program
     story               how it came to its offset
     """
@@ -194,6 +196,7 @@ class Vcpu:
     timer_known: bool = True
     l2_offset: int | None = None
     l2_entered_with: int = 0
+    l2_ppm: int | None = None
     guest: str = ""
     story: Story = NO_STORY
 
@@ -202,7 +205,7 @@ class Vcpu:
 class World:
     """A VM, and what is known of the machine. TSCs and offsets in cycles, *_nsec in ns.
 
-    host_khz ... has_nested  what is known of the machine, see Host
+    host_khz ... has_l2_scaling  what is known of the machine, see Host
     refuses_vm_khz   whether KVM_SET_TSC_KHZ of the VM is refused after the first vCPU; None: not seen
     created          when the VM was created; None: not known
     realtime         how far the host's CLOCK_REALTIME is above its raw clock (ns)
@@ -242,6 +245,7 @@ class World:
     has_clock_guest: bool | None = None
     has_hyperv: bool | None = None
     has_nested: bool | None = None
+    has_l2_scaling: bool | None = None
     refuses_vm_khz: bool | None = None
     has_irqchip: bool = False
     pages_known: bool = True

@@ -1,19 +1,25 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What operations on vCPUs and their TSCs lead to (see `operations`)."""
 
+from kvmharness.guests.layout import L2_FRACTION_BITS, l2_multiplier
 from kvmharness.model import timer
-from kvmharness.model.interval import Interval
+from kvmharness.model.interval import Interval, signed
 from kvmharness.model.masterclock import SYSTEM_TIME, WALL_CLOCK
 from kvmharness.model.outcome import OK, REFUSED, UNKNOWN, Action, Answer, Outcome, Tsc, Within
 from kvmharness.model.quantity import Quantity
 from kvmharness.model.rules import Rules
-from kvmharness.model.state import HOME, DoubtError, Vcpu, World
+from kvmharness.model.state import HOME, DoubtError, Moment, Vcpu, World
 
 # A step may write a thousand values, and each may leave two ways open.
 _MOST_WORLDS = 256
 
 # The guest whose second reading is an RDMSR.
 _READS_BY_RDMSR = "rdmsr-16"
+
+# Cycles that KVM loses in rounding L2's TSC, beside what the last bit of a ratio stands for.
+_ROUNDED = 3
+# Beyond this it is not known which sign L1's offset has.
+_FARTHEST = 2**62
 
 
 def reported_tsc(rules: Rules, world: World, vcpu: Vcpu, action: Action, *, of_l2: bool = False) -> Answer:
@@ -23,18 +29,35 @@ def reported_tsc(rules: Rules, world: World, vcpu: Vcpu, action: Action, *, of_l
     tsc: Answer = Tsc(vcpu.l1_tsc_offset, vcpu.ratio)
     if vcpu.ratio_slack:
         tsc = Within(rules.l1_tsc(world, vcpu, action.moment.tsc))
-    return _of_l2(vcpu, tsc) if of_l2 else tsc
+    return _of_l2(rules, world, vcpu, tsc, action.moment) if of_l2 else tsc
 
 
-def _of_l2(vcpu: Vcpu, tsc: Answer) -> Answer:
-    """What L2 reads where L1 would read `tsc`: kvm_calc_nested_tsc_offset()."""
+def _of_l2(rules: Rules, world: World, vcpu: Vcpu, tsc: Answer, moment: Moment) -> Answer:
+    """What L2 reads where L1 would read `tsc`: kvm_calc_nested_tsc_offset() and _multiplier()."""
     offset = vcpu.l2_offset or 0
+    if vcpu.l2_ppm is not None:
+        seen = tsc.bounds(world, moment) if isinstance(tsc, (Tsc, Within)) else None
+        return seen and _scaled_for_l2(seen, rules.scaled(world, vcpu, moment.tsc), vcpu.l2_ppm, offset)
     if isinstance(tsc, Tsc):
         return Tsc(tsc.offset.plus(Quantity(offset)), tsc.ratio)
     if isinstance(tsc, Within):
         low, high = tsc.interval
         return Within(Interval(low + offset, high + offset))
     return None
+
+
+def _scaled_for_l2(seen: Interval, host: Interval, ppm: int, offset: int) -> Answer:
+    """L1's TSC at L2's rate: KVM scales the host's, and L1's offset, which has a sign for it.
+
+    Each of the two is rounded by less than a cycle, and the product of both ratios by one of its last bit.
+    """
+    low = host.low + signed(seen.low - host.low)
+    if abs(low) > _FARTHEST:
+        return None
+    multiplier = l2_multiplier(ppm)
+    least, most = (each * multiplier >> L2_FRACTION_BITS for each in (low, low + seen.width))
+    rounded = _ROUNDED + (host.high >> L2_FRACTION_BITS)
+    return Within(Interval(least - rounded + offset, most + rounded + offset), exact=least + offset)
 
 
 def create_vcpu(rules: Rules, world: World, action: Action) -> list[Outcome]:
@@ -264,7 +287,8 @@ def run(rules: Rules, world: World, action: Action) -> list[Outcome]:
 def samples(rules: Rules, world: World, vcpu: Vcpu, action: Action) -> tuple[Answer, ...]:
     """What the guest reads while it runs, or its L2, if that is current."""
     if vcpu.l2_offset is not None:
-        return tuple([_of_l2(vcpu, each) for each in _by_rdtsc(rules, world, vcpu, action)])
+        of_l1 = _by_rdtsc(rules, world, vcpu, action)
+        return tuple([_of_l2(rules, world, vcpu, each, action.moment) for each in of_l1])
     by_rdtsc = _by_rdtsc(rules, world, vcpu, action)
     if vcpu.guest != _READS_BY_RDMSR or vcpu.ratio != 0 or action.samples < 2:
         return by_rdtsc

@@ -83,6 +83,8 @@ class Stage:
         self._khz_created: dict[int, int] = {}
         self._read: dict[str, list[int]] = {}
         self._can_nest: set[int] = set()
+        self._can_scale_l2: set[int] = set()
+        self._l2_rates: dict[int, int | None] = {}  # as L1 last entered it
         self._exits: dict[int, list[str | int]] = {}  # of this step, by vCPU
         self._has_chip = False
         bracket = BracketBuffer()
@@ -165,6 +167,9 @@ class Stage:
             scales = guests.prepare_l2(self._memory, vcpu, by_vmx=not offers_svm(self._cpuid))
             if scales is not None:
                 self._can_nest.add(number)
+                self._l2_rates[number] = None
+            if scales:
+                self._can_scale_l2.add(number)
         khz = vcpu.tsc_khz()
         self._vcpus[number], self._programs[number] = vcpu, program
         self._khz[number] = self._khz_created[number] = khz
@@ -400,12 +405,15 @@ class Stage:
         return [*written, *armed, guests.take_fired(self._memory, number)]
 
     def _do_run_l2(self, operation: dict[str, Any]) -> list[int]:
-        number, offset = operation["vcpu"], operation["offset"]
-        if number not in self._can_nest:
+        number, offset, rate = operation["vcpu"], operation["offset"], operation["rate_ppm"]
+        if number not in (self._can_nest if rate is None else self._can_scale_l2):
+            self._refuse(errno.EINVAL)
+        if offset is None and rate != self._l2_rates[number]:
             self._refuse(errno.EINVAL)
         value = None if offset is None else resolve(offset, self._khz[number], self._read)
         self._prepare(number)
-        guests.ask_for_l2(self._memory, number, value)
+        guests.ask_for_l2(self._memory, number, value, rate)
+        self._l2_rates[number] = rate
         self._run(number, operation["ns"])
         tsc, _, by_rdmsr = (*guests.l2_samples(self._memory, number), None, None, None)[:3]
         read = [tsc, by_rdmsr]

@@ -24,12 +24,13 @@ _MOST_NAMES = 5
 # What each place to play at lacks. Tests of the lab compare it with what is skipped there. Nothing is judged
 # on intel-unstable, which has no other clock than the timer's ticks of 4 ms.
 _PROPOSED = frozenset({"tsc-scale-attribute", "clock-guest"})  # no release has these
+_OF_AMD = _PROPOSED | {"tsc-scaling", "nested-scaling"}
 _OF_STABLE = frozenset({"stable-tsc", "clock-realtime", "clocksource"})
 LACKS = {
-    "amd": _PROPOSED | {"two-cpus", "tsc-scaling"},
-    "amd-smp": _PROPOSED | {"tsc-scaling"},
-    "amd-unstable": _PROPOSED | _OF_STABLE | {"two-cpus", "tsc-scaling"},
-    "amd-smp-unstable": _PROPOSED | _OF_STABLE | {"tsc-scaling"},
+    "amd": _OF_AMD | {"two-cpus"},
+    "amd-smp": _OF_AMD,
+    "amd-unstable": _OF_AMD | _OF_STABLE | {"two-cpus"},
+    "amd-smp-unstable": _OF_AMD | _OF_STABLE,
     "intel": _PROPOSED | {"two-cpus", "clocksource"},
     "a KVM that ignores writes": _PROPOSED | {"tsc-write", "tsc-offset", "tsc-scaling", "clocksource"},
 }

@@ -5,7 +5,13 @@ KVM keeps L1's TSC, and L2's is that plus what L1 adds. All that userspace sets 
 of the two is current.
 """
 
-from kvmharness.contract import Claim, ForwardClaim, LineClaim, OffsetClaim, SameClaim
+from kvmharness.contract import (
+    Claim,
+    ForwardClaim,
+    LineClaim,
+    OffsetClaim,
+    SameClaim,
+)
 from kvmharness.guests.layout import kvmclock_address
 from kvmharness.scenarios.scenario import Scenario
 from kvmharness.scenarios.steps import MS, SECOND, page_on, write

@@ -121,6 +121,7 @@ ToWriteIfAny = Annotated[
         lambda value: None if value is None else value_to_json(value),
     ),
 ]
+PpmIfAny = Annotated[int | None, Codec(lambda data: None if data is None else _number(data, 1, MAX_PPM))]
 SeveralToWrite = Annotated[
     tuple[Value, ...],
     Codec(

@@ -91,6 +91,11 @@ class Operation:
         return None
 
     @property
+    def l2_rate_ppm(self) -> int | None:
+        """How fast the guest's own guest counts, in millionths of the guest's rate; None if just as fast."""
+        return None
+
+    @property
     def host_clock_on_tsc(self) -> bool | None:
         """Whether the host's own clock runs on its TSC by it; None where it leaves that as it was."""
         return None

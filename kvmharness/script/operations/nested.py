@@ -4,7 +4,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kvmharness.script.codec import Duration, Level, MsrName, ToWrite, ToWriteIfAny
+from kvmharness.script.codec import Duration, Level, MsrName, PpmIfAny, ToWrite, ToWriteIfAny
 from kvmharness.script.operations.base import OfVcpu, Resolver, failed
 from kvmharness.script.value import value_in_words
 
@@ -40,19 +40,27 @@ class RunL2(_Nested):
     """KVM_RUN of `vcpu` until its L2 exits to the player, or for `ns`. L2 then is current.
 
     With an `offset` L1 enters L2 with that, in cycles: if L2 is current it leaves first. Without one an L2
-    that is current goes on, and else is entered with the offset of the last time (0 at first). Records that
-    offset, L2's TSC by RDTSC, and after that by RDMSR.
+    that is current goes on, and else is entered with the offset of the last time (0 at first). With a
+    `rate_ppm` L2 counts so many millionths as fast as L1: L1 enters it with a multiplier of its own TSC, and
+    then adds the offset. EINVAL where L1 may not scale, or where an L2 at another rate is to go on. Records
+    the offset, L2's TSC by RDTSC, and after that by RDMSR.
     """
 
     name = "run_l2"
     phrase = "run L2"
     offset: ToWriteIfAny = None
+    rate_ppm: PpmIfAny = None
     ns: Duration = _RUN_NS
 
     @property
     def value_names(self) -> tuple[str, ...]:
         """The offset, and what L2 read."""
         return tuple(_FORMS)
+
+    @property
+    def l2_rate_ppm(self) -> int | None:
+        """The rate."""
+        return self.rate_ppm
 
     def value_counts(self, error: str) -> range:
         """As far as L2 got."""
@@ -71,12 +79,14 @@ class RunL2(_Nested):
         return () if self.offset is None else (resolver.cycles(self.vcpu, self.offset) % 2**64,)
 
     def guest_tsc(self, values: tuple[int, ...]) -> int | None:
-        """L1's TSC, of which L2's is so far off."""
+        """L1's TSC, of which L2's is so far off; none if L2 counts at a rate of its own."""
+        if self.rate_ppm is not None:
+            return None
         return (values[1] - values[0]) % 2**64 if len(values) > 1 else None
 
     def only_reads_tsc(self, values: tuple[int, ...], error: str) -> bool:
-        """If L2 came to it."""
-        return len(values) > 1 and not error
+        """If L2 came to it, and it is to be compared with L1's."""
+        return len(values) > 1 and not error and self.rate_ppm is None
 
     def describe(self) -> str:
         """Whose L2 it is."""
@@ -84,9 +94,10 @@ class RunL2(_Nested):
 
     def in_words(self) -> str:
         """With the offset."""
+        rate = "" if self.rate_ppm is None else f" at {self.rate_ppm / 1_000_000:g} times L1's rate"
         if self.offset is None:
-            return self.describe()
-        return f"{self.describe()}, entered with offset {value_in_words(self.offset)}"
+            return f"{self.describe()}{rate}"
+        return f"{self.describe()}, entered with offset {value_in_words(self.offset)}{rate}"
 
 
 @dataclass(frozen=True, kw_only=True)
