@@ -68,7 +68,10 @@ def test_with_two_cpus_a_kernel_is_identified_by_one_policy_and_fails_nothing_un
     # When KVM's worker notices another clocksource is known only where instructions are counted.
     worked = {name: found for name, found in odd.items() if "clocksource" in SCENARIOS[name].needs}
     assert {verdict for verdict, _ in worked.values()} <= {Verdict.INCONCLUSIVE.value, Verdict.XFAIL.value}
-    others = {verdict for name, (verdict, _) in odd.items() if name not in worked}
+    # A player that is held up for 4 ms sets a TSC back, or ahead, after the deadline that this was to move.
+    timers = {verdict for name, (verdict, _) in odd.items() if name.startswith("timer-set-")}
+    assert timers <= {Verdict.INCONCLUSIVE.value, Verdict.PASS.value}
+    others = {v for name, (v, _) in odd.items() if name not in worked and not name.startswith("timer-set-")}
     assert others <= {Verdict.INCONCLUSIVE.value}, odd
 
 

@@ -16,6 +16,8 @@ from kvmharness.player.player import Player
 # init's ends of these say that the player is ready, and that the job is there.
 _READY, _GO_ON = 3, 0
 
+_LOG = "/dev/kmsg"
+
 
 def main(job_path: str = protocol.JOB_PATH, result_path: str = "/dev/ttyS1") -> None:
     """Say to init that all is loaded, wait for the job, play it.
@@ -53,7 +55,7 @@ def _announce(name: str) -> None:
     """A line on the console, so that what the kernel says there can be assigned to a scenario."""
     try:
         # Anew each time: one descriptor may say ten lines in five seconds (devkmsg_write).
-        log = os.open("/dev/kmsg", os.O_WRONLY)
+        log = os.open(_LOG, os.O_WRONLY)
     except OSError:
         return  # a kernel without printk
     try:
