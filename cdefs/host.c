@@ -82,6 +82,12 @@ int ioctl_pointer_together(struct meeting *meeting, struct bracket *bracket, int
 	return bracketed_ioctl_pointer(bracket, fd, request, pointer);
 }
 
+void occupy_cpu(int *stop, uint64_t deadline_ns)
+{
+	while (!__atomic_load_n(stop, __ATOMIC_SEQ_CST) && clock_ns(CLOCK_MONOTONIC) < deadline_ns)
+		;
+}
+
 void *map_memory(int fd, size_t size)
 {
 	void *address = mmap(NULL, size, PROT_READ | PROT_WRITE,

@@ -41,6 +41,9 @@ int ioctl_pointer_together(struct meeting *meeting, struct bracket *bracket, int
  */
 int run_vcpu(int fd, struct kvm_run *run, uint64_t deadline_ns, int resumed, struct bracket *bracket);
 
+/* Keeps the CPU busy until *stop is not 0, or CLOCK_MONOTONIC passes deadline_ns. */
+void occupy_cpu(int *stop, uint64_t deadline_ns);
+
 /* mmap(2) read-write and shared: of a file descriptor, or anonymous for fd -1. NULL on failure, errno set. */
 void *map_memory(int fd, size_t size);
 int munmap(void *address, size_t size);

@@ -122,6 +122,8 @@ def any_operation(chance: Chance, vcpus: int) -> script.Operation:
                 value=any_value(chance),
                 label=label,
             ),
+            lambda: script.ReadStealTime(vcpu=vcpu, label=label),
+            lambda: script.WaitForCpu(ns=chance.choice((0, MS)), label=label),
             lambda: script.CreateIrqchip(label=label),
             lambda: script.WriteTogether(
                 vcpus=tuple(range(vcpus))[:3],
@@ -138,7 +140,7 @@ def any_operation(chance: Chance, vcpus: int) -> script.Operation:
 def any_script(chance: Chance) -> Script:
     """A VM with up to sixteen vCPUs, and whatever may be done to it."""
     vcpus = chance.choice((1, 2, 3, 16))
-    guest = chance.choice(("rdtsc-16", "wrmsr-16", "timer-16", "nested-64"))
+    guest = chance.choice(("rdtsc-16", "wrmsr-16", "timer-16", "steal-16", "nested-64"))
     creation: list[script.Operation] = [script.CreateIrqchip()] if guest == "timer-16" else []
     creation += [script.CreateVcpu(vcpu=vcpu, guest=guest, label=f"create-{vcpu}") for vcpu in range(vcpus)]
     return (*creation, *(any_operation(chance, vcpus) for _ in range(chance.choice((0, 5, 40)))))

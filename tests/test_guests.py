@@ -12,7 +12,7 @@ from kvmharness.guests import layout
 from kvmharness.kvm import BracketBuffer, Exit, Memory, System, Vcpu, Vm
 from kvmharness.player.msr import MSRS
 
-ONCE = ("rdtsc-16", "rdtsc-64", "rdmsr-16", "wrmsr-16", "hyperv-16")
+ONCE = ("rdtsc-16", "rdtsc-64", "rdmsr-16", "wrmsr-16", "hyperv-16", "steal-16")
 NEEDS_RDTSCP = "rdtscp-16"
 ENDLESS = ("ring-16", "ring-64")
 
@@ -35,7 +35,8 @@ def test_there_is_room_for_twenty_four_vcpus_and_no_more() -> None:
     assert last + 0x1000 == layout.TSC_PAGE
     assert layout.l2_control_address(0) == layout.TSC_PAGE + 0x2000
     end = layout.l2_control_address(layout.MAX_VCPUS - 1) + layout.L2_CONTROL_STRIDE
-    assert end == layout.MEMORY_SIZE
+    assert end == layout.STEAL_TIME
+    assert layout.steal_time_address(layout.MAX_VCPUS - 1) + layout.STEAL_TIME_SIZE <= layout.MEMORY_SIZE
     with pytest.raises(ValueError, match="vcpu 24"):
         layout.code_address(24)
 

@@ -18,6 +18,7 @@ FAULTS = kernel_faults.read()
 OF_TIME = kernel_faults.read(HERE / "kernel-faults-3.toml")
 SIZES = kernel_faults.read(HERE / "kernel-faults-sizes.toml")
 NESTED = kernel_faults.read(HERE / "kernel-faults-nested.toml")
+STEAL = kernel_faults.read(HERE / "kernel-faults-steal.toml")
 # All of them take hours: scripts/kernel-faults.
 PLAYED = [
     *FAULTS[::3],
@@ -69,10 +70,10 @@ def test_a_fault_that_fits_in_no_place_or_in_several_is_refused(
 
 
 def test_faults_have_names_of_their_own_and_are_noticed_or_survive() -> None:
-    faults = [*FAULTS, *kernel_faults.read(HERE / "kernel-faults-2.toml"), *OF_TIME, *SIZES, *NESTED]
+    faults = [*FAULTS, *kernel_faults.read(HERE / "kernel-faults-2.toml"), *OF_TIME, *SIZES, *NESTED, *STEAL]
     assert len({fault.name for fault in faults}) == len(faults)
     assert not [fault.name for fault in faults if fault.survives and fault.noticed_by]
-    listed = [*FAULTS, *OF_TIME, *SIZES, *NESTED]
+    listed = [*FAULTS, *OF_TIME, *SIZES, *NESTED, *STEAL]
     assert {fault.noticed_by for fault in listed if not fault.survives} <= set(SCENARIOS)
 
 

@@ -8,6 +8,7 @@ scale     a vCPU's TSC is what its scaling ratio makes of the host's
 clock     the VM's clock continues, and its kvmclock pages agree with it
 line      the VM's clock stays the same function of the TSC, to the ns
 reference a Hyper-V's reference time is the VM's clock
+steal     steal time grows by what the thread waits for a CPU
 timer     a guest takes its deadline timer's interrupt, and not too early
 warp      vCPUs that run at the same time never see each other's TSC run backwards
 answer    how an operation ends, and what it returns
@@ -29,6 +30,7 @@ from kvmharness.contract.promptly import TOGETHER_NS, Promptly, held_up
 from kvmharness.contract.rate import ForwardClaim, RateClaim
 from kvmharness.contract.reference import EmptyPageClaim, ReferenceClaim, RenewedClaim
 from kvmharness.contract.scale import ScaleClaim
+from kvmharness.contract.steal import NoStealClaim, StealClaim
 from kvmharness.contract.timer import TimerClaim
 from kvmharness.contract.warp import NoWarpClaim
 from kvmharness.trace import Trace
@@ -61,6 +63,7 @@ __all__ = [
     "HostTimeClaim",
     "L2RateClaim",
     "LineClaim",
+    "NoStealClaim",
     "NoWarpClaim",
     "OffsetClaim",
     "PageClaim",
@@ -73,6 +76,7 @@ __all__ = [
     "SameClaim",
     "ScaleClaim",
     "Status",
+    "StealClaim",
     "TimeClaim",
     "TimerClaim",
     "check_all",

@@ -10,6 +10,7 @@ from kvmharness.explore.coverage import Coverage
 from kvmharness.explore.draft import Draft, Ground
 from kvmharness.explore.hyperv import HyperV
 from kvmharness.explore.lives import Life
+from kvmharness.explore.steal import Steal
 from kvmharness.explore.timers import Timers
 from kvmharness.script import Script, Sleep
 
@@ -69,9 +70,10 @@ class Generator:
         return draft
 
     def _devices(self, draft: Draft) -> Devices | None:
-        """What more than a plain VM most scripts do without; never a Hyper-V where there is none."""
-        kinds: tuple[type[Timers] | type[HyperV] | None, ...] = (None, Timers, HyperV)
-        often = (8, 1, 1 if self.ground.host.has_hyperv is not False else 0)
+        """What more than a plain VM most scripts do without; never what the host has not."""
+        host = self.ground.host
+        kinds: tuple[type[Timers | HyperV | Steal] | None, ...] = (None, Timers, HyperV, Steal)
+        often = (8, 1, 0 if host.has_hyperv is False else 1, 0 if host.has_steal_time is False else 1)
         chosen = self._chance.choices(kinds, often)[0]
         return chosen(draft) if chosen else None
 

@@ -15,6 +15,7 @@ from kvmharness.guests.nested import (
 )
 from kvmharness.guests.program import Instruction, Program
 from kvmharness.guests.rdtsc import PROGRAMS
+from kvmharness.guests.steal import take_steal_time
 from kvmharness.guests.timer import counted, take_armed, take_fired
 from kvmharness.guests.warp import meetings, prepare_meeting
 
@@ -39,5 +40,6 @@ __all__ = [
     "take_armed",
     "take_fired",
     "take_reference",
+    "take_steal_time",
     "tsc_page",
 ]

@@ -29,6 +29,8 @@ in the results  0x000  how many samples were taken (u64; only the endless progra
                 0x0d8  with VMX, what its VMXON points to,
                 0x0e0  what it is to write to its VMCS: pairs of a field and its value, up to field 0, and
                 0x0e8  where it goes on when L2 has left (u64 each)
+                0x0f0  of a guest that reads its steal time, the beginning of that page (three u64); and
+                0x108  whether it did so (u32)
                 0x400  its vectors of real mode, where a refused WRMSR goes, and the last one the timer's
                        interrupt (32 of 4 bytes each)
                 0x600  the end of its stack, which grows downwards
@@ -38,6 +40,7 @@ after the last vCPU   the page in which KVM gives a guest of a Hyper-V its refer
 after that      the bitmap of MSRs of all that enter a guest of their own (L2) by VMX; it is empty
 after that      three pages for each vCPU with an L2: its VMCB or VMCS, its host save area or what its VMXON
                 points to, and the fields that it is to write to its VMCS
+after that      a page with the steal time of each vCPU, 0x40 bytes for each
 """
 
 PML4 = 0x1000
@@ -55,7 +58,9 @@ TSC_PAGE = CODE + MAX_VCPUS * VCPU_STRIDE
 MSR_BITMAP = TSC_PAGE + 0x1000
 L2_CONTROLS = MSR_BITMAP + 0x1000
 L2_CONTROL_STRIDE = 0x3000
-MEMORY_SIZE = L2_CONTROLS + MAX_VCPUS * L2_CONTROL_STRIDE
+STEAL_TIME = L2_CONTROLS + MAX_VCPUS * L2_CONTROL_STRIDE
+STEAL_TIME_SIZE = 0x40
+MEMORY_SIZE = STEAL_TIME + 0x1000
 
 COUNT = 0x000
 MAILBOX_INDEX = 0x010
@@ -69,6 +74,7 @@ L2_SAMPLES = 0x0A0
 L2_CONTROL, L2_START, L2_OFFSET, L2_KIND = 0x0B8, 0x0C0, 0x0C8, 0x0D0
 L2_FRACTION_BITS = 48  # of what L1's TSC is multiplied by
 L2_VMXON, L2_FIELDS, L2_LEFT = 0x0D8, 0x0E0, 0x0E8
+STOLEN, STOLEN_READ = 0x0F0, 0x108
 VECTORS = 0x400
 VECTORS_SIZE = 32 * 4
 TIMER_VECTOR = 31
@@ -90,6 +96,11 @@ def code_address(vcpu: int) -> int:
 def kvmclock_address(vcpu: int) -> int:
     """Where a vCPU's kvmclock page is: what MSR SYSTEM_TIME has to be, plus 1, to switch it on."""
     return KVMCLOCK + vcpu * KVMCLOCK_SIZE
+
+
+def steal_time_address(vcpu: int) -> int:
+    """Where a vCPU's steal time is: what MSR STEAL_TIME has to be, plus 1, to switch it on."""
+    return STEAL_TIME + vcpu * STEAL_TIME_SIZE
 
 
 def results_address(vcpu: int) -> int:

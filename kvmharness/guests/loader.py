@@ -38,7 +38,8 @@ def load(program: Program, memory: Memory, vcpu: Vcpu) -> None:
     else:
         _set_real_mode_segment(sregs.cs, code)
         _set_real_mode_segment(sregs.ds, results)
-        _set_real_mode_segment(sregs.es, layout.TSC_PAGE)
+        extra = layout.steal_time_address(vcpu.number) if program.reads_steal_time else layout.TSC_PAGE
+        _set_real_mode_segment(sregs.es, extra)
         if program.catches_faults:
             _set_real_mode_segment(sregs.ss, results)
             _write_vectors(memory, results, (program.place_of("fault"), code >> 4))

@@ -51,6 +51,7 @@ class Program:
         labels = {instruction.text for instruction in instructions if not instruction.code}
         self.endless = takes == 0
         self.reads_reference = "copy:" in labels
+        self.reads_steal_time = "steal:" in labels
         self.catches_faults = "fault:" in labels
         self.awaits_timer = "timer:" in labels
         self.has_l2 = "l2:" in labels

@@ -9,6 +9,7 @@ from kvmharness.guests.hyperv import READ_REFERENCE
 from kvmharness.guests.layout import COUNT, EXIT_PORT, MAILBOX_INDEX, MAILBOX_VALUE, RING_SIZE, SAMPLES, STACK
 from kvmharness.guests.nested import NESTED_64
 from kvmharness.guests.program import Instruction, Program, code_of
+from kvmharness.guests.steal import READ_STEAL_TIME
 from kvmharness.guests.timer import TIMER_16
 from kvmharness.guests.warp import WARP_64
 from kvmharness.player.msr import MSRS
@@ -132,6 +133,11 @@ HYPERV_16 = Program(
     "hyperv-16", 16, 2, _loop(*_WRITE, *READ_REFERENCE, _label("fault"), _EXIT), writes_msrs=True
 )
 
+# The same, and then it reads its steal time.
+STEAL_16 = Program(
+    "steal-16", 16, 2, _loop(*_WRITE, *READ_STEAL_TIME, _label("fault"), _EXIT), writes_msrs=True
+)
+
 # A CPU without RDTSCP refuses it, and the guest exits without a sample. ECX becomes IA32_TSC_AUX.
 RDTSCP_16 = Program(
     "rdtscp-16",
@@ -167,6 +173,6 @@ PROGRAMS = {
     program.name: program
     for program in (
         *(RDTSC_16, RDTSC_64, RDTSCP_16, RDMSR_16, RING_16, RING_64, WRMSR_16, WARP_64),
-        *(TIMER_16, HYPERV_16, NESTED_64),
+        *(TIMER_16, HYPERV_16, STEAL_16, NESTED_64),
     )
 }

@@ -30,6 +30,7 @@ from kvmharness.judging.probe import (
     OFFSET,
     PROPOSED,
     SCALING,
+    STEAL,
     TIMER,
     WRITE,
     Probe,
@@ -251,6 +252,13 @@ CAPABILITIES = {
             asks="l2-scaled",
         ),
         Capability(
+            "steal-time",
+            STEAL,
+            EndClaim(text="KVM reports a vCPU's steal time", seen="steal-on"),
+            missing="this KVM does not report steal time (MSR_KVM_STEAL_TIME)",
+            there="this KVM reports steal time (MSR_KVM_STEAL_TIME)",
+        ),
+        Capability(
             "clocksource",
             CLOCKSOURCE,
             EndClaim(text="the host's clocksource may be changed", seen="clocksource"),
@@ -305,6 +313,7 @@ def host_facts(probe: Probe, found: Mapping[str, Finding] | None = None) -> Host
         has_hyperv=ended(probe.event("hv-cpuid"), _UNKNOWN),
         has_nested=ended(probe.event("l2"), _UNKNOWN),
         has_l2_scaling=ended(probe.event("l2-scaled"), _UNKNOWN),
+        has_steal_time=ended(probe.event("steal-on"), _UNKNOWN),
         has_clock_guest=ended(probe.event("clock-guest"), _UNKNOWN) if stable_clock else None,
     )
 

@@ -38,6 +38,7 @@ class _Reads:
     """Whether values stand for anything (script.Resolver), after what was read."""
 
     here = 0
+    run_delay = 0
 
     def __init__(self, events: tuple[Event, ...]) -> None:
         self._read = {each.operation.label: each.values for each in events if each.values and not each.error}

@@ -7,7 +7,7 @@ Each has a VM of its own, so that what a KVM does otherwise in one of them spoil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kvmharness.guests.layout import TSC_PAGE, kvmclock_address
+from kvmharness.guests.layout import TSC_PAGE, kvmclock_address, steal_time_address
 from kvmharness.script import (
     CreateIrqchip,
     CreateVcpu,
@@ -22,6 +22,7 @@ from kvmharness.script import (
     Ppm,
     Read,
     ReadReferenceTime,
+    ReadStealTime,
     ReadTscPage,
     Run,
     RunL2,
@@ -51,6 +52,7 @@ HYPERV = "probe-hyperv"
 PROPOSED = "probe-proposed"  # what no release knows
 TIMER = "probe-timer"
 NESTED = "probe-nested"
+STEAL = "probe-steal"
 CLOCKSOURCE = "probe-clocksource"
 
 # A label is there once in all of them.
@@ -137,6 +139,11 @@ PROBES: dict[str, Script] = {
         # One that does not end is not waited for long.
         RunL2(vcpu=0, offset=_FAR, ns=200 * MS, label="l2"),
         RunL2(vcpu=0, offset=_FAR, rate_ppm=500_000, ns=200 * MS, label="l2-scaled"),
+    ),
+    STEAL: (
+        CreateVcpu(vcpu=0, guest="steal-16", label="create-steal"),
+        SetMsrs(vcpu=0, msrs=(("STEAL_TIME", steal_time_address(0) + 1),), label="steal-on"),
+        ReadStealTime(vcpu=0, ns=200 * MS, label="steal"),
     ),
     # That on which the clock runs already, wherever masterclocks matter: nothing changes by it.
     CLOCKSOURCE: (SetClocksource(tsc=True, label="clocksource"),),

@@ -17,8 +17,9 @@ from kvmharness.model.outcome import (
     Version,
     Within,
 )
+from kvmharness.model.pages import Page
 from kvmharness.model.rules import Rules
-from kvmharness.model.state import Page, World
+from kvmharness.model.state import World
 from kvmharness.model.time_function import TimeFunction
 from kvmharness.script import HOST_TSC, PVCLOCK_GUEST_STOPPED, PVCLOCK_TSC_STABLE_BIT, REALTIME, TSC_STABLE
 

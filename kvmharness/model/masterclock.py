@@ -12,10 +12,11 @@ from functools import reduce
 from kvmharness.guests.layout import kvmclock_address
 from kvmharness.model import arithmetic, line
 from kvmharness.model.interval import Interval
+from kvmharness.model.pages import Page
 from kvmharness.model.quantity import bounds, narrow
 from kvmharness.model.rates import UnknownRateError
 from kvmharness.model.reference_time import ENABLE, ReferenceTime
-from kvmharness.model.state import ZERO, DoubtError, Moment, Page, Vcpu, World
+from kvmharness.model.state import ZERO, DoubtError, Moment, Vcpu, World
 from kvmharness.model.time_function import TimeFunction
 
 SYSTEM_TIME = ("SYSTEM_TIME", "SYSTEM_TIME_OLD")

@@ -8,6 +8,7 @@ from kvmharness.model.line import OnLine
 from kvmharness.model.quantity import Quantity, bounds, narrow
 from kvmharness.model.reference_time import Counted, CountedByHost
 from kvmharness.model.state import Moment, World
+from kvmharness.model.steal import StealVersion, Stolen
 
 OK = frozenset({""})
 # How a kernel answers an ioctl or attribute it does not know; before 5.16 a vCPU's attribute: EINVAL.
@@ -121,7 +122,20 @@ class Guess(NamedTuple):
 
 
 # One value of a step. A Quantity predicts it to the cycle, None says nothing about it.
-Answer = Quantity | Tsc | Within | Flag | Clock | Version | Guess | Counted | CountedByHost | None
+Answer = (
+    Quantity
+    | Tsc
+    | Within
+    | Flag
+    | Clock
+    | Version
+    | Guess
+    | Counted
+    | CountedByHost
+    | Stolen
+    | StealVersion
+    | None
+)
 
 
 class Outcome(NamedTuple):

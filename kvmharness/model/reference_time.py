@@ -11,9 +11,10 @@ from kvmharness.guests.layout import TSC_PAGE
 from kvmharness.model import arithmetic, line
 from kvmharness.model.interval import Interval
 from kvmharness.model.line import OnLine
+from kvmharness.model.pages import Page
 from kvmharness.model.quantity import Quantity, bounds, narrow
 from kvmharness.model.rates import Rates
-from kvmharness.model.state import ZERO, Moment, Page, Vcpu, World
+from kvmharness.model.state import ZERO, Moment, Vcpu, World
 
 # hv_tsc_page_status; None where it is not known.
 UNSET, GUEST_CHANGED, HOST_CHANGED, SET, BROKEN = "unset", "guest-changed", "host-changed", "set", "broken"

@@ -7,7 +7,7 @@ it was read at straddles a decision, or where kernels differ in something no pol
 world it was given is used up.
 """
 
-from kvmharness.model import arithmetic
+from kvmharness.model import arithmetic, steal
 from kvmharness.model.interval import Interval
 from kvmharness.model.masterclock import Masterclock
 from kvmharness.model.quantity import Quantity, bounds, narrow
@@ -41,6 +41,7 @@ class Rules(Masterclock):
             has_hyperv=host.has_hyperv,
             has_nested=host.has_nested,
             has_l2_scaling=host.has_l2_scaling,
+            has_steal_time=host.has_steal_time,
         )
         world.clock_khz = self.clock_rates[0] if len(self.clock_rates) == 1 else None
         # It counts from the creation of the VM, by a clock that need not have gone on as the raw one did.
@@ -354,6 +355,7 @@ class Rules(Masterclock):
     def enter_guest(self, world: World, number: int, moment: Moment) -> list[World]:
         """vcpu_enter_guest(): what KVM_RUN does before the guest's first instruction, and what it leaves."""
         world.vcpus[number].has_run = True
+        steal.record(world, number)
         return self.process_requests(world, number, moment)
 
     # Writes by the guest itself

@@ -11,6 +11,7 @@ from kvmharness.model.outcome import Answer, Clock, Flag, Outcome, Version
 from kvmharness.model.quantity import bounds
 from kvmharness.model.reference_time import UNIT_NS, Counted, CountedByHost
 from kvmharness.model.state import Moment, Vcpu, World
+from kvmharness.model.steal import StealVersion, Stolen
 from kvmharness.script import PVCLOCK_GUEST_STOPPED, PVCLOCK_TSC_STABLE_BIT, TSC_STABLE
 from kvmharness.trace import Event
 
@@ -72,7 +73,7 @@ def _prediction(outcome: Outcome, event: Event) -> Allowed:
     khz = vcpu.virtual_tsc_khz if vcpu else 0
     names = operation.value_names or ("",) * len(event.values)
     for place, (name, answer, value) in enumerate(zip(names, outcome.answers, event.values, strict=False)):
-        words = _of_the_clock(world, name, answer, value, event)
+        words = _of_the_clock(world, name, answer, value, event) or _of_steal_time(answer, value)
         if words:
             return words
         predicted = _predicted(world, answer, event)
@@ -139,6 +140,18 @@ def _of_the_clock(world: World, name: str, answer: Answer, value: int, event: Ev
         time = _predicted(world, answer, event)
         if time and time.gap(Interval(value, value)):
             return Allowed(f"{time.low % 2**64} to {time.high % 2**64} ns")
+    return None
+
+
+def _of_steal_time(answer: Answer, value: int) -> Allowed | None:
+    """What was predicted of a steal time, if that was something else."""
+    if isinstance(answer, StealVersion) and not answer.stands and (value % 2 or value < answer.least):
+        return Allowed(f"version {answer.least} or higher, and even")
+    if isinstance(answer, Stolen) and not answer.least <= value <= answer.most:
+        gap = Interval(answer.least, answer.most).gap(Interval(value, value))
+        off = f"{abs(gap)} ns {'lower' if gap > 0 else 'higher'} than observed"
+        waited = "the thread that runs the vCPU had waited that long for a CPU"
+        return Allowed(f"{_range(Interval(answer.least, answer.most), '')} ns stolen", off, waited)
     return None
 
 

@@ -17,12 +17,14 @@ from kvmharness.model.interval import Interval, TooWideError
 from kvmharness.model.masterclock import ClockBehindError
 from kvmharness.model.operations import perform
 from kvmharness.model.outcome import Action, Answer, Clock, Flag, Guess, Outcome, Tsc, Version, Within
+from kvmharness.model.pages import Page
 from kvmharness.model.policy import Policy
 from kvmharness.model.quantity import Quantity, bounds, narrow
 from kvmharness.model.rates import UnknownRateError
 from kvmharness.model.reference_time import UNIT_NS, Counted, CountedByHost
 from kvmharness.model.rules import Rules
-from kvmharness.model.state import DoubtError, Host, Moment, Page, Vcpu, World
+from kvmharness.model.state import DoubtError, Host, Moment, Vcpu, World
+from kvmharness.model.steal import StealVersion, Stolen
 from kvmharness.model.written_rule import WrittenRules
 from kvmharness.player.host_state import TOLERANCE
 from kvmharness.player.values import NothingReadError, resolve
@@ -48,6 +50,7 @@ HOST = Host(
     has_hyperv=True,
     has_nested=True,
     has_l2_scaling=True,
+    has_steal_time=True,
     keeps_tsc_page=True,
 )
 CPUS = 2
@@ -243,6 +246,11 @@ class Simulation:
 
     # What values stand for (script.Resolver)
 
+    @property
+    def run_delay(self) -> int:
+        """How long the playing thread has waited for a CPU."""
+        return self.world.run_delay
+
     def cpu(self, number: int) -> int:
         """The number of a CPU that a script counts."""
         return number % CPUS
@@ -300,7 +308,7 @@ class Simulation:
             return self._pick(answer.interval) if answer.exact is None else answer.exact
         if isinstance(answer, Flag):
             return answer.bits
-        if isinstance(answer, Version | Guess):
+        if isinstance(answer, Version | Guess | Stolen | StealVersion):
             return answer[-1]
         if isinstance(answer, Counted | CountedByHost):
             return self._count(world, answer, moment)

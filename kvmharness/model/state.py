@@ -11,6 +11,7 @@ from operator import attrgetter
 from typing import NamedTuple, TypeVar
 
 from kvmharness.model.interval import Interval
+from kvmharness.model.pages import NO_STEAL_TIME, Page, StealPage
 from kvmharness.model.quantity import Quantity, Unknowns, bounds, known_part
 
 _T = TypeVar("_T")
@@ -57,6 +58,7 @@ class Host:
     has_hyperv       whether it offers its guests a Hyper-V
     has_nested       whether its guests (L1) can have guests of their own (L2)
     has_l2_scaling   whether L1 may have L2's TSC count at another rate than its own
+    has_steal_time   whether it reports steal time to its guests
     keeps_tsc_page   whether it notes a TSC page's status (hv_tsc_page_status, Linux 5.13), and so leaves one
                      alone that is right; of a kernel that does not, nothing is predicted of that page
     fraction_bits    those of its TSC scaling: 32 (AMD), 48 (Intel), 0 for none
@@ -83,24 +85,7 @@ class Host:
     keeps_tsc_page: bool | None = None
     has_nested: bool | None = None
     has_l2_scaling: bool | None = None
-
-
-class Page(NamedTuple):
-    """What is known of a vCPU's kvmclock page (struct pvclock_vcpu_time_info). None where it is not known.
-
-    version      its least version
-    stable       PVCLOCK_TSC_STABLE_BIT, if the host's own clock runs on the TSC
-    stopped      PVCLOCK_GUEST_STOPPED
-    tsc, ns      its tsc_timestamp (cycles) and system_time
-    khz          the rate that its multiplier and shift stand for; 0: not known
-    """
-
-    version: int = 0
-    stable: bool | None = None
-    stopped: bool | None = None
-    tsc: Interval | None = None
-    ns: Interval | None = None
-    khz: int = 0
+    has_steal_time: bool | None = None
 
 
 class Armed(NamedTuple):
@@ -159,6 +144,7 @@ class Vcpu:
     timer_known         False where nothing is known any more of what is armed
     l2_offset           what L1 adds to its TSC for the L2 that is current (cycles); None: L1 is current
     l2_entered_with     what that was when L1 last entered its L2; and the rate of that (millionths of L1's)
+    steal               its steal time
     guest               the name of its program
     story               how it came to its offset
     """
@@ -197,6 +183,7 @@ class Vcpu:
     l2_offset: int | None = None
     l2_entered_with: int = 0
     l2_ppm: int | None = None
+    steal: StealPage = NO_STEAL_TIME
     guest: str = ""
     story: Story = NO_STORY
 
@@ -205,7 +192,7 @@ class Vcpu:
 class World:
     """A VM, and what is known of the machine. TSCs and offsets in cycles, *_nsec in ns.
 
-    host_khz ... has_l2_scaling  what is known of the machine, see Host
+    host_khz ... has_steal_time  what is known of the machine, see Host
     refuses_vm_khz   whether KVM_SET_TSC_KHZ of the VM is refused after the first vCPU; None: not seen
     created          when the VM was created; None: not known
     realtime         how far the host's CLOCK_REALTIME is above its raw clock (ns)
@@ -226,6 +213,7 @@ class World:
     has_irqchip      whether its vCPUs have local APICs
     pages_known      False once something was written to where a vCPU's kvmclock page may be
     cpu              where the thread is that makes the ioctls
+    run_delay        how long that thread has waited for a CPU at the least (ns)
     default_is_first whether default_tsc_khz is still that of the VM's creation
     default_was_set  whether userspace chose default_tsc_khz
     default_is_off   whether default_tsc_khz is not tolerated though userspace did not choose it, as KVM was
@@ -246,10 +234,12 @@ class World:
     has_hyperv: bool | None = None
     has_nested: bool | None = None
     has_l2_scaling: bool | None = None
+    has_steal_time: bool | None = None
     refuses_vm_khz: bool | None = None
     has_irqchip: bool = False
     pages_known: bool = True
     cpu: int = HOME
+    run_delay: int = 0
 
     created: Moment | None = None
     default_tsc_khz: int | None = None

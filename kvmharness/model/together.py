@@ -3,6 +3,7 @@
 
 from itertools import permutations
 
+from kvmharness.model import steal
 from kvmharness.model.interval import Interval
 from kvmharness.model.outcome import REFUSED, Action, Answer, Guess, Outcome, Within
 from kvmharness.model.quantity import bounds
@@ -32,7 +33,9 @@ def run_together(rules: Rules, world: World, action: Action) -> list[Outcome]:
             rules.load_vcpu(each, number, action.moment)
             if not values[4 * place + 1]:
                 entered.append(each.fork())  # it may have come too late to run at all
-            entered += rules.enter_guest(each, number, action.moment)
+            for after in rules.enter_guest(each, number, action.moment):
+                steal.record_of_another(after, number)
+                entered.append(after)
         worlds = distinct(entered)
         if len(worlds) > _MOST_WORLDS:
             raise DoubtError(f"{len(numbers)} vCPUs at once leave too many ways open that it may have gone")

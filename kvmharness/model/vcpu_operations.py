@@ -2,7 +2,7 @@
 """What operations on vCPUs and their TSCs lead to (see `operations`)."""
 
 from kvmharness.guests.layout import L2_FRACTION_BITS, l2_multiplier
-from kvmharness.model import timer
+from kvmharness.model import steal, timer
 from kvmharness.model.interval import Interval, signed
 from kvmharness.model.masterclock import SYSTEM_TIME, WALL_CLOCK
 from kvmharness.model.outcome import OK, REFUSED, UNKNOWN, Action, Answer, Outcome, Tsc, Within
@@ -84,9 +84,11 @@ def set_msrs(rules: Rules, world: World, action: Action) -> list[Outcome]:
     rules.load_vcpu(world, number, action.moment)
     names = [name for name, _ in action.operation.msrs]
     others = not set(names) <= {"TSC", "TSC_ADJUST"}
-    worlds, outcomes = [world], []
+    worlds, outcomes = [world], list[Outcome]()
     for name, value in zip(names, action.written, strict=True):
-        if others and action.refused:
+        if name == steal.STEAL_TIME and value & steal.RESERVED:
+            return [*outcomes, *(Outcome(each, (), REFUSED) for each in worlds)]
+        if others and action.refused and not (name == steal.STEAL_TIME and world.has_steal_time):
             # An MSR that is not modelled was refused, and with it all behind it: any number got through.
             outcomes += [Outcome(each.fork(), (), frozenset()) for each in worlds]
         if name == "TSC":
@@ -102,16 +104,22 @@ def set_msrs(rules: Rules, world: World, action: Action) -> list[Outcome]:
         elif name == "TSC_ADJUST":
             for each in worlds:
                 rules.host_write_adjust(each, number, value)
-        elif name.startswith("HV_"):
+        else:
             for each in worlds:
-                rules.write_hyperv_msr(each, each.vcpus[number], name, value, guest=False)
-        elif name in (*SYSTEM_TIME, *WALL_CLOCK):
-            for each in worlds:
-                rules.write_msr(each, number, name, value, guest=False)
-        elif name == "TSC_DEADLINE":
-            for each in worlds:
-                timer.write_deadline(rules, each, each.vcpus[number], value, action.moment.tsc)
+                _write_other(rules, each, number, name, value, guest=False)
+                if name == "TSC_DEADLINE":
+                    timer.write_deadline(rules, each, each.vcpus[number], value, action.moment.tsc)
     return outcomes + [Outcome(each, (None,) * len(names)) for each in worlds]
+
+
+def _write_other(rules: Rules, world: World, number: int, name: str, value: int, *, guest: bool) -> None:
+    """A write of an MSR that is neither the TSC nor TSC_ADJUST."""
+    if name == steal.STEAL_TIME:
+        steal.write(world, number, value)
+    elif name.startswith("HV_"):
+        rules.write_hyperv_msr(world, world.vcpus[number], name, value, guest=guest)
+    elif name in (*SYSTEM_TIME, *WALL_CLOCK):
+        rules.write_msr(world, number, name, value, guest=guest)
 
 
 def get_msrs(rules: Rules, world: World, action: Action) -> list[Outcome]:
@@ -125,6 +133,8 @@ def get_msrs(rules: Rules, world: World, action: Action) -> list[Outcome]:
     names = action.operation.indices
     if world.has_hyperv and rules.policy.honours_writes:
         answers |= _of_hyperv(rules, world, vcpu, action)
+    if world.has_steal_time:
+        answers[steal.STEAL_TIME] = Quantity(vcpu.steal.msr)
     if world.has_irqchip:
         answers["TSC_DEADLINE"] = timer.read_deadline(rules, world, vcpu, action.moment.tsc)
     predicted = tuple(answers.get(name) for name in names)
@@ -337,10 +347,8 @@ def guest_write(rules: Rules, world: World, action: Action) -> list[Outcome]:
             rules.guest_write_tsc(each, number, value, action.moment)
         elif name == "TSC_ADJUST":
             rules.guest_write_adjust(each, number, value)
-        elif name.startswith("HV_"):
-            rules.write_hyperv_msr(each, vcpu, name, value, guest=True)
-        elif name in (*SYSTEM_TIME, *WALL_CLOCK):
-            rules.write_msr(each, number, name, value, guest=True)
+        else:
+            _write_other(rules, each, number, name, value, guest=True)
         # A load between the exit and the next entry may go on from the TSC at the exit: the write is lost.
         reloads = rules.policy.honours_writes and not rules.host.stable
         lost = each.fork() if reloads else None

@@ -23,6 +23,7 @@ from kvmharness.kvm import (
 from kvmharness.kvm.lapic import with_deadline_timer
 from kvmharness.player.debugfs import Debugfs
 from kvmharness.player.msr import MSRS
+from kvmharness.player.run_delay import run_delay, wait_for_cpu
 from kvmharness.player.threads import at_once
 from kvmharness.player.values import NothingReadError, frequency, resolve
 
@@ -323,6 +324,28 @@ class Stage:
     def _do_read_tsc_page(self, operation: dict[str, Any]) -> list[int]:
         self._bracket = read_host_clock()
         return guests.tsc_page(self._memory)
+
+    def _do_read_steal_time(self, operation: dict[str, Any]) -> list[int]:
+        number = operation["vcpu"]
+        program = self._programs[number]
+        if not program.reads_steal_time:
+            self._refuse(errno.EINVAL)
+        self._prepare(number)
+        guests.take_steal_time(self._memory, number)
+        before = run_delay()
+        try:
+            self._run(number, operation["ns"])
+        finally:
+            samples = guests.samples(program, self._memory, number)
+        after, read = run_delay(), guests.take_steal_time(self._memory, number)
+        return [*read, before, after, samples[-1]] if read and samples else []
+
+    def _do_wait_for_cpu(self, operation: dict[str, Any]) -> list[int]:
+        tsc_before, ns_before, _, _ = self._bracket = read_host_clock()
+        waited = wait_for_cpu(self.cpu, operation["ns"])
+        _, _, ns_after, tsc_after = read_host_clock()
+        self._bracket = (tsc_before, ns_before, ns_after, max(tsc_before, tsc_after))
+        return waited
 
     def _do_get_clock(self, operation: dict[str, Any]) -> list[int]:
         clock = self._vm.clock()

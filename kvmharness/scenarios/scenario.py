@@ -64,4 +64,5 @@ class Scenario:
             has_scale="tsc-scale-attribute" in self.needs,
             has_clock_guest="clock-guest" in self.needs,
             has_hyperv="hyperv-time" in self.needs,
+            has_steal_time="steal-time" in self.needs,
         )

@@ -8,6 +8,7 @@ guest   a guest runs, alone or with others, or writes an MSR itself
 hyperv  the reference time of a guest that takes its hypervisor for a Hyper-V
 clock   the VM's clock and the kvmclock pages
 thread  the playing thread moves, or waits
+steal   steal time, and a thread that competes for the CPU
 host    the clock of the machine that KVM runs on
 timer   an interrupt chip, and the local APIC's timer in TSC-deadline mode
 """

@@ -20,13 +20,18 @@ OPERATIONS: dict[str, "type[Operation]"] = {}
 class Resolver(Protocol):
     """What values to write stand for at this step: the player's part, for a simulated one.
 
-    Cycles modulo 2**64, ns, kHz. `here` is the CPU that the playing thread is on, cpu() the number of the one
-    that MoveThread calls so. NothingReadError where a value depends on a step that read nothing.
+    Cycles modulo 2**64, ns, kHz. `here` is the CPU that the playing thread is on, `run_delay` how long that
+    has waited for one in all (ns), cpu() the number of the CPU that MoveThread calls so. NothingReadError
+    where a value depends on a step that read nothing.
     """
 
     @property
     def here(self) -> int:
         """The CPU that the playing thread is on."""
+
+    @property
+    def run_delay(self) -> int:
+        """How long the playing thread has waited for a CPU, in ns."""
 
     def cpu(self, number: int) -> int:
         """The CPU that stands at this place among those that the player may use, over and over."""

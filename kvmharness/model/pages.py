@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is known of the pages in which KVM tells a guest something."""
+
+from typing import NamedTuple
+
+from kvmharness.model.interval import Interval
+
+# More than any thread has waited, in ns.
+EVER_NS = 2**62
+
+
+class Page(NamedTuple):
+    """What is known of a vCPU's kvmclock page (struct pvclock_vcpu_time_info). None where it is not known.
+
+    version      its least version
+    stable       PVCLOCK_TSC_STABLE_BIT, if the host's own clock runs on the TSC
+    stopped      PVCLOCK_GUEST_STOPPED
+    tsc, ns      its tsc_timestamp (cycles) and system_time
+    khz          the rate that its multiplier and shift stand for; 0: not known
+    """
+
+    version: int = 0
+    stable: bool | None = None
+    stopped: bool | None = None
+    tsc: Interval | None = None
+    ns: Interval | None = None
+    khz: int = 0
+
+
+class StealPage(NamedTuple):
+    """What is known of a vCPU's steal time (struct kvm_steal_time).
+
+    on           whether it is switched on, at its place (layout.py); None: elsewhere
+    msr          what MSR STEAL_TIME holds
+    least, most  the time in the page, in ns: the run_delay of the thread that last entered the guest with it
+    version      its least version
+    is_whole     False once it was switched on elsewhere, where a part of the time then is
+    """
+
+    on: bool | None = False
+    msr: int = 0
+    least: int = 0
+    most: int = 0
+    version: int = 0
+    is_whole: bool = True
+
+
+NO_STEAL_TIME = StealPage()
