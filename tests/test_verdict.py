@@ -281,7 +281,7 @@ def test_what_a_kvm_cannot_do_is_skipped_by_name(name: str) -> None:
         # What holds there all the same.
         assert result.verdict is Verdict.PASS
         assert set(capabilities.implied(SCENARIOS[name].needs)) <= {
-            *("stable-tsc", "guest-16", "two-cpus", "deadline-timer")
+            *("stable-tsc", "guest-16", "two-cpus", "deadline-timer", "steal-time")
         }
         return
     known = capabilities.CAPABILITIES.values()
@@ -293,7 +293,9 @@ def test_an_unstable_tsc_fails_nothing(name: str) -> None:
     scenario = SCENARIOS[name]
     trace = play(name, scenario.script, stable=False)
     verdict = judged(scenario, trace, probe(stable=False)).verdict
-    assert verdict is (Verdict.PASS if "stable-tsc" in scenario.lacks else Verdict.SKIP)
+    # A steal time depends on no TSC.
+    holds = "stable-tsc" in scenario.lacks or "steal-time" in scenario.needs
+    assert verdict is (Verdict.PASS if holds else Verdict.SKIP)
 
 
 @pytest.mark.parametrize(("name", "label"), [("young-restore", "restore"), ("qemu-pair-young", "restore-0")])
@@ -372,6 +374,7 @@ def test_a_kvm_that_ignores_writes_is_at_fault_where_nothing_protects_a_tsc() ->
     assert [(each.scenario, each.consistent_with) for each in by_others] == [
         ("probe-hyperv", ("tsc-protected",)),
         ("probe-nested", ("tsc-protected",)),
+        ("probe-steal", ("tsc-protected",)),
     ]
 
 

@@ -133,7 +133,7 @@ SCENARIOS = (
         name="steal-off",
         contract="A page that is switched off is left alone; switched on again it goes on growing.",
         source="record_steal_time(), kvm_steal_time_set_preempted()",
-        consequence="A kernel that was started anew (kexec) finds its memory written to by the hypervisor.",
+        consequence="A kernel that another one has started (kexec) finds its memory written to from outside.",
         needs=("steal-time",),
         script=(
             *_SWITCHED,
