@@ -19,7 +19,7 @@ from kvmharness.model.state import Host, World
 from kvmharness.script import OPERATIONS, CreateVcpu, Run, Script, SetMsrs
 
 GROUND = Ground(POLICIES["mainline-6.7"])
-COUNT = 60
+COUNT = 80
 SECOND = 1_000_000_000
 
 
