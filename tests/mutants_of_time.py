@@ -61,6 +61,12 @@ MUTANTS = (
         "now_alone = False",
         made_up("catches-up-to-now"),
     ),
+    Mutant(
+        "a clock is set to what it is a ns after the masterclock's snapshot",
+        "masterclock",
+        "offset, times = ZERO, [world.clock_at_master]",
+        "offset, times = ZERO, [Interval(*(end - 1 for end in world.clock_at_master))]",
+    ),
     # What no release has
     Mutant(
         "a clock that is set as a function is that of the host's TSC",

@@ -53,6 +53,26 @@ def started(*more: Event) -> tuple[Event, ...]:
 OF = 1002 * MS + 400
 
 
+@pytest.mark.parametrize(
+    ("knows", "off", "may_be"),
+    [
+        (True, 0, True),
+        (True, -1, False),
+        (True, 1, False),
+        # 5.10 does not know KVM_CLOCK_REALTIME, and sets the clock at a later moment than the snapshot.
+        (False, -274, True),
+        (False, -700, False),
+    ],
+)
+def test_a_page_of_the_snapshot_of_set_clock_tells_just_what_was_set(
+    knows: bool, off: int, may_be: bool
+) -> None:
+    host = dataclasses.replace(HOST, knows_realtime=knows)
+    was_set = started(step(SetClock(clock=0), 1010 * MS, 0), run(1012 * MS, 12 * MS))
+    written = 10 * MS + 400, off % 2**64, 2**31, 1, STABLE
+    assert possible(*was_set, step(ReadKvmclock(vcpu=0), 1013 * MS, 4, *written), host=host) is may_be
+
+
 def test_two_clocks_that_are_read_with_a_tsc_are_two_ns_of_rounding_apart_and_no_more() -> None:
     first = started(clock(1003 * MS))
     for off, may_be in ((-3, True), (0, True), (3, True), (-4, False), (4, False)):

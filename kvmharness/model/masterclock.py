@@ -79,7 +79,7 @@ class Masterclock(ReferenceTime):
         world.use_master_clock = self._wants_masterclock(world) and not world.boot_vcpu_runs_old_kvmclock
         self.request_tsc_page_update(world, certain=certain)
         first = moment if certain or world.master is None else world.master[0]
-        world.master = first, moment
+        world.master, world.clock_at_master = (first, moment), None
         self._draw_line(world, self.snapshot(moment), certain=certain)
         for vcpu in world.vcpus.values():
             if vcpu.pv_time is not False or world.hv_tsc_page & ENABLE:
@@ -267,6 +267,8 @@ class Masterclock(ReferenceTime):
         khz = world.clock_khz or world.host_khz
         if khz and vcpu.ratio:
             khz = khz * vcpu.ratio >> (world.fraction_bits or 0)
+        if world.masterclock and world.clock_at_master is not None:
+            offset, times = ZERO, [world.clock_at_master]
         return Page(
             stable=world.use_master_clock and self.all_match(world)
             if self.policy.stable_by == "khz"
@@ -299,6 +301,8 @@ class Masterclock(ReferenceTime):
         )
         if self.has_line(world) and world.clock_khz:
             world.line = world.unknown(line.through(set_to, at.tsc, world.clock_khz))
+        # A kernel that does not know KVM_CLOCK_REALTIME may take it for the clock at a later moment (5.10).
+        world.clock_at_master = set_to if world.knows_realtime and world.masterclock else None
 
     def set_clock_guest(self, world: World, number: int, function: TimeFunction, moment: Moment) -> None:
         """kvm_vcpu_ioctl_set_clock_guest(), after renew_masterclock(): from its snapshot on the clock is this

@@ -195,6 +195,7 @@ class World:
     host_khz ... has_steal_time  what is known of the machine, see Host
     refuses_vm_khz   whether KVM_SET_TSC_KHZ of the VM is refused after the first vCPU; None: not seen
     created          when the VM was created; None: not known
+    clock_at_master  what the clock is at the masterclock's snapshot (ns), if KVM_SET_CLOCK gave it for that
     realtime         how far the host's CLOCK_REALTIME is above its raw clock (ns)
     master           the masterclock's snapshot (master_cycle_now, master_kernel_ns): when it was taken at the
                      earliest and at the latest
@@ -261,6 +262,7 @@ class World:
     boot_vcpu_runs_old_kvmclock: bool = False
     master: tuple[Moment, Moment] | None = None
     kvmclock_offset: Quantity = NOTHING
+    clock_at_master: Interval | None = None
     realtime: Quantity = NOTHING
     clock_khz: int | None = None
     line: Quantity = NOTHING
