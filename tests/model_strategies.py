@@ -172,6 +172,7 @@ def _operations(
             value=st.sampled_from([own, own, 0]),
         ),
         st.builds(script.SetClocksource, tsc=st.booleans()),
+        st.builds(script.SetCpuOnline, cpu=st.integers(0, 2), online=st.booleans()),
         st.builds(script.MoveThread, to=st.integers(0, 2)),
         st.builds(script.Sleep, ns=st.sampled_from([0, 50 * MS, 900 * MS, 1000 * MS, 2500 * MS])),
     ]

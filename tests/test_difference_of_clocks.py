@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from kvmharness.judging.difference import first_difference
+from kvmharness.judging.difference import compare_sessions, first_difference
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.simulate import simulate
 from kvmharness.scenarios import SCENARIOS
 from kvmharness.trace import Place, Trace
+from tests.made_up import play, session
 
 COUNTS_INSTRUCTIONS = Place("k", "amd", "1", may_protect_tscs=False, counts_instructions=True)
 
@@ -198,6 +199,18 @@ def test_a_timer_is_compared_by_whether_it_fires_and_whether_that_is_early(
 ) -> None:
     found = difference(scenario, label, fired=change)
     assert found == (words and tuple(f"the timer of vCPU 0 {each}" for each in words))
+
+
+def test_a_player_that_was_held_up_explains_no_timer_that_is_lost() -> None:
+    scenario = SCENARIOS["timer-expires-unrun"]
+    right = session([scenario], place=COUNTS_INSTRUCTIONS)
+    held_up = play(scenario.name, scenario.script, held_up=("deadline", 5_000_000))
+    held_up = replace(held_up, place=COUNTS_INSTRUCTIONS)
+    lately = replace(right, traces={scenario.name: held_up})
+    assert compare_sessions([right], [lately]).differences == ()
+    lost = replace(right, traces={scenario.name: changed(held_up, "timer", fired=lambda _: 0)})
+    (found,) = compare_sessions([right], [lost]).differences
+    assert found.second == "the timer of vCPU 0 does not interrupt its guest"
 
 
 def test_a_deadline_reads_as_it_was_written_or_as_0() -> None:

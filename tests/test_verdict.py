@@ -281,7 +281,7 @@ def test_what_a_kvm_cannot_do_is_skipped_by_name(name: str) -> None:
         # What holds there all the same.
         assert result.verdict is Verdict.PASS
         assert set(capabilities.implied(SCENARIOS[name].needs)) <= {
-            *("stable-tsc", "guest-16", "two-cpus", "deadline-timer", "steal-time")
+            *("stable-tsc", "guest-16", "two-cpus", "cpu-hotplug", "deadline-timer", "steal-time")
         }
         return
     known = capabilities.CAPABILITIES.values()

@@ -24,6 +24,7 @@ from kvmharness.judging.probe import (
     CLOCKSOURCE,
     GUESTS,
     HOST,
+    HOTPLUG,
     HYPERV,
     KHZ,
     NESTED,
@@ -265,6 +266,14 @@ CAPABILITIES = {
             missing="the host's clock has the TSC or one other clocksource, or is not to be changed",
             there="the host's clocksource may be changed",
             implies=("masterclock",),
+        ),
+        Capability(
+            "cpu-hotplug",
+            HOTPLUG,
+            EndClaim(text="a CPU of the host may be taken offline", seen="cpu"),
+            missing="the host has no CPU that may be taken offline, or it is not to be changed",
+            there="a CPU of the host may be taken offline",
+            implies=("two-cpus",),
         ),
     )
 }

@@ -121,6 +121,10 @@ def _of_one_policy(policies: Sequence[Policy], *played: tuple[Trace, Host]) -> b
     of the machine has to be the same for both.
     """
     machines = _machines([host for _, host in played])
+    last = played[0][0].events[-1].operation
+    if last.enters_guest and last.waits_ns:
+        # Of timers nothing is known where a load may move the TSC: that would explain whatever they do.
+        policies = [each for each in policies if each.reloads == "unstable"]
     return any(
         all(
             judge(trace, policy, replace(host, **machine)).possibility is Possibility.POSSIBLE

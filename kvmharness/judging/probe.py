@@ -28,6 +28,7 @@ from kvmharness.script import (
     RunL2,
     Script,
     SetClocksource,
+    SetCpuOnline,
     SetHvCpuid,
     SetLapic,
     SetMsrs,
@@ -54,6 +55,7 @@ TIMER = "probe-timer"
 NESTED = "probe-nested"
 STEAL = "probe-steal"
 CLOCKSOURCE = "probe-clocksource"
+HOTPLUG = "probe-cpu-hotplug"
 
 # A label is there once in all of them.
 PROBES: dict[str, Script] = {
@@ -147,6 +149,8 @@ PROBES: dict[str, Script] = {
     ),
     # That on which the clock runs already, wherever masterclocks matter: nothing changes by it.
     CLOCKSOURCE: (SetClocksource(tsc=True, label="clocksource"),),
+    # It is online already.
+    HOTPLUG: (SetCpuOnline(cpu=1, online=True, label="cpu"),),
 }
 
 

@@ -29,8 +29,8 @@ _ZERO = Within(Interval(0, 0))
 # of a TSC of another rate.
 _NO_MASTERCLOCK, _OTHER_RATE = frozenset({"EINVAL", "ENODATA"}), frozenset({"ERANGE"})
 
-# What the player answers where the host's clocksource is not to be changed.
-_NO_CLOCKSOURCE = frozenset({"ENODEV"})
+# What the player answers where the host's clocksource is not to be changed, or no CPU.
+_NOT_CHANGED = frozenset({"ENODEV"})
 
 
 def get_clock(rules: Rules, world: World, action: Action) -> list[Outcome]:
@@ -206,10 +206,24 @@ def _without_clock_guest(world: World) -> list[Outcome]:
 
 def set_clocksource(rules: Rules, world: World, action: Action) -> list[Outcome]:
     """The host's own clock changes, if it can."""
-    refused = Outcome(world.fork(), errors=_NO_CLOCKSOURCE, elsewhere=True)
+    refused = Outcome(world.fork(), errors=_NOT_CHANGED, elsewhere=True)
     if action.refused:
         return [refused]
     rules.change_clocksource(world, action.moment, to_tsc=action.operation.tsc)
+    return [Outcome(world), refused]
+
+
+def set_cpu_online(rules: Rules, world: World, action: Action) -> list[Outcome]:
+    """A CPU goes offline or comes online: kvm_arch_hardware_enable() looks for a TSC that went backwards.
+
+    No machine of the lab has one. With an unstable TSC it asks for the clocks of the vCPUs that were on the
+    CPU.
+    """
+    refused = Outcome(world.fork(), errors=_NOT_CHANGED, elsewhere=True)
+    if action.refused:
+        return [refused]
+    for vcpu in () if rules.host.stable else world.vcpus.values():
+        vcpu.clock_request = vcpu.clock_request or None
     return [Outcome(world), refused]
 
 

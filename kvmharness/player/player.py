@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from kvmharness.kvm import System
     from kvmharness.player.clocksource import Clocksource
+    from kvmharness.player.cpu_hotplug import CpuHotplug
 
     Script = list[dict[str, Any]]
     Steps = list[dict[str, Any]]
@@ -36,12 +37,14 @@ class Player:
 
     The calling thread stays on the CPU it is on, unless a script moves it: CPUs' TSCs may be a few
     cycles apart, and a bracket is only as good as the TSC it was read from. Scripts may change `clocksource`
-    where that is given.
+    and `hotplug` where these are given.
     """
 
-    def __init__(self, system: System, clocksource: Clocksource | None = None) -> None:
+    def __init__(
+        self, system: System, clocksource: Clocksource | None = None, hotplug: CpuHotplug | None = None
+    ) -> None:
         self._system = system
-        self._clocksource = clocksource
+        self._clocksource, self._hotplug = clocksource, hotplug
         self._cpuid = system.supported_cpuid()
 
     def play(self, script: Script) -> Steps:
@@ -60,7 +63,8 @@ class Player:
         the name of each before it begins, or continues after another. KvmError when a VM cannot be created.
         """
         affinity = os.sched_getaffinity(0)
-        here = _this_cpu(affinity)
+        # The first CPU cannot be taken offline, so scripts that do so to others begin there.
+        here = min(affinity) if self._hotplug else _this_cpu(affinity)
         cpus = [here, *sorted(affinity - {here})]
         os.sched_setaffinity(0, {here})
         ahead = list(scripts)
@@ -76,7 +80,13 @@ class Player:
                 if stage is None:
                     name, script = ahead.pop(0)
                     stage = Stage(
-                        self._system, self._cpuid, cpus, name, script, clocksource=self._clocksource
+                        self._system,
+                        self._cpuid,
+                        cpus,
+                        name,
+                        script,
+                        clocksource=self._clocksource,
+                        hotplug=self._hotplug,
                     )
                     stages.append(stage)
                 if stage.name != said:
@@ -87,8 +97,9 @@ class Player:
                 waits = stage.go_on()
                 here = stage.cpu
                 if not waits:
-                    if self._clocksource:
-                        self._clocksource.restore()
+                    for changed in (self._clocksource, self._hotplug):
+                        if changed:
+                            changed.restore()
                     stages.remove(stage)
                     if not waits_to_close:
                         stage.close()

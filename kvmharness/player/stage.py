@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from kvmharness.kvm import BracketNumbers, System, Vcpu
     from kvmharness.player.clocksource import Clocksource
+    from kvmharness.player.cpu_hotplug import CpuHotplug
 
 
 class Stage:
@@ -54,7 +55,7 @@ class Stage:
     `cpus` are those the thread may move to, the one it is on first. `created` are the host's clocks around
     KVM_CREATE_VM, as a step of a trace has them. `cpu` is where the script was last:
     go_on() is to be called from there. `due_ns` is when the wait it is in is over (CLOCK_MONOTONIC).
-    `clocksource` is the host's, if the script may change that.
+    `clocksource` and `hotplug` are the host's, if the script may change that.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Stage:
         script: list[dict[str, Any]],
         *,
         clocksource: Clocksource | None = None,
+        hotplug: CpuHotplug | None = None,
     ) -> None:
         self.name = name
         self.cpu = cpus[0]
@@ -75,7 +77,7 @@ class Stage:
         self._waits_since: BracketNumbers | None = None
         self._cpuid = cpuid
         self._cpus = cpus
-        self._clocksource = clocksource
+        self._clocksource, self._hotplug = clocksource, hotplug
         self._brackets = BracketBuffer()
         self._vcpus: dict[int, Vcpu] = {}
         self._programs: dict[int, guests.Program] = {}
@@ -462,6 +464,16 @@ class Stage:
         if not self._clocksource:
             self._refuse(errno.ENODEV)
         self._clocksource.choose(tsc=operation["tsc"])
+        _, _, ns_after, tsc_after = read_host_clock()
+        self._bracket = (tsc_before, ns_before, ns_after, tsc_after)
+        return []
+
+    def _do_set_cpu_online(self, operation: dict[str, Any]) -> list[int]:
+        number, online = operation["cpu"], operation["online"]
+        tsc_before, ns_before, _, _ = self._bracket = read_host_clock()
+        if not self._hotplug or number >= len(self._cpus) or self._cpus[number] == self.cpu:
+            self._refuse(errno.ENODEV)
+        self._hotplug.choose(self._cpus[number], online=online)
         _, _, ns_after, tsc_after = read_host_clock()
         self._bracket = (tsc_before, ns_before, ns_after, tsc_after)
         return []

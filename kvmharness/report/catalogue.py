@@ -26,13 +26,15 @@ _MOST_NAMES = 5
 _PROPOSED = frozenset({"tsc-scale-attribute", "clock-guest"})  # no release has these
 _OF_AMD = _PROPOSED | {"tsc-scaling", "nested-scaling"}
 _OF_STABLE = frozenset({"stable-tsc", "clock-realtime", "clocksource"})
+_OF_SMP = frozenset({"two-cpus", "cpu-hotplug"})
 LACKS = {
-    "amd": _OF_AMD | {"two-cpus"},
+    "amd": _OF_AMD | _OF_SMP,
     "amd-smp": _OF_AMD,
-    "amd-unstable": _OF_AMD | _OF_STABLE | {"two-cpus"},
+    "amd-unstable": _OF_AMD | _OF_STABLE | _OF_SMP,
     "amd-smp-unstable": _OF_AMD | _OF_STABLE,
-    "intel": _PROPOSED | {"two-cpus", "clocksource"},
-    "a KVM that ignores writes": _PROPOSED | {"tsc-write", "tsc-offset", "tsc-scaling", "clocksource"},
+    "intel": _PROPOSED | _OF_SMP | {"clocksource"},
+    "a KVM that ignores writes": _PROPOSED
+    | {"tsc-write", "tsc-offset", "tsc-scaling", "clocksource", "cpu-hotplug"},
 }
 
 # Why no scenario distinguishes a pair of policies.

@@ -11,6 +11,7 @@ from kvmharness.kvm import System
 from kvmharness.lab.machines import program, protocol
 from kvmharness.player import host_reader, host_state
 from kvmharness.player.clocksource import Clocksource
+from kvmharness.player.cpu_hotplug import CpuHotplug
 from kvmharness.player.player import Player
 
 # init's ends of these say that the player is ready, and that the job is there.
@@ -37,7 +38,7 @@ def main(job_path: str = protocol.JOB_PATH, result_path: str = "/dev/ttyS1") -> 
             _announce(protocol.PROGRAM)
             program.run(rounds, lambda content: _write(result.fileno(), frames.frame(content)))
             rounds = []
-        player = Player(system, Clocksource())
+        player = Player(system, Clocksource(), CpuHotplug())
         release = protocol.plain(os.uname().release)
         # With the first frame alone: a serial port is slow.
         facts = host_state.described(host_reader.read())
