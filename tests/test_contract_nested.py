@@ -41,6 +41,12 @@ def test_l2_lies_between_what_l1_reads_before_and_after_it() -> None:
     assert broken.reason == "step 'l2' read a TSC of L2 that is 1 cycles off 0.5 times L1's plus what L1 adds"
 
 
+def test_of_a_fast_l2_a_cycle_of_l1s_is_several() -> None:
+    # From 1000 ms at the earliest, and L1's TSC may be almost a cycle more than it reads.
+    assert check(500 * MS - 13, 500 * MS, rate_ppm=10_000_000).status is Status.KEPT
+    assert check(500 * MS - 14, 500 * MS, rate_ppm=10_000_000).status is Status.BROKEN
+
+
 def test_l1s_own_rate_is_another() -> None:
     assert check(-400 * MS, -400 * MS).status is Status.BROKEN
     assert check(-400 * MS, -400 * MS, rate_ppm=1_000_000).status is Status.KEPT

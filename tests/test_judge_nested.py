@@ -70,6 +70,14 @@ def test_l2_counts_at_the_rate_that_l1_says() -> None:
     assert not possible(*NEW, step(slow, 1010 * MS, BEHIND, -245 * MS, -245 * MS))
 
 
+def test_of_a_fast_l2_a_cycle_of_l1s_is_several() -> None:
+    # At 1010 ms L1's TSC is 10 ms, and it may be almost a cycle more.
+    fast = RunL2(vcpu=0, offset=0, rate_ppm=10_000_000)
+    assert possible(*NEW, step(fast, 1010 * MS, 0, 100 * MS - 13, 100 * MS + 10_013))
+    assert not possible(*NEW, step(fast, 1010 * MS, 0, 100 * MS - 14, 100 * MS))
+    assert not possible(*NEW, step(fast, 1010 * MS, 0, 100 * MS, 100 * MS + 10_014))
+
+
 def test_l2_goes_on_at_its_rate_and_is_entered_again_at_another() -> None:
     entered = step(RunL2(vcpu=0, offset=0, rate_ppm=2_000_000), 1010 * MS, 0, 20 * MS, 20 * MS)
     on = step(RunL2(vcpu=0, rate_ppm=2_000_000), 1020 * MS, 0, 40 * MS, 40 * MS)

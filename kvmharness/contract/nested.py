@@ -7,8 +7,8 @@ from kvmharness.contract.finding import Claim, Finding, read_nothing
 from kvmharness.guests.layout import L2_FRACTION_BITS, l2_multiplier
 from kvmharness.trace import Event, Trace
 
-# Cycles lost in rounding, beside what the last bit of a ratio stands for: KVM multiplies the host's TSC and
-# L1's offset apart from each other, by a product of two ratios.
+# Cycles lost in rounding, beside one of L1's and what the last bit of a ratio stands for: KVM multiplies the
+# host's TSC and L1's offset apart from each other, by a product of two ratios.
 _ROUNDED = 3
 
 
@@ -40,7 +40,7 @@ class L2RateClaim(Claim):
             return self.undecided(f"steps {self.before!r} and {self.after!r} do not say what L1's TSC was")
         offset, *read = (each or 0 for each in event.values)
         multiplier = l2_multiplier(rate_ppm)
-        rounded = _ROUNDED + (event.bracket.tsc_after >> L2_FRACTION_BITS)
+        rounded = _ROUNDED + (multiplier + event.bracket.tsc_after >> L2_FRACTION_BITS)
         least = (low * multiplier >> L2_FRACTION_BITS) - rounded
         most = (high * multiplier >> L2_FRACTION_BITS) + rounded
         for tsc in read:

@@ -49,14 +49,15 @@ def _of_l2(rules: Rules, world: World, vcpu: Vcpu, tsc: Answer, moment: Moment) 
 def _scaled_for_l2(seen: Interval, host: Interval, ppm: int, offset: int) -> Answer:
     """L1's TSC at L2's rate: KVM scales the host's, and L1's offset, which has a sign for it.
 
-    Each of the two is rounded by less than a cycle, and the product of both ratios by one of its last bit.
+    Each of the two is rounded by less than a cycle, the product of both ratios by one of its last bit, and
+    L1's TSC by a cycle of its own, which L2 may count several times.
     """
     low = host.low + signed(seen.low - host.low)
     if abs(low) > _FARTHEST:
         return None
     multiplier = l2_multiplier(ppm)
     least, most = (each * multiplier >> L2_FRACTION_BITS for each in (low, low + seen.width))
-    rounded = _ROUNDED + (host.high >> L2_FRACTION_BITS)
+    rounded = _ROUNDED + (multiplier + host.high >> L2_FRACTION_BITS)
     return Within(Interval(least - rounded + offset, most + rounded + offset), exact=least + offset)
 
 
