@@ -107,10 +107,22 @@ class MatchedTwice(SimulatedRules):
         world.nr_vcpus_matched_tsc += bool(again)
 
 
+class GateByOtherOffset(SimulatedRules):
+    """An offset that a vCPU has already does not count as a TSC set by userspace."""
+
+    def set_offset(self, world: World, number: int, offset: int, moment: Moment) -> list[World]:
+        """It leaves the gate closed where it matches."""
+        was = world.user_set_tsc
+        worlds = super().set_offset(world, number, offset, moment)
+        for each in worlds:
+            each.user_set_tsc = was or not each.vcpus[number].in_generation
+        return worlds
+
+
 FAULTS: dict[str, Rules] = {
     each.__name__: each
     for each in (
         *(GateByHostAdjust, GateByGuestTsc, GateByCreation, GateClosedByFirstRun),
-        *(ElapsedIn32Bits, MatchedTwice),
+        *(ElapsedIn32Bits, MatchedTwice, GateByOtherOffset),
     )
 }

@@ -79,6 +79,11 @@ class Anything:
         make: Callable[[], None] = self.chance.choices(makes, weights)[0]
         make()
 
+    def step_of_any_kind(self) -> None:
+        """Take one of a kind that is as likely as any other."""
+        make, _ = self.chance.choice([each for each in self._kinds() if each[1]])
+        make()
+
     def _kinds(self) -> list[tuple[Callable[[], None], int]]:
         return [
             *((self.create, 3), (self.write_tsc, 12), (self.write_several, 3), (self.write_together, 2)),
@@ -150,8 +155,10 @@ class Anything:
         self.add(GetMsrs(vcpu=self.any_vcpu(), indices=indices, label=self.draft.label("read")))
 
     def set_offset(self) -> None:
-        """The offset attribute."""
+        """The offset attribute; now and then to what it is already."""
         vcpu = self.any_vcpu()
+        if not self.draft.offsets or self.chance.random() < 0.1:
+            self.add(GetTscOffset(vcpu=vcpu, label=self.draft.label("offset")))
         offset = values.offset(self.draft, vcpu)
         self.add(SetTscOffset(vcpu=vcpu, offset=offset, label=self.draft.label("set-offset")))
 

@@ -19,6 +19,7 @@ from kvmharness.script import Script, Sleep
 CANDIDATES = 3
 _WAITING = 4
 _LENGTHS = (10, 16, 24, 36)
+_LITTLE = 8
 # Scripts that reached something new, of which later ones are made.
 _MOST_KEPT = 2_000
 
@@ -61,10 +62,8 @@ class Generator:
         length = self._chance.choice(_LENGTHS)
         if self._guided and self.kept and self._chance.random() < 0.25:
             self._go_on_from(draft, self._chance.choice(self.kept[-200:]))
-        if self._chance.random() < 0.5:
-            self._live(draft, devices, length)
-        else:
-            self._do_anything(draft, devices, length)
+        shape = self._chance.choices((self._live, self._do_anything, self._do_little), (5, 4, 1))[0]
+        shape(draft, devices, length)
         if draft.guests:
             Anything(draft, devices).last_look()
         return draft
@@ -97,6 +96,18 @@ class Generator:
                 anything.create()
         while draft.guests and len(draft.operations) < length and not draft.is_over:
             anything.step()
+
+    def _do_little(self, draft: Draft, devices: Devices | None, length: int) -> None:
+        """One step of any kind, then a write, a few times: what decides about a write, and what may not."""
+        anything = Anything(draft, devices)
+        if not draft.guests:
+            if devices:
+                devices.begin()
+            for number in range(self._chance.choice((1, 1, 2))):
+                anything.create_one(number)
+        while draft.guests and len(draft.operations) < min(length, _LITTLE) and not draft.is_over:
+            anything.step_of_any_kind()
+            anything.write_tsc()
 
     def _go_on_from(self, draft: Draft, script: Script) -> None:
         """Begin as a script that was kept does, with a step left out or a wait of another length."""
