@@ -14,7 +14,15 @@ from kvmharness.model.judge import Possibility, judge
 from kvmharness.model.mismatch import Allowed
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.state import Host
-from kvmharness.script import GetClock, GuestWrite, KvmclockCtrl, ReadKvmclock, SetClock, SetMsrs
+from kvmharness.script import (
+    GetClock,
+    GuestWrite,
+    KvmclockCtrl,
+    ReadKvmclock,
+    SetClock,
+    SetClockDuringRun,
+    SetMsrs,
+)
 from kvmharness.trace import Bracket, Event, Trace
 from tests.hand_worked import HOST, MS, NEW, create, judged, possible, run, step, write
 
@@ -91,6 +99,24 @@ def test_a_clock_goes_on_from_what_was_set() -> None:
     assert possible(*was_set, clock(1020 * MS, 5_010 * MS - 1_003, 2))
     assert not possible(*was_set, clock(1020 * MS, 5_010 * MS - 1_004, 2))
     assert not possible(*was_set, clock(1020 * MS, 120 * MS, 2))
+
+
+def test_a_page_of_a_vcpu_that_runs_is_the_clock_of_before_or_the_one_that_is_set_meanwhile() -> None:
+    during = step(SetClockDuringRun(vcpu=0, clock=5_000 * MS), 1010 * MS, 0, 1, 5_000 * MS, width=20_000_000)
+    read = clock(1003 * MS, 103 * MS, 14, 77, 1003 * MS)
+    ran = (create(1000 * MS), page_on(1001 * MS), run(1002 * MS, 2 * MS), read, during)
+
+    def with_page(version: int, tsc: int, time: int) -> bool:
+        read = step(ReadKvmclock(vcpu=0), 1040 * MS, version, tsc, time, 2**31, 1, STABLE)
+        return born(*ran, read, host=KNOWS)
+
+    assert with_page(2, 2 * MS + 400, 102 * MS + 400)
+    for ms in (10, 20, 30):
+        assert with_page(4, ms * MS, 5_000 * MS)
+        assert not with_page(4, ms * MS, 5_010 * MS)
+        assert not with_page(4, ms * MS, (100 + ms) * MS)
+    # The new page is of the masterclock that came with it.
+    assert not with_page(4, 2 * MS + 400, 5_000 * MS)
 
 
 def test_setting_the_clock_looks_at_the_masterclock_at_once() -> None:

@@ -39,6 +39,7 @@ _NOT_IN_C = {"hyperv-time", "deadline-timer", "nested", "clocksource", "cpu-hotp
 INEXPRESSIBLE = {
     *("guest-never-runs-back", "restored-at-once", "restored-at-once-young", "restored-at-once-apart"),
     *("new-pair-at-once", "restored-pair-at-once", "offset-pair-at-once", "hotplugged-at-once"),
+    "clock-set-during-run",
     *(name for name, scenario in SCENARIOS.items() if _NOT_IN_C & {*scenario.needs}),
 }
 EXPRESSIBLE = [name for name in SCENARIOS if name not in INEXPRESSIBLE]

@@ -74,6 +74,35 @@ def write_together(rules: Rules, world: World, action: Action) -> list[Outcome]:
     return [Outcome(each, (None,) * len(values)) for each in found]
 
 
+def set_clock_during_run(rules: Rules, world: World, action: Action) -> list[Outcome]:
+    """KVM_SET_CLOCK while a vCPU is in its guest, which it leaves for a new page; or before it enters that.
+
+    `written` is the playing thread's CPU, the guest's and the clock.
+    """
+    if not action.written:
+        return [Outcome(world, (), REFUSED)]
+    number, moment = action.operation.vcpu, action.moment
+    here, other, clock = action.written
+    home = _home(world, here)
+    found = []
+    for runs_first in (True, False):
+        begun = world.fork()
+        if not runs_first:
+            rules.set_clock(begun, clock, None, None, moment)
+        begun.cpu = other
+        rules.load_vcpu(begun, number, moment)
+        for each in rules.enter_guest(begun, number, moment):
+            if runs_first:
+                rules.set_clock(each, clock, None, None, moment)
+                # Its time may be up before it comes to enter its guest again.
+                found += [each.fork(), *rules.process_requests(each, number, moment)]
+            else:
+                found.append(each)
+    for each in found:
+        each.cpu = home
+    return [Outcome(each, (None, None, None)) for each in distinct(found)]
+
+
 def _home(world: World, first: int) -> int:
     """Where the playing thread is: till its first move on the CPU that the script began on."""
     for vcpu in world.vcpus.values():

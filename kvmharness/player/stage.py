@@ -24,7 +24,7 @@ from kvmharness.kvm.lapic import with_deadline_timer
 from kvmharness.player.debugfs import Debugfs
 from kvmharness.player.msr import MSRS
 from kvmharness.player.run_delay import run_delay, wait_for_cpu
-from kvmharness.player.threads import at_once
+from kvmharness.player.threads import at_once, check, in_background
 from kvmharness.player.values import NothingReadError, frequency, resolve
 
 # The operations behind which a vCPU may have another scaling ratio than before.
@@ -361,6 +361,29 @@ class Stage:
         values = self._written = [resolve(each, 1_000_000, self._read) for each in given if each is not None]
         flags = lib.KVM_CLOCK_REALTIME if len(values) > 1 else 0
         self._vm.set_clock(values[0], flags, values[-1])
+        return values
+
+    def _do_set_clock_during_run(self, operation: dict[str, Any]) -> list[int]:
+        number, ns, cpus = operation["vcpu"], operation["ns"], self._cpus
+        if len(cpus) < 2 or self._programs[number].name != "warp-64":
+            self._refuse(errno.EINVAL)
+        other = cpus[1] if self.cpu == cpus[0] else cpus[0]
+        values = self._written = [self.cpu, other, resolve(operation["clock"], 1_000_000, self._read)]
+        self._prepare(number)
+        guests.prepare_meeting(self._memory)
+        # Two threads, of which this one's bracket counts.
+        self._vcpus[number].use_brackets(BracketBuffer())
+        tsc_before, ns_before, _, _ = read_host_clock()
+        running = in_background(lambda: self._run(number, ns), {other})
+        time.sleep(ns / 2e9)
+        try:
+            self._vm.set_clock(values[2])
+        finally:
+            failed = running.wait()
+            _, _, ns_after, tsc_after = read_host_clock()
+            self._bracket = (tsc_before, ns_before, ns_after, max(tsc_before, tsc_after))
+            self._vcpus[number].use_brackets(self._brackets)
+        check([failed])
         return values
 
     def _do_kvmclock_ctrl(self, operation: dict[str, Any]) -> list[int]:

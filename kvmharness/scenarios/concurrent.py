@@ -5,15 +5,19 @@ Those that run compare their TSCs, each on a CPU of its own. Of those that are w
 synchronizes the others with whichever comes first.
 """
 
-from kvmharness.contract import NoWarpClaim, OffsetClaim, Promptly
+from kvmharness.contract import LineClaim, NoWarpClaim, OffsetClaim, PageClaim, Promptly
 from kvmharness.scenarios.scenario import Scenario
-from kvmharness.scenarios.steps import goes_on, look_at
+from kvmharness.scenarios.steps import goes_on, look_at, look_at_page, page_on
 from kvmharness.script import (
     CreateVcpu,
+    GetClock,
     GetTscOffset,
     Read,
+    ReadKvmclock,
+    Run,
     RunTogether,
     Script,
+    SetClockDuringRun,
     SetMsrs,
     SetTscOffset,
     Sleep,
@@ -161,5 +165,39 @@ SCENARIOS = (
         needs=("tsc-write", "two-cpus"),
         script=(_two()[0], _write(0, 100_000), Sleep(ns=50 * MS), _two()[1], _MEET),
         claims=_NO_WARP,
+    ),
+    Scenario(
+        name="clock-set-during-run",
+        contract=(
+            "When the clock is set while a vCPU runs, each vCPU's page is the clock that was set, from its "
+            "next run on."
+        ),
+        source="kvm_start_pvclock_update(), which has all vCPUs leave their guests for KVM_SET_CLOCK",
+        consequence="Part of the guest goes by the time of before, and its clock jumps between vCPUs.",
+        needs=("stable-tsc", "masterclock", "two-cpus"),
+        script=(
+            CreateVcpu(vcpu=0, guest="warp-64", label="create-0"),
+            CreateVcpu(vcpu=1, label="create-1"),
+            GetTscOffset(vcpu=0, label="offset-0"),
+            page_on(0),
+            page_on(1),
+            Run(vcpu=0, ns=5 * MS, label="guest-0-before"),
+            *look_at_page(1, "before"),
+            ReadKvmclock(vcpu=0, label="page-0-before"),
+            SetClockDuringRun(vcpu=0, clock=Time(100_000 * MS), label="set"),
+            ReadKvmclock(vcpu=0, label="page-0-at-once"),
+            Run(vcpu=0, ns=5 * MS, label="guest-0-after"),
+            ReadKvmclock(vcpu=0, label="page-0-after"),
+            *look_at_page(1, "after"),
+            GetClock(label="clock-after"),
+        ),
+        claims=(
+            PageClaim(text="the page is stable", seen="page-0-after", stable=True),
+            LineClaim(
+                text="pages and clock are on one line",
+                seen=("page-1-after", "clock-after"),
+                expected="page-0-after",
+            ),
+        ),
     ),
 )

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The VM's clock, and the kvmclock pages in which KVM tells guests the time."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
-from kvmharness.script.codec import ToWrite, ToWriteIfAny
+from kvmharness.script.codec import Duration, ToWrite, ToWriteIfAny
 from kvmharness.script.operations.base import OfVcpu, Operation, Resolver, failed, unknown_write
 from kvmharness.script.value import Read, value_in_words
 
@@ -19,6 +19,7 @@ __all__ = [
     "KvmclockCtrl",
     "ReadKvmclock",
     "SetClock",
+    "SetClockDuringRun",
     "SetClockGuest",
 ]
 
@@ -93,6 +94,46 @@ class SetClock(Operation):
         """With the clock and the real time."""
         since = "" if self.realtime is None else f", of real time {value_in_words(self.realtime)}"
         return f"{self.describe()} to {value_in_words(self.clock)}{since}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetClockDuringRun(OfVcpu):
+    """KVM_SET_CLOCK of the VM to `clock` (ns) while the guest of `vcpu` runs in another thread, for `ns`.
+
+    The guest, "warp-64", runs on the first CPU, as MoveThread counts them, that the playing thread is not
+    on. The clock is set after half the time. Records the playing thread's CPU and the guest's, by their
+    numbers in the system, and the clock. EINVAL, and nothing runs, with one CPU, or another guest.
+    """
+
+    name = "set_clock_during_run"
+    phrase = "KVM_SET_CLOCK during a run"
+    value_names = ("cpu", "cpu_of_guest", "clock")
+    sets_clock = True
+    enters_guest = True
+    clock: ToWrite
+    ns: Duration = 20_000_000
+
+    def refused(self, guests: Mapping[int, str], cpus: int) -> bool:
+        """With one CPU, or another guest."""
+        return cpus < 2 or guests[self.vcpu] != "warp-64"
+
+    def doubt(self, values: tuple[int, ...], error: str) -> str:
+        """EINVAL is the player's own: nothing ran."""
+        return failed(error) if error != "EINVAL" else ""
+
+    def to_write(self, resolver: Resolver) -> tuple[int, ...]:
+        """All of it."""
+        here = resolver.here
+        other = resolver.cpu(1) if here == resolver.cpu(0) else resolver.cpu(0)
+        return (here, other, resolver.ns(self.clock))
+
+    def recorded(self, written: tuple[int, ...], read: Sequence[int]) -> tuple[int, ...]:
+        """All of it."""
+        return written
+
+    def in_words(self) -> str:
+        """With the clock."""
+        return f"{self.describe()} to {value_in_words(self.clock)}"
 
 
 @dataclass(frozen=True, kw_only=True)
