@@ -74,6 +74,15 @@ def test_a_page_that_is_off_is_left_alone() -> None:
     assert possible(*off, msr(1005 * MS), look(1006 * MS, 900, 4, (900, 900)), host=STEALS)
 
 
+def test_how_often_a_page_was_written_is_known_only_once_its_version_was_read() -> None:
+    # A thread that was preempted in KVM_RUN loads its vCPU again, and the kernel writes the page each time.
+    ran = started(run(1002 * MS, 2 * MS + 500), msr(1003 * MS, OWN))
+    for version, may_be in ((2, True), (8, True), (3, False), (0, False)):
+        assert possible(*ran, look(1004 * MS, 700, version, (700, 700)), host=STEALS) is may_be
+    seen = look(1004 * MS, 700, 8, (700, 700))
+    assert not possible(*ran, seen, look(1005 * MS, 700, 10, (700, 700)), host=STEALS)
+
+
 def test_reserved_bits_are_refused_and_nothing_else_is() -> None:
     assert possible(*started(msr(1002 * MS, OWN + 3, error="EINVAL")), host=STEALS)
     assert not possible(*started(msr(1002 * MS, OWN + 3)), host=STEALS)

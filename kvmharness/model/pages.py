@@ -34,6 +34,7 @@ class StealPage(NamedTuple):
     msr          what MSR STEAL_TIME holds
     least, most  the time in the page, in ns: the run_delay of the thread that last entered the guest with it
     version      its least version
+    is_read      whether that is its version, read since it was last written
     is_whole     False once it was switched on elsewhere, where a part of the time then is
     """
 
@@ -42,6 +43,7 @@ class StealPage(NamedTuple):
     least: int = 0
     most: int = 0
     version: int = 0
+    is_read: bool = True
     is_whole: bool = True
 
 

@@ -47,7 +47,7 @@ class StealVersion(NamedTuple):
     def agrees(self, world: World, value: int, moment: Moment) -> bool:
         """Whether it is that; the world takes note of it."""
         vcpu = world.vcpus[self.vcpu]
-        vcpu.steal = vcpu.steal._replace(version=value)
+        vcpu.steal = vcpu.steal._replace(version=value, is_read=True)
         return value == self.least or (value % 2 == 0 and value > self.least and not self.stands)
 
     def bounds(self, world: World, moment: Moment) -> Interval | None:
@@ -75,7 +75,8 @@ def record(world: World, number: int) -> None:
         vcpu.steal = page._replace(is_whole=False)
     elif page.on:
         least = world.run_delay if page.is_whole else 0
-        vcpu.steal = page._replace(least=least, most=EVER_NS, version=page.version + 2)
+        # A thread that is preempted loads its vCPU again, and each time the page is written again.
+        vcpu.steal = page._replace(least=least, most=EVER_NS, version=page.version + 2, is_read=False)
 
 
 def record_of_another(world: World, number: int) -> None:

@@ -60,5 +60,6 @@ def _page(world: World, number: int, action: Action) -> tuple[Answer, ...]:
     preempted = Quantity(0) if page.on else Flag(~_KVM_VCPU_PREEMPTED, 0)
     if not page.is_whole:
         return (None, None, Quantity(0), preempted, Quantity(0))
-    version = steal.StealVersion(number, not page.on, page.version)
+    stands = page.is_read and not page.on
+    version = steal.StealVersion(number, stands, page.version)
     return (steal.Stolen(number, page.most, page.least), version, Quantity(0), preempted, Quantity(0))
