@@ -160,3 +160,18 @@ struct kvm_run {
 		char padding[256];
 	};
 };
+
+#define KVM_XEN_VCPU_SET_ATTR 0x4048aecb
+
+#define KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO 0
+#define KVM_XEN_VCPU_ATTR_TYPE_VCPU_TIME_INFO 1
+
+/* What a Xen's vCPU has; of the union only what we set. */
+struct kvm_xen_vcpu_attr {
+	uint16_t type;
+	uint16_t pad[3];
+	union {
+		uint64_t gpa;
+		uint64_t pad[8];
+	} u;
+};

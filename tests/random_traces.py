@@ -124,6 +124,11 @@ def any_operation(chance: Chance, vcpus: int) -> script.Operation:
             ),
             lambda: script.ReadStealTime(vcpu=vcpu, label=label),
             lambda: script.WaitForCpu(ns=chance.choice((0, MS)), label=label),
+            lambda: script.SetXen(label=label),
+            lambda: script.SetXenTime(vcpu=vcpu, label=label),
+            lambda: script.ReadXenTime(vcpu=vcpu, label=label),
+            lambda: script.ReadXenVcpuInfo(vcpu=vcpu, label=label),
+            lambda: script.ReadXenWallClock(label=label),
             lambda: script.CreateIrqchip(label=label),
             lambda: script.WriteTogether(
                 vcpus=tuple(range(vcpus))[:3],

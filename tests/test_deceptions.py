@@ -45,13 +45,13 @@ def test_a_kvm_without_a_masterclock_is_at_fault_where_the_hosts_clock_runs_on_t
     host = dataclasses.replace(HOST, tsc_clocksource=False)
     without = probe(host=host)
     assert kvm.seen(without).divergences == {}
-    assert [*kvm.seen(without, IN_THE_LAB).divergences] == ["probe", "probe-hyperv"]
+    assert [*kvm.seen(without, IN_THE_LAB).divergences] == ["probe", "probe-hyperv", "probe-xen"]
     assert kvm.seen(probe(), IN_THE_LAB).divergences == {}
 
 
 def test_a_kvm_without_a_masterclock_is_at_fault_where_the_host_says_that_its_clock_runs_on_the_tsc() -> None:
     without = probe(host=dataclasses.replace(HOST, tsc_clocksource=False))
-    for clocksource, found in (("tsc", ["probe", "probe-hyperv"]), ("hpet", [])):
+    for clocksource, found in (("tsc", ["probe", "probe-hyperv", "probe-xen"]), ("hpet", [])):
         said = tuple(dataclasses.replace(each, host={"clocksource": clocksource}) for each in without.traces)
         assert [*kvm.seen(Probe(said)).divergences] == found
 

@@ -88,7 +88,7 @@ def test_there_are_vms_of_one_vcpu_and_of_more_than_four(made: list[Script]) -> 
 
 
 # Operations of nested guests and of the host are no steps of explore's.
-KINDS = ("clock", "guest", "hyperv", "khz", "msr", "steal", "thread", "timer", "vcpu")
+KINDS = ("clock", "guest", "hyperv", "khz", "msr", "steal", "thread", "timer", "vcpu", "xen")
 
 
 def test_every_operation_on_a_vm_is_made_where_the_kernel_has_what_it_needs() -> None:
@@ -107,12 +107,12 @@ def test_every_operation_on_a_vm_is_made_where_the_kernel_has_what_it_needs() ->
 
 
 def test_what_the_host_lacks_is_not_asked_of_it() -> None:
-    bare = replace(HOST, has_hyperv=False, has_steal_time=False)
+    bare = replace(HOST, has_hyperv=False, has_steal_time=False, has_xen=False)
     found = {step.name for each in scripts(replace(GROUND, host=bare), 9, 40) for step in each}
     assert found.isdisjoint(
         {
             *("set_hv_cpuid", "read_reference_time", "read_tsc_page", "get_clock_guest", "get_tsc_scale"),
-            *("read_steal_time", "wait_for_cpu"),
+            *("read_steal_time", "wait_for_cpu", "set_xen", "set_xen_time", "read_xen_time"),
         }
     )
 

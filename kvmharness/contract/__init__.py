@@ -10,6 +10,7 @@ line      the VM's clock stays the same function of the TSC, to the ns
 reference a Hyper-V's reference time is the VM's clock
 steal     steal time grows by what the thread waits for a CPU
 timer     a guest takes its deadline timer's interrupt, and not too early
+xen       a Xen's wall clock is the real time at the VM's clock of 0
 warp      vCPUs that run at the same time never see each other's TSC run backwards
 answer    how an operation ends, and what it returns
 entitled  what the shape of a script entitles to, whoever wrote it
@@ -33,6 +34,7 @@ from kvmharness.contract.scale import ScaleClaim
 from kvmharness.contract.steal import NoStealClaim, StealClaim
 from kvmharness.contract.timer import TimerClaim
 from kvmharness.contract.warp import NoWarpClaim
+from kvmharness.contract.xen import WallClockClaim
 from kvmharness.trace import Trace
 
 
@@ -79,6 +81,7 @@ __all__ = [
     "StealClaim",
     "TimeClaim",
     "TimerClaim",
+    "WallClockClaim",
     "check_all",
     "implied_offset",
 ]

@@ -19,7 +19,7 @@ from kvmharness.trace import Bracket, Event, Trace
 
 # The most by which NTP has the host's real time go faster or slower than its raw clock (MAXFREQ of
 # linux/timex.h), in 10**-9.
-_SLEWED_PPB = 500_000
+SLEWED_PPB = 500_000
 # The kernel rounds clocks down to a ns, and a guest that computes the time from its page does so once more.
 _ROUNDED_NS = 3
 
@@ -109,7 +109,7 @@ class RealtimeClaim(Claim):
         if clock is None or realtime is None:
             return self.undecided("KVM_GET_CLOCK reported no real time")
         passed = after.bracket.ns_after - before.bracket.ns_before
-        slack = passed * (off_ppb(trace) + _SLEWED_PPB) // 10**9 + by.bracket.ns_after - by.bracket.ns_before
+        slack = passed * (off_ppb(trace) + SLEWED_PPB) // 10**9 + by.bracket.ns_after - by.bracket.ns_before
         if abs(clock - realtime) <= slack:
             return self.kept()
         said = f"the VM's time advanced by {clock / 1e6:.3f} ms, the host's by {realtime / 1e6:.3f} ms"

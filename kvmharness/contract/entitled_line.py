@@ -16,7 +16,7 @@ class Lines:
     """The pages of a VM's vCPUs, as they were last read, and the TSCs that the guests read last."""
 
     def __init__(self) -> None:
-        self._pages: dict[int, Event] = {}
+        self._pages: dict[tuple[int, str], Event] = {}
         self._tscs: dict[int, int] = {}
         self._pages_known = True
 
@@ -29,8 +29,7 @@ class Lines:
         for number in operation.vcpu_numbers:
             moves = operation.sets_tsc or operation.value_names == ("khz",)
             if moves or "SYSTEM_TIME" in "".join(operation.value_names):
-                self._pages.pop(number, None)
-                self._tscs.pop(number, None)
+                self._forget(number)
             elif operation.enters_guest:
                 self._tscs.pop(number, None)
                 if not event.error and not event.timed_out and event.guest_tsc is not None:
@@ -38,12 +37,18 @@ class Lines:
         if event.value("version") is not None and self._pages_known:
             yield from self._look(event)
 
+    def _forget(self, number: int) -> None:
+        for key in [each for each in self._pages if each[0] == number]:
+            self._pages.pop(key)
+        self._tscs.pop(number, None)
+
     def _look(self, event: Event) -> Iterator[tuple[int, str]]:
         (number,) = event.operation.vcpu_numbers
-        tsc, before = self._tscs.get(number), self._pages.get(number)
+        key = number, event.operation.name
+        tsc, before = self._tscs.get(number), self._pages.get(key)
         if tsc is None or not is_stable(event):
             return
-        self._pages.setdefault(number, event)
+        self._pages.setdefault(key, event)
         if before is None:
             return
         gap, slack = gap_of_pages(event, tsc, before)

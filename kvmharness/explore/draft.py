@@ -51,6 +51,7 @@ def known(host: Host) -> Host:
         has_scale=bool(host.has_scale),
         has_clock_guest=bool(host.has_clock_guest),
         has_hyperv=host.has_hyperv is not False,
+        has_xen=host.has_xen is not False,
         has_steal_time=host.has_steal_time is not False,
         keeps_tsc_page=host.keeps_tsc_page is not False,
     )

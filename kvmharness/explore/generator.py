@@ -12,6 +12,7 @@ from kvmharness.explore.hyperv import HyperV
 from kvmharness.explore.lives import Life
 from kvmharness.explore.steal import Steal
 from kvmharness.explore.timers import Timers
+from kvmharness.explore.xen import Xen
 from kvmharness.script import Script, Sleep
 
 # So many scripts are made for each that is played: the one that reaches most of what is new. The best of the
@@ -71,8 +72,8 @@ class Generator:
     def _devices(self, draft: Draft) -> Devices | None:
         """What more than a plain VM most scripts do without; never what the host has not."""
         host = self.ground.host
-        kinds: tuple[type[Timers | HyperV | Steal] | None, ...] = (None, Timers, HyperV, Steal)
-        often = (8, 1, 0 if host.has_hyperv is False else 1, 0 if host.has_steal_time is False else 1)
+        kinds: tuple[type[Timers | HyperV | Steal | Xen] | None, ...] = (None, Timers, HyperV, Steal, Xen)
+        often = (8, 1, *(each is not False for each in (host.has_hyperv, host.has_steal_time, host.has_xen)))
         chosen = self._chance.choices(kinds, often)[0]
         return chosen(draft) if chosen else None
 

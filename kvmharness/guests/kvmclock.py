@@ -16,6 +16,28 @@ def read_page(memory: Memory, vcpu: int) -> list[int]:
     Version, tsc_timestamp (cycles), system_time (ns), tsc_to_system_mul, tsc_shift (a signed byte, as 0 to
     255), flags; all 0 before KVM has first written it.
     """
-    data = memory.read(layout.kvmclock_address(vcpu), layout.KVMCLOCK_SIZE)
+    return _time_info(memory, layout.kvmclock_address(vcpu))
+
+
+def xen_time(memory: Memory, vcpu: int) -> list[int]:
+    """The same of the page in which a Xen tells a vCPU the time."""
+    return _time_info(memory, layout.xen_time_address(vcpu))
+
+
+def xen_vcpu_info(memory: Memory, vcpu: int) -> list[int]:
+    """The same of the time that a Xen's vcpu_info has: its second half."""
+    half = layout.XEN_VCPU_INFO_SIZE // 2
+    return _time_info(memory, layout.xen_vcpu_info_address(vcpu) + half)
+
+
+def xen_wall_clock(memory: Memory) -> list[int]:
+    """The wall clock that a Xen shares: its version, and the real time (ns) at the VM's clock of 0."""
+    version, seconds, ns = memoryview(memory.read(layout.XEN_WALL_CLOCK, 12)).cast("I").tolist()
+    (high,) = memoryview(memory.read(layout.XEN_WALL_CLOCK_HIGH, 4)).cast("I").tolist()
+    return [version, ((high << 32) + seconds) * 1_000_000_000 + ns]
+
+
+def _time_info(memory: Memory, address: int) -> list[int]:
+    data = memory.read(address, layout.KVMCLOCK_SIZE)
     places = ((0, 4), (8, 8), (16, 8), (24, 4), (28, 1), (29, 1))
     return [int.from_bytes(data[place : place + size], "little") for place, size in places]

@@ -40,7 +40,11 @@ after the last vCPU   the page in which KVM gives a guest of a Hyper-V its refer
 after that      the bitmap of MSRs of all that enter a guest of their own (L2) by VMX; it is empty
 after that      three pages for each vCPU with an L2: its VMCB or VMCS, its host save area or what its VMXON
                 points to, and the fields that it is to write to its VMCS
-after that      a page with the steal time of each vCPU, 0x40 bytes for each
+after that      a page with the steal time of each vCPU, 0x40 bytes for each; and from 0x600 on the time
+                that a Xen tells each vCPU, 0x20 bytes for each
+after that      the page that a Xen shares with its guest: 0x40 bytes for each vCPU, of which the last 0x20
+                are that time once more; 0x900 the wall clock (version, s, ns: u32 each), and 0x924 the upper
+                half of its s
 """
 
 PML4 = 0x1000
@@ -60,7 +64,11 @@ L2_CONTROLS = MSR_BITMAP + 0x1000
 L2_CONTROL_STRIDE = 0x3000
 STEAL_TIME = L2_CONTROLS + MAX_VCPUS * L2_CONTROL_STRIDE
 STEAL_TIME_SIZE = 0x40
-MEMORY_SIZE = STEAL_TIME + 0x1000
+XEN_TIME = STEAL_TIME + 0x600
+XEN_SHARED = STEAL_TIME + 0x1000
+XEN_VCPU_INFO_SIZE = 0x40
+XEN_WALL_CLOCK, XEN_WALL_CLOCK_HIGH = XEN_SHARED + 0x900, XEN_SHARED + 0x924
+MEMORY_SIZE = XEN_SHARED + 0x1000
 
 COUNT = 0x000
 MAILBOX_INDEX = 0x010
@@ -101,6 +109,16 @@ def kvmclock_address(vcpu: int) -> int:
 def steal_time_address(vcpu: int) -> int:
     """Where a vCPU's steal time is: what MSR STEAL_TIME has to be, plus 1, to switch it on."""
     return STEAL_TIME + vcpu * STEAL_TIME_SIZE
+
+
+def xen_time_address(vcpu: int) -> int:
+    """Where a Xen tells a vCPU the time, beside its vcpu_info (struct pvclock_vcpu_time_info)."""
+    return XEN_TIME + vcpu * KVMCLOCK_SIZE
+
+
+def xen_vcpu_info_address(vcpu: int) -> int:
+    """Where a Xen's vCPU has what is its own in the page it shares (struct vcpu_info)."""
+    return XEN_SHARED + vcpu * XEN_VCPU_INFO_SIZE
 
 
 def results_address(vcpu: int) -> int:

@@ -15,6 +15,7 @@ from kvmharness.contract import (
     Finding,
     HostTimeClaim,
     OffsetClaim,
+    PageClaim,
     RateClaim,
     ReadsClaim,
     SameClaim,
@@ -34,6 +35,7 @@ from kvmharness.judging.probe import (
     STEAL,
     TIMER,
     WRITE,
+    XEN,
     Probe,
 )
 from kvmharness.judging.rates import counts_instructions, creation_is_off, ended, is_labs, rate_of, rates
@@ -260,6 +262,25 @@ CAPABILITIES = {
             there="this KVM reports steal time (MSR_KVM_STEAL_TIME)",
         ),
         Capability(
+            "xen-time",
+            XEN,
+            EndClaim(text="KVM tells a vCPU the time as a Xen does", seen="xen-time-on"),
+            missing="this KVM has no Xen's time for its guests (CONFIG_KVM_XEN)",
+            there="this KVM has a Xen's time for its guests (CONFIG_KVM_XEN)",
+            asks="xen",
+        ),
+        Capability(
+            "xen-unmarked",
+            XEN,
+            PageClaim(
+                text="KVM_KVMCLOCK_CTRL marks the kvmclock page alone", seen="xen-time-marked", stopped=False
+            ),
+            missing="this KVM marks a Xen's pages, too, when a guest is to learn that it was stopped",
+            there="this KVM marks only the kvmclock page when a guest is to learn that it was stopped",
+            implies=("xen-time",),
+            asks="xen",
+        ),
+        Capability(
             "clocksource",
             CLOCKSOURCE,
             EndClaim(text="the host's clocksource may be changed", seen="clocksource"),
@@ -281,6 +302,9 @@ CAPABILITIES = {
 # Time since the boot, by which the kernel has corrected the rate of its TSC for good. It does so about a
 # second after the boot, later when it is disturbed (tsc_refine_calibration_work).
 _CALIBRATED_NS = 60 * 10**9
+
+# Of what is marked by a kernel that does not leave it alone.
+_IS_BROKEN = {Status.BROKEN: True, Status.KEPT: False}
 
 # How kernels answer an attribute or ioctl they do not know; before 5.16 it is EINVAL for a vCPU's
 # attributes (kvm_arch_vcpu_ioctl, default).
@@ -322,6 +346,10 @@ def host_facts(probe: Probe, found: Mapping[str, Finding] | None = None) -> Host
         has_hyperv=ended(probe.event("hv-cpuid"), _UNKNOWN),
         has_nested=ended(probe.event("l2"), _UNKNOWN),
         has_l2_scaling=ended(probe.event("l2-scaled"), _UNKNOWN),
+        marks_xen=_IS_BROKEN.get(found["xen-unmarked"].status)
+        if ended(probe.event("xen"), _UNKNOWN)
+        else None,
+        has_xen=ended(probe.event("xen"), _UNKNOWN),
         has_steal_time=ended(probe.event("steal-on"), _UNKNOWN),
         has_clock_guest=ended(probe.event("clock-guest"), _UNKNOWN) if stable_clock else None,
     )

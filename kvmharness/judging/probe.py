@@ -18,12 +18,14 @@ from kvmharness.script import (
     GetTscKhz,
     GetTscOffset,
     GetTscScale,
+    KvmclockCtrl,
     MoveThread,
     Ppm,
     Read,
     ReadReferenceTime,
     ReadStealTime,
     ReadTscPage,
+    ReadXenTime,
     Run,
     RunL2,
     Script,
@@ -35,6 +37,8 @@ from kvmharness.script import (
     SetTscKhz,
     SetTscOffset,
     SetVmTscKhz,
+    SetXen,
+    SetXenTime,
     Sleep,
     Time,
 )
@@ -54,6 +58,7 @@ PROPOSED = "probe-proposed"  # what no release knows
 TIMER = "probe-timer"
 NESTED = "probe-nested"
 STEAL = "probe-steal"
+XEN = "probe-xen"
 CLOCKSOURCE = "probe-clocksource"
 HOTPLUG = "probe-cpu-hotplug"
 
@@ -146,6 +151,17 @@ PROBES: dict[str, Script] = {
         CreateVcpu(vcpu=0, guest="steal-16", label="create-steal"),
         SetMsrs(vcpu=0, msrs=(("STEAL_TIME", steal_time_address(0) + 1),), label="steal-on"),
         ReadStealTime(vcpu=0, ns=200 * MS, label="steal"),
+    ),
+    XEN: (
+        CreateVcpu(vcpu=0, guest="rdtsc-16", label="create-xen"),
+        SetXen(label="xen"),
+        SetXenTime(vcpu=0, label="xen-time-on"),
+        Run(vcpu=0, label="guest-xen"),
+        ReadXenTime(vcpu=0, label="xen-time"),
+        SetMsrs(vcpu=0, msrs=(("SYSTEM_TIME", kvmclock_address(0) + 1),), label="xen-kvmclock-on"),
+        KvmclockCtrl(vcpu=0, label="xen-ctrl"),
+        Run(vcpu=0, label="guest-xen-marked"),
+        ReadXenTime(vcpu=0, label="xen-time-marked"),
     ),
     # That on which the clock runs already, wherever masterclocks matter: nothing changes by it.
     CLOCKSOURCE: (SetClocksource(tsc=True, label="clocksource"),),

@@ -153,6 +153,19 @@ class Vcpu(Descriptor):
         page.tsc_shift = (shift + 128) % 256 - 128
         self._ioctl_pointer(ioctls.SET_CLOCK_GUEST, page)
 
+    def set_xen_vcpu_info(self, address: int) -> None:
+        """KVM_XEN_VCPU_SET_ATTR: where a Xen's vCPU has its part of the page it shares, with its time."""
+        self._set_xen(lib.KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO, address)
+
+    def set_xen_time_info(self, address: int) -> None:
+        """KVM_XEN_VCPU_SET_ATTR: where a Xen's vCPU has its time once more."""
+        self._set_xen(lib.KVM_XEN_VCPU_ATTR_TYPE_VCPU_TIME_INFO, address)
+
+    def _set_xen(self, kind: int, address: int) -> None:
+        attribute: Any = ffi.new("struct kvm_xen_vcpu_attr *")
+        attribute.type, attribute.u.gpa = kind, address
+        self._ioctl_pointer(ioctls.XEN_VCPU_SET_ATTR, attribute)
+
     def kvmclock_ctrl(self) -> None:
         """KVM_KVMCLOCK_CTRL: tell the guest that it was stopped."""
         self._ioctl(ioctls.KVMCLOCK_CTRL)

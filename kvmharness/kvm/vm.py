@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 
 from kvmharness.kvm import ioctls
-from kvmharness.kvm._kvm import ffi
+from kvmharness.kvm._kvm import ffi, lib
 from kvmharness.kvm.descriptor import Descriptor
 from kvmharness.kvm.memory import Memory
 from kvmharness.kvm.vcpu import Vcpu
@@ -122,6 +122,18 @@ class Vm(Descriptor):
             ioctls.SET_CLOCK,
             ffi.new("struct kvm_clock_data *", {"clock": clock, "flags": flags, "realtime": realtime}),
         )
+
+    def set_xen_config(self, msr: int) -> None:
+        """KVM_XEN_HVM_CONFIG: the VM is a Xen's, whose guest asks for hypercalls by a write of `msr`."""
+        config = {"flags": lib.KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL, "msr": msr}
+        self._ioctl_pointer(ioctls.XEN_HVM_CONFIG, ffi.new("struct kvm_xen_hvm_config *", config))
+
+    def set_xen_shared_info(self, address: int) -> None:
+        """KVM_XEN_HVM_SET_ATTR: where the page is that a Xen shares; KVM writes its wall clock."""
+        attribute = ffi.new("struct kvm_xen_hvm_attr *")
+        attribute.type = lib.KVM_XEN_ATTR_TYPE_SHARED_INFO
+        attribute.u.shared_info.gfn = address >> 12
+        self._ioctl_pointer(ioctls.XEN_HVM_SET_ATTR, attribute)
 
     def close(self) -> None:
         """Give back vCPUs, VM and memory, in this order; again is harmless."""

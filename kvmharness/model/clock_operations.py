@@ -4,7 +4,7 @@
 from kvmharness.model import real_time
 from kvmharness.model.interval import Interval
 from kvmharness.model.line import OnLine
-from kvmharness.model.masterclock import scale
+from kvmharness.model.masterclock import LineOf, scale
 from kvmharness.model.outcome import (
     REFUSED,
     UNKNOWN,
@@ -19,7 +19,7 @@ from kvmharness.model.outcome import (
 )
 from kvmharness.model.pages import Page
 from kvmharness.model.rules import Rules
-from kvmharness.model.state import World
+from kvmharness.model.state import Vcpu, World
 from kvmharness.model.time_function import TimeFunction
 from kvmharness.script import HOST_TSC, PVCLOCK_GUEST_STOPPED, PVCLOCK_TSC_STABLE_BIT, REALTIME, TSC_STABLE
 
@@ -231,22 +231,30 @@ def read_kvmclock(rules: Rules, world: World, action: Action) -> list[Outcome]:
     """What lies in a vCPU's kvmclock page. Nothing does before it was first written."""
     number = action.operation.vcpu
     vcpu = world.vcpus[number]
-    page = vcpu.page
-    if not rules.policy.honours_writes or not world.pages_known:
+    version = vcpu.page and Version(number, vcpu.page.version)
+    drawn = vcpu.page_raw, vcpu.page_line, vcpu.page_origin, vcpu.page_offset, vcpu.page_ratio
+    if not rules.policy.honours_writes:
         return [Outcome(world, (None,) * 6)]
+    return [page_reading(world, vcpu, vcpu.page, version, drawn)]
+
+
+def page_reading(world: World, vcpu: Vcpu, page: Page | None, version: Answer, drawn: LineOf) -> Outcome:
+    """What lies in a page of a vCPU, which was `drawn` on a line (Vcpu.page_raw)."""
+    if not world.pages_known:
+        return Outcome(world, (None,) * 6)
     if page is None:
-        return [Outcome(world, (_ZERO,) * 6)]
+        return Outcome(world, (_ZERO,) * 6)
     may_be_empty = page.version == 0
     times: list[Answer] = [
         None if may_be_empty or each is None else Within(each) for each in (page.tsc, page.ns)
     ]
     rate = (None, None) if may_be_empty else _rate(page, exact=world.clock_khz is not None)
-    answers = (Version(number, page.version), *times, *rate, _flags(world, page))
-    if not vcpu.page_raw or not world.clock_khz or may_be_empty or vcpu.ratio_slack or vcpu.page_ratio == 0:
-        return [Outcome(world, answers)]
-    drawn = vcpu.page_line, world.clock_khz, vcpu.page_origin, vcpu.page_raw
-    on_line = OnLine(*drawn, clock=2, tsc=1, offset=vcpu.page_offset, ratio=vcpu.page_ratio)
-    return [Outcome(world, answers, on_line=on_line)]
+    answers = (version, *times, *rate, _flags(world, page))
+    raw, line, origin, offset, ratio = drawn
+    if not raw or not world.clock_khz or may_be_empty or vcpu.ratio_slack or ratio == 0:
+        return Outcome(world, answers)
+    on_line = OnLine(line, world.clock_khz, origin, raw, clock=2, tsc=1, offset=offset, ratio=ratio)
+    return Outcome(world, answers, on_line=on_line)
 
 
 def _rate(page: Page, *, exact: bool) -> tuple[Answer, Answer]:

@@ -12,8 +12,8 @@ from functools import reduce
 from kvmharness.guests.layout import kvmclock_address
 from kvmharness.model import arithmetic, line
 from kvmharness.model.interval import Interval
-from kvmharness.model.pages import Page
-from kvmharness.model.quantity import bounds, narrow
+from kvmharness.model.pages import Page, hull, sum_of, written
+from kvmharness.model.quantity import Quantity, bounds, narrow
 from kvmharness.model.rates import UnknownRateError
 from kvmharness.model.reference_time import ENABLE, ReferenceTime
 from kvmharness.model.state import ZERO, DoubtError, Moment, Vcpu, World
@@ -33,6 +33,10 @@ _WORKER_NS = 10_000_000
 
 # More than has passed since 1970, in ns, and so than can have since any real time that was.
 _EVER_NS = 2**62
+
+
+# What a line is known by: see Vcpu.page_raw.
+LineOf = tuple[Interval | None, Quantity, Quantity, Quantity, int | None]
 
 
 class ClockBehindError(Exception):
@@ -82,7 +86,7 @@ class Masterclock(ReferenceTime):
         world.master, world.clock_at_master = (first, moment), None
         self._draw_line(world, self.snapshot(moment), certain=certain)
         for vcpu in world.vcpus.values():
-            if vcpu.pv_time is not False or world.hv_tsc_page & ENABLE:
+            if vcpu.pv_time is not False or vcpu.xen_time or world.hv_tsc_page & ENABLE:
                 vcpu.clock_request = vcpu.clock_request or (True if certain else None)
 
     def start_masterclock(self, world: World, moment: Moment) -> None:
@@ -113,10 +117,10 @@ class Masterclock(ReferenceTime):
             return
         raw = line.raw_clock(moment, world.clock_khz, world.host_khz)
         offset = bounds(world.kvmclock_offset, world.unknowns)
-        drawn = offset and _sum(raw, offset)
+        drawn = offset and sum_of(raw, offset)
         if not certain:
             before = bounds(world.line, world.unknowns) if world.line_raw else None
-            drawn, raw = _hull(before, drawn), _hull(world.line_raw, raw) or raw
+            drawn, raw = hull(before, drawn), hull(world.line_raw, raw) or raw
         world.line, world.line_raw = world.unknown(drawn), raw
 
     def process_requests(self, world: World, number: int, moment: Moment) -> list[World]:
@@ -231,25 +235,40 @@ class Masterclock(ReferenceTime):
             self.catch_up(world, vcpu, moment, certain=request is True)
         if self.wants_tsc_page(world) and self.policy.honours_writes:
             self.setup_tsc_page(world, vcpu, self._new_page(world, vcpu, moment), certain=request is True)
-        if not vcpu.pv_time or not self.policy.honours_writes:
-            return
-        old, new = vcpu.page, self._new_page(world, vcpu, moment)
-        if request is True:
-            vcpu.page = new._replace(version=(old.version + 1 | 1) + 1 if old else 2)
-        elif request is None or old:
-            vcpu.page = _either(old or Page(), new)
-        self._put_on_line(world, vcpu, certain=request is True)
-        vcpu.stopped_request = False
+        if self.policy.honours_writes and (vcpu.pv_time or vcpu.xen_time):
+            self._write_pages(world, vcpu, self._new_page(world, vcpu, moment), request)
 
-    def _put_on_line(self, world: World, vcpu: Vcpu, *, certain: bool) -> None:
-        """Which line a page is on. If it is not `certain` that it was written, that has to be the same as
-        before."""
+    def _write_pages(self, world: World, vcpu: Vcpu, new: Page, request: bool | None) -> None:
+        """kvm_setup_guest_pvclock(), of the kvmclock page and of Xen's."""
+        if vcpu.xen_time:
+            mark = self._mark_of_xen(vcpu, new)
+            vcpu.xen_page = written(vcpu.xen_page, new._replace(stopped=mark), request)
+            before = vcpu.xen_raw, vcpu.xen_line, vcpu.xen_origin, vcpu.xen_offset, vcpu.xen_ratio
+            after = self._line_of(world, vcpu, before, certain=request is True)
+            vcpu.xen_raw, vcpu.xen_line, vcpu.xen_origin, vcpu.xen_offset, vcpu.xen_ratio = after
+            # And what asks for that mark is then done with, or waits for the kvmclock page.
+            vcpu.stopped_request = vcpu.stopped_request and (True if vcpu.pv_time else None)
+        if vcpu.pv_time:
+            vcpu.page = written(vcpu.page, new, request)
+            before = vcpu.page_raw, vcpu.page_line, vcpu.page_origin, vcpu.page_offset, vcpu.page_ratio
+            after = self._line_of(world, vcpu, before, certain=request is True)
+            vcpu.page_raw, vcpu.page_line, vcpu.page_origin, vcpu.page_offset, vcpu.page_ratio = after
+            vcpu.stopped_request = False
+
+    def _mark_of_xen(self, vcpu: Vcpu, new: Page) -> bool | None:
+        """Whether the mark of the kvmclock page is in Xen's, where some kernels put it; it stays there."""
+        old = vcpu.xen_page is not None and vcpu.xen_page.stopped
+        if self.host.marks_xen is False or (new.stopped is False and old is False):
+            return False
+        is_sure = self.host.marks_xen and vcpu.pv_time and (new.stopped or old)
+        return True if is_sure else None
+
+    def _line_of(self, world: World, vcpu: Vcpu, before: LineOf, *, certain: bool) -> LineOf:
+        """Which line a page is on that was on `before`. If it is not `certain` that it was written, both have
+        to be the same."""
         raw = world.line_raw if self.has_line(world) else None
         after = raw, world.line, world.kvmclock_offset, vcpu.l1_tsc_offset, vcpu.ratio
-        before = vcpu.page_raw, vcpu.page_line, vcpu.page_origin, vcpu.page_offset, vcpu.page_ratio
-        if not certain and before != after:
-            after = (None, *after[1:])
-        vcpu.page_raw, vcpu.page_line, vcpu.page_origin, vcpu.page_offset, vcpu.page_ratio = after
+        return after if certain or before == after else (None, *after[1:])
 
     def look_again(self, world: World, number: int, moment: Moment) -> None:
         """A vCPU in the guest may be sent out of it, by a request that another one made."""
@@ -263,7 +282,9 @@ class Masterclock(ReferenceTime):
         offset = bounds(world.kvmclock_offset, world.unknowns)
         snapshots = self._snapshots(world, moment)
         tscs: list[Interval | None] = [self.l1_tsc(world, vcpu, each.tsc) for each in snapshots]
-        times: list[Interval | None] = [_sum(self.snapshot(each).ns, offset) for each in snapshots if offset]
+        times: list[Interval | None] = [
+            sum_of(self.snapshot(each).ns, offset) for each in snapshots if offset
+        ]
         khz = world.clock_khz or world.host_khz
         if khz and vcpu.ratio:
             khz = khz * vcpu.ratio >> (world.fraction_bits or 0)
@@ -273,9 +294,11 @@ class Masterclock(ReferenceTime):
             stable=world.use_master_clock and self.all_match(world)
             if self.policy.stable_by == "khz"
             else world.use_master_clock,
-            stopped=vcpu.stopped_request or bool(vcpu.page and vcpu.page.stopped),
-            tsc=reduce(_hull, tscs),
-            ns=reduce(_hull, times) if offset else None,
+            stopped=None
+            if vcpu.stopped_request is None
+            else vcpu.stopped_request or bool(vcpu.page and vcpu.page.stopped),
+            tsc=reduce(hull, tscs),
+            ns=reduce(hull, times) if offset else None,
             khz=khz or 0,
         )
 
@@ -362,31 +385,6 @@ class Masterclock(ReferenceTime):
         if world.masterclock is False or world.master is None:
             return _ROUNDING_NS
         return _ROUNDING_NS + max(0, moment.ns.high - world.master[0].ns.low) // 100
-
-
-def _sum(one: Interval, other: Interval) -> Interval:
-    return Interval(one.low + other.low, one.high + other.high)
-
-
-def _hull(one: Interval | None, other: Interval | None) -> Interval | None:
-    """What holds both; None where one is not known, or they are half the circle of 64 bits apart."""
-    if one is None or other is None:
-        return None
-    moved = other.near(one)
-    low, high = min(one.low, moved.low), max(one.high, moved.high)
-    return Interval(low, high) if high - low < arithmetic.WORD // 2 else None
-
-
-def _either(old: Page, new: Page) -> Page:
-    """A page that is one of the two: that it was written is not certain."""
-    return Page(
-        version=old.version,
-        stable=old.stable if old.stable is new.stable else None,
-        stopped=old.stopped if old.stopped is new.stopped else None,
-        tsc=_hull(old.tsc, new.tsc),
-        ns=_hull(old.ns, new.ns),
-        khz=old.khz if old.khz == new.khz else 0,
-    )
 
 
 def scale(khz: int) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from kvmharness.model import (
     timer_operations,
     together,
     vcpu_operations,
+    xen_operations,
 )
 from kvmharness.model.outcome import Action, Outcome
 from kvmharness.model.rules import Rules
@@ -24,7 +25,7 @@ HANDLERS: dict[str, Callable[[Rules, World, Action], list[Outcome]]] = {
     name: getattr(module, name)
     for module in (
         *(vcpu_operations, clock_operations, hyperv_operations, timer_operations),
-        *(nested_operations, steal_operations, together),
+        *(nested_operations, steal_operations, xen_operations, together),
     )
     for name in OPERATIONS
     if hasattr(module, name)

@@ -108,6 +108,22 @@ class Version(NamedTuple):
         """None: there is no highest."""
 
 
+class XenVersion(NamedTuple):
+    """Predicts the version of the time that a Xen tells vCPU `vcpu`: even, and this or higher."""
+
+    vcpu: int
+    least: int
+
+    def agrees(self, world: World, value: int, moment: Moment) -> bool:
+        """Whether it is that; the world takes note of it."""
+        vcpu = world.vcpus[self.vcpu]
+        vcpu.xen_page = vcpu.xen_page and vcpu.xen_page._replace(version=value)
+        return value % 2 == 0 and value >= self.least
+
+    def bounds(self, world: World, moment: Moment) -> None:
+        """None: there is no highest."""
+
+
 class Guess(NamedTuple):
     """Predicts nothing; a player that is made up says `value`."""
 
@@ -129,6 +145,7 @@ Answer = (
     | Flag
     | Clock
     | Version
+    | XenVersion
     | Guess
     | Counted
     | CountedByHost

@@ -3,6 +3,7 @@
 
 from typing import NamedTuple
 
+from kvmharness.model.arithmetic import WORD
 from kvmharness.model.interval import Interval
 
 # More than any thread has waited, in ns.
@@ -48,3 +49,44 @@ class StealPage(NamedTuple):
 
 
 NO_STEAL_TIME = StealPage()
+
+
+class XenClock(NamedTuple):
+    """What is known of the wall clock that a Xen shares with its guest: how often it was written, and what it
+    then said (ns; None: not known)."""
+
+    times: int
+    ns: Interval | None
+
+
+def sum_of(one: Interval, other: Interval) -> Interval:
+    """What the sum of two may be."""
+    return Interval(one.low + other.low, one.high + other.high)
+
+
+def hull(one: Interval | None, other: Interval | None) -> Interval | None:
+    """What holds both; None where one is not known, or they are half the circle of 64 bits apart."""
+    if one is None or other is None:
+        return None
+    moved = other.near(one)
+    low, high = min(one.low, moved.low), max(one.high, moved.high)
+    return Interval(low, high) if high - low < WORD // 2 else None
+
+
+def either(old: Page, new: Page) -> Page:
+    """A page that is one of the two: that it was written is not certain."""
+    return Page(
+        version=old.version,
+        stable=old.stable if old.stable is new.stable else None,
+        stopped=old.stopped if old.stopped is new.stopped else None,
+        tsc=hull(old.tsc, new.tsc),
+        ns=hull(old.ns, new.ns),
+        khz=old.khz if old.khz == new.khz else 0,
+    )
+
+
+def written(old: Page | None, new: Page, request: bool | None) -> Page | None:
+    """A page after an entry to the guest: written if that was asked for, and perhaps if it was not."""
+    if request is True:
+        return new._replace(version=(old.version + 1 | 1) + 1 if old else 2)
+    return either(old or Page(), new) if request is None or old else None

@@ -7,7 +7,7 @@ from kvmharness.model import line
 from kvmharness.model.arithmetic import duration
 from kvmharness.model.interval import Interval, TooWideError, signed
 from kvmharness.model.mismatch import Allowed, Mismatch
-from kvmharness.model.outcome import Answer, Clock, Flag, Outcome, Version
+from kvmharness.model.outcome import Answer, Clock, Flag, Outcome, Version, XenVersion
 from kvmharness.model.quantity import bounds
 from kvmharness.model.reference_time import UNIT_NS, Counted, CountedByHost
 from kvmharness.model.state import Moment, Vcpu, World
@@ -128,7 +128,7 @@ def _of_the_clock(world: World, name: str, answer: Answer, value: int, event: Ev
     if isinstance(answer, Flag) and (value ^ answer.bits) & answer.mask:
         flags = _flags(name, answer, value)
         return Allowed(flags, rule=_matched(world) if "TSC_STABLE" in flags else "")
-    if isinstance(answer, Version) and (value % 2 or value < answer.least):
+    if isinstance(answer, Version | XenVersion) and (value % 2 or value < answer.least):
         return Allowed(f"version {answer.least} or higher, and even")
     if isinstance(answer, Counted | CountedByHost):
         due = _predicted(world, answer, event)

@@ -16,7 +16,18 @@ from kvmharness.model.arithmetic import TOLERANCE_PPM
 from kvmharness.model.interval import Interval, TooWideError
 from kvmharness.model.masterclock import ClockBehindError
 from kvmharness.model.operations import perform
-from kvmharness.model.outcome import Action, Answer, Clock, Flag, Guess, Outcome, Tsc, Version, Within
+from kvmharness.model.outcome import (
+    Action,
+    Answer,
+    Clock,
+    Flag,
+    Guess,
+    Outcome,
+    Tsc,
+    Version,
+    Within,
+    XenVersion,
+)
 from kvmharness.model.pages import Page
 from kvmharness.model.policy import Policy
 from kvmharness.model.quantity import Quantity, bounds, narrow
@@ -51,6 +62,8 @@ HOST = Host(
     has_nested=True,
     has_l2_scaling=True,
     has_steal_time=True,
+    has_xen=True,
+    marks_xen=False,
     keeps_tsc_page=True,
 )
 CPUS = 2
@@ -308,7 +321,7 @@ class Simulation:
             return self._pick(answer.interval) if answer.exact is None else answer.exact
         if isinstance(answer, Flag):
             return answer.bits
-        if isinstance(answer, Version | Guess | Stolen | StealVersion):
+        if isinstance(answer, Version | XenVersion | Guess | Stolen | StealVersion):
             return answer[-1]
         if isinstance(answer, Counted | CountedByHost):
             return self._count(world, answer, moment)

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import NamedTuple, TypeVar
 
+from kvmharness.model.armed import Armed
 from kvmharness.model.interval import Interval
-from kvmharness.model.pages import NO_STEAL_TIME, Page, StealPage
+from kvmharness.model.pages import NO_STEAL_TIME, Page, StealPage, XenClock
 from kvmharness.model.quantity import Quantity, Unknowns, bounds, known_part
 
 _T = TypeVar("_T")
@@ -59,6 +60,8 @@ class Host:
     has_nested       whether its guests (L1) can have guests of their own (L2)
     has_l2_scaling   whether L1 may have L2's TSC count at another rate than its own
     has_steal_time   whether it reports steal time to its guests
+    has_xen          whether its VMs can be a Xen's
+    marks_xen        whether a mark of the kvmclock page (PVCLOCK_GUEST_STOPPED) gets into Xen's pages
     keeps_tsc_page   whether it notes a TSC page's status (hv_tsc_page_status, Linux 5.13), and so leaves one
                      alone that is right; of a kernel that does not, nothing is predicted of that page
     fraction_bits    those of its TSC scaling: 32 (AMD), 48 (Intel), 0 for none
@@ -86,20 +89,8 @@ class Host:
     has_nested: bool | None = None
     has_l2_scaling: bool | None = None
     has_steal_time: bool | None = None
-
-
-class Armed(NamedTuple):
-    """A deadline of the local APIC's timer, and the TSC that it was armed against: its ratio and kHz.
-
-    `since` is when it was armed, in cycles of the host's TSC. It `was_carried` to another CPU since: where
-    CPUs have a timer for guests, KVM arms that again, by the TSC of then (kvm_lapic_restart_hv_timer()).
-    """
-
-    deadline: int
-    ratio: int | None
-    khz: int
-    since: Interval
-    was_carried: bool = False
+    has_xen: bool | None = None
+    marks_xen: bool | None = None
 
 
 class Story(NamedTuple):
@@ -145,6 +136,8 @@ class Vcpu:
     l2_offset           what L1 adds to its TSC for the L2 that is current (cycles); None: L1 is current
     l2_entered_with     what that was when L1 last entered its L2; and the rate of that (millionths of L1's)
     steal               its steal time
+    xen_time            whether a Xen's time is switched on, in two pages that are alike: xen_page and xen_...
+                        are of them what page and page_... are of the kvmclock page
     guest               the name of its program
     story               how it came to its offset
     """
@@ -174,7 +167,7 @@ class Vcpu:
     page_offset: Quantity = NOTHING
     page_ratio: int | None = None
     clock_request: bool | None = False
-    stopped_request: bool = False
+    stopped_request: bool | None = False
     deadline_mode: bool = False
     armed: Armed | None = None
     armed_offset: Quantity = NOTHING
@@ -184,6 +177,13 @@ class Vcpu:
     l2_entered_with: int = 0
     l2_ppm: int | None = None
     steal: StealPage = NO_STEAL_TIME
+    xen_time: bool = False
+    xen_page: Page | None = None
+    xen_raw: Interval | None = None
+    xen_line: Quantity = NOTHING
+    xen_origin: Quantity = NOTHING
+    xen_offset: Quantity = NOTHING
+    xen_ratio: int | None = None
     guest: str = ""
     story: Story = NO_STORY
 
@@ -192,7 +192,7 @@ class Vcpu:
 class World:
     """A VM, and what is known of the machine. TSCs and offsets in cycles, *_nsec in ns.
 
-    host_khz ... has_steal_time  what is known of the machine, see Host
+    host_khz ... has_xen  what is known of the machine, see Host
     refuses_vm_khz   whether KVM_SET_TSC_KHZ of the VM is refused after the first vCPU; None: not seen
     created          when the VM was created; None: not known
     clock_at_master  what the clock is at the masterclock's snapshot (ns), if KVM_SET_CLOCK gave it for that
@@ -210,6 +210,7 @@ class World:
                      (0: not known); the vCPU's TSC where it is right, in cycles; and as of a kvmclock page
                      the host's raw clock, the line and the VM's clock that it is of, and the offset and the
                      ratio of the vCPU
+    xen              the wall clock of a VM that is a Xen's
     memory           what a rule as code remembers (written_rule)
     has_irqchip      whether its vCPUs have local APICs
     pages_known      False once something was written to where a vCPU's kvmclock page may be
@@ -236,6 +237,7 @@ class World:
     has_nested: bool | None = None
     has_l2_scaling: bool | None = None
     has_steal_time: bool | None = None
+    has_xen: bool | None = None
     refuses_vm_khz: bool | None = None
     has_irqchip: bool = False
     pages_known: bool = True
@@ -278,6 +280,7 @@ class World:
     ref_origin: Quantity = NOTHING
     ref_offset: Quantity = NOTHING
     ref_ratio: int | None = None
+    xen: XenClock | None = None
     memory: Hashable = None
 
     vcpus: dict[int, Vcpu] = field(default_factory=dict)
@@ -382,7 +385,7 @@ _QUANTITIES = {
     ),
     Vcpu: (
         *("l1_tsc_offset", "ia32_tsc_adjust_msr", "armed_offset"),
-        *("page_line", "page_origin", "page_offset"),
+        *("page_line", "page_origin", "page_offset", "xen_line", "xen_origin", "xen_offset"),
     ),
 }
 _WORLD_QUANTITIES = attrgetter(*_QUANTITIES[World])

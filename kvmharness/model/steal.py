@@ -71,6 +71,8 @@ def record(world: World, number: int) -> None:
     """record_steal_time(), at an entry to the guest after a load, by the playing thread."""
     vcpu = world.vcpus[number]
     page = vcpu.steal
+    if world.xen:
+        return  # which gets a runstate instead (kvm_xen_msr_enabled())
     if page.on is None:
         vcpu.steal = page._replace(is_whole=False)
     elif page.on:

@@ -9,11 +9,12 @@ against.
 from typing import NamedTuple
 
 from kvmharness.model import arithmetic
+from kvmharness.model.armed import Armed
 from kvmharness.model.interval import Interval
 from kvmharness.model.outcome import Action, Answer, Guess, Outcome, Within
 from kvmharness.model.quantity import Quantity, bounds
 from kvmharness.model.rules import Rules
-from kvmharness.model.state import Armed, Vcpu, World
+from kvmharness.model.state import Vcpu, World
 
 _NEVER = Quantity(0)
 _NO_TIME = 2**70  # no TSC comes so far

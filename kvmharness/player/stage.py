@@ -8,7 +8,13 @@ import os
 import time
 
 from kvmharness import guests
-from kvmharness.guests.layout import MEMORY_SIZE, TIMER_VECTOR
+from kvmharness.guests.layout import (
+    MEMORY_SIZE,
+    TIMER_VECTOR,
+    XEN_SHARED,
+    xen_time_address,
+    xen_vcpu_info_address,
+)
 from kvmharness.kvm import (
     BracketBuffer,
     Exit,
@@ -36,6 +42,9 @@ _AGAIN_NS, _MOST_TRIES = 2_000_000, 50
 
 # How long a guest with a guest of its own may go on to end what it was asked for before.
 _END_NS = 1_000_000_000
+
+# By a write of this MSR a Xen's guest asks for its page of hypercalls; ours never does.
+_XEN_MSR = 0x40000200
 
 # KVM_EXIT_*: what traces call an exit.
 _EXITS = {number: name for name, number in vars(Exit).items() if name.isupper()}
@@ -326,6 +335,29 @@ class Stage:
     def _do_read_tsc_page(self, operation: dict[str, Any]) -> list[int]:
         self._bracket = read_host_clock()
         return guests.tsc_page(self._memory)
+
+    def _do_set_xen(self, operation: dict[str, Any]) -> list[int]:
+        self._vm.set_xen_config(_XEN_MSR)
+        self._vm.set_xen_shared_info(XEN_SHARED)
+        return []
+
+    def _do_set_xen_time(self, operation: dict[str, Any]) -> list[int]:
+        vcpu = self._vcpus[operation["vcpu"]]
+        vcpu.set_xen_vcpu_info(xen_vcpu_info_address(vcpu.number))
+        vcpu.set_xen_time_info(xen_time_address(vcpu.number))
+        return []
+
+    def _do_read_xen_time(self, operation: dict[str, Any]) -> list[int]:
+        self._bracket = read_host_clock()
+        return guests.xen_time(self._memory, operation["vcpu"])
+
+    def _do_read_xen_vcpu_info(self, operation: dict[str, Any]) -> list[int]:
+        self._bracket = read_host_clock()
+        return guests.xen_vcpu_info(self._memory, operation["vcpu"])
+
+    def _do_read_xen_wall_clock(self, operation: dict[str, Any]) -> list[int]:
+        self._bracket = read_host_clock()
+        return guests.xen_wall_clock(self._memory)
 
     def _do_read_steal_time(self, operation: dict[str, Any]) -> list[int]:
         number = operation["vcpu"]

@@ -29,6 +29,7 @@ from kvmharness.scenarios import (
     vmms,
     window,
     writes,
+    xen,
 )
 from kvmharness.scenarios.scenario import Scenario
 
@@ -45,6 +46,7 @@ SUBJECTS = (
     kvmclock,
     line,
     hyperv,
+    xen,
     steal,
     guest_view,
     concurrent,

@@ -42,6 +42,7 @@ from kvmharness.contract import (
     StealClaim,
     TimeClaim,
     TimerClaim,
+    WallClockClaim,
 )
 from kvmharness.contract.entitled import ENTITLEMENTS
 from kvmharness.judging.capabilities import CAPABILITIES
@@ -73,6 +74,7 @@ CLAIMS: dict[str, type[Claim]] = {
     "renewed": RenewedClaim,
     "empty-page": EmptyPageClaim,
     "timer": TimerClaim,
+    "wall-clock": WallClockClaim,
     "no-warp": NoWarpClaim,
     "entitled": EntitledClaim,
 }

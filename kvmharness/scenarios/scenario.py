@@ -65,4 +65,5 @@ class Scenario:
             has_clock_guest="clock-guest" in self.needs,
             has_hyperv="hyperv-time" in self.needs,
             has_steal_time="steal-time" in self.needs,
+            has_xen="xen-time" in self.needs,
         )

@@ -32,6 +32,7 @@ from kvmharness.script.operations.steal import *
 from kvmharness.script.operations.thread import *
 from kvmharness.script.operations.timer import *
 from kvmharness.script.operations.vcpu import *
+from kvmharness.script.operations.xen import *
 from kvmharness.script.value import Khz as Khz
 from kvmharness.script.value import Ppm as Ppm
 from kvmharness.script.value import Read as Read

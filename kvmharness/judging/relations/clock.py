@@ -33,6 +33,7 @@ class Pages:
 
     def __init__(self, rates: Rates) -> None:
         self.last: dict[int, tuple[int, ...]] = {}
+        self._others: dict[str, dict[int, tuple[int, ...]]] = {}
         self._rates = rates
 
     def within(self, number: int, since: int, *, stable: bool = True) -> tuple[int, int]:
@@ -46,8 +47,8 @@ class Pages:
         near = slack(since)
         far = near + since * self._rates.off_ppb // 10**9
         if number in self._rates.other or not stable:
-            khz = int(page_khz(*self.last[number][3:5])) or 1
-            far += _READ_APART_NS + since // khz
+            khz = int(page_khz(*self.last[number][3:5])) if number in self.last else 0
+            far += _READ_APART_NS + since // (khz or 1)
         return near, far
 
     def relations(self, event: Event) -> Iterator[tuple[str, Relation]]:
@@ -56,7 +57,11 @@ class Pages:
         if version is None or flags is None:
             return
         (number,) = event.operation.vcpu_numbers
-        subject = f"the kvmclock page of vCPU {number}"
+        # Another's pages than KVM's own, a Xen's, are held against themselves.
+        own = event.operation.name.endswith("kvmclock")
+        what = "the kvmclock page" if own else event.operation.phrase.removeprefix("read ")
+        last = self.last if own else self._others.setdefault(what, {})
+        subject = f"{what} of vCPU {number}"
         yield "written", flag(subject, "written", bool(version))
         if not version:
             return
@@ -64,8 +69,8 @@ class Pages:
         for bit, name in _PAGE_FLAGS.items():
             yield name, flag(subject, name, bool(flags & bit))
         yield "page rate", self._rate(number, subject, event)
-        before, page = self.last.get(number), event.values
-        self.last[number] = page
+        before, page = last.get(number), event.values
+        last[number] = page
         if before:
             # The version is the first value.
             same_version = before[0] == page[0] and before != page

@@ -145,16 +145,9 @@ class KvmclockCtrl(OfVcpu):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadKvmclock(OfVcpu):
-    """Read the kvmclock page of `vcpu` out of the guest's memory, where `layout.kvmclock_address` has it.
+class PageReading(OfVcpu):
+    """A reading of a struct pvclock_vcpu_time_info: the time as a function of the vCPU's TSC."""
 
-    Reads version, tsc_timestamp (cycles), system_time (ns), tsc_to_system_mul, tsc_shift (a signed byte, as
-    0 to 255) and flags. All are 0 unless MSR SYSTEM_TIME was written to that address plus 1, by whomever,
-    and the vCPU has run since.
-    """
-
-    name = "read_kvmclock"
-    phrase = "read the kvmclock page"
     value_names = ("version", "tsc_timestamp", "system_time", "multiplier", "shift", "flags")
 
     def values_in_words(self, values: tuple[int, ...]) -> list[str]:
@@ -170,6 +163,19 @@ class ReadKvmclock(OfVcpu):
             return "empty"
         stopped = ", stopped" if values[5] & PVCLOCK_GUEST_STOPPED else ""
         return f"{'stable' if values[5] & PVCLOCK_TSC_STABLE_BIT else 'not stable'}{stopped}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadKvmclock(PageReading):
+    """Read the kvmclock page of `vcpu` out of the guest's memory, where `layout.kvmclock_address` has it.
+
+    Reads version, tsc_timestamp (cycles), system_time (ns), tsc_to_system_mul, tsc_shift (a signed byte, as
+    0 to 255) and flags. All are 0 unless MSR SYSTEM_TIME was written to that address plus 1, by whomever,
+    and the vCPU has run since.
+    """
+
+    name = "read_kvmclock"
+    phrase = "read the kvmclock page"
 
 
 @dataclass(frozen=True, kw_only=True)
