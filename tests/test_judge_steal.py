@@ -103,7 +103,7 @@ def test_a_guest_switches_it_on_as_the_host_does() -> None:
         GuestWrite(vcpu=0, msr="STEAL_TIME", value=OWN + 1), 1001 * MS, OWN + 1, MS + 400, MS + 600
     )
     first = create(1000 * MS, guest="steal-16"), written
-    assert possible(*first, look(1002 * MS, 700, 2, (700, 700)), host=STEALS)
+    assert possible(*first, look(1002 * MS, 700, 4, (700, 700)), host=STEALS)
     assert not possible(*first, look(1002 * MS, 0, 0, (700, 700)), host=STEALS)
 
 
@@ -128,3 +128,12 @@ def test_another_guest_is_refused_by_the_player() -> None:
     refused = step(ReadStealTime(vcpu=0), 1001 * MS, error="EINVAL")
     assert possible(create(1000 * MS), refused, host=STEALS)
     assert not possible(create(1000 * MS), look(1002 * MS, 700, 2, (700, 700)), host=STEALS)
+
+
+def test_a_guest_that_switches_it_on_has_it_written_before_it_goes_on() -> None:
+    written = step(
+        GuestWrite(vcpu=0, msr="STEAL_TIME", value=OWN + 1), 1001 * MS, OWN + 1, MS + 400, MS + 600
+    )
+    first = create(1000 * MS, guest="steal-16"), written, msr(1002 * MS, OWN)
+    assert possible(*first, look(1003 * MS, 650, 2, (700, 700)), host=STEALS)
+    assert not possible(*first, look(1003 * MS, 0, 0, (700, 700)), host=STEALS)

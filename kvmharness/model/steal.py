@@ -81,6 +81,16 @@ def record(world: World, number: int) -> None:
         vcpu.steal = page._replace(least=least, most=EVER_NS, version=page.version + 2, is_read=False)
 
 
+def record_of_write(world: World, number: int, *, certain: bool) -> None:
+    """record_steal_time(), at the next entry of a guest that has just written the MSR; `certain` if it came
+    to that."""
+    vcpu = world.vcpus[number]
+    if certain:
+        record(world, number)
+    elif vcpu.steal.on:
+        vcpu.steal = vcpu.steal._replace(is_whole=False)
+
+
 def record_of_another(world: World, number: int) -> None:
     """Take back how long the thread had waited that recorded it: it was another than the playing one."""
     vcpu = world.vcpus[number]

@@ -350,6 +350,8 @@ def guest_write(rules: Rules, world: World, action: Action) -> list[Outcome]:
             rules.guest_write_adjust(each, number, value)
         else:
             _write_other(rules, each, number, name, value, guest=True)
+            if name == steal.STEAL_TIME:
+                steal.record_of_write(each, number, certain=action.samples > 1)
         # A load between the exit and the next entry may go on from the TSC at the exit: the write is lost.
         reloads = rules.policy.honours_writes and not rules.host.stable
         lost = each.fork() if reloads else None
