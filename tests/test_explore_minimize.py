@@ -17,6 +17,7 @@ from kvmharness.script import (
     Operation,
     Read,
     Run,
+    RunL2,
     Script,
     SetMsrs,
     SetTscOffset,
@@ -52,6 +53,22 @@ LONG: Script = (
 def test_only_the_steps_that_matter_are_left() -> None:
     small = minimize(LONG, where(lambda script: any(isinstance(step, GetClock) for step in script)))
     assert small.script == (GetClock(label="clock"),)
+
+
+def test_an_l2_is_left_at_l1s_rate_where_that_does_and_goes_on_without_an_offset() -> None:
+    def runs_l2_twice(script: Script) -> bool:
+        return sum(isinstance(step, RunL2) for step in script) == 2
+
+    script = (
+        CreateVcpu(vcpu=0, guest="nested-64"),
+        RunL2(vcpu=0, offset=Time(1_234 * MS), rate_ppm=500_000),
+        RunL2(vcpu=0, rate_ppm=500_000),
+    )
+    small = minimize(script, where(runs_l2_twice)).script
+    assert [step for step in small if isinstance(step, RunL2)] == [
+        RunL2(vcpu=0, offset=Time(1_000 * MS)),
+        RunL2(vcpu=0),
+    ]
 
 
 def test_a_guest_becomes_one_that_only_reads_its_tsc_where_that_does() -> None:

@@ -26,6 +26,7 @@ from kvmharness.script import (
     RunTogether,
     SetClock,
     SetClockGuest,
+    SetClocksource,
     SetMsrs,
     SetTscKhz,
     SetTscOffset,
@@ -94,6 +95,7 @@ class Anything:
             *((self.clock_guest, 4 if self.draft.ground.host.has_clock_guest else 0),),
             *((self.read_scale, 1 if self.draft.ground.host.has_scale else 0),),
             *(self.devices.kinds() if self.devices else ()),
+            *((self.change_clock, 4 if self.draft.leaves_tsc else 0),),
         ]
 
     def add(self, operation: Operation) -> None:
@@ -270,6 +272,12 @@ class Anything:
                 label=self.draft.label("set-clock-guest"),
             )
         )
+
+    def change_clock(self) -> None:
+        """The host's own clock leaves the TSC, or comes back to it; KVM's worker has its turn, or has not."""
+        self.add(SetClocksource(tsc=self.chance.random() < 0.5, label=self.draft.label("clocksource")))
+        if self.chance.random() < 0.7:
+            self.add(Sleep(ns=100 * MS, label=self.draft.label("wait")))
 
     def read_scale(self) -> None:
         """How a vCPU's TSC is scaled."""

@@ -11,12 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from kvmharness.contract import Status
 from kvmharness.explore.draft import Ground, paced
 from kvmharness.explore.findings import Finding, shared_by, state_before
 from kvmharness.explore.generator import Generator
 from kvmharness.explore.minimize import minimize
 from kvmharness.explore.oracles import Asked, Oracles, Symptom, complaint, difference
 from kvmharness.judging import kvm
+from kvmharness.judging.capabilities import findings
 from kvmharness.judging.session import Session
 from kvmharness.judging.verdict import Expectation
 from kvmharness.model.policies import EXPECTED, POLICIES
@@ -92,7 +94,11 @@ class Campaign:
         self.host, policy = seen.host, seen.policy
         self._oracles = Oracles(policy, self.host)
         ground = Ground(policy or POLICIES[EXPECTED], self.host, most_wait_ns=settings.most_wait_ns)
-        ground = replace(paced(ground, probe.traces[0].events), cpus=settings.cpus)
+        ground = replace(
+            paced(ground, probe.traces[0].events),
+            cpus=settings.cpus,
+            may_leave_tsc=findings(probe)["clocksource"].status is Status.KEPT,
+        )
         self.generator = Generator(ground, settings.seed, kept, guided=settings.guided)
         for trace in probe.traces:
             self._keep_new(self._oracles.ask(trace).symptoms, trace)
@@ -240,4 +246,6 @@ class Campaign:
 
 
 def _scenario(name: str, script: Script) -> Scenario:
-    return Scenario(name=name, contract="", script=script, claims=())
+    # Others would see the host's clock leave the TSC, too.
+    alone = any(each.host_clock_on_tsc is not None for each in script)
+    return Scenario(name=name, contract="", script=script, claims=(), alone=alone)

@@ -19,13 +19,15 @@ MS = 1_000_000
 SECOND = 1_000_000_000
 
 _USUAL = Pace()
+# How many scripts change the host's clocksource.
+_LEAVES_TSC = 0.04
 
 
 @dataclass(frozen=True, slots=True)
 class Ground:
     """What scripts are made for: the expected policy, the machine, how long a step takes there, how long a
-    script may wait at a time (ns), how many CPUs there are, and the machine's TSC when a script begins (None:
-    of one that was booted an hour ago)."""
+    script may wait at a time (ns), how many CPUs there are, the machine's TSC when a script begins (None: of
+    one that was booted an hour ago), and whether the host's own clock may leave the TSC."""
 
     policy: Policy
     host: Host = HOST
@@ -33,6 +35,7 @@ class Ground:
     most_wait_ns: int = 100 * SECOND
     cpus: int = 1
     begin: int | None = None
+    may_leave_tsc: bool = False
 
 
 def known(host: Host) -> Host:
@@ -53,6 +56,8 @@ def known(host: Host) -> Host:
         has_hyperv=host.has_hyperv is not False,
         has_xen=host.has_xen is not False,
         has_steal_time=host.has_steal_time is not False,
+        has_nested=host.has_nested is not False,
+        has_l2_scaling=host.has_l2_scaling is not False,
         keeps_tsc_page=host.keeps_tsc_page is not False,
     )
 
@@ -70,6 +75,8 @@ class Draft:
         self.offsets: list[str] = []  # of steps whose first value is an offset
         self.clocks: list[str] = []
         self.functions: list[str] = []  # of steps that read the clock as a function of a TSC
+        # Whether the host's own clock leaves the TSC in it; such a script is played by itself.
+        self.leaves_tsc = ground.may_leave_tsc and chance.random() < _LEAVES_TSC
         self.is_over = False  # the model can say nothing of what comes next
         rules = simulated_rules(ground.policy, known(ground.host))
         self._simulation = Simulation(rules, lambda count: 0, ground.begin)

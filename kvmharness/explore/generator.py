@@ -10,6 +10,7 @@ from kvmharness.explore.coverage import Coverage
 from kvmharness.explore.draft import Draft, Ground
 from kvmharness.explore.hyperv import HyperV
 from kvmharness.explore.lives import Life
+from kvmharness.explore.nested import Nested
 from kvmharness.explore.steal import Steal
 from kvmharness.explore.timers import Timers
 from kvmharness.explore.xen import Xen
@@ -72,9 +73,15 @@ class Generator:
     def _devices(self, draft: Draft) -> Devices | None:
         """What more than a plain VM most scripts do without; never what the host has not."""
         host = self.ground.host
-        kinds: tuple[type[Timers | HyperV | Steal | Xen] | None, ...] = (None, Timers, HyperV, Steal, Xen)
-        often = (8, 1, *(each is not False for each in (host.has_hyperv, host.has_steal_time, host.has_xen)))
-        chosen = self._chance.choices(kinds, often)[0]
+        kinds: dict[type[Timers | HyperV | Steal | Xen | Nested] | None, int] = {
+            None: 8,
+            Timers: 1,
+            HyperV: host.has_hyperv is not False,
+            Nested: host.has_nested is not False,
+            Steal: host.has_steal_time is not False,
+            Xen: host.has_xen is not False,
+        }
+        chosen = self._chance.choices(tuple(kinds), tuple(kinds.values()))[0]
         return chosen(draft) if chosen else None
 
     def _live(self, draft: Draft, devices: Devices | None, length: int) -> None:

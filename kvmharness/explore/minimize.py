@@ -188,8 +188,8 @@ def _plainer_fields(name: str, value: Any) -> Iterator[Any]:
                 yield (*value[:place], (msr, plainer), *value[place + 1 :])
     elif name == "indices" and len(value) > 1:
         yield from ((each,) for each in dict.fromkeys(value))
-    elif name in ("offset", "value", "clock") or (name == "realtime" and value is not None):
-        if name == "realtime":
+    elif name in ("offset", "value", "clock", "realtime", "rate_ppm") and value is not None:
+        if name in ("realtime", "rate_ppm"):
             yield None
         # A plain offset means something else on a host that was up for another time.
         relative = name == "offset" and isinstance(value, Read)
