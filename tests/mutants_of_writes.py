@@ -385,12 +385,7 @@ MUTANTS = (
         "nested_operations",
         "vcpu.l2_ppm = rate",
         "vcpu.l2_ppm = vcpu.l2_ppm or rate",
-    ),
-    Mutant(
-        "what L1 adds for L2 is scaled, too",
-        "vcpu_operations",
-        "for each in (low, low + seen.width))\n",
-        "for each in (low + offset, low + offset + seen.width))\n",
+        INTEL,
     ),
     Mutant(
         "L2 reads L1's TSC by RDMSR",
