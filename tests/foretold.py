@@ -18,6 +18,10 @@ from kvmharness.scenarios.predicted import predicted_contract
 _VERDICTS = {Status.KEPT: Verdict.PASS, Status.BROKEN: Verdict.XFAIL, Status.UNDECIDED: Verdict.INCONCLUSIVE}
 
 
+# Capabilities of a kernel that one of the same version may be built without.
+_BUILT_IN = {"xen-time"}
+
+
 def foretold(probe: Probe, policy: str, judged_by: str = "") -> dict[str, set[Verdict]]:
     """By scenario, what it may come to on the machine of that probe, on a kernel with `policy`.
 
@@ -38,9 +42,19 @@ def not_foretold(outcome: SessionResult, policy: str, judged_by: str = "") -> di
 
 
 def oddly_skipped(outcome: SessionResult, place: str) -> set[str]:
-    """What is skipped there though the catalogue's page says that it is judged, or the other way round."""
+    """What is skipped there though the catalogue's page says that it is judged, or the other way round.
+
+    A kernel may have been built without what a scenario needs: that is no matter of the place.
+    """
+    found = capabilities.findings(next(iter(outcome.sessions.values())).probe)
+    without = {name for name in _BUILT_IN if found[name].status is Status.BROKEN}
+    judged = {
+        name
+        for name, scenario in SCENARIOS.items()
+        if place in judged_on(scenario) and not without & {*capabilities.implied(scenario.needs)}
+    }
     skipped = {each.scenario for each in outcome.results if each.verdict is Verdict.SKIP}
-    return skipped ^ {name for name, scenario in SCENARIOS.items() if place not in judged_on(scenario)}
+    return skipped ^ ({*SCENARIOS} - judged)
 
 
 def _verdicts(scenario: Scenario, probe: Probe, host: Host, policy: str, judged_by: str) -> set[Verdict]:
