@@ -232,8 +232,8 @@ MUTANTS = (
     Mutant(
         "a guest's page is never written",
         "masterclock",
-        "        if not vcpu.pv_time or not self.policy.honours_writes:\n",
-        "        if True:\n",
+        "        if vcpu.pv_time:\n            vcpu.page = written(",
+        "        if False:\n            vcpu.page = written(",
     ),
     Mutant(
         "every page is stable",
@@ -250,7 +250,7 @@ MUTANTS = (
     ),
     Mutant(
         "versions grow by four",
-        "masterclock",
+        "pages",
         "version=(old.version + 1 | 1) + 1 if old else 2",
         "version=(old.version + 1 | 1) + 3 if old else 4",
     ),

@@ -61,6 +61,8 @@ def mutate(mutant: Mutant, patch: pytest.MonkeyPatch) -> None:
                 patch.setitem(operations.HANDLERS, name, getattr(changed, name))
     elif mutant.module == "debugfs":
         patch.setattr(judge_module, "shows", changed.shows)
+    elif mutant.module == "pages":
+        patch.setattr(masterclock, "written", changed.written)
     elif mutant.module == "arithmetic":
         for name in ("in_window", "tolerated"):
             patch.setattr(arithmetic, name, getattr(changed, name))
