@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Operations as JSON data and back: each field by the codec of its type (see `codec`)."""
 
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from functools import cache
 from typing import Any
 
@@ -22,19 +22,28 @@ def to_json(operation: Operation) -> dict[str, Any]:
 
 
 def from_json(data: Any) -> Operation:
-    """The operation that to_json() made `data` from; ScriptError says what is wrong with it."""
+    """The operation that to_json() made `data` from; ScriptError says what is wrong with it.
+
+    A field that has a default may be left out, as those are in older files that were added since.
+    """
     if type(data) is not dict:
         raise ScriptError(f"expected an operation, got {data!a:.60}")
     kind = OPERATIONS[_kind(data.get("op"))]
     codecs = _codecs(kind.name)
     given = {name: value for name, value in data.items() if name != "op"}
-    if set(given) | {"label"} != set(codecs):
-        odd = sorted(set(given) ^ (set(codecs) - {"label"} | (set(given) & {"label"})))
+    odd = sorted(set(given) - set(codecs) | _required(kind.name) - set(given))
+    if odd:
         raise ScriptError(f"{kind.name}: missing or unknown: {', '.join(str(name)[:60] for name in odd)}")
     made = kind(**{name: codecs[name].decode(value) for name, value in given.items()})
     if complaint := made.complaint():
         raise ScriptError(f"{kind.name}: {complaint}")
     return made
+
+
+@cache
+def _required(name: str) -> frozenset[str]:
+    """The fields without a default."""
+    return frozenset(field.name for field in fields(OPERATIONS[name]) if field.default is MISSING)
 
 
 @cache
