@@ -70,6 +70,7 @@ CPUS = 2
 
 _RELEASE = "the model"
 _BOOTED_NS = 3_600 * 10**9  # the simulated machine has been up for an hour
+_REFERENCE_TIMES = ("reference", "HV_TIME_REF_COUNT")
 _REALTIME_NS = 1_700_000_000 * 10**9  # its CLOCK_REALTIME when it was booted
 
 
@@ -185,6 +186,7 @@ class Simulation:
         self.read: dict[str, tuple[int, ...]] = {}
         self.khz: dict[int, int] = {}
         self.created_khz: dict[int, int] = {}
+        self.tsc_page = (0, 0)  # scale and offset of the TSC page that was read last
         self.step = 0
 
     def fork(self) -> "Simulation":
@@ -193,6 +195,7 @@ class Simulation:
         other.world = self.world.fork()
         other.read, other.khz = dict(self.read), dict(self.khz)
         other.created_khz = dict(self.created_khz)
+        other.tsc_page = self.tsc_page
         return other
 
     def next(self, operation: Operation, pace: Pace = USUAL, *, debugfs: bool = False) -> Event | None:
@@ -294,6 +297,7 @@ class Simulation:
         read = [self._value(outcome.world, answer, action.moment) % 2**64 for answer in outcome.answers]
         self._put_on_line(read, outcome, action.moment)
         operation: Operation = action.operation
+        self._count_by_page(read, outcome, operation.value_names)
         return operation.recorded(action.written, read)
 
     def _put_on_line(self, values: list[int], outcome: Outcome, moment: Moment) -> None:
@@ -312,6 +316,16 @@ class Simulation:
                 clock = clock // found.unit - line.scaled(found.at, values[found.scale])
             values[found.clock] = clock % 2**64
             line.note_origin(outcome.world, found)
+
+    def _count_by_page(self, values: list[int], outcome: Outcome, names: tuple[str, ...]) -> None:
+        """Has a reference time that the rules do not predict be the TSC page's for the TSC read before it, as
+        get_time_ref_counter() has it: that of a vCPU with a rate of its own."""
+        if "hv_scale" in names and len(values) == len(names):
+            self.tsc_page = values[names.index("hv_scale")], values[names.index("hv_offset")]
+        scale, offset = self.tsc_page
+        for place, (name, answer) in enumerate(zip(names, outcome.answers, strict=False)):
+            if answer is None and name in _REFERENCE_TIMES and scale and place:
+                values[place] = ((values[place - 1] * scale >> 64) + offset) % 2**64
 
     def _value(self, world: World, answer: Answer, moment: Moment) -> int:
         """A value as predicted; where that is an interval, one of it, which then is the one it had."""
