@@ -105,6 +105,15 @@ def test_a_contract_that_the_expected_policy_breaks_itself_is_an_xfail() -> None
     assert "the write was overridden" in result.reason
 
 
+def test_a_contract_that_a_kernel_breaks_as_its_probe_does_is_predicted_there() -> None:
+    scenario, marks = SCENARIOS["xen-stopped"], dataclasses.replace(HOST, marks_xen=True)
+    trace = play(scenario.name, scenario.script, host=marks)
+    result = judged(scenario, trace, probe(host=marks))
+    assert (result.verdict, result.predicted) == (Verdict.XFAIL, True)
+    assert "flags" in result.reason
+    assert verdict("xen-stopped", "mainline-6.7").verdict is Verdict.PASS
+
+
 def test_a_kernel_with_another_policy_fails_even_where_it_keeps_the_contract() -> None:
     # Oliver Upton's version honours the write, which 6.7 does not.
     result = verdict("offset-then-write", "oliver-upton")
