@@ -30,7 +30,9 @@ def test_the_fix_of_young_restores_is_what_differs_between_6_1_and_6_12(
     assert found.kept_by_first == ()
     assert set(found.kept_by_second) >= FIXED
     assert {each.scenario for each in found.differences} >= {*FIXED, "young-restore-twice"}
-    assert {each.second for each in found.differences} == {"vCPU 0 honours what was written"}
+    # 6.12 is built with Xen, and 6.1 is not.
+    others = [each for each in found.differences if not each.scenario.startswith("xen-")]
+    assert {each.second for each in others} == {"vCPU 0 honours what was written"}
 
 
 def test_a_kernel_played_twice_differs_in_nothing(kernel: Callable[[str], Kernel]) -> None:

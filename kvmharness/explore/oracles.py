@@ -10,6 +10,7 @@ complaint    the kernel warned, oopsed or was lost meanwhile
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import NamedTuple
 
 from kvmharness.contract.entitled import ENTITLEMENTS, Breach, breaches
@@ -24,8 +25,8 @@ from kvmharness.model.policy import Policy
 from kvmharness.model.rates import UnknownRateError
 from kvmharness.model.simulate import Pace, simulate
 from kvmharness.model.state import DoubtError, Host
-from kvmharness.script import Operation
-from kvmharness.trace import Trace
+from kvmharness.script import Operation, SetMsrs, WriteTogether
+from kvmharness.trace import Bracket, Event, Trace
 
 IMPOSSIBLE, ENTITLEMENT, DIFFERS, COMPLAINT = "impossible", "entitlement", "differs", "complaint"
 
@@ -124,11 +125,11 @@ class Oracles:
             return set()
         shows = any(event.debugfs for event in trace.events)
         found: set[str] = set()
-        for choose in _CHOICES:
+        for played, choose in product(_ways(trace), _CHOICES):
             try:
                 simulated = simulate(
-                    *("", trace.script, self.policy, known(self.host)),
-                    pace=_pace_of(trace),
+                    *("", played.script, self.policy, known(self.host)),
+                    pace=_pace_of(played),
                     choose=choose,
                     debugfs=shows,
                     begin=trace.events[0].bracket.tsc_before,
@@ -143,6 +144,28 @@ def _sort(operation: Operation) -> str:
     """What sort of step it is: of MSRs that were written the TSC says it all."""
     written = operation.sets_tsc and "TSC" in operation.value_names
     return f"{operation.name} TSC" if written else kind(operation)
+
+
+def _ways(trace: Trace) -> list[Trace]:
+    """The trace; and where vCPUs are written at once, also as if they were written one after the other.
+
+    KVM does that (kvm_synchronize_tsc() takes the VM's tsc_write_lock), and a made-up player does it at one
+    moment.
+    """
+    events: list[Event] = []
+    for event in trace.events:
+        operation = event.operation
+        if not isinstance(operation, WriteTogether):
+            events.append(event)
+            continue
+        (tsc, ns, ns_after, tsc_after), count = event.bracket, len(operation.vcpus)
+        width, width_ns = (tsc_after - tsc) // count, (ns_after - ns) // count
+        for place, (vcpu, value) in enumerate(zip(operation.vcpus, operation.values, strict=True)):
+            begin, begin_ns = tsc + place * width, ns + place * width_ns
+            bracket = Bracket(begin, begin_ns, begin_ns + width_ns, begin + width)
+            events.append(Event(SetMsrs(vcpu=vcpu, msrs=(("TSC", value),)), bracket))
+    at_once = len(events) > len(trace.events)
+    return [trace, replace(trace, events=tuple(events))] if at_once else [trace]
 
 
 def _pace_of(trace: Trace) -> Callable[[Operation], Pace]:
