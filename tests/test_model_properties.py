@@ -135,6 +135,7 @@ def test_what_a_pending_answer_rests_on_is_not_forgotten() -> None:
 exact_policies = policies.filter(lambda policy: policy.honours_writes and policy.reloads == "unstable")
 
 
+@settings(max_examples=settings().max_examples // 2)
 @given(scripts(frequencies=False), exact_policies, st.data())
 def test_a_reading_changed_by_more_than_the_brackets_allow_is_impossible(
     script: Script, policy: Policy, data: st.DataObject

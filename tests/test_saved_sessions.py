@@ -256,7 +256,7 @@ def test_a_file_of_no_session_is_one_line_and_status_2(
 # In the lab
 
 
-@pytest.mark.parametrize("spec", ["debian:6.1", "debian:6.12"])
+@pytest.mark.parametrize("spec", ["debian:6.1", pytest.param("debian:6.12", marks=pytest.mark.full)])
 def test_the_catalogue_played_in_the_lab_is_judged_as_in_the_run(
     kernel: Callable[[str], Kernel], spec: str, tmp_path: Path, capsys: Capture
 ) -> None:
