@@ -22,6 +22,7 @@ from kvmharness.script import (
     Read,
     Run,
     Script,
+    SetClocksource,
     SetMsrs,
     SetTscKhz,
     SetTscOffset,
@@ -262,3 +263,15 @@ def test_defects_of_the_catalogue_are_seen_without_its_claims(name: str) -> None
     for policy in BOTH:
         trace = simulate(name, SCENARIOS[name].script, POLICIES[policy], debugfs=True)
         assert (rule in {each.rule for each in breaches(trace)}) is (policy in policies), policy
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_clock_need_not_be_stable_again_once_the_hosts_has_left_the_tsc(leaves: bool) -> None:
+    # docs/findings.md, host-clock-comes-back: nothing has KVM look again.
+    script = (*create(0), SetClocksource(tsc=not leaves), Run(vcpu=0), GetClock(label="clock"))
+    host = replace(HOST, one_tsc=True)
+    trace = simulate("", script, POLICIES["mainline-6.7"], host, debugfs=True)
+    *before, clock = trace.events
+    unstable = replace(clock, values=(clock.values[0], 0, *clock.values[2:]))
+    found = breaches(replace(trace, events=(*before, unstable)))
+    assert [each.rule for each in found] == ([] if leaves else ["stable"])

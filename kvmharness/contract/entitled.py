@@ -114,6 +114,7 @@ class _Reader:
         self._khz = 0
         self._vm_rate_set = False
         self._old_clock = False
+        self._host_clock_left = False
         self._lines = Lines()
 
     def take(self, step: int, event: Event) -> Iterator[Breach]:
@@ -127,6 +128,7 @@ class _Reader:
             self._vm_rate_set = True
         if "SYSTEM_TIME_OLD" in (*operation.value_names, getattr(operation, "msr", "")):
             self._old_clock = True
+        self._host_clock_left = self._host_clock_left or operation.host_clock_on_tsc is False
         known = [number for number in operation.vcpu_numbers if number in self._vcpus]
         sets = _sets_tsc(event)
         for place, number in enumerate(operation.vcpu_numbers):
@@ -228,7 +230,8 @@ class _Reader:
         if len(offsets) < len(vcpus) or not self._at_host_rate():
             return
         alike, stable = len({each.low for each in offsets}) == 1, bool(flags & TSC_STABLE)
-        if alike and not stable:
+        # Once the host's clock has left the TSC, KVM may take a while, or a KVM_SET_CLOCK, to trust it again.
+        if alike and not stable and not self._host_clock_left:
             said = "all vCPUs have one offset and have run, and KVM_GET_CLOCK does not call the clock stable"
             yield Breach("stable", step, None, said)
         if stable and not alike:

@@ -24,7 +24,7 @@ class Lines:
         """Take a step; the vCPU whose page has left its line, and how far."""
         operation = event.operation
         self._note_addresses(event)
-        if operation.sets_clock:
+        if operation.sets_clock or operation.host_clock_on_tsc is not None:
             self._pages.clear()
         for number in operation.vcpu_numbers:
             moves = operation.sets_tsc or operation.value_names == ("khz",)
