@@ -30,6 +30,7 @@ def test_every_scenario_has_its_place_on_the_page() -> None:
     assert [line[4:] for line in lines if line.startswith("### ")] == list(SCENARIOS)
 
 
+@pytest.mark.full
 def test_every_pair_is_distinguished_or_the_page_says_why_not() -> None:
     undistinguished = {
         frozenset(pair) for pair, names in catalogue.distinguished_pairs().items() if not names

@@ -148,7 +148,8 @@ def test_an_emulator_killed_at_any_moment_is_lost_and_never_judged(
     assert ended.count("") <= moments / 2
 
 
-@pytest.mark.parametrize("built", [False, pytest.param(True, marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("built", [False, True])
 def test_a_run_that_is_lost_from_a_snapshot_is_tried_again_from_a_boot(
     kernel: Find, monkeypatch: pytest.MonkeyPatch, built: bool
 ) -> None:
