@@ -93,6 +93,19 @@ def test_a_clock_that_is_set_has_xens_page_written_again() -> None:
     assert possible(*first, step(ReadXenTime(vcpu=0), 1006 * MS, *values), host=XEN)
 
 
+def test_a_page_that_is_shared_again_may_have_xens_time_written_again_or_not() -> None:
+    again = step(SetXen(), 1004 * MS)
+    first = started(told(1003 * MS), again, run(1005 * MS, 5 * MS))
+    looked_at = step(ReadXenTime(vcpu=0), 1006 * MS, 4, 5 * MS, 105 * MS, 2**31, 1, STABLE)
+    assert possible(*first, told(1006 * MS), host=XEN)
+    assert possible(*first, looked_at, host=XEN)
+    more = step(SetXen(), 1007 * MS), run(1008 * MS, 8 * MS)
+    assert possible(*first, told(1006 * MS), *more, told(1009 * MS), host=XEN)
+    for version in (0, 3):
+        assert not possible(*first, told(1006 * MS, version=version), host=XEN)
+    assert not possible(*first, told(1006 * MS, 4), host=XEN)
+
+
 def walled(*more: Event) -> Trace:
     """A VM of a machine that counts instructions, whose real time is 5 s above its raw clock."""
     seen = dataclasses.replace(clock(1001 * MS), values=(101 * MS, 14, 6001 * MS, 1001 * MS))

@@ -193,6 +193,8 @@ class World:
     """A VM, and what is known of the machine. TSCs and offsets in cycles, *_nsec in ns.
 
     host_khz ... has_xen  what is known of the machine, see Host
+    xen_renews       whether naming the page that a Xen shares has the masterclock looked at again, as up to
+                     7.2, though it is of no concern to that; None: not seen
     refuses_vm_khz   whether KVM_SET_TSC_KHZ of the VM is refused after the first vCPU; None: not seen
     created          when the VM was created; None: not known
     clock_at_master  what the clock is at the masterclock's snapshot (ns), if KVM_SET_CLOCK gave it for that
@@ -238,6 +240,7 @@ class World:
     has_l2_scaling: bool | None = None
     has_steal_time: bool | None = None
     has_xen: bool | None = None
+    xen_renews: bool | None = None
     refuses_vm_khz: bool | None = None
     has_irqchip: bool = False
     pages_known: bool = True

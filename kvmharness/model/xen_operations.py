@@ -15,16 +15,31 @@ from kvmharness.model.state import Moment, World
 
 
 def set_xen(rules: Rules, world: World, action: Action) -> list[Outcome]:
-    """KVM_XEN_HVM_CONFIG, and kvm_xen_shared_info_init(), which asks all vCPUs to look at the masterclock."""
+    """KVM_XEN_HVM_CONFIG, and kvm_xen_shared_info_init(), which may ask all vCPUs to look at the masterclock.
+
+    It does so up to 7.2, and no longer on 7.3.
+    """
     outcomes = _without_xen(world)
     if world.has_xen is False:
         return outcomes
     world.has_xen = True
     times = world.xen.times + 1 if world.xen else 1
     world.xen = XenClock(times, _wall_clock(rules, world, action))
-    for vcpu in world.vcpus.values():
-        vcpu.request = True
-    return [Outcome(world), *outcomes]
+    return [*map(Outcome, _renewed(world)), *outcomes]
+
+
+def _renewed(world: World) -> list[World]:
+    """The world in which all vCPUs are asked to look at the masterclock, and the one in which none is, as far
+    as that is not known."""
+    worlds = [world]
+    if world.xen_renews is None and not all(each.request for each in world.vcpus.values()):
+        unasked = world.fork()
+        world.xen_renews, unasked.xen_renews = True, False
+        worlds.append(unasked)
+    if world.xen_renews is not False:
+        for vcpu in world.vcpus.values():
+            vcpu.request = True
+    return worlds
 
 
 def set_xen_time(rules: Rules, world: World, action: Action) -> list[Outcome]:
