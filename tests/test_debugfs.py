@@ -11,7 +11,7 @@ from kvmharness import script
 from kvmharness.contract import OffsetClaim, Status
 from kvmharness.kvm import System
 from kvmharness.model.state import Host
-from kvmharness.player import player, stage
+from kvmharness.player import played_vm, player
 from kvmharness.player.debugfs import Debugfs
 from kvmharness.script import CreateVcpu, GetMsrs, GetTscOffset, Run, Sleep
 from kvmharness.trace import DebugfsReading, Event, Trace, from_played
@@ -118,7 +118,7 @@ def test_the_player_looks_behind_each_step_on_a_vcpu(system: System, monkeypatch
         def close(self) -> None:
             asked.append(([], False))
 
-    monkeypatch.setattr(stage, "Debugfs", Shown)
+    monkeypatch.setattr(played_vm, "Debugfs", Shown)
     operations = (CreateVcpu(vcpu=0), Sleep(ns=1), Run(vcpu=0))
     steps = player.Player(system).play([script.to_json(each) for each in operations])
     created, waited, ran = from_played("test", "release", steps).events

@@ -61,8 +61,11 @@ def test_an_operation_is_known_in_three_files(operation: str) -> None:
         if {kind.__name__, f"_do_{operation}"} & used or asked & said
     }
     rule = HANDLERS[operation].__module__.removeprefix("kvmharness.").replace(".", "/") + ".py"
+    method = getattr(Stage, f"_do_{operation}")
+    player = method.__module__.removeprefix("kvmharness.").replace(".", "/") + ".py"
+    assert player in {"player/host_operations.py", "player/guest_operations.py"}
     own = kind.__module__.removeprefix("kvmharness.").replace(".", "/") + ".py"
-    assert (where | {rule}) - {IN_C} == {own, "player/stage.py", rule}
+    assert (where | {rule}) - {IN_C} == {own, player, rule}
 
 
 def test_every_operation_has_a_player_and_a_rule() -> None:
