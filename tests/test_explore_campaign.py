@@ -14,7 +14,8 @@ from kvmharness.judging.verdict import BY_CONTRACTS, Expectation
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.simulate import HOST, SimulatedRules, simulate
 from kvmharness.scenarios import SCENARIOS, Scenario
-from kvmharness.script import CreateVcpu, SetClock, SetMsrs, SetTscOffset, Time
+from kvmharness.script import CreateVcpu, Read, Run, SetClock, SetMsrs, SetTscOffset, Time
+from kvmharness.trace import Trace
 from tests.made_up_faults import FAULTS, Rules, player
 
 Play = Callable[[Sequence[Scenario]], Session]
@@ -150,6 +151,29 @@ def test_a_break_that_depends_on_how_long_the_host_was_up_is_known() -> None:
     trace = simulate("", script, policy, debugfs=True, begin=up_ns * 2)
     symptoms = Oracles(policy, HOST).ask(trace).symptoms
     assert [(each.what, each.step, each.predicted) for each in symptoms] == [("timeline", 3, True)]
+
+
+def test_a_break_that_depends_on_when_in_its_step_a_guest_read_its_tsc_is_known() -> None:
+    """A write 1 s behind the last one is dropped or not for what the guest had read, 1 us more or less."""
+    policy, second = POLICIES["mainline-6.7"], (HOST.khz or 0) * 1000
+
+    def played(plus: int, read: dict[str, tuple[int, ...]]) -> Trace:
+        script = (
+            CreateVcpu(vcpu=0, guest="rdtsc-16", label="create"),
+            Run(vcpu=0, label="run"),
+            SetMsrs(vcpu=0, msrs=(("TSC", 2**56),), label="far"),
+            SetMsrs(vcpu=0, msrs=(("TSC", Read("run", 2**56 + plus)),), label="near"),
+        )
+        trace = simulate("", script, policy, debugfs=True, read=read)
+        events = [replace(each, values=read.get(each.operation.label, each.values)) for each in trace.events]
+        return replace(trace, events=tuple(events))
+
+    usual = played(0, {})
+    (guest,) = usual.events[1].values
+    between = usual.events[3].bracket.tsc_after - usual.events[2].bracket.tsc_after
+    trace = played(between - second - guest - 500, {"run": (guest + 1000,)})
+    symptoms = Oracles(policy, HOST).ask(trace).symptoms
+    assert [(each.what, each.step, each.predicted) for each in symptoms] == [("timeline", 4, True)]
 
 
 def findings_of(rules: Rules) -> list[Finding]:

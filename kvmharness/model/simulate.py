@@ -6,7 +6,7 @@ falls one way.
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -106,6 +106,7 @@ def simulate(
     watch: Callable[[Step], None] = lambda step: None,
     debugfs: bool = False,
     begin: int | None = None,
+    read: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Trace:
     """The trace that a kernel with `policy` leaves of a script.
 
@@ -113,6 +114,8 @@ def simulate(
     so many where kernels differ in what no policy speaks of, or a value within an interval where the
     rules leave one. `watch` gets every step. With `debugfs` the kernel shows what its vCPUs have, as
     debugfs does. `begin` is the host's TSC at the first step (None: of one that was booted an hour ago).
+    Values that depend on a reading take what `read` has for its label, if anything, instead of what is
+    simulated.
     The trace ends early where a player's would. TooWideError
     where a TSC is caught up with from halfway round the circle of 64 bits, of which the rules do not tell.
     """
@@ -123,6 +126,8 @@ def simulate(
         if event is None:
             break
         events.append(event)
+        if read and operation.label in read:
+            stage.read[operation.label] = read[operation.label]
         watch(Step(event, stage.world))
     return trace_of(scenario, events, host, stage.created)
 
