@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The judge on hand-worked traces: a kernel whose KVM_SET_TSC_KHZ writes the vCPU's own TSC as well."""
 
+from itertools import product
+
 import pytest
 
 from kvmharness.model import arithmetic
@@ -111,3 +113,20 @@ def test_what_a_window_answers_of_an_interval_is_what_it_answers_of_some_value_i
                 for place in range(low, high + 1)
             }
             assert arithmetic.window_answers_within(least, most, low, high, window) == found
+
+
+def test_of_numbers_that_wrap_around_one_may_be_less_or_equal_where_some_pair_of_them_is() -> None:
+    word = arithmetic.WORD
+    near = range(-3, 3)
+    intervals = [(low, high) for low in near for high in near if low <= high <= low + 3]
+    for (low, high), (other_low, other_high) in product(intervals, intervals):
+        ours = [value % word for value in range(low, high + 1)]
+        theirs = [value % word for value in range(other_low, other_high + 1)]
+        ends = (
+            low % word,
+            low % word + high - low,
+            other_low % word,
+            other_low % word + other_high - other_low,
+        )
+        assert arithmetic.may_be_less(*ends) is (min(ours) < max(theirs))
+        assert arithmetic.may_be_at_most(*ends) is (min(ours) <= max(theirs))

@@ -111,9 +111,10 @@ class Generator:
         if not draft.guests:
             if devices:
                 devices.begin()
-            for number in range(self._chance.choice((1, 1, 2))):
+            for number in range(self._chance.choice((1, 1, 1, 1, 2, 2, 9))):
                 anything.create_one(number)
-        while draft.guests and len(draft.operations) < min(length, _LITTLE) and not draft.is_over:
+        end = len(draft.operations) + min(length, _LITTLE)
+        while draft.guests and len(draft.operations) < end and not draft.is_over:
             anything.step_of_any_kind()
             anything.write_tsc()
 

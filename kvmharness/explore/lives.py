@@ -46,7 +46,7 @@ class Life:
 
     def begin(self) -> None:
         """vCPUs are created, all of them first or each with what is to be written to it."""
-        count = self.chance.choices((1, 2, 3, 4, 5, 9), (4, 8, 5, 3, 1, 1))[0]
+        count = self.chance.choices((1, 2, 3, 4, 5, 9), (4, 8, 5, 3, 1, 2))[0]
         self.anything.most_vcpus = max(count, self.anything.most_vcpus)
         if self.chance.random() < 0.15:
             self.anything.set_vm_khz()

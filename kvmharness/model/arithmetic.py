@@ -75,9 +75,20 @@ def in_window(value: int, expected: int, window: int) -> bool:
 
 def may_be_less(low: int, high: int, other_low: int, other_high: int) -> bool:
     """Whether one of `low` to `high` may be less than one of the others, each taken modulo 2**64."""
-    least = 0 if low // WORD != high // WORD else low % WORD
-    most = WORD - 1 if other_low // WORD != other_high // WORD else other_high % WORD
-    return least < most
+    return _least(low, high) < _most(other_low, other_high)
+
+
+def may_be_at_most(low: int, high: int, other_low: int, other_high: int) -> bool:
+    """Whether one of `low` to `high` may be as much as one of the others, or less, each modulo 2**64."""
+    return _least(low, high) <= _most(other_low, other_high)
+
+
+def _least(low: int, high: int) -> int:
+    return 0 if low // WORD != high // WORD else low % WORD
+
+
+def _most(low: int, high: int) -> int:
+    return WORD - 1 if low // WORD != high // WORD else high % WORD
 
 
 def window_answers(value: int, low: int, high: int, window: int) -> set[bool]:

@@ -163,7 +163,7 @@ class Masterclock(ReferenceTime):
             tsc = Interval(now.low + scaled.low, now.high + scaled.high)
             if arithmetic.may_be_less(tsc.low, tsc.high, due.low, due.high):
                 found.append(Interval(due.low - scaled.high, due.high - scaled.low).near(now))
-            if arithmetic.may_be_less(due.low, due.high, tsc.low, tsc.high + 1):
+            if arithmetic.may_be_at_most(due.low, due.high, tsc.low, tsc.high):
                 found.append(now)
         low, high = min(each.low for each in found), max(each.high for each in found)
         if (low, high) != (now.low, now.high):
