@@ -86,3 +86,16 @@ def test_nobody_asks_an_operation_for_its_class() -> None:
         if isinstance(node, ast.Call | ast.Compare | ast.MatchClass) and names(node) & CLASSES
     ]
     assert not asking
+
+
+def test_what_makes_scripts_asks_no_operation_for_its_class_either() -> None:
+    trees = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in ROOT.rglob("*.py")}
+    assert any(name.startswith("explore/") for name in trees)
+    asking = [
+        f"{name}, line {node.lineno}"
+        for name, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        if node.func.id in {"isinstance", "issubclass", "type"} and names(node) & CLASSES
+    ]
+    assert not asking

@@ -2,9 +2,9 @@
 """Steps of every kind, whatever came before."""
 
 from collections.abc import Callable
-from typing import Protocol
 
 from kvmharness.explore import values
+from kvmharness.explore.devices import Devices
 from kvmharness.explore.draft import MS, SECOND, Draft
 from kvmharness.guests import PROGRAMS
 from kvmharness.guests.layout import MAX_VCPUS, kvmclock_address
@@ -42,24 +42,6 @@ GUESTS = (
     *("rdtscp-16", "rdmsr-16", "ring-16", "ring-64", "warp-64", "warp-64"),
 )
 RUN_NS = 300_000  # an endless guest's; the others exit by themselves long before
-
-
-class Devices(Protocol):
-    """What more than a plain VM there is: a guest that uses it, and steps that do."""
-
-    guest: str
-
-    def begin(self) -> None:
-        """What comes before the first vCPU."""
-
-    def created(self, number: int) -> None:
-        """What comes after a vCPU's creation."""
-
-    def kinds(self) -> list[tuple[Callable[[], None], int]]:
-        """Each kind of step, and how often it comes."""
-
-    def last_look(self, number: int) -> None:
-        """What there is to see of a vCPU in the end."""
 
 
 class Anything:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from kvmharness.model.arithmetic import WORD, cycles
 from kvmharness.model.interval import signed
 from kvmharness.model.state import World
-from kvmharness.script import GuestWrite, Operation
+from kvmharness.script import Operation
 from kvmharness.trace import Event
 
 Feature = tuple[object, ...]
@@ -98,8 +98,8 @@ def situation(world: World, number: int | None, now_ns: int) -> Situation:
 
 def kind(operation: Operation) -> str:
     """What kind of step it is: its name, and the MSRs that it is about."""
-    if isinstance(operation, GuestWrite):
-        return f"{operation.name} {operation.msr}"
+    if operation.guest_writes:
+        return f"{operation.name} {operation.guest_writes}"
     names = operation.value_names
     return f"{operation.name} {' '.join(names)}" if names and names[0].isupper() else operation.name
 

@@ -12,7 +12,7 @@ from kvmharness.model.policy import Policy
 from kvmharness.model.quantity import bounds
 from kvmharness.model.simulate import HOST, UNPREDICTABLE, Pace, Simulation, simulated_rules
 from kvmharness.model.state import Host, Vcpu, World
-from kvmharness.script import CreateVcpu, GetClockGuest, Operation, Read, Script, Time, Value
+from kvmharness.script import Operation, Read, Script, Time, Value
 from kvmharness.trace import Event
 
 MS = 1_000_000
@@ -132,8 +132,8 @@ class Draft:
         return event
 
     def _note(self, operation: Operation, event: Event) -> None:
-        if isinstance(operation, CreateVcpu):
-            self.guests[operation.vcpu] = operation.guest
+        if operation.creates_vcpu:
+            self.guests[operation.vcpu_numbers[0]] = operation.new_guest
         elif not event.values or not operation.label:
             return
         names = operation.value_names
@@ -143,7 +143,7 @@ class Draft:
             self.offsets.append(operation.label)
         elif names[:1] == ("clock",) and len(event.values) > 1:
             self.clocks.append(operation.label)
-        elif isinstance(operation, GetClockGuest):
+        elif names[:1] == ("page_version",):
             self.functions.append(operation.label)
 
     # What values stand for

@@ -5,8 +5,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from kvmharness.explore.anything import Anything, Devices
+from kvmharness.explore.anything import Anything
 from kvmharness.explore.coverage import Coverage
+from kvmharness.explore.devices import Devices
 from kvmharness.explore.draft import Draft, Ground
 from kvmharness.explore.hyperv import HyperV
 from kvmharness.explore.lives import Life
@@ -14,7 +15,7 @@ from kvmharness.explore.nested import Nested
 from kvmharness.explore.steal import Steal
 from kvmharness.explore.timers import Timers
 from kvmharness.explore.xen import Xen
-from kvmharness.script import Script, Sleep
+from kvmharness.script import Script
 
 # So many scripts are made for each that is played: the one that reaches most of what is new. The best of the
 # others wait for the next time, which costs less than to make more.
@@ -73,7 +74,7 @@ class Generator:
     def _devices(self, draft: Draft) -> Devices | None:
         """What more than a plain VM most scripts do without; never what the host has not."""
         host = self.ground.host
-        kinds: dict[type[Timers | HyperV | Steal | Xen | Nested] | None, int] = {
+        kinds: dict[type[Devices] | None, int] = {
             None: 8,
             Timers: 1,
             HyperV: host.has_hyperv is not False,
@@ -122,7 +123,7 @@ class Generator:
         """Begin as a script that was kept does, with a step left out or a wait of another length."""
         for operation in script[: self._chance.randint(2, max(2, len(script)))]:
             if operation.creates_vcpu or self._chance.random() > 0.06:
-                waits = isinstance(operation, Sleep) and self._chance.random() < 0.3
+                waits = operation.only_waits and self._chance.random() < 0.3
                 longer = self._chance.choice((operation.waits_ns // 2, operation.waits_ns * 2))
                 most = min(longer, self.ground.most_wait_ns)
                 draft.add(replace(operation, ns=most) if waits else operation)  # type: ignore[call-arg]

@@ -3,7 +3,7 @@
 
 from collections.abc import Callable
 
-from kvmharness.explore.draft import Draft
+from kvmharness.explore.devices import Devices
 from kvmharness.guests.layout import TSC_PAGE
 from kvmharness.script import (
     GetMsrs,
@@ -15,7 +15,6 @@ from kvmharness.script import (
     SetMsrs,
 )
 
-GUEST = "hyperv-16"
 _OS_ID = 0x8100 << 48  # HYPERV_LINUX_OS_ID
 # What is written to each MSR.
 _WRITTEN = {
@@ -26,17 +25,10 @@ _WRITTEN = {
 }
 
 
-class HyperV:
-    """Takes such steps, for a draft that begins with them."""
+class HyperV(Devices):
+    """The CPUID, the MSRs, and the time read in each way."""
 
-    guest = GUEST
-
-    def __init__(self, draft: Draft) -> None:
-        self.draft = draft
-        self.chance = draft.chance
-
-    def begin(self) -> None:
-        """Nothing comes before the first vCPU."""
+    guest = "hyperv-16"
 
     def created(self, number: int) -> None:
         """A new vCPU is given the CPUID of a Hyper-V."""
@@ -51,7 +43,7 @@ class HyperV:
 
     def last_look(self, number: int) -> None:
         """The reference time of a vCPU's guest, in both ways."""
-        if self._reads(number):
+        if self._uses(number):
             self.draft.add(ReadReferenceTime(vcpu=number, label=self.draft.label("last-reference")))
 
     # One method for each kind of step
@@ -89,7 +81,7 @@ class HyperV:
         self.created(self._one())
 
     def _write(self, vcpu: int, msrs: tuple[tuple[str, int], ...]) -> None:
-        by_guest = self._reads(vcpu) and self.chance.random() < 0.5
+        by_guest = self._uses(vcpu) and self.chance.random() < 0.5
         steps: list[Operation] = [SetMsrs(vcpu=vcpu, msrs=msrs, label=self.draft.label("hv-write"))]
         if by_guest:
             label = self.draft.label
@@ -98,11 +90,3 @@ class HyperV:
             ]
         for step in steps:
             self.draft.add(step)
-
-    def _one(self) -> int:
-        """One of the vCPUs, whose guest reads its reference time if any does."""
-        reading = [number for number in self.draft.vcpus if self._reads(number)]
-        return self.chance.choice(reading or self.draft.vcpus)
-
-    def _reads(self, number: int) -> bool:
-        return self.draft.guests[number] == GUEST

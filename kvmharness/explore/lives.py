@@ -4,7 +4,8 @@
 from collections.abc import Callable
 
 from kvmharness.explore import values
-from kvmharness.explore.anything import Anything, Devices
+from kvmharness.explore.anything import Anything
+from kvmharness.explore.devices import Devices
 from kvmharness.explore.draft import MS, SECOND, Draft
 from kvmharness.script import (
     GetClock,

@@ -134,8 +134,8 @@ def _with_plain_guests(script: Script, numbers: set[int]) -> Script:
 
 
 def _with_plain_guest(step: Operation) -> Operation:
-    if isinstance(step, CreateVcpu):
-        return replace(step, guest=_PLAIN_GUEST)
+    if step.creates_vcpu:
+        return CreateVcpu(vcpu=step.vcpu_numbers[0], guest=_PLAIN_GUEST, label=step.label)
     if step.enters_guest and len(step.vcpu_numbers) == 1:
         return Run(vcpu=step.vcpu_numbers[0], label=step.label)
     return step

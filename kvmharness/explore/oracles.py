@@ -25,7 +25,7 @@ from kvmharness.model.policy import Policy
 from kvmharness.model.rates import UnknownRateError
 from kvmharness.model.simulate import Pace, simulate
 from kvmharness.model.state import DoubtError, Host
-from kvmharness.script import Operation, SetMsrs, WriteTogether
+from kvmharness.script import Operation
 from kvmharness.trace import Bracket, Event, Trace
 
 IMPOSSIBLE, ENTITLEMENT, DIFFERS, COMPLAINT = "impossible", "entitlement", "differs", "complaint"
@@ -156,16 +156,16 @@ def _ways(trace: Trace) -> list[Trace]:
     """
     events: list[Event] = []
     for event in trace.events:
-        operation = event.operation
-        if not isinstance(operation, WriteTogether):
+        operations = event.operation.one_after_the_other
+        if len(operations) < 2:
             events.append(event)
             continue
-        (tsc, ns, ns_after, tsc_after), count = event.bracket, len(operation.vcpus)
+        (tsc, ns, ns_after, tsc_after), count = event.bracket, len(operations)
         width, width_ns = (tsc_after - tsc) // count, (ns_after - ns) // count
-        for place, (vcpu, value) in enumerate(zip(operation.vcpus, operation.values, strict=True)):
+        for place, operation in enumerate(operations):
             begin, begin_ns = tsc + place * width, ns + place * width_ns
             bracket = Bracket(begin, begin_ns, begin_ns + width_ns, begin + width)
-            events.append(Event(SetMsrs(vcpu=vcpu, msrs=(("TSC", value),)), bracket))
+            events.append(Event(operation, bracket))
     at_once = len(events) > len(trace.events)
     return [trace, replace(trace, events=tuple(events))] if at_once else [trace]
 

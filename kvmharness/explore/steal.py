@@ -3,26 +3,19 @@
 
 from collections.abc import Callable
 
-from kvmharness.explore.draft import MS, Draft
+from kvmharness.explore.devices import Devices
+from kvmharness.explore.draft import MS
 from kvmharness.guests.layout import steal_time_address
 from kvmharness.script import GetMsrs, GuestWrite, ReadStealTime, SetMsrs, WaitForCpu
 
-GUEST = "steal-16"
 _WAITED_NS = (MS // 5, MS, MS, 3 * MS)
 _RESERVED = 0x3E  # KVM_STEAL_RESERVED_MASK
 
 
-class Steal:
-    """Takes such steps, for a draft that begins with them."""
+class Steal(Devices):
+    """The MSR written and read, steal time read, and a thread that waits."""
 
-    guest = GUEST
-
-    def __init__(self, draft: Draft) -> None:
-        self.draft = draft
-        self.chance = draft.chance
-
-    def begin(self) -> None:
-        """Nothing comes before the first vCPU."""
+    guest = "steal-16"
 
     def created(self, number: int) -> None:
         """The steal time of a new vCPU is switched on, most of the time."""
@@ -35,7 +28,7 @@ class Steal:
 
     def last_look(self, number: int) -> None:
         """The steal time of a vCPU's guest."""
-        if self._reads(number):
+        if self._uses(number):
             self.draft.add(ReadStealTime(vcpu=number, label=self.draft.label("last-steal")))
 
     # One method for each kind of step
@@ -61,17 +54,9 @@ class Steal:
         self.draft.add(GetMsrs(vcpu=self._one(), indices=("STEAL_TIME",), label=label))
 
     def _write(self, vcpu: int, value: int) -> None:
-        if self._reads(vcpu) and not value & _RESERVED and self.chance.random() < 0.4:
+        if self._uses(vcpu) and not value & _RESERVED and self.chance.random() < 0.4:
             label = self.draft.label("guest-steal")
             self.draft.add(GuestWrite(vcpu=vcpu, msr="STEAL_TIME", value=value, label=label))
             return
         msrs = (("STEAL_TIME", value),)
         self.draft.add(SetMsrs(vcpu=vcpu, msrs=msrs, label=self.draft.label("steal-write")))
-
-    def _one(self) -> int:
-        """One of the vCPUs, whose guest reads its steal time if any does."""
-        reading = [number for number in self.draft.vcpus if self._reads(number)]
-        return self.chance.choice(reading or self.draft.vcpus)
-
-    def _reads(self, number: int) -> bool:
-        return self.draft.guests[number] == GUEST

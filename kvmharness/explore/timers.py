@@ -4,7 +4,8 @@
 from collections.abc import Callable
 
 from kvmharness.explore import values
-from kvmharness.explore.draft import MS, SECOND, Draft
+from kvmharness.explore.devices import Devices
+from kvmharness.explore.draft import MS, SECOND
 from kvmharness.script import (
     AwaitTimer,
     CreateIrqchip,
@@ -17,7 +18,6 @@ from kvmharness.script import (
     Value,
 )
 
-GUEST = "timer-16"
 # How far ahead of the guest's TSC a deadline lies, in ns: soon, gone by, as far as another vCPU is old.
 _AHEAD_NS = (2 * MS, 2 * MS, 5 * MS, 20 * MS, -MS, -5 * MS, -SECOND, SECOND, 100 * SECOND)
 # From so many cycles on KVM has no room for what is to go, which it multiplies by 10**6.
@@ -26,14 +26,10 @@ _WRAPS = 2**64 // 10**6
 _AWAITED_NS = (3 * MS, 6 * MS, 6 * MS, 25 * MS)
 
 
-class Timers:
-    """Takes such steps, for a draft that begins with them."""
+class Timers(Devices):
+    """Deadlines, the local APIC, and guests that wait for the interrupt."""
 
-    guest = GUEST
-
-    def __init__(self, draft: Draft) -> None:
-        self.draft = draft
-        self.chance = draft.chance
+    guest = "timer-16"
 
     def begin(self) -> None:
         """The interrupt chip; now and then there is none."""
@@ -55,7 +51,7 @@ class Timers:
     def last_look(self, number: int) -> None:
         """What there is to see of a vCPU's timer."""
         self.read_deadline(number)
-        if self._takes_interrupt(number):
+        if self._uses(number):
             self.draft.add(AwaitTimer(vcpu=number, label=self.draft.label("last-timer")))
 
     # One method for each kind of step
@@ -111,14 +107,6 @@ class Timers:
         self.chance.shuffle(steps)
         for step in steps[: self.chance.choice((2, 3, 3))]:
             self.draft.add(step)
-
-    def _one(self) -> int:
-        """One of the vCPUs, which takes the interrupt if any does."""
-        taking = [number for number in self.draft.vcpus if self._takes_interrupt(number)]
-        return self.chance.choice(taking or self.draft.vcpus)
-
-    def _takes_interrupt(self, number: int) -> bool:
-        return self.draft.guests[number] == GUEST
 
     def _deadline_of(self, number: int) -> Value:
         now = self.draft.tsc(number)

@@ -3,21 +3,14 @@
 
 from collections.abc import Callable
 
-from kvmharness.explore.draft import Draft
+from kvmharness.explore.devices import Devices
 from kvmharness.script import ReadXenTime, ReadXenVcpuInfo, ReadXenWallClock, SetXen, SetXenTime
 
-# It reads its TSC, and writes MSRs when it is asked to.
-GUEST = "wrmsr-16"
 
+class Xen(Devices):
+    """A VM that becomes a Xen's, and its times read."""
 
-class Xen:
-    """Takes such steps, for a draft that begins with them."""
-
-    guest = GUEST
-
-    def __init__(self, draft: Draft) -> None:
-        self.draft = draft
-        self.chance = draft.chance
+    guest = "wrmsr-16"  # it reads its TSC, and writes MSRs when it is asked to
 
     def begin(self) -> None:
         """The VM becomes a Xen's, most of the time."""
@@ -59,6 +52,6 @@ class Xen:
         self.draft.add(ReadXenTime(vcpu=vcpu, label=self.draft.label(f"{when}xen-time")))
         self.draft.add(ReadXenVcpuInfo(vcpu=vcpu, label=self.draft.label(f"{when}xen-info")))
 
-    def _one(self) -> int:
-        """One of the vCPUs."""
-        return self.chance.choice(self.draft.vcpus)
+    def _uses(self, number: int) -> bool:
+        """Whether a vCPU has its time: with any guest."""
+        return True

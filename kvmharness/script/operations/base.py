@@ -61,6 +61,7 @@ class Operation:
     by_guest      whether all that it records is what the guest read of its TSC
     sets_tsc      whether it gives its vCPU a TSC
     sets_clock    whether it sets the VM's clock
+    only_waits    whether it does nothing but wait, `ns` ns
     """
 
     name: ClassVar[str] = ""
@@ -71,6 +72,7 @@ class Operation:
     by_guest: ClassVar[bool] = False
     sets_tsc: ClassVar[bool] = False
     sets_clock: ClassVar[bool] = False
+    only_waits: ClassVar[bool] = False
 
     label: Label = ""
 
@@ -84,6 +86,16 @@ class Operation:
     def vcpu_numbers(self) -> tuple[int, ...]:
         """The vCPUs that it is about."""
         return ()
+
+    @property
+    def new_guest(self) -> str:
+        """The program of the guest in the vCPU that it creates; "" if it creates none."""
+        return ""
+
+    @property
+    def one_after_the_other(self) -> "tuple[Operation, ...]":
+        """What it does to several vCPUs at once, as an operation on each; where it does not, itself."""
+        return (self,)
 
     @property
     def waits_ns(self) -> int:

@@ -72,6 +72,14 @@ class WriteTogether(OfVcpus):
         """Two for each vCPU."""
         return tuple(f"{what}-{vcpu}" for vcpu in self.vcpus for what in ("cpu", "TSC"))
 
+    @property
+    def one_after_the_other(self) -> tuple[SetMsrs, ...]:
+        """A write of each TSC."""
+        return tuple(
+            SetMsrs(vcpu=vcpu, msrs=(("TSC", value),))
+            for vcpu, value in zip(self.vcpus, self.values, strict=True)
+        )
+
     def complaint(self) -> str:
         """There has to be a value for each vCPU."""
         alike = len(self.values) == len(self.vcpus)

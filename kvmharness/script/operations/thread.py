@@ -50,6 +50,7 @@ class Sleep(Operation):
 
     name = "sleep"
     phrase = "wait"
+    only_waits = True
     ns: Duration
 
     @property

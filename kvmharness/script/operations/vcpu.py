@@ -23,6 +23,11 @@ class CreateVcpu(OfVcpu):
     sets_tsc = True
     guest: Guest = "rdtsc-16"
 
+    @property
+    def new_guest(self) -> str:
+        """Its guest."""
+        return self.guest
+
     def doubt(self, values: tuple[int, ...], error: str) -> str:
         """A vCPU that is there already is a rule of KVM; anything else leaves no vCPU."""
         return failed(error) if error not in ("", "EEXIST") else no_rate(values, 1)
