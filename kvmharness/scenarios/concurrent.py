@@ -174,7 +174,7 @@ SCENARIOS = (
         ),
         source="kvm_start_pvclock_update(), which has all vCPUs leave their guests for KVM_SET_CLOCK",
         consequence="Part of the guest goes by the time of before, and its clock jumps between vCPUs.",
-        needs=("stable-tsc", "masterclock", "two-cpus"),
+        needs=("stable-tsc", "masterclock", "clock-realtime", "two-cpus"),
         script=(
             CreateVcpu(vcpu=0, guest="warp-64", label="create-0"),
             CreateVcpu(vcpu=1, label="create-1"),

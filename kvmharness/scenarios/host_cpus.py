@@ -42,7 +42,7 @@ SCENARIOS = (
         ),
         source=f"{_ENABLE}; kvmclock_cpu_online()",
         consequence="The guest's clock jumps, or its vCPUs disagree about the time, once a CPU was offline.",
-        needs=("cpu-hotplug", "masterclock"),
+        needs=("cpu-hotplug", "masterclock", "clock-realtime"),
         alone=True,
         script=(
             *_two(),
