@@ -11,7 +11,7 @@ from kvmharness.model.interval import Interval
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.rates import UnknownRateError
 from kvmharness.model.simulate import HOST, Pace, SimulatedRules, Simulation
-from kvmharness.model.state import Moment, Vcpu, World
+from kvmharness.model.state import Host, Moment, Vcpu, World
 from kvmharness.scenarios import Scenario
 from kvmharness.script import Script
 from kvmharness.trace import Trace
@@ -20,9 +20,9 @@ Rules = type[SimulatedRules]
 _PACE = Pace(2_000, 0, 2_000, 200_000)
 
 
-def play(rules: Rules, name: str, script: Script, policy: str = "mainline-6.7") -> Trace:
+def play(rules: Rules, name: str, script: Script, policy: str = "mainline-6.7", host: Host = HOST) -> Trace:
     """What a kernel with these rules leaves of a script; it shows offsets in debugfs."""
-    stage = Simulation(rules(POLICIES[policy], HOST), lambda count: (count - 1) // 2)
+    stage = Simulation(rules(POLICIES[policy], host), lambda count: (count - 1) // 2)
     events = []
     for operation in script:
         event = stage.play(operation, _PACE)
@@ -32,14 +32,16 @@ def play(rules: Rules, name: str, script: Script, policy: str = "mainline-6.7") 
     return Trace(name, "made-up", tuple(events))
 
 
-def player(rules: Rules, policy: str = "mainline-6.7") -> Callable[[Sequence[Scenario]], Session]:
+def player(
+    rules: Rules, policy: str = "mainline-6.7", host: Host = HOST
+) -> Callable[[Sequence[Scenario]], Session]:
     """Plays scenarios on such a kernel. What the model knows nothing of leaves no trace."""
 
     def session(scenarios: Sequence[Scenario]) -> Session:
-        traces = [play(rules, name, script, policy) for name, script in PROBES.items()]
+        traces = [play(rules, name, script, policy, host) for name, script in PROBES.items()]
         for scenario in scenarios:
             try:
-                traces.append(play(rules, scenario.name, scenario.script, policy))
+                traces.append(play(rules, scenario.name, scenario.script, policy, host))
             except (ValueError, UnknownRateError, ArithmeticError):
                 continue
             except Exception as error:

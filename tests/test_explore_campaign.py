@@ -176,6 +176,19 @@ def test_a_break_that_depends_on_when_in_its_step_a_guest_read_its_tsc_is_known(
     assert [(each.what, each.step, each.predicted) for each in symptoms] == [("timeline", 4, True)]
 
 
+def test_a_machine_that_is_booted_anew_may_have_another_rate() -> None:
+    first, *others = (player(SimulatedRules, host=replace(HOST, khz=khz)) for khz in (1_000_000, 999_000))
+    players = iter((first, *others * 100))
+
+    def play(scenarios: Sequence[Scenario]) -> Session:
+        return next(players)(scenarios)
+
+    campaign = explored(play, expecting(), 3)
+    assert campaign.findings == []
+    assert campaign.tally.steps > 500
+    assert campaign.tally.doubtful < campaign.tally.scripts / 4
+
+
 def findings_of(rules: Rules) -> list[Finding]:
     return explored(player(rules), expecting(), 25).findings
 

@@ -19,12 +19,13 @@ from kvmharness.explore.minimize import minimize
 from kvmharness.explore.oracles import Asked, Oracles, Symptom, complaint, difference
 from kvmharness.judging import kvm
 from kvmharness.judging.capabilities import findings
+from kvmharness.judging.probe import Probe
 from kvmharness.judging.session import Session
 from kvmharness.judging.verdict import Expectation
 from kvmharness.model.policies import EXPECTED, POLICIES
 from kvmharness.scenarios import Scenario
 from kvmharness.script import Script
-from kvmharness.trace import Trace
+from kvmharness.trace import Event, Trace
 
 _LOG = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ class Campaign:
         seen = kvm.seen(probe, settings.expectation)
         self.host, policy = seen.host, seen.policy
         self._oracles = Oracles(policy, self.host)
+        self._probed = _played(probe)
         ground = Ground(policy or POLICIES[EXPECTED], self.host, most_wait_ns=settings.most_wait_ns)
         ground = replace(
             paced(ground, probe.traces[0].events),
@@ -153,6 +155,7 @@ class Campaign:
         if trace is None:
             words = self._crashed(scenario)
             return Asked([complaint(words)] if words else [])
+        self._see(session)
         found = [complaint(note) for note in session.notes if f"during {scenario.name}:" in f"{note}:"]
         if other is None or scenario.name not in other.traces:
             symptoms, doubtful = self._oracles.ask(trace)
@@ -160,6 +163,14 @@ class Campaign:
         theirs = other.traces[scenario.name]
         differs = difference(trace, theirs, self._settings.names, stable=self.host.stable)
         return Asked([*found, *differs])
+
+    def _see(self, session: Session) -> None:
+        """Judge by the machine of this session: one that was booted anew may have another tsc_khz."""
+        probed = _played(session.probe)
+        if probed != self._probed:
+            seen = kvm.seen(session.probe, self._settings.expectation)
+            self.host, self._probed = seen.host, probed
+            self._oracles = Oracles(seen.policy, seen.host)
 
     def _symptoms(self, scenario: Scenario, session: Session, other: Session | None) -> list[Symptom]:
         return self._ask(scenario, session, other).symptoms
@@ -243,6 +254,11 @@ class Campaign:
             return play(scenarios)
         finally:
             self.tally.playing_s += self._clock() - begin
+
+
+def _played(probe: Probe) -> list[tuple[Event, ...]]:
+    """What a probe's scripts came to, without what names the session."""
+    return [each.events for each in probe.traces]
 
 
 def _scenario(name: str, script: Script) -> Scenario:
