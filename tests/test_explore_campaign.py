@@ -14,7 +14,18 @@ from kvmharness.judging.verdict import BY_CONTRACTS, Expectation
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.simulate import HOST, SimulatedRules, simulate
 from kvmharness.scenarios import SCENARIOS, Scenario
-from kvmharness.script import CreateVcpu, Read, Run, SetClock, SetMsrs, SetTscOffset, Time
+from kvmharness.script import (
+    CreateVcpu,
+    GetClock,
+    GetTscOffset,
+    GuestWrite,
+    Read,
+    Run,
+    SetClock,
+    SetMsrs,
+    SetTscOffset,
+    Time,
+)
 from kvmharness.trace import Trace
 from tests.made_up_faults import FAULTS, Rules, player
 
@@ -174,6 +185,23 @@ def test_a_break_that_depends_on_when_in_its_step_a_guest_read_its_tsc_is_known(
     trace = played(between - second - guest - 500, {"run": (guest + 1000,)})
     symptoms = Oracles(policy, HOST).ask(trace).symptoms
     assert [(each.what, each.step, each.predicted) for each in symptoms] == [("timeline", 4, True)]
+
+
+def test_a_break_after_an_offset_was_set_to_what_it_was_is_known() -> None:
+    """The offset read is another in the simulation: it is its own that makes no difference there."""
+    script = (
+        *(CreateVcpu(vcpu=vcpu, guest="wrmsr-16", label=f"create-{vcpu}") for vcpu in (0, 1)),
+        GetTscOffset(vcpu=1, label="offset"),
+        SetTscOffset(vcpu=1, offset=Read("offset", 0), label="set-offset"),
+        GuestWrite(vcpu=0, msr="TSC", value=10**9, label="guest"),
+        Run(vcpu=1, label="run"),
+        Run(vcpu=0, label="run-again"),
+        GetClock(label="clock"),
+    )
+    for policy in ("mainline-6.7", "mainline-before-6.7"):
+        trace = simulate("", script, POLICIES[policy], debugfs=True)
+        symptoms = Oracles(POLICIES[policy], HOST).ask(trace).symptoms
+        assert [(each.what, each.step, each.predicted) for each in symptoms] == [("not-stable", 8, True)]
 
 
 def test_a_machine_that_is_booted_anew_may_have_another_rate() -> None:

@@ -120,13 +120,13 @@ class Oracles:
 
     def _predicted(self, trace: Trace) -> set[str]:
         """The entitlements that the policy breaks in this script at this trace's own pace, with what was read
-        then, on a host that was up as long: an offset is one of the host's TSC."""
+        then and with what is simulated, on a host that was up as long: an offset is one of the host's TSC."""
         if self.policy is None or not trace.events:
             return set()
         shows = any(event.debugfs for event in trace.events)
         read = {each.operation.label: each.values for each in trace.events if each.values and not each.error}
         found: set[str] = set()
-        for played, choose in product(_ways(trace), _CHOICES):
+        for played, choose, known_readings in product(_ways(trace), _CHOICES, (None, read)):
             try:
                 simulated = simulate(
                     *("", played.script, self.policy, known(self.host)),
@@ -134,7 +134,7 @@ class Oracles:
                     choose=choose,
                     debugfs=shows,
                     begin=trace.events[0].bracket.tsc_before,
-                    read=read,
+                    read=known_readings,
                 )
             except (TooWideError, ClockBehindError, UnknownRateError, DoubtError):
                 continue
