@@ -217,6 +217,14 @@ def test_a_machine_that_is_booted_anew_may_have_another_rate() -> None:
     assert campaign.tally.doubtful < campaign.tally.scripts / 4
 
 
+def test_two_machines_with_other_rates_are_no_two_kernels() -> None:
+    first, other = (player(SimulatedRules, host=replace(HOST, khz=khz)) for khz in (1_000_000, 999_000))
+    settings = replace(expecting(), names=("first", "second"))
+    assert explored(first, settings, 6, against=other).findings == []
+    old = player(SimulatedRules, "mainline-before-6.7", replace(HOST, khz=999_000))
+    assert {each.symptom.oracle for each in explored(first, settings, 6, against=old).findings} == {DIFFERS}
+
+
 def findings_of(rules: Rules) -> list[Finding]:
     return explored(player(rules), expecting(), 25).findings
 

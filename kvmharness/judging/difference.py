@@ -94,7 +94,7 @@ def compare_sessions(played_first: Sequence[Session], played_second: Sequence[Se
         {name: session.traces[name] for name, session in second.items()},
         can_be_told,
         stable=all(host.stable for host in hosts.values()),
-        explained=lambda one, other: _of_one_policy(
+        explained=lambda one, other: of_one_policy(
             policies, (one, hosts[id(first[one.scenario])]), (other, hosts[id(second[other.scenario])])
         ),
     )
@@ -114,8 +114,9 @@ def _honours_writes(session: Session) -> bool:
     return capabilities.findings(session.probe)["tsc-write"].status is Status.KEPT
 
 
-def _of_one_policy(policies: Sequence[Policy], *played: tuple[Trace, Host]) -> bool:
-    """Whether a kernel with one of the policies can have left all of these traces, on one machine.
+def of_one_policy(policies: Sequence[Policy], *played: tuple[Trace, Host]) -> bool:
+    """Whether a kernel with one of the policies can have left all of these traces, each of a host, on one
+    machine.
 
     A kernel that has a masterclock and one that never has are not one kernel: what the probe of each showed
     of the machine has to be the same for both.
