@@ -19,7 +19,6 @@ from kvmharness.explore.minimize import minimize
 from kvmharness.explore.oracles import Asked, Oracles, Symptom, complaint, difference
 from kvmharness.judging import kvm
 from kvmharness.judging.capabilities import findings, host_facts
-from kvmharness.judging.difference import of_one_policy
 from kvmharness.judging.probe import Probe
 from kvmharness.judging.session import Session
 from kvmharness.judging.verdict import Expectation
@@ -162,20 +161,8 @@ class Campaign:
             symptoms, doubtful = self._oracles.ask(trace)
             return Asked([*found, *symptoms], doubtful)
         theirs = other.traces[scenario.name]
-        differs = difference(trace, theirs, self._settings.names, stable=self.host.stable)
-        if differs and self._is_of_rates(differs[0].step, trace, theirs, other):
-            differs = []
-        return Asked([*found, *differs])
-
-    def _is_of_rates(self, step: int, trace: Trace, theirs: Trace, other: Session) -> bool:
-        """Whether a difference at a step may be that of the machines' rates.
-
-        At another tsc_khz a time to write is another number of cycles, on the other side of the second maybe.
-        """
-        host = host_facts(other.probe)
-        policies = [each for each in POLICIES.values() if each.honours_writes]
-        both = [replace(each, events=each.events[:step]) for each in (trace, theirs)]
-        return host.khz != self.host.khz and of_one_policy(policies, (both[0], self.host), (both[1], host))
+        hosts = self.host, host_facts(other.probe)
+        return Asked([*found, *difference(trace, theirs, hosts, self._settings.names)])
 
     def _see(self, session: Session) -> None:
         """Judge by the machine of this session: one that was booted anew may have another tsc_khz."""

@@ -8,7 +8,7 @@ complaint    the kernel warned, oopsed or was lost meanwhile
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import NamedTuple
@@ -16,16 +16,18 @@ from typing import NamedTuple
 from kvmharness.contract.entitled import ENTITLEMENTS, Breach, breaches
 from kvmharness.explore.coverage import kind
 from kvmharness.explore.draft import known
-from kvmharness.judging.difference import first_difference
+from kvmharness.explore.values import EDGE_NS
+from kvmharness.judging.difference import first_difference, of_one_policy
 from kvmharness.model.host_clocks import clocks_disagree
 from kvmharness.model.interval import TooWideError
 from kvmharness.model.judge import Judgement, Possibility, judge
 from kvmharness.model.masterclock import ClockBehindError
+from kvmharness.model.policies import POLICIES
 from kvmharness.model.policy import Policy
 from kvmharness.model.rates import UnknownRateError
 from kvmharness.model.simulate import Pace, simulate
 from kvmharness.model.state import DoubtError, Host
-from kvmharness.script import Operation
+from kvmharness.script import Operation, to_json
 from kvmharness.trace import Bracket, Event, Trace
 
 IMPOSSIBLE, ENTITLEMENT, DIFFERS, COMPLAINT = "impossible", "entitlement", "differs", "complaint"
@@ -191,10 +193,10 @@ def _khz(trace: Trace) -> int:
     return (last.tsc_after - first.tsc_before) * 1_000_000 // ns if ns > 0 else 0
 
 
-def difference(first: Trace, second: Trace, names: Sequence[str], *, stable: bool) -> list[Symptom]:
-    """What a second kernel does otherwise; `names` are the two kernels'."""
-    found = first_difference(first, second, stable=stable)
-    if found is None:
+def difference(first: Trace, second: Trace, hosts: tuple[Host, Host], names: Sequence[str]) -> list[Symptom]:
+    """What a second kernel does otherwise; `hosts` are the machines, `names` the two kernels'."""
+    found = first_difference(first, second, stable=hosts[0].stable)
+    if found is None or _is_of_machines(first, second, hosts, found.step):
         return []
     on = _sort(first.events[found.step - 1].operation)
     lines = tuple(
@@ -203,6 +205,36 @@ def difference(first: Trace, second: Trace, names: Sequence[str], *, stable: boo
     )
     cause = without_numbers(f"{found.first} / {found.second}")
     return [Symptom(DIFFERS, " and ".join(names), found.step, on, cause, lines)]
+
+
+def _is_of_machines(first: Trace, second: Trace, hosts: tuple[Host, Host], step: int) -> bool:
+    """Whether a difference at a step may be that of two machines with one kernel.
+
+    At another tsc_khz a time to write is another number of cycles, on the other side of the second maybe, and
+    a rate in kHz is another part of the host's. And threads that write at once have their turns in another
+    order. Neither explains an error.
+    """
+    both = [replace(each, events=each.events[:step]) for each in (first, second)]
+    if both[0].events[-1].error != both[1].events[-1].error:
+        return False
+    operations = [each.operation for each in both[0].events]
+    at_once = any(len(each.one_after_the_other) > 1 for each in operations)
+    one, other = (host.khz or 0 for host in hosts)
+    asked = [to_json(each) for each in operations]
+    longest_ns = max((abs(ns) for each in asked for ns in _times(each)), default=0)
+    in_khz = any(isinstance(each.get("khz"), int) for each in asked)
+    apart = one != other and (in_khz or longest_ns * abs(one - other) >= EDGE_NS * one)
+    policies = [each for each in POLICIES.values() if each.honours_writes]
+    return (at_once or apart) and of_one_policy(policies, *zip(both, hosts, strict=True))
+
+
+def _times(data: object) -> Iterator[int]:
+    """The ns of the times in an operation as JSON."""
+    if isinstance(data, dict):
+        yield from (each for key, each in data.items() if key == "ns")
+        data = list(data.values())
+    for each in data if isinstance(data, list) else ():
+        yield from _times(each)
 
 
 def complaint(words: str) -> Symptom:

@@ -12,7 +12,8 @@ _PLAIN: tuple[Value, ...] = (
     *(Time(100 * SECOND), Time(900 * MS), Time(300 * MS)),
 )
 # How far from the edge of the second: nearer than that a real machine may be on the other side.
-_MARGINS_NS = (50_000, 500_000, 5 * MS, 50 * MS)
+EDGE_NS = 50_000
+_MARGINS_NS = (EDGE_NS, 500_000, 5 * MS, 50 * MS)
 # Times of the last write that something may be kept in too few bits of: 2**31 and 2**32 ns and more.
 _WAITS_NS = (
     *(0, 100_000, 5 * MS, 50 * MS, 300 * MS, 700 * MS, 950 * MS, 1_050 * MS, 1_800 * MS),
