@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Hostile files made of good trace files: lines mutated as data, or the whole file as bytes."""
 
-import copy
 import json
 from collections.abc import Callable
 
@@ -73,7 +72,7 @@ IN_BYTES: tuple[Callable[[bytearray, Chance], None], ...] = (
 
 def mutate(lines: Lines, chance: Chance) -> bytes:
     """Something hostile made of a good file."""
-    lines = copy.deepcopy(lines)
+    lines = json.loads(json.dumps(lines))
     how = chance.choice(("gently", "gently", "roughly", "in bytes"))
     for _ in range(0 if how == "in bytes" else chance.randint(1, 4)):
         if lines:

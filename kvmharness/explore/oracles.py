@@ -18,6 +18,7 @@ from kvmharness.explore.coverage import kind
 from kvmharness.explore.draft import known
 from kvmharness.explore.values import EDGE_NS
 from kvmharness.judging.difference import first_difference, of_one_policy
+from kvmharness.model.ends import ENDS
 from kvmharness.model.host_clocks import clocks_disagree
 from kvmharness.model.interval import TooWideError
 from kvmharness.model.judge import Judgement, Possibility, judge
@@ -32,8 +33,6 @@ from kvmharness.trace import Bracket, Event, Trace
 
 IMPOSSIBLE, ENTITLEMENT, DIFFERS, COMPLAINT = "impossible", "entitlement", "differs", "complaint"
 
-# Where the rules leave several ways open: the one end and the other.
-_CHOICES: tuple[Callable[[int], int], ...] = (lambda count: 0, lambda count: count - 1)
 _NUMBERS = re.compile(r"-?\d[\d.]*( (ns|us|ms|s|cycles|kHz))?")
 _DURING = re.compile(r",? during [a-z]+-\d+")
 
@@ -128,7 +127,7 @@ class Oracles:
         shows = any(event.debugfs for event in trace.events)
         read = {each.operation.label: each.values for each in trace.events if each.values and not each.error}
         found: set[str] = set()
-        for played, choose, known_readings in product(_ways(trace), _CHOICES, (None, read)):
+        for played, choose, known_readings in product(_ways(trace), ENDS, (None, read)):
             try:
                 simulated = simulate(
                     *("", played.script, self.policy, known(self.host)),

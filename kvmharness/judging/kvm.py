@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from kvmharness.contract import Finding, Status
 from kvmharness.judging import capabilities
@@ -20,7 +21,7 @@ from kvmharness.trace import Trace
 _OF_WRITES = frozenset({"tsc-write", "tsc-offset", "masterclock"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Kvm:
     """What a probe says of a KVM, under an expectation.
 
@@ -29,7 +30,6 @@ class Kvm:
     policy        by which to judge here: the expected one, or one without writes where TSCs are protected;
                   None where the contracts alone decide
     divergences   what the policy has against the probe's scripts, by name: those that are impossible
-    known         the policies that leave no more of the probe unexplained than that policy does
     doubt         why nothing that is played here can be judged; "" if it can
     """
 
@@ -39,8 +39,14 @@ class Kvm:
     found: Mapping[str, Finding]
     policy: Policy | None
     divergences: Mapping[str, Judgement]
-    known: tuple[Policy, ...]
     doubt: str
+
+    # Takes longer than all the rest, and is asked for only where something failed.
+    @cached_property
+    def known(self) -> tuple[Policy, ...]:
+        """The policies that leave no more of the probe unexplained than `policy` does."""
+        left = [(trace, self.host) for trace in self.probe.traces if trace.scenario not in self.divergences]
+        return tuple(consistent_policies(left, self.expectation.policies.values()))
 
     def unmet(self, scenario: Scenario) -> tuple[Status, str]:
         """Whether a scenario's contract means anything here, and what is missing (see capabilities.unmet)."""
@@ -93,14 +99,7 @@ def seen(probe: Probe, expectation: Expectation = MAINLINE) -> Kvm:
             left = _impossible(probe, each, host)
             if left.keys() < divergences.keys():
                 policy, divergences = each, left
-    known = [
-        each
-        for each in expectation.policies.values()
-        if consistent_policies(
-            [(trace, host) for trace in probe.traces if trace.scenario not in divergences], [each]
-        )
-    ]
-    return Kvm(probe, expectation, host, found, policy, divergences, tuple(known), of_clocks or of_stability)
+    return Kvm(probe, expectation, host, found, policy, divergences, of_clocks or of_stability)
 
 
 def clocks_doubt(trace: Trace, kvm: Kvm) -> str:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Which policies a kernel's traces are consistent with, and what would distinguish those."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
+from kvmharness.model.ends import ENDS, Chooser
 from kvmharness.model.judge import Possibility, judge
 from kvmharness.model.policies import EXPECTED, POLICIES
 from kvmharness.model.policy import Policy
@@ -47,14 +48,16 @@ def distinguishes(
     )
 
 
-# An open value at its one end and at its other.
-_CHOICES: tuple[Callable[[int], int], ...] = (lambda count: 0, lambda count: count - 1)
-
-
 @lru_cache(maxsize=64)
 def _simulated(script: Script, policy: Policy, host: Host, debugfs: bool) -> list[Trace]:
-    found = [simulate("", script, policy, host, choose=choose, debugfs=debugfs) for choose in _CHOICES]
-    return found[:1] if found[0] == found[1] else found
+    found: list[Trace] = []
+    for choose in map(Chooser, ENDS):
+        trace = simulate("", script, policy, host, choose=choose, debugfs=debugfs)
+        if trace not in found:
+            found.append(trace)
+        if not choose.had_choice:
+            break
+    return found
 
 
 def distinguishing(one: Policy, other: Policy, plays: Mapping[str, tuple[Script, Host]]) -> list[str]:

@@ -8,14 +8,12 @@ left unknown is how far the kernel's clocks had come when it read them.
 from collections.abc import Hashable
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from kvmharness.model.armed import Armed
 from kvmharness.model.interval import Interval
 from kvmharness.model.pages import NO_STEAL_TIME, Page, StealPage, XenClock
 from kvmharness.model.quantity import Quantity, Unknowns, bounds, known_part
-
-_T = TypeVar("_T")
 
 NOTHING = Quantity(0)
 ZERO = Interval(0, 0)
@@ -327,8 +325,8 @@ class World:
 
     def fork(self) -> "World":
         """The same again, to go another way."""
-        other = _copy(self)
-        other.vcpus = {number: _copy(vcpu) for number, vcpu in self.vcpus.items()}
+        other = World(*_world_values(self))
+        other.vcpus = {number: Vcpu(*_vcpu_values(vcpu)) for number, vcpu in self.vcpus.items()}
         other.unknowns = dict(self.unknowns)
         return other
 
@@ -365,22 +363,12 @@ def distinct(worlds: list[World]) -> list[World]:
     return list({world.key(): world for world in worlds}.values()) if len(worlds) > 1 else worlds
 
 
-def _copy(of: _T) -> _T:
-    """What copy.copy() makes of it, in a fifth of the time."""
-    other = object.__new__(type(of))
-    for name in _SLOTS[type(of)]:
-        setattr(other, name, getattr(of, name))
-    return other
-
-
-_SLOTS: dict[type, tuple[str, ...]] = {
-    World: tuple(field.name for field in fields(World)),
-    Vcpu: tuple(field.name for field in fields(Vcpu)),
-}
-_WORLD_KEY = attrgetter(
-    *(name for name in _SLOTS[World] if name not in {"vcpus", "unknowns", "step", "made"})
-)
-_VCPU_KEY = attrgetter(*(name for name in _SLOTS[Vcpu] if name != "story"))
+# A copy by __init__, which dataclasses writes out, takes a quarter of the time of a loop over the names.
+_world_values = attrgetter(*(each.name for each in fields(World)))
+_vcpu_values = attrgetter(*(each.name for each in fields(Vcpu)))
+_NO_KEY = {"vcpus", "unknowns", "step", "made"}
+_WORLD_KEY = attrgetter(*(each.name for each in fields(World) if each.name not in _NO_KEY))
+_VCPU_KEY = attrgetter(*(each.name for each in fields(Vcpu) if each.name != "story"))
 _QUANTITIES = {
     World: (
         *("last_tsc_offset", "cur_tsc_offset", "kvmclock_offset", "line", "realtime"),

@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The status of a scenario's contract under a policy, on a made-up machine."""
 
-from collections.abc import Callable
 from functools import lru_cache
 
 from kvmharness.contract import LineClaim, Status
+from kvmharness.model.ends import ENDS, Chooser
 from kvmharness.model.policy import Policy
 from kvmharness.model.simulate import UNPREDICTABLE, simulate
 from kvmharness.model.state import Host
 from kvmharness.scenarios.scenario import Scenario
 from kvmharness.trace import Trace
-
-# Where the rules leave several ways open, or a value within an interval: the one end of it and the other.
-ENDS: tuple[Callable[[int], int], ...] = (lambda count: 0, lambda count: count - 1)
 
 
 def contract_status(scenario: Scenario, trace: Trace) -> Status:
@@ -48,16 +45,3 @@ def predicted_contract(scenario: Scenario, policy: Policy, host: Host | None = N
 def shows_debugfs(scenario: Scenario) -> bool:
     """Whether a clock is held against a page: that is by the offset and the ratio that the kernel shows."""
     return any(isinstance(claim, LineClaim) for claim in scenario.claims)
-
-
-class Chooser:
-    """Chooses an end of what is open, and notes whether anything was."""
-
-    def __init__(self, end: Callable[[int], int]) -> None:
-        self._end = end
-        self.had_choice = False
-
-    def __call__(self, count: int) -> int:
-        """One of so many."""
-        self.had_choice |= count > 1
-        return self._end(count)

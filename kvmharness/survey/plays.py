@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from kvmharness.contract import Status
+from kvmharness.model.ends import ENDS, Chooser
 from kvmharness.model.policy import Policy
 from kvmharness.model.quantity import bounds
 from kvmharness.model.simulate import UNPREDICTABLE, Simulation, simulation, trace_of
 from kvmharness.scenarios import Scenario
-from kvmharness.scenarios.predicted import ENDS, Chooser, contract_status, shows_debugfs
+from kvmharness.scenarios.predicted import contract_status, shows_debugfs
 from kvmharness.survey.asking import Asker
 from kvmharness.survey.keys import Space
 from kvmharness.trace import Event
