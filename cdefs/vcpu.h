@@ -165,6 +165,9 @@ struct kvm_run {
 
 #define KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO 0
 #define KVM_XEN_VCPU_ATTR_TYPE_VCPU_TIME_INFO 1
+#define KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_ADDR 2
+#define KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_CURRENT 3
+#define KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_DATA 4
 
 /* What a Xen's vCPU has; of the union only what we set. */
 struct kvm_xen_vcpu_attr {
@@ -173,5 +176,13 @@ struct kvm_xen_vcpu_attr {
 	union {
 		uint64_t gpa;
 		uint64_t pad[8];
+		struct {
+			uint64_t state;
+			uint64_t state_entry_time;
+			uint64_t time_running;
+			uint64_t time_runnable;
+			uint64_t time_blocked;
+			uint64_t time_offline;
+		} runstate;
 	} u;
 };

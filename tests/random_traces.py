@@ -129,6 +129,15 @@ def any_operation(chance: Chance, vcpus: int) -> script.Operation:
             lambda: script.ReadXenTime(vcpu=vcpu, label=label),
             lambda: script.ReadXenVcpuInfo(vcpu=vcpu, label=label),
             lambda: script.ReadXenWallClock(label=label),
+            lambda: script.SetXenRunstate(vcpu=vcpu, label=label),
+            lambda: script.ReadXenRunstate(vcpu=vcpu, label=label),
+            lambda: script.EnterXenRunstate(vcpu=vcpu, state=chance.randrange(4), label=label),
+            lambda: script.SetXenRunstateTimes(
+                vcpu=vcpu,
+                state=chance.randrange(4),
+                times=tuple(chance.choice((0, MS, 10**13)) for _ in range(4)),
+                label=label,
+            ),
             lambda: script.CreateIrqchip(label=label),
             lambda: script.WriteTogether(
                 vcpus=tuple(range(vcpus))[:3],

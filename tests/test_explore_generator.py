@@ -88,7 +88,10 @@ def test_there_are_vms_of_one_vcpu_and_of_more_than_four(made: list[Script]) -> 
 
 
 # Of operations on the host only its clocksource's is one of explore's, where that may be changed.
-KINDS = ("clock", "guest", "hyperv", "khz", "msr", "nested", "steal", "thread", "timer", "vcpu", "xen")
+KINDS = (
+    *("clock", "guest", "hyperv", "khz", "msr", "nested", "runstate", "steal", "thread", "timer", "vcpu"),
+    "xen",
+)
 
 
 def test_every_operation_on_a_vm_is_made_where_the_kernel_has_what_it_needs() -> None:
@@ -116,6 +119,7 @@ def test_what_the_host_lacks_is_not_asked_of_it() -> None:
         {
             *("set_hv_cpuid", "read_reference_time", "read_tsc_page", "get_clock_guest", "get_tsc_scale"),
             *("read_steal_time", "wait_for_cpu", "set_xen", "set_xen_time", "read_xen_time"),
+            *("set_xen_runstate", "read_xen_runstate"),
             *("run_l2", "nested_write", "set_clocksource"),
         }
     )

@@ -37,6 +37,9 @@ def test_there_is_room_for_twenty_four_vcpus_and_no_more() -> None:
     end = layout.l2_control_address(layout.MAX_VCPUS - 1) + layout.L2_CONTROL_STRIDE
     assert end == layout.STEAL_TIME
     assert layout.steal_time_address(layout.MAX_VCPUS - 1) + layout.STEAL_TIME_SIZE <= layout.MEMORY_SIZE
+    assert layout.xen_time_address(layout.MAX_VCPUS - 1) + layout.KVMCLOCK_SIZE <= layout.XEN_RUNSTATE
+    last = layout.xen_runstate_address(layout.MAX_VCPUS - 1)
+    assert last + layout.XEN_RUNSTATE_SIZE <= layout.XEN_SHARED
     with pytest.raises(ValueError, match="vcpu 24"):
         layout.code_address(24)
 

@@ -37,7 +37,8 @@ OPTIONS = ("-static", "-O2", "-Wall", "-Wextra", "-Werror")
 # time, that take an interrupt, that have guests of their own; a VM that is a Xen's; a host's clocksource or
 # CPU that is changed.
 _NOT_IN_C = {
-    *("hyperv-time", "deadline-timer", "nested", "clocksource", "cpu-hotplug", "steal-time", "xen-time")
+    *("hyperv-time", "deadline-timer", "nested", "clocksource", "cpu-hotplug", "steal-time", "xen-time"),
+    "xen-runstate",
 }
 INEXPRESSIBLE = {
     *("guest-never-runs-back", "restored-at-once", "restored-at-once-young", "restored-at-once-apart"),

@@ -4,6 +4,7 @@
 offset    a vCPU continues from a TSC, or counts together with another vCPU: TSC offsets agree
 rate      a TSC counts at a rate, and never backwards; also at other rates than the host's
 nested    the TSC of a guest's own guest is its own by a ratio
+runstate  what a Xen's vCPU did with its time adds up to the VM's clock
 scale     a vCPU's TSC is what its scaling ratio makes of the host's
 clock     the VM's clock continues, and its kvmclock pages agree with it
 line      the VM's clock stays the same function of the TSC, to the ns
@@ -30,6 +31,7 @@ from kvmharness.contract.offset import OffsetClaim, implied_offset
 from kvmharness.contract.promptly import TOGETHER_NS, Promptly, held_up
 from kvmharness.contract.rate import ForwardClaim, RateClaim
 from kvmharness.contract.reference import EmptyPageClaim, ReferenceClaim, RenewedClaim
+from kvmharness.contract.runstate import RunnableClaim, RunstateClaim, RunstateGrowthClaim
 from kvmharness.contract.scale import ScaleClaim
 from kvmharness.contract.steal import NoStealClaim, StealClaim
 from kvmharness.contract.timer import TimerClaim
@@ -75,6 +77,9 @@ __all__ = [
     "RealtimeClaim",
     "ReferenceClaim",
     "RenewedClaim",
+    "RunnableClaim",
+    "RunstateClaim",
+    "RunstateGrowthClaim",
     "SameClaim",
     "ScaleClaim",
     "Status",

@@ -58,6 +58,7 @@ def known(host: Host) -> Host:
         has_steal_time=host.has_steal_time is not False,
         has_nested=host.has_nested is not False,
         has_l2_scaling=host.has_l2_scaling is not False,
+        keeps_runstate=host.keeps_runstate is not False,
         keeps_tsc_page=host.keeps_tsc_page is not False,
     )
 

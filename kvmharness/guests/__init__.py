@@ -2,7 +2,7 @@
 """Tiny guests that read or write their TSC, and where they leave what they read."""
 
 from kvmharness.guests.hyperv import take_reference, tsc_page
-from kvmharness.guests.kvmclock import read_page, xen_time, xen_vcpu_info, xen_wall_clock
+from kvmharness.guests.kvmclock import read_page, xen_runstate, xen_time, xen_vcpu_info, xen_wall_clock
 from kvmharness.guests.loader import ask_to_write, load, samples
 from kvmharness.guests.nested import (
     ask_for_l1,
@@ -42,6 +42,7 @@ __all__ = [
     "take_reference",
     "take_steal_time",
     "tsc_page",
+    "xen_runstate",
     "xen_time",
     "xen_vcpu_info",
     "xen_wall_clock",

@@ -31,10 +31,21 @@ def xen_vcpu_info(memory: Memory, vcpu: int) -> list[int]:
 
 
 def xen_wall_clock(memory: Memory) -> list[int]:
-    """The wall clock that a Xen shares: its version, and the real time (ns) at the VM's clock of 0."""
+    """The wall clock that a Xen shares: its version, and the real time (ns) at a VM's clock of 0."""
     version, seconds, ns = memoryview(memory.read(layout.XEN_WALL_CLOCK, 12)).cast("I").tolist()
     (high,) = memoryview(memory.read(layout.XEN_WALL_CLOCK_HIGH, 4)).cast("I").tolist()
-    return [version, ((high << 32) + seconds) * 1_000_000_000 + ns]
+    return [version, (((high << 32) + seconds) * 1_000_000_000 + ns) % 2**64]
+
+
+def xen_runstate(memory: Memory, vcpu: int) -> list[int]:
+    """A vCPU's runstate as a Xen of 32 bits has it (struct compat_vcpu_runstate_info), without alignment.
+
+    Its state, state_entry_time (the VM's clock, ns), and how long (ns) it was running, runnable, blocked and
+    offline; all 0 before KVM has first written it.
+    """
+    data = memory.read(layout.xen_runstate_address(vcpu), 44)
+    places = ((0, 4), *((place, 8) for place in range(4, 44, 8)))
+    return [int.from_bytes(data[place : place + size], "little") for place, size in places]
 
 
 def _time_info(memory: Memory, address: int) -> list[int]:

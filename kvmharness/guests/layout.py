@@ -41,7 +41,8 @@ after that      the bitmap of MSRs of all that enter a guest of their own (L2) b
 after that      three pages for each vCPU with an L2: its VMCB or VMCS, its host save area or what its VMXON
                 points to, and the fields that it is to write to its VMCS
 after that      a page with the steal time of each vCPU, 0x40 bytes for each; and from 0x600 on the time
-                that a Xen tells each vCPU, 0x20 bytes for each
+                that a Xen tells each vCPU, 0x20 bytes for each; and from 0x900 on its runstate, 0x40 bytes
+                for each
 after that      the page that a Xen shares with its guest: 0x40 bytes for each vCPU, of which the last 0x20
                 are that time once more; 0x900 the wall clock (version, s, ns: u32 each), and 0x924 the upper
                 half of its s
@@ -65,6 +66,8 @@ L2_CONTROL_STRIDE = 0x3000
 STEAL_TIME = L2_CONTROLS + MAX_VCPUS * L2_CONTROL_STRIDE
 STEAL_TIME_SIZE = 0x40
 XEN_TIME = STEAL_TIME + 0x600
+XEN_RUNSTATE = STEAL_TIME + 0x900
+XEN_RUNSTATE_SIZE = 0x40
 XEN_SHARED = STEAL_TIME + 0x1000
 XEN_VCPU_INFO_SIZE = 0x40
 XEN_WALL_CLOCK, XEN_WALL_CLOCK_HIGH = XEN_SHARED + 0x900, XEN_SHARED + 0x924
@@ -114,6 +117,11 @@ def steal_time_address(vcpu: int) -> int:
 def xen_time_address(vcpu: int) -> int:
     """Where a Xen tells a vCPU the time, beside its vcpu_info (struct pvclock_vcpu_time_info)."""
     return XEN_TIME + vcpu * KVMCLOCK_SIZE
+
+
+def xen_runstate_address(vcpu: int) -> int:
+    """Where a Xen tells a vCPU its runstate (struct compat_vcpu_runstate_info, of a VM of 32 bits)."""
+    return XEN_RUNSTATE + vcpu * XEN_RUNSTATE_SIZE
 
 
 def xen_vcpu_info_address(vcpu: int) -> int:

@@ -18,6 +18,7 @@ from kvmharness.contract import (
     PageClaim,
     RateClaim,
     ReadsClaim,
+    RunstateGrowthClaim,
     SameClaim,
     Status,
 )
@@ -31,6 +32,7 @@ from kvmharness.judging.probe import (
     NESTED,
     OFFSET,
     PROPOSED,
+    RUNSTATE,
     SCALING,
     STEAL,
     TIMER,
@@ -270,6 +272,28 @@ CAPABILITIES = {
             asks="xen",
         ),
         Capability(
+            "xen-runstate",
+            RUNSTATE,
+            EndClaim(text="KVM tells a vCPU its runstate as a Xen does", seen="runstate-on"),
+            missing="this KVM tells its guests no Xen's runstate (CONFIG_KVM_XEN, CONFIG_SCHED_INFO)",
+            there="this KVM tells its guests a Xen's runstate",
+            asks="runstate-on",
+        ),
+        Capability(
+            "xen-runstate-kept",
+            RUNSTATE,
+            RunstateGrowthClaim(
+                text="a runstate stands still while the VM's clock is earlier",
+                seen=("runstate-behind",),
+                expected="runstate",
+                grows=(),
+            ),
+            missing="this KVM has a runstate's times run back when the VM's clock is set to an earlier time",
+            there="this KVM keeps a runstate's times when the VM's clock is set to an earlier time",
+            implies=("xen-runstate",),
+            asks="runstate-on",
+        ),
+        Capability(
             "xen-unmarked",
             XEN,
             PageClaim(
@@ -305,6 +329,7 @@ _CALIBRATED_NS = 60 * 10**9
 
 # Of what is marked by a kernel that does not leave it alone.
 _IS_BROKEN = {Status.BROKEN: True, Status.KEPT: False}
+_IS_KEPT = {Status.BROKEN: False, Status.KEPT: True}
 
 # How kernels answer an attribute or ioctl they do not know; before 5.16 it is EINVAL for a vCPU's
 # attributes (kvm_arch_vcpu_ioctl, default).
@@ -350,6 +375,9 @@ def host_facts(probe: Probe, found: Mapping[str, Finding] | None = None) -> Host
         if ended(probe.event("xen"), _UNKNOWN)
         else None,
         has_xen=ended(probe.event("xen"), _UNKNOWN),
+        keeps_runstate=_IS_KEPT.get(found["xen-runstate-kept"].status)
+        if ended(probe.event("runstate-on"), _UNKNOWN)
+        else None,
         has_steal_time=ended(probe.event("steal-on"), _UNKNOWN),
         has_clock_guest=ended(probe.event("clock-guest"), _UNKNOWN) if stable_clock else None,
     )

@@ -147,8 +147,9 @@ def _by_policy(bare: Result, scenario: Scenario, trace: Trace, kvm: Kvm, policy:
     bare = replace(bare, conforms=True, reason=bare.finding)
     if bare.kept is not False:
         return replace(bare, verdict=Verdict.PASS if bare.kept else Verdict.INCONCLUSIVE)
-    # On a machine that has what the scenario needs, and of which KVM is known to mark a Xen's pages.
-    host = replace(scenario.host, marks_xen=kvm.host.marks_xen is True)
+    # On a machine that has what the scenario needs, with what is known of KVM's Xen.
+    marks, keeps = kvm.host.marks_xen is True, kvm.host.keeps_runstate is not False
+    host = replace(scenario.host, marks_xen=marks, keeps_runstate=keeps)
     predicted = Status.BROKEN in predicted_contract(scenario, policy, host)
     return replace(bare, verdict=Verdict.XFAIL, predicted=predicted)
 

@@ -25,10 +25,12 @@ from kvmharness.script import (
     ReadReferenceTime,
     ReadStealTime,
     ReadTscPage,
+    ReadXenRunstate,
     ReadXenTime,
     Run,
     RunL2,
     Script,
+    SetClock,
     SetClocksource,
     SetCpuOnline,
     SetHvCpuid,
@@ -38,6 +40,7 @@ from kvmharness.script import (
     SetTscOffset,
     SetVmTscKhz,
     SetXen,
+    SetXenRunstate,
     SetXenTime,
     Sleep,
     Time,
@@ -59,6 +62,7 @@ TIMER = "probe-timer"
 NESTED = "probe-nested"
 STEAL = "probe-steal"
 XEN = "probe-xen"
+RUNSTATE = "probe-runstate"
 CLOCKSOURCE = "probe-clocksource"
 HOTPLUG = "probe-cpu-hotplug"
 
@@ -162,6 +166,17 @@ PROBES: dict[str, Script] = {
         KvmclockCtrl(vcpu=0, label="xen-ctrl"),
         Run(vcpu=0, label="guest-xen-marked"),
         ReadXenTime(vcpu=0, label="xen-time-marked"),
+    ),
+    RUNSTATE: (
+        CreateVcpu(vcpu=0, guest="rdtsc-16", label="create-runstate"),
+        SetXen(label="xen-of-runstate"),
+        SetXenRunstate(vcpu=0, label="runstate-on"),
+        SetClock(clock=_FAR, label="clock-far"),
+        Run(vcpu=0, label="guest-runstate"),
+        ReadXenRunstate(vcpu=0, label="runstate"),
+        SetClock(clock=0, label="clock-back"),
+        Run(vcpu=0, label="guest-behind"),
+        ReadXenRunstate(vcpu=0, label="runstate-behind"),
     ),
     # That on which the clock runs already, wherever masterclocks matter: nothing changes by it.
     CLOCKSOURCE: (SetClocksource(tsc=True, label="clocksource"),),

@@ -34,7 +34,8 @@ _CAUSES = {
     (ioctls.VCPU_GET_TSC_KHZ, errno.EIO): "the TSC of this host is unstable",
     (ioctls.GET_SUPPORTED_HV_CPUID, errno.EINVAL): "the kernel was built without CONFIG_KVM_HYPERV",
     (ioctls.XEN_HVM_CONFIG, errno.EINVAL): "the kernel was built without CONFIG_KVM_XEN",
-    (ioctls.XEN_VCPU_SET_ATTR, errno.EINVAL): "the kernel was built without CONFIG_KVM_XEN",
+    (ioctls.XEN_VCPU_SET_ATTR, errno.EINVAL): "the kernel was built without CONFIG_KVM_XEN, or a runstate's "
+    "times are ahead of the VM's clock",
     (ioctls.SET_CPUID2, errno.E2BIG): "more CPUID entries than KVM takes",
     (ioctls.SET_CPUID2, errno.EINVAL): "the vCPU has run already, or an entry is inconsistent",
     (ioctls.RUN, errno.EFAULT): "the guest touched memory that is not mapped on the host",

@@ -161,6 +161,25 @@ class Vcpu(Descriptor):
         """KVM_XEN_VCPU_SET_ATTR: where a Xen's vCPU has its time once more."""
         self._set_xen(lib.KVM_XEN_VCPU_ATTR_TYPE_VCPU_TIME_INFO, address)
 
+    def set_xen_runstate(self, address: int) -> None:
+        """KVM_XEN_VCPU_SET_ATTR: where a Xen's vCPU finds its runstate, which KVM then writes."""
+        self._set_xen(lib.KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_ADDR, address)
+
+    def enter_xen_runstate(self, state: int) -> None:
+        """KVM_XEN_VCPU_SET_ATTR: a Xen's vCPU is in this runstate from now on."""
+        attribute: Any = ffi.new("struct kvm_xen_vcpu_attr *")
+        attribute.type = lib.KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_CURRENT
+        attribute.u.runstate.state = state
+        self._ioctl_pointer(ioctls.XEN_VCPU_SET_ATTR, attribute)
+
+    def set_xen_runstate_times(self, state: int, entered: int, times: Sequence[int]) -> None:
+        """KVM_XEN_VCPU_SET_ATTR: the runstate of a Xen's vCPU, the VM's clock (ns) when it entered that, and
+        how long (ns) it was running, runnable, blocked and offline."""
+        attribute: Any = ffi.new("struct kvm_xen_vcpu_attr *")
+        attribute.type = lib.KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_DATA
+        attribute.u.runstate = (state, entered, *times)
+        self._ioctl_pointer(ioctls.XEN_VCPU_SET_ATTR, attribute)
+
     def _set_xen(self, kind: int, address: int) -> None:
         attribute: Any = ffi.new("struct kvm_xen_vcpu_attr *")
         attribute.type, attribute.u.gpa = kind, address

@@ -10,6 +10,7 @@ from kvmharness.model import (
     clock_operations,
     hyperv_operations,
     nested_operations,
+    runstate_operations,
     steal_operations,
     timer_operations,
     together,
@@ -25,7 +26,8 @@ HANDLERS: dict[str, Callable[[Rules, World, Action], list[Outcome]]] = {
     name: getattr(module, name)
     for module in (
         *(vcpu_operations, clock_operations, hyperv_operations, timer_operations),
-        *(nested_operations, steal_operations, xen_operations, together),
+        *(nested_operations, steal_operations, xen_operations, runstate_operations),
+        together,
     )
     for name in OPERATIONS
     if hasattr(module, name)

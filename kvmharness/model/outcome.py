@@ -7,6 +7,7 @@ from kvmharness.model.interval import Interval
 from kvmharness.model.line import OnLine
 from kvmharness.model.quantity import Quantity, bounds, narrow
 from kvmharness.model.reference_time import Counted, CountedByHost
+from kvmharness.model.runstate import RunstateValue
 from kvmharness.model.state import Moment, World
 from kvmharness.model.steal import StealVersion, Stolen
 
@@ -147,6 +148,7 @@ Answer = (
     | Version
     | XenVersion
     | Guess
+    | RunstateValue
     | Counted
     | CountedByHost
     | Stolen

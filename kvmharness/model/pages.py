@@ -59,6 +59,40 @@ class XenClock(NamedTuple):
     ns: Interval | None
 
 
+class Runstate(NamedTuple):
+    """What is known of a runstate (struct vcpu_runstate_info). None where it is not known.
+
+    state     its state; at first running, though it counts as offline until the vCPU was first entered
+    entered   the VM's clock when that was entered (ns), 0 before it was first
+    times     how long it was running, runnable, blocked and offline until then (ns)
+    """
+
+    state: int | None = 0
+    entered: Interval | None = Interval(0, 0)
+    times: tuple[Interval | None, ...] = (Interval(0, 0),) * 4
+
+
+class RunstatePage(NamedTuple):
+    """What is known of the runstate of a Xen's vCPU.
+
+    on      whether its page is switched on
+    kept    what KVM keeps
+    page    what is in the page if that is something else
+    steal   the run_delay (ns) that KVM noted of the playing thread when it last entered the guest; None: of
+            another thread
+    since   what that was when `kept` had its times: what it has grown by is still to be added to them
+    """
+
+    on: bool = False
+    kept: Runstate = Runstate()
+    page: Runstate | None = Runstate()
+    steal: Interval | None = Interval(0, 0)
+    since: Interval | None = Interval(0, 0)
+
+
+NO_RUNSTATE = RunstatePage()
+
+
 def sum_of(one: Interval, other: Interval) -> Interval:
     """What the sum of two may be."""
     return Interval(one.low + other.low, one.high + other.high)

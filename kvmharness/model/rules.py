@@ -7,7 +7,7 @@ it was read at straddles a decision, or where kernels differ in something no pol
 world it was given is used up.
 """
 
-from kvmharness.model import arithmetic, steal
+from kvmharness.model import arithmetic, runstate, steal
 from kvmharness.model.interval import Interval
 from kvmharness.model.masterclock import Masterclock
 from kvmharness.model.quantity import Quantity, bounds, narrow
@@ -357,7 +357,10 @@ class Rules(Masterclock):
         """vcpu_enter_guest(): what KVM_RUN does before the guest's first instruction, and what it leaves."""
         world.vcpus[number].has_run = True
         steal.record(world, number)
-        return self.process_requests(world, number, moment)
+        worlds = self.process_requests(world, number, moment)
+        for each in worlds:
+            runstate.enter_guest(self, each, number, moment)
+        return worlds
 
     # Writes by the guest itself
 

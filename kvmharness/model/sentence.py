@@ -10,9 +10,10 @@ from kvmharness.model.mismatch import Allowed, Mismatch
 from kvmharness.model.outcome import Answer, Clock, Flag, Outcome, Version, XenVersion
 from kvmharness.model.quantity import bounds
 from kvmharness.model.reference_time import UNIT_NS, Counted, CountedByHost
+from kvmharness.model.runstate import STATE, RunstateValue
 from kvmharness.model.state import Moment, Vcpu, World
 from kvmharness.model.steal import StealVersion, Stolen
-from kvmharness.script import PVCLOCK_GUEST_STOPPED, PVCLOCK_TSC_STABLE_BIT, TSC_STABLE
+from kvmharness.script import PVCLOCK_GUEST_STOPPED, PVCLOCK_TSC_STABLE_BIT, RUNSTATES, TSC_STABLE
 from kvmharness.trace import Event
 
 # What the bits of a value are called, by its name.
@@ -74,6 +75,7 @@ def _prediction(outcome: Outcome, event: Event) -> Allowed:
     names = operation.value_names or ("",) * len(event.values)
     for place, (name, answer, value) in enumerate(zip(names, outcome.answers, event.values, strict=False)):
         words = _of_the_clock(world, name, answer, value, event) or _of_steal_time(answer, value)
+        words = words or _of_runstate(world, answer, value, event)
         if words:
             return words
         predicted = _predicted(world, answer, event)
@@ -153,6 +155,19 @@ def _of_steal_time(answer: Answer, value: int) -> Allowed | None:
         waited = "the thread that runs the vCPU had waited that long for a CPU"
         return Allowed(f"{_range(Interval(answer.least, answer.most), '')} ns stolen", off, waited)
     return None
+
+
+def _of_runstate(world: World, answer: Answer, value: int, event: Event) -> Allowed | None:
+    """What was predicted of a runstate, if that was something else."""
+    due = _predicted(world, answer, event) if isinstance(answer, RunstateValue) else None
+    gap = due.gap(Interval(value, value)) if due else 0
+    if not due or not gap or not isinstance(answer, RunstateValue):
+        return None
+    if answer.place == STATE:
+        return Allowed(" or ".join(RUNSTATES[due.low : due.high + 1]))
+    text = event.operation.form(answer.place).format(_range(due, ""))
+    because = "the times add up to the VM's clock at the last entry, and a thread that waits is runnable"
+    return Allowed(text, f"{abs(gap)} ns {'lower' if gap > 0 else 'higher'} than observed", because)
 
 
 def _flags(name: str, answer: Flag, value: int) -> str:

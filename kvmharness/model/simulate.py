@@ -34,6 +34,7 @@ from kvmharness.model.quantity import Quantity, bounds, narrow
 from kvmharness.model.rates import UnknownRateError
 from kvmharness.model.reference_time import UNIT_NS, Counted, CountedByHost
 from kvmharness.model.rules import Rules
+from kvmharness.model.runstate import RunstateValue
 from kvmharness.model.state import DoubtError, Host, Moment, Vcpu, World
 from kvmharness.model.steal import StealVersion, Stolen
 from kvmharness.model.written_rule import WrittenRules
@@ -64,6 +65,7 @@ HOST = Host(
     has_steal_time=True,
     has_xen=True,
     marks_xen=False,
+    keeps_runstate=True,
     keeps_tsc_page=True,
 )
 CPUS = 2
@@ -342,8 +344,8 @@ class Simulation:
             return answer.bits
         if isinstance(answer, Version | XenVersion | Guess | Stolen | StealVersion):
             return answer[-1]
-        if isinstance(answer, Counted | CountedByHost):
-            return self._count(world, answer, moment)
+        if isinstance(answer, Counted | CountedByHost | RunstateValue):
+            return self._noted(world, answer, moment)
         quantity = answer.offset if isinstance(answer, Tsc | Clock) else answer
         known = bounds(quantity, world.unknowns)
         value = 0 if known is None else self._pick(known)
@@ -353,6 +355,15 @@ class Simulation:
             tsc = moment.tsc.low
             value += tsc if answer.ratio is None else tsc * answer.ratio >> (world.fraction_bits or 0)
         return value + moment.ns.low if isinstance(answer, Clock) else value
+
+    def _noted(self, world: World, answer: Counted | CountedByHost | RunstateValue, moment: Moment) -> int:
+        """A value of which the world takes note by itself."""
+        if not isinstance(answer, RunstateValue):
+            return self._count(world, answer, moment)
+        known = answer.bounds(world, moment)
+        value = self._pick(known) if known else 0
+        answer.agrees(world, value, moment)
+        return value
 
     def _count(self, world: World, answer: Counted | CountedByHost, moment: Moment) -> int:
         """A reference time as predicted: that of the clock, rounded down."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from kvmharness.model.armed import Armed
 from kvmharness.model.interval import Interval
-from kvmharness.model.pages import NO_STEAL_TIME, Page, StealPage, XenClock
+from kvmharness.model.pages import NO_RUNSTATE, NO_STEAL_TIME, Page, RunstatePage, StealPage, XenClock
 from kvmharness.model.quantity import Quantity, Unknowns, bounds, known_part
 
 NOTHING = Quantity(0)
@@ -60,6 +60,7 @@ class Host:
     has_steal_time   whether it reports steal time to its guests
     has_xen          whether its VMs can be a Xen's
     marks_xen        whether a mark of the kvmclock page (PVCLOCK_GUEST_STOPPED) gets into Xen's pages
+    keeps_runstate   whether a runstate stands still while the VM's clock is earlier
     keeps_tsc_page   whether it notes a TSC page's status (hv_tsc_page_status, Linux 5.13), and so leaves one
                      alone that is right; of a kernel that does not, nothing is predicted of that page
     fraction_bits    those of its TSC scaling: 32 (AMD), 48 (Intel), 0 for none
@@ -89,6 +90,7 @@ class Host:
     has_steal_time: bool | None = None
     has_xen: bool | None = None
     marks_xen: bool | None = None
+    keeps_runstate: bool | None = None
 
 
 class Story(NamedTuple):
@@ -136,6 +138,7 @@ class Vcpu:
     steal               its steal time
     xen_time            whether a Xen's time is switched on, in two pages that are alike: xen_page and xen_...
                         are of them what page and page_... are of the kvmclock page
+    runstate            what a Xen tells it of its runstate
     guest               the name of its program
     story               how it came to its offset
     """
@@ -182,6 +185,7 @@ class Vcpu:
     xen_origin: Quantity = NOTHING
     xen_offset: Quantity = NOTHING
     xen_ratio: int | None = None
+    runstate: RunstatePage = NO_RUNSTATE
     guest: str = ""
     story: Story = NO_STORY
 

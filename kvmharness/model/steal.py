@@ -9,6 +9,7 @@ that the page holds what the run_delay was then: of whichever thread ran the vCP
 from typing import NamedTuple
 
 from kvmharness.guests.layout import steal_time_address
+from kvmharness.model import runstate
 from kvmharness.model.interval import Interval
 from kvmharness.model.pages import EVER_NS, StealPage
 from kvmharness.model.state import Moment, World
@@ -100,7 +101,8 @@ def record_of_another(world: World, number: int) -> None:
 
 def note(world: World, number: int, after: int) -> StealPage:
     """Take note of the playing thread's run_delay after it has run a vCPU: what the page then is."""
-    vcpu, world.run_delay = world.vcpus[number], after
+    runstate.waited(world, after)
+    vcpu = world.vcpus[number]
     page = vcpu.steal
     if page.on and page.is_whole:
         vcpu.steal = page._replace(most=min(page.most, after))

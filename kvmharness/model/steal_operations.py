@@ -2,7 +2,7 @@
 """What the operations on steal time lead to (see `operations`)."""
 
 from kvmharness.guests.rdtsc import PROGRAMS
-from kvmharness.model import steal
+from kvmharness.model import runstate, steal
 from kvmharness.model.interval import Interval
 from kvmharness.model.outcome import REFUSED, Action, Answer, Flag, Outcome, Within
 from kvmharness.model.pages import EVER_NS
@@ -47,7 +47,7 @@ def _since(world: World, action: Action) -> tuple[Answer, ...]:
         return ()
     before, _ = action.written
     answers = Within(Interval(world.run_delay, EVER_NS)), Within(Interval(before, EVER_NS))
-    world.run_delay = before
+    runstate.waited(world, before)
     return answers
 
 

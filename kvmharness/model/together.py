@@ -3,7 +3,7 @@
 
 from itertools import permutations
 
-from kvmharness.model import steal
+from kvmharness.model import runstate, steal
 from kvmharness.model.interval import Interval
 from kvmharness.model.outcome import REFUSED, Action, Answer, Guess, Outcome, Within
 from kvmharness.model.quantity import bounds
@@ -35,6 +35,7 @@ def run_together(rules: Rules, world: World, action: Action) -> list[Outcome]:
                 entered.append(each.fork())  # it may have come too late to run at all
             for after in rules.enter_guest(each, number, action.moment):
                 steal.record_of_another(after, number)
+                runstate.record_of_another(after.vcpus[number])
                 entered.append(after)
         worlds = distinct(entered)
         if len(worlds) > _MOST_WORLDS:
@@ -100,6 +101,7 @@ def set_clock_during_run(rules: Rules, world: World, action: Action) -> list[Out
                 found.append(each)
     for each in found:
         each.cpu = home
+        runstate.record_of_another(each.vcpus[number])
     return [Outcome(each, (None, None, None)) for each in distinct(found)]
 
 

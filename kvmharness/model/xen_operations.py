@@ -4,14 +4,15 @@
 KVM writes Xen's two pages of a vCPU together with its kvmclock page, and of the same numbers.
 """
 
-from kvmharness.model import line, real_time
+from kvmharness.model import real_time
 from kvmharness.model.clock_operations import page_reading
 from kvmharness.model.interval import Interval
 from kvmharness.model.outcome import UNKNOWN, Action, Outcome, Within, XenVersion
 from kvmharness.model.pages import XenClock
-from kvmharness.model.quantity import Quantity, bounds
+from kvmharness.model.quantity import Quantity
 from kvmharness.model.rules import Rules
-from kvmharness.model.state import Moment, World
+from kvmharness.model.runstate import clock_now
+from kvmharness.model.state import World
 
 
 def set_xen(rules: Rules, world: World, action: Action) -> list[Outcome]:
@@ -19,7 +20,7 @@ def set_xen(rules: Rules, world: World, action: Action) -> list[Outcome]:
 
     It does so up to 7.2, and no longer on 7.3.
     """
-    outcomes = _without_xen(world)
+    outcomes = without_xen(world)
     if world.has_xen is False:
         return outcomes
     world.has_xen = True
@@ -46,7 +47,7 @@ def set_xen_time(rules: Rules, world: World, action: Action) -> list[Outcome]:
     """kvm_xen_vcpu_set_attr(), which asks for the vCPU's time to be written."""
     number = action.operation.vcpu
     rules.load_vcpu(world, number, action.moment)
-    outcomes = _without_xen(world)
+    outcomes = without_xen(world)
     if world.has_xen is False:
         return outcomes
     world.has_xen, vcpu = True, world.vcpus[number]
@@ -80,7 +81,7 @@ def read_xen_wall_clock(rules: Rules, world: World, action: Action) -> list[Outc
     return [Outcome(world, (Quantity(2 * world.xen.times), known))]
 
 
-def _without_xen(world: World) -> list[Outcome]:
+def without_xen(world: World) -> list[Outcome]:
     """What a kernel answers whose VMs cannot be a Xen's, if this one may be such."""
     if world.has_xen is True:
         return []
@@ -91,17 +92,7 @@ def _without_xen(world: World) -> list[Outcome]:
 
 def _wall_clock(rules: Rules, world: World, action: Action) -> Interval | None:
     """kvm_get_wall_clock_epoch(): the real time less the VM's clock, which kernels may read in turn."""
-    now, clock = real_time.now(rules, world, action.moment), _clock(rules, world, action.moment)
+    now, clock = real_time.now(rules, world, action.moment), clock_now(rules, world, action.moment)
     if action.realtime is not None:
         now = Interval(action.realtime, action.realtime)
     return now and clock and Interval(now.low - clock.high, now.high - clock.low)
-
-
-def _clock(rules: Rules, world: World, moment: Moment) -> Interval | None:
-    """The VM's clock within a moment, in ns; None if it is not known."""
-    if rules.has_line(world) and world.clock_khz:
-        drawn = bounds(world.line, world.unknowns)
-        low, high = (line.ns_at(tsc, world.clock_khz) for tsc in moment.tsc)
-        return drawn and Interval(drawn.low + low - line.ROUNDED_NS, drawn.high + high)
-    offset, drift = bounds(world.kvmclock_offset, world.unknowns), rules.drift(world, moment)
-    return offset and Interval(moment.ns.low + offset.low - drift, moment.ns.high + offset.high + drift)

@@ -7,7 +7,13 @@ import errno
 import os
 
 from kvmharness import guests
-from kvmharness.guests.layout import TIMER_VECTOR, XEN_SHARED, xen_time_address, xen_vcpu_info_address
+from kvmharness.guests.layout import (
+    TIMER_VECTOR,
+    XEN_SHARED,
+    xen_runstate_address,
+    xen_time_address,
+    xen_vcpu_info_address,
+)
 from kvmharness.kvm import (
     BracketBuffer,
     Meeting,
@@ -21,7 +27,7 @@ from kvmharness.kvm import (
 from kvmharness.kvm.lapic import with_deadline_timer
 from kvmharness.player.msr import MSRS
 from kvmharness.player.played_vm import PlayedVm
-from kvmharness.player.run_delay import wait_for_cpu
+from kvmharness.player.run_delay import run_delay, wait_for_cpu
 from kvmharness.player.threads import at_once
 from kvmharness.player.values import frequency, resolve
 
@@ -173,6 +179,27 @@ class HostOperations(PlayedVm):
     def _do_read_xen_wall_clock(self, operation: dict[str, Any]) -> list[int]:
         self._bracket = read_host_clock()
         return guests.xen_wall_clock(self._memory)
+
+    def _do_set_xen_runstate(self, operation: dict[str, Any]) -> list[int]:
+        number = operation["vcpu"]
+        self._vcpus[number].set_xen_runstate(xen_runstate_address(number))
+        return []
+
+    def _do_enter_xen_runstate(self, operation: dict[str, Any]) -> list[int]:
+        before = run_delay()
+        self._vcpus[operation["vcpu"]].enter_xen_runstate(operation["state"])
+        return [before, run_delay()]
+
+    def _do_set_xen_runstate_times(self, operation: dict[str, Any]) -> list[int]:
+        # ns are counted like cycles of 1 GHz.
+        times = self._written = [resolve(each, 1_000_000, self._read) for each in operation["times"]]
+        entered = sum(times) % 2**64
+        self._vcpus[operation["vcpu"]].set_xen_runstate_times(operation["state"], entered, times)
+        return times
+
+    def _do_read_xen_runstate(self, operation: dict[str, Any]) -> list[int]:
+        self._bracket = read_host_clock()
+        return [*guests.xen_runstate(self._memory, operation["vcpu"]), run_delay()]
 
     def _do_wait_for_cpu(self, operation: dict[str, Any]) -> list[int]:
         tsc_before, ns_before, _, _ = self._bracket = read_host_clock()

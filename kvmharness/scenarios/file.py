@@ -37,6 +37,9 @@ from kvmharness.contract import (
     RealtimeClaim,
     ReferenceClaim,
     RenewedClaim,
+    RunnableClaim,
+    RunstateClaim,
+    RunstateGrowthClaim,
     SameClaim,
     ScaleClaim,
     StealClaim,
@@ -63,6 +66,9 @@ CLAIMS: dict[str, type[Claim]] = {
     "scale": ScaleClaim,
     "steal": StealClaim,
     "no-steal": NoStealClaim,
+    "runstate": RunstateClaim,
+    "runstate-growth": RunstateGrowthClaim,
+    "runnable": RunnableClaim,
     "l2-rate": L2RateClaim,
     "reads": ReadsClaim,
     "page": PageClaim,
@@ -260,6 +266,8 @@ def _field(name: str, kind: str, value: Any) -> Any:
             raise ScenarioFileError(f"{name}: expected a list that is not empty")
         if name == "together" and len(texts) not in (0, 2):
             raise ScenarioFileError("together: expected two labels")
+        if "int" in kind:
+            return tuple(_field(name, "int", each) for each in texts)
         return tuple(_text(name, each) for each in texts)
     if "bool" in kind:
         if type(value) is not bool and not (value is None and "None" in kind):

@@ -64,6 +64,6 @@ class Scenario:
             has_scale="tsc-scale-attribute" in self.needs,
             has_clock_guest="clock-guest" in self.needs,
             has_hyperv="hyperv-time" in self.needs,
-            has_steal_time="steal-time" in self.needs,
-            has_xen="xen-time" in self.needs,
+            has_steal_time=bool({"steal-time", "xen-runstate"} & set(self.needs)),
+            has_xen=bool({"xen-time", "xen-runstate"} & set(self.needs)),
         )

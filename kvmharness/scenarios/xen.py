@@ -180,6 +180,35 @@ SCENARIOS = (
         claims=(_is_clock("before", *_both("after"), *_both("new", vcpu=1)), _is_clock("new", vcpu=1)),
     ),
     Scenario(
+        name="xen-shared-again",
+        contract="Naming the page that a Xen shares once more leaves all clocks on their line.",
+        source="kvm_xen_shared_info_init(), which up to 7.2 asks all vCPUs to look at the masterclock again",
+        consequence=_JUMP,
+        needs=("xen-time", "masterclock", "clock-realtime", "tsc-offset"),
+        script=(
+            SetXen(label="xen"),
+            *_guest(),
+            *_guest(1),
+            *_look("before"),
+            *_look("before", vcpu=1),
+            GetTscOffset(vcpu=0, label="offset"),
+            # By now it was looked at for the second vCPU, too.
+            *_look("then"),
+            Sleep(ns=SECOND),
+            SetXen(label="xen-again"),
+            *_look("after"),
+            *_look("after", vcpu=1),
+            GetClock(label="clock"),
+        ),
+        claims=(
+            LineClaim(
+                text="Xen's time and the kvmclock stay on their line",
+                seen=(*_both("after"), "page-0-after", *_both("after", vcpu=1), "page-1-after", "clock"),
+                expected="page-0-then",
+            ),
+        ),
+    ),
+    Scenario(
         name="xen-restore",
         contract="A guest of Xen that is restored with its TSC and its clock has one time in all its pages.",
         source="QEMU restores TSC and clock, and sets KVM_XEN_VCPU_SET_ATTR again (kvm_put_xen_state())",

@@ -28,6 +28,7 @@ from kvmharness.script.operations.hyperv import *
 from kvmharness.script.operations.khz import *
 from kvmharness.script.operations.msr import *
 from kvmharness.script.operations.nested import *
+from kvmharness.script.operations.runstate import *
 from kvmharness.script.operations.steal import *
 from kvmharness.script.operations.thread import *
 from kvmharness.script.operations.timer import *

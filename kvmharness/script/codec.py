@@ -110,6 +110,7 @@ VcpuNumbers = Annotated[tuple[int, ...], Codec(_vcpus, list)]
 Level = Annotated[int, _within(1, 2)]
 CpuNumber = Annotated[int, _within(0, MAX_CPUS - 1)]
 Duration = Annotated[int, _within(0, MAX_SLEEP_NS)]  # ns
+Runstate = Annotated[int, _within(0, 3)]  # of a Xen's vCPU
 YesNo = Annotated[bool, Codec(_yes_no)]
 MsrName = Annotated[str, Codec(_msr)]
 MsrNames = Annotated[tuple[str, ...], Codec(lambda data: tuple(_msr(name) for name in _list(data)), list)]

@@ -13,6 +13,7 @@ from kvmharness.judging.relations.offsets import Offsets, UnstableOffsets
 from kvmharness.judging.relations.rates import Paces, Rates
 from kvmharness.judging.relations.reference import ReferenceTimes
 from kvmharness.judging.relations.relation import Relation
+from kvmharness.judging.relations.runstate import Runstates
 from kvmharness.judging.relations.steal import Steal
 from kvmharness.judging.relations.timers import Timers
 from kvmharness.trace import Bracket, Event, Trace
@@ -45,7 +46,7 @@ class Reading:
         timers = Timers(rates, offsets.known, undisturbed=undisturbed)
         self._sources += [rates.relations, adjusts.relations, clock.relations, pages.relations]
         self._sources += [ReferenceTimes(rates, pages, clock).relations, timers.relations]
-        self._sources += [Steal().relations]
+        self._sources += [Steal().relations, Runstates().relations]
 
     def relations(self, event: Event) -> Relations:
         """Take a step: each thing that it shows, and how that is related to what was seen before."""
