@@ -19,6 +19,7 @@ OF_TIME = kernel_faults.read(HERE / "kernel-faults-3.toml")
 SIZES = kernel_faults.read(HERE / "kernel-faults-sizes.toml")
 NESTED = kernel_faults.read(HERE / "kernel-faults-nested.toml")
 STEAL = kernel_faults.read(HERE / "kernel-faults-steal.toml")
+XEN = kernel_faults.read(HERE / "kernel-faults-xen.toml")
 # All of them take hours: scripts/kernel-faults.
 PLAYED = [
     *FAULTS[::3],
@@ -70,10 +71,11 @@ def test_a_fault_that_fits_in_no_place_or_in_several_is_refused(
 
 
 def test_faults_have_names_of_their_own_and_are_noticed_or_survive() -> None:
-    faults = [*FAULTS, *kernel_faults.read(HERE / "kernel-faults-2.toml"), *OF_TIME, *SIZES, *NESTED, *STEAL]
+    by_lists = [*OF_TIME, *SIZES, *NESTED, *STEAL, *XEN]
+    faults = [*FAULTS, *kernel_faults.read(HERE / "kernel-faults-2.toml"), *by_lists]
     assert len({fault.name for fault in faults}) == len(faults)
     assert not [fault.name for fault in faults if fault.survives and fault.noticed_by]
-    listed = [*FAULTS, *OF_TIME, *SIZES, *NESTED, *STEAL]
+    listed = [*FAULTS, *by_lists]
     assert {fault.noticed_by for fault in listed if not fault.survives} <= set(SCENARIOS)
 
 
@@ -91,7 +93,12 @@ def rows(heading: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("heading", "faults"), [("Faults put into a kernel", FAULTS), ("Clocks, timers and Hyper-V", OF_TIME)]
+    ("heading", "faults"),
+    [
+        ("Faults put into a kernel", FAULTS),
+        ("Clocks, timers and Hyper-V", OF_TIME),
+        ("A Xen's time and runstates", XEN),
+    ],
 )
 def test_the_page_lists_each_fault_and_what_notices_it(heading: str, faults: list[Fault]) -> None:
     listed = {cells[0]: (cells[1], cells[2], cells[4].split(",")[0]) for cells in rows(heading)}
