@@ -229,6 +229,8 @@ def test_a_run_from_a_snapshot_brings_back_what_a_run_from_a_boot_does_to_the_by
         sessions.append(play.play(found, AMD, scenarios))
     assert loaded[0] is False
     assert loaded.count(True) == 2
+    # So does a machine that keeps none, as after an attempt that was lost.
+    sessions.append(play.play(found, AMD.without_snapshots, scenarios))
     lines = [[list(to_lines(each)) for each in session.everything] for session in sessions]
     assert all(each == lines[0] for each in lines)
     # Another job goes on from the same snapshot.
