@@ -21,6 +21,7 @@ from kvmharness.model.rules import Rules
 from kvmharness.model.simulate import HOST
 from kvmharness.model.state import World
 from kvmharness.scenarios import SCENARIOS, Scenario
+from kvmharness.scenarios.predicted import predicted_contract
 from kvmharness.script import GetMsrs, SetTscOffset
 from kvmharness.trace import Trace
 from tests.made_up import NEVER_SNAPS, play, probe, session, with_step
@@ -112,6 +113,22 @@ def test_a_contract_that_a_kernel_breaks_as_its_probe_does_is_predicted_there() 
     assert (result.verdict, result.predicted) == (Verdict.XFAIL, True)
     assert "flags" in result.reason
     assert verdict("xen-stopped", "mainline-6.7").verdict is Verdict.PASS
+
+
+def test_a_runstate_that_runs_back_is_predicted_of_a_kernel_that_lets_it() -> None:
+    scenario, lets = SCENARIOS["xen-runstate-clock-back"], dataclasses.replace(HOST, keeps_runstate=False)
+    trace = play(scenario.name, scenario.script, host=lets)
+    result = judged(scenario, trace, probe(host=lets))
+    assert (result.verdict, result.predicted) == (Verdict.XFAIL, True)
+    assert "ran back by" in result.reason
+    assert verdict(scenario.name, "mainline-6.7").verdict is Verdict.PASS
+
+
+def test_clocks_that_jump_are_predicted_of_a_kvm_that_noted_another_rate() -> None:
+    scenario = SCENARIOS["xen-shared-again"]
+    early = dataclasses.replace(scenario.host, kvm_khz=2_000_098)
+    assert Status.BROKEN in predicted_contract(scenario, POLICIES["mainline-6.7"], early)
+    assert predicted_contract(scenario, POLICIES["mainline-6.7"]) == {Status.KEPT}
 
 
 def test_a_kernel_with_another_policy_fails_even_where_it_keeps_the_contract() -> None:
