@@ -12,9 +12,10 @@ from kvmharness.explore.oracles import COMPLAINT, DIFFERS, ENTITLEMENT, IMPOSSIB
 from kvmharness.judging.session import Session
 from kvmharness.judging.verdict import BY_CONTRACTS, Expectation
 from kvmharness.model.policies import POLICIES
-from kvmharness.model.simulate import HOST, SimulatedRules, simulate
+from kvmharness.model.simulate import HOST, Pace, SimulatedRules, simulate
 from kvmharness.scenarios import SCENARIOS, Scenario
 from kvmharness.script import (
+    AwaitTimer,
     CreateVcpu,
     GetClock,
     GetTscOffset,
@@ -183,6 +184,21 @@ def test_a_break_that_depends_on_when_in_its_step_a_guest_read_its_tsc_is_known(
     (guest,) = usual.events[1].values
     between = usual.events[3].bracket.tsc_after - usual.events[2].bracket.tsc_after
     trace = played(between - second - guest - 500, {"run": (guest + 1000,)})
+    symptoms = Oracles(policy, HOST).ask(trace).symptoms
+    assert [(each.what, each.step, each.predicted) for each in symptoms] == [("timeline", 4, True)]
+
+
+def test_a_break_is_known_though_a_step_before_it_did_not_wait_as_long_as_it_may() -> None:
+    """The timer is refused, and does not wait: 2 ms later the write would no longer be near the first one."""
+    policy, second = POLICIES["mainline-6.7"], (HOST.khz or 0) * 1000
+    script = (
+        CreateVcpu(vcpu=0, guest="rdtsc-16", label="create"),
+        SetMsrs(vcpu=0, msrs=(("TSC", 2**56),), label="far"),
+        AwaitTimer(vcpu=0, ns=2_000_000, label="timer"),
+        SetMsrs(vcpu=0, msrs=(("TSC", 2**56 - second + second // 1000),), label="near"),
+    )
+    trace = simulate("", script, policy, debugfs=True, pace=lambda operation: Pace(waited=0))
+    assert trace.events[2].error
     symptoms = Oracles(policy, HOST).ask(trace).symptoms
     assert [(each.what, each.step, each.predicted) for each in symptoms] == [("timeline", 4, True)]
 

@@ -77,8 +77,12 @@ class Anything:
             *((self.clock_guest, 4 if self.draft.ground.host.has_clock_guest else 0),),
             *((self.read_scale, 1 if self.draft.ground.host.has_scale else 0),),
             *(self.devices.kinds() if self.devices else ()),
-            *((self.change_clock, 4 if self.draft.leaves_tsc else 0),),
+            *(self.of_host_clock() if self.draft.leaves_tsc else ()),
         ]
+
+    def of_host_clock(self) -> list[tuple[Callable[[], None], int]]:
+        """What a script is about in which the host's own clock leaves the TSC: what becomes of the VM's."""
+        return [(self.change_clock, 12), (self.set_clock, 6), (self.clock, 6)]
 
     def add(self, operation: Operation) -> None:
         """Take this step."""

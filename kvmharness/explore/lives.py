@@ -77,6 +77,7 @@ class Life:
             *((self.stop, 1), (self.migrate, 1), (self.guests_act, 2), (self.set_rates, 1)),
             *((self.copy_offset, 1), (self.anything.wait, 4), (self.anything.look, 3)),
             *(self.anything.devices.kinds() if self.anything.devices else ()),
+            *(self.anything.of_host_clock() if self.draft.leaves_tsc else ()),
         ]
 
     # Its parts

@@ -176,9 +176,11 @@ def _pace_of(trace: Trace) -> Callable[[Operation], Pace]:
     paces = []
     for event, after in zip(trace.events, (*trace.events[1:], None), strict=True):
         bracket, khz = event.bracket, max(1, _khz(trace))
-        width = max(0, bracket.width - event.operation.waits_ns * khz // 1_000_000)
+        # One that is refused waits for nothing, and a timer's interrupt ends a wait.
+        waited = min(event.operation.waits_ns * khz // 1_000_000, bracket.width)
+        width = bracket.width - waited
         pause = after.bracket.tsc_before - bracket.tsc_after if after else 0
-        paces.append(Pace(width // 2, 0, width - width // 2, max(0, pause)))
+        paces.append(Pace(width // 2, 0, width - width // 2, max(0, pause), waited))
     ahead = iter(paces)
     return lambda operation: next(ahead, Pace())
 

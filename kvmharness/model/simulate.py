@@ -78,12 +78,14 @@ _REALTIME_NS = 1_700_000_000 * 10**9  # its CLOCK_REALTIME when it was booted
 
 class Pace(NamedTuple):
     """How an operation goes, in cycles of the host's TSC: until the kernel reads the TSC, from there
-    until it reads its clock, from there to the end, and from there to the next operation."""
+    until it reads its clock, from there to the end, and from there to the next operation. `waited` is how
+    long it waits in between, if that is not as long as it may."""
 
     before: int = 2_000
     between: int = 100
     after: int = 2_000
     pause: int = 10_000
+    waited: int | None = None
 
 
 USUAL = Pace()
@@ -221,7 +223,8 @@ class Simulation:
         self.step += 1
         begin, event_tsc = self.tsc, self.tsc + pace.before
         clock = event_tsc + pace.between
-        end = clock + pace.after + operation.waits_ns * self.host_khz // 1_000_000
+        waited = operation.waits_ns * self.host_khz // 1_000_000 if pace.waited is None else pace.waited
+        end = clock + pace.after + waited
         self.tsc = end + pace.pause
         bracket = Bracket(begin, self._ns(begin), self._ns(end), end)
         if operation.refused({number: vcpu.guest for number, vcpu in self.world.vcpus.items()}, CPUS):
