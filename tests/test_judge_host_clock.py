@@ -7,7 +7,7 @@ import pytest
 
 from kvmharness.model.host_clocks import clocks_disagree
 from kvmharness.model.judge import Possibility
-from kvmharness.script import SetClocksource, Sleep
+from kvmharness.script import ReadKvmclock, SetClocksource, Sleep
 from kvmharness.trace import Event, Trace
 from tests.hand_worked import HOST, MS, create, judged, possible, run, step
 from tests.test_judge_clock import BORN, STABLE, clock, page, page_on, set_clock
@@ -50,6 +50,20 @@ def test_how_soon_a_worker_asks_for_it_is_not_known_where_others_have_the_cpu() 
         assert possible(*BEFORE, at_once, page(1012 * MS, 4, 0, of=1011 * MS + 500), host=host)
     assert possible(*BEFORE, again, page(1111 * MS, 2, STABLE, of=1002 * MS))
     assert possible(*BEFORE, again, page(1111 * MS, 4, 0, of=1110 * MS + 500))
+
+
+def test_what_a_worker_asked_for_may_have_been_done_at_an_entry_before_it_was_due_for_certain() -> None:
+    # The clock was set, so there is no masterclock any more that the entry would have ended.
+    entered = (*BEFORE, set_clock(1011 * MS, 5000 * MS), run(1012 * MS, 12 * MS + 500))
+    again = run(1110 * MS, 110 * MS + 500)
+
+    def written(version: int, of: int) -> Event:
+        values = version, of - 1000 * MS, of - 1011 * MS + 5000 * MS, 2**31, 1, 0
+        return step(ReadKvmclock(vcpu=0), 1111 * MS, *values)
+
+    assert possible(*entered, again, written(4, 1012 * MS + 500), host=QUIET)
+    assert possible(*entered, again, written(6, 1110 * MS + 500), host=QUIET)
+    assert not possible(*entered[:-1], again, written(2, 1002 * MS + 500), host=QUIET)
 
 
 def test_kvm_get_clock_calls_the_clock_stable_until_a_vcpu_runs() -> None:

@@ -127,14 +127,19 @@ class Masterclock(ReferenceTime):
         """The beginning of vcpu_enter_guest(), as far as it is about the clock."""
         vcpu, worlds = world.vcpus[number], [world]
         request, vcpu.request = vcpu.request, False
-        if vcpu.notified:
-            request = True if self._is_notified(vcpu.notified, moment) else None
-            vcpu.notified, vcpu.request = (None, False) if request else (vcpu.notified, None)
+        if vcpu.notified and self._is_notified(vcpu.notified, moment):
+            # An entry before may have been after the worker's turn, and have had this one's part in it.
+            request = None if vcpu.entered_since else True
+            vcpu.notified, vcpu.entered_since = None, False
+        elif vcpu.notified:
+            request = vcpu.request = None
         wanted = self._wants_masterclock(world) and not world.boot_vcpu_runs_old_kvmclock
         if request is None and wanted != world.use_master_clock:
             worlds.append(world.fork())
+            worlds[1].vcpus[number].notified = None
             self._update(worlds[1], moment, certain=world.tsc_clocksource is not None)
         elif request is not False:
+            vcpu.entered_since = vcpu.notified is not None
             self._update(world, moment, certain=request is True and world.tsc_clocksource is not None)
         for each in worlds:
             self._guest_time_update(each, number, moment)
@@ -200,7 +205,7 @@ class Masterclock(ReferenceTime):
         world.clocksource_changed = True
         for vcpu in world.vcpus.values() if leaves else ():
             if world.use_master_clock:
-                vcpu.notified = moment.ns
+                vcpu.notified, vcpu.entered_since = moment.ns, False
             elif vcpu.request is False:
                 vcpu.request = None  # another VM may have a masterclock
 

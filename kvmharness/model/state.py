@@ -116,6 +116,7 @@ class Vcpu:
     request             whether KVM_REQ_MASTERCLOCK_UPDATE is pending; None where kernels differ
     notified            when (ns) the host's clock left the TSC, for which that may become pending; None: it
                         has been
+    entered_since       whether the vCPU has entered since then, and may have seen that
     host_rate_at        the step at which virtual_tsc_khz became the host's own rate of that time, of which
                         it is only a guess; 0 where it is exact
     follows             False where it is not known which kHz its TSC follows: a KVM that ignores writes
@@ -158,6 +159,7 @@ class Vcpu:
     tsc_always_catchup: bool = False
     request: bool | None = False
     notified: Interval | None = None
+    entered_since: bool = False
     host_rate_at: int = 0
     follows: bool = True
     pv_time: bool | None = False
