@@ -101,7 +101,7 @@ def test_two_kernels_with_one_policy_show_no_difference_whatever_their_pace(
     scenario = SCENARIOS[name]
 
     def at(times: int) -> Trace:
-        pace = Pace(*(times * each for each in Pace()))
+        pace = Pace(*(times * each for each in Pace()[:4]))
         return simulate(
             name, scenario.script, policy, scenario.host, pace=lambda operation: pace, debugfs=True
         )
