@@ -81,7 +81,7 @@ class Anything:
         ]
 
     def of_host_clock(self) -> list[tuple[Callable[[], None], int]]:
-        """What a script is about in which the host's own clock leaves the TSC: what becomes of the VM's."""
+        """What a script is about in which the host's own clock leaves the TSC: what happens to the VM's."""
         return [(self.change_clock, 12), (self.set_clock, 6), (self.clock, 6)]
 
     def add(self, operation: Operation) -> None:

@@ -165,7 +165,7 @@ class Campaign:
         return Asked([*found, *difference(trace, theirs, hosts, self._settings.names)])
 
     def _see(self, session: Session) -> None:
-        """Judge by the machine of this session: one that was booted anew may have another tsc_khz."""
+        """Judge by the machine of this session: one that was booted again may have another tsc_khz."""
         probed = _played(session.probe)
         if probed != self._probed:
             seen = kvm.seen(session.probe, self._settings.expectation)
