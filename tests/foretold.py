@@ -19,7 +19,7 @@ _VERDICTS = {Status.KEPT: Verdict.PASS, Status.BROKEN: Verdict.XFAIL, Status.UND
 
 
 # Capabilities of a kernel that one of the same version may be built without.
-_BUILT_IN = {"xen-time"}
+_BUILT_IN = {"xen-time", "xen-runstate"}
 
 
 def foretold(probe: Probe, policy: str, judged_by: str = "") -> dict[str, set[Verdict]]:

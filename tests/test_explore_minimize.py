@@ -24,6 +24,7 @@ from kvmharness.script import (
     Sleep,
     Time,
     Value,
+    WriteTogether,
 )
 from tests.model_strategies import scripts
 
@@ -176,3 +177,14 @@ def test_what_is_left_still_holds_is_no_longer_and_can_be_played(script: Script,
     assert _is_playable(small)
     needed: list[Operation] = [step for step in small if step.sets_tsc and not step.creates_vcpu]
     assert len(needed) >= least
+
+
+def test_of_several_vcpus_that_are_written_at_once_one_is_left_where_that_will_do() -> None:
+    script = (
+        *(CreateVcpu(vcpu=vcpu, guest="rdtsc-16", label=f"create-{vcpu}") for vcpu in (0, 1)),
+        WriteTogether(vcpus=(0, 1), values=(7, 0), label="at-once"),
+    )
+    small = minimize(
+        script, where(lambda script: any(step.sets_tsc and 1 in step.vcpu_numbers for step in script[1:]))
+    )
+    assert [step.describe() for step in small.script] == ["creation of vCPU 1", "write TSC of vCPU 1"]

@@ -167,7 +167,8 @@ def _with(script: Script, steps: dict[int, Operation]) -> Script:
 
 
 def _plainer_steps(step: Operation) -> Iterator[Operation]:
-    """The step with something plainer in it, the plainest first."""
+    """The step with something plainer in it, the plainest first; of what it does to several vCPUs, one."""
+    yield from step.one_after_the_other if len(step.one_after_the_other) > 1 else ()
     for field in fields(step):
         value = getattr(step, field.name)
         for plainer in _plainer_fields(field.name, value):
