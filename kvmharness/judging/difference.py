@@ -138,7 +138,10 @@ def of_one_policy(policies: Sequence[Policy], *played: tuple[Trace, Host]) -> bo
 
 def _machines(hosts: Sequence[Host]) -> list[dict[str, Any]]:
     """The machines that these may all be, with the KVM that one of them may have."""
-    names = ("stable", "tsc_clocksource", "fraction_bits", "keeps_tsc_page")
+    names = (
+        *("stable", "tsc_clocksource", "fraction_bits", "keeps_tsc_page"),
+        *("marks_xen", "keeps_runstate"),
+    )
     known = [{getattr(host, name) for host in hosts} - {None} or {None} for name in names]
     return [dict(zip(names, each, strict=True)) for each in product(*known)]
 
