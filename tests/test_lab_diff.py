@@ -99,10 +99,7 @@ def test_kernels_of_one_policy_differ_in_what_the_page_explains_alone(
             for each in documented(older, newer)
             if machine is INTEL or not each.startswith("nested-ratio")
         }
-        missing = expected ^ {each.scenario for each in found.differences}
-        # In real time a player may be held up, and what that explains is left open.
-        assert len(missing) <= (0 if machine.counts_instructions else found.left_open)
-        assert missing <= expected
+        assert {each.scenario for each in found.differences} == expected
         # Each is a call that one of them refuses, a mark in Xen's pages, a runstate that runs back, or a
         # Hyper-V's page that 5.10 writes at other times.
         of_xen = {"xen-stopped", "xen-runstate-clock-back"}
