@@ -91,10 +91,31 @@ def test_only_the_times_that_may_grow_do_and_none_runs_back(times: tuple[int, ..
     assert found(grows, look("before", 50, 0, 20, 50), look("after", *times))[0] is status
 
 
-def test_what_the_thread_waited_shows_nothing_of_a_vcpu_that_was_to_be_blocked() -> None:
+@pytest.mark.parametrize("times", [(50, 9, 20, 50), (59, 0, 20, 50), (53, 6, 20, 50)])
+def test_a_vcpu_whose_thread_was_preempted_may_have_been_runnable_and_running(
+    times: tuple[int, int, int, int],
+) -> None:
     grows = RunstateGrowthClaim(text="it grows", seen=("after",), expected="before", grows=(BLOCKED,))
-    after = look("after", 50, 9, 20, 50, waited=709)
-    assert found(grows, look("before", 50, 0, 20, 50), after)[0] is Status.UNDECIDED
+    before = look("before", 50, 0, 20, 50)
+    assert found(grows, before, look("after", *times, waited=709))[0] is Status.UNDECIDED
+    assert found(grows, before, look("after", *times))[0] is Status.BROKEN
+
+
+def test_a_wait_without_the_vcpu_excuses_no_time_in_which_it_was_to_be_blocked() -> None:
+    grows = RunstateGrowthClaim(text="it grows", seen=("after",), expected="before", grows=(BLOCKED,))
+    before, waits = look("before", 50, 0, 20, 50), wait(702, 709)
+    assert found(grows, before, waits, look("after", 50, 7, 20, 50, waited=707))[0] is Status.BROKEN
+    assert found(grows, before, waits, look("after", 50, 7, 20, 50, waited=709))[0] is Status.UNDECIDED
+    assert found(grows, before, waits, look("after", 50, 0, 27, 50, waited=707))[0] is Status.KEPT
+
+
+def test_a_vcpu_of_another_state_is_runnable_once_its_thread_was_preempted() -> None:
+    blocked = RunstateClaim(text="it is blocked", seen=("look",), state=BLOCKED)
+    before, read = look("before", 1, 0, 0, 1), look("look", 50, 0, 0, 50, state=RUNNABLE)
+    assert found(blocked, before, read)[0] is Status.BROKEN
+    assert (
+        found(blocked, before, look("look", 50, 0, 0, 50, state=RUNNABLE, waited=701))[0] is Status.UNDECIDED
+    )
 
 
 RUNNABLE_FOR = RunnableClaim(text="it waits", seen="after", expected="before", first="new", by=("wait",))
