@@ -347,6 +347,7 @@ def test_the_json_report_has_the_keys_users_rely_on() -> None:
         ],
         "consistent_with": ["mainline-before-6.7", "like-xu-v1"],
         "predicted": True,
+        "only_if": "",
     }
     assert data["summary"]["exit_status"] == 1
 
@@ -408,6 +409,24 @@ def test_an_xfail_is_one_line_unless_the_policy_does_not_predict_it() -> None:
     assert text.index("  odd: ") < text.index("  known: ")
     assert "it does not" not in text
     assert f"{contract} it does not" in " ".join(render(report, verbose=True).split())
+
+
+def test_what_a_break_depends_on_beside_the_policy_is_said_once() -> None:
+    results = (
+        Result("marked", Verdict.XFAIL, "It is not.", "it is", 3, only_if="marks it"),
+        Result("always", Verdict.XFAIL, "It does.", "it does not", 3),
+        Result("marked-too", Verdict.XFAIL, "Nor is this.", "it is", 3, only_if="marks it"),
+    )
+    text = render(Report((KernelReport("k", "amd", "6", results),)))
+    assert text.split("XFAIL: ", 1)[1].startswith(
+        "every kernel with mainline-6.7 breaks these contracts (-v shows the\n  readings)\n"
+        "  always: It does.\n"
+        "\n"
+        "XFAIL: every kernel with mainline-6.7 breaks these contracts if its KVM marks\n"
+        "  it (-v shows the readings)\n"
+        "  marked: It is not.\n"
+        "  marked-too: Nor is this.\n"
+    )
 
 
 def test_the_first_lines_say_how_much_was_judged_and_that_most_was_not() -> None:

@@ -12,6 +12,7 @@ from kvmharness.contract import Status
 from kvmharness.judging import capabilities, kvm
 from kvmharness.judging.identity import Identity, identify
 from kvmharness.judging.judge import judge_probe, judge_scenario
+from kvmharness.judging.predicted import only_if, predicts_break
 from kvmharness.judging.probe import Probe
 from kvmharness.judging.session import Session, SessionResult, settle
 from kvmharness.judging.verdict import MAINLINE, Expectation, Result, Verdict, exit_status
@@ -19,7 +20,7 @@ from kvmharness.model.policies import POLICIES
 from kvmharness.model.policy import Policy
 from kvmharness.model.rules import Rules
 from kvmharness.model.simulate import HOST
-from kvmharness.model.state import World
+from kvmharness.model.state import Host, World
 from kvmharness.scenarios import SCENARIOS, Scenario
 from kvmharness.scenarios.predicted import predicted_contract
 from kvmharness.script import GetMsrs, SetTscOffset
@@ -111,6 +112,7 @@ def test_a_contract_that_a_kernel_breaks_as_its_probe_does_is_predicted_there() 
     trace = play(scenario.name, scenario.script, host=marks)
     result = judged(scenario, trace, probe(host=marks))
     assert (result.verdict, result.predicted) == (Verdict.XFAIL, True)
+    assert result.only_if == "marks a Xen's pages, too, when a guest is to learn that it was stopped"
     assert "flags" in result.reason
     assert verdict("xen-stopped", "mainline-6.7").verdict is Verdict.PASS
 
@@ -120,6 +122,7 @@ def test_a_runstate_that_runs_back_is_predicted_of_a_kernel_that_lets_it() -> No
     trace = play(scenario.name, scenario.script, host=lets)
     result = judged(scenario, trace, probe(host=lets))
     assert (result.verdict, result.predicted) == (Verdict.XFAIL, True)
+    assert result.only_if == "has a runstate's times run back when the VM's clock is set back"
     assert "ran back by" in result.reason
     assert verdict(scenario.name, "mainline-6.7").verdict is Verdict.PASS
 
@@ -129,6 +132,44 @@ def test_clocks_that_jump_are_predicted_of_a_kvm_that_noted_another_rate() -> No
     early = dataclasses.replace(scenario.host, kvm_khz=2_000_098)
     assert Status.BROKEN in predicted_contract(scenario, POLICIES["mainline-6.7"], early)
     assert predicted_contract(scenario, POLICIES["mainline-6.7"]) == {Status.KEPT}
+    found = only_if(scenario, POLICIES["mainline-6.7"], dataclasses.replace(HOST, kvm_khz=2_000_098))
+    assert found == "was loaded before the kernel corrected the rate of its TSC"
+
+
+def test_a_break_that_the_policy_alone_predicts_depends_on_nothing_that_the_probe_found() -> None:
+    odd = dataclasses.replace(HOST, marks_xen=True, keeps_runstate=False)
+    trace = play("three-writes", SCENARIOS["three-writes"].script, host=odd)
+    result = judged(SCENARIOS["three-writes"], trace, probe(host=odd))
+    assert (result.verdict, result.predicted, result.only_if) == (Verdict.XFAIL, True, "")
+
+
+@pytest.mark.parametrize("policy", ["mainline-before-6.7", "mainline-6.7"])
+def test_with_another_value_of_what_a_break_depends_on_the_contract_is_kept(policy: str) -> None:
+    odd = Host(khz=1_000_000, kvm_khz=999_951, marks_xen=True, keeps_runstate=False)
+    ordinary = Host(marks_xen=False, keeps_runstate=True)
+    depend = set()
+    for scenario in SCENARIOS.values():
+        if predicts_break(scenario, POLICIES[policy], odd):
+            kept = not predicts_break(scenario, POLICIES[policy], ordinary)
+            assert bool(only_if(scenario, POLICIES[policy], odd)) is kept, scenario.name
+            depend |= {scenario.name} if kept else set()
+    assert {"xen-stopped", "xen-runstate-clock-back", "xen-shared-again"} <= depend
+
+
+def test_of_two_facts_each_of_which_breaks_a_contract_the_report_names_both() -> None:
+    stopped, set_back = SCENARIOS["xen-stopped"], SCENARIOS["xen-runstate-clock-back"]
+    unmarked = stopped.claims[:3]
+    asked = {label for claim in unmarked for label in claim.labels}
+    marks = [step if step.label in asked else dataclasses.replace(step, label="") for step in stopped.script]
+    both = dataclasses.replace(
+        stopped,
+        needs=(*stopped.needs, *set_back.needs),
+        script=(*marks, *set_back.script[2:]),
+        claims=(*unmarked, *set_back.claims),
+    )
+    found = only_if(both, POLICIES["mainline-6.7"], Host(marks_xen=True, keeps_runstate=False))
+    assert found.startswith("marks a Xen's pages, too, when ")
+    assert " or has a runstate's times run back when " in found
 
 
 def test_a_kernel_with_another_policy_fails_even_where_it_keeps_the_contract() -> None:

@@ -13,14 +13,13 @@ from kvmharness.contract import Finding, Status
 from kvmharness.judging.capabilities import CAPABILITIES
 from kvmharness.judging.cut import why_cut
 from kvmharness.judging.kvm import Kvm
+from kvmharness.judging.predicted import only_if, predicts_break
 from kvmharness.judging.probe import HOST
 from kvmharness.judging.verdict import Result, Verdict
 from kvmharness.model.host_clocks import clocks_apart, clocks_disagree
 from kvmharness.model.judge import Judgement, Possibility, judge
 from kvmharness.model.policy import Policy
-from kvmharness.model.state import Host
 from kvmharness.scenarios import Scenario
-from kvmharness.scenarios.predicted import predicted_contract
 from kvmharness.trace import Trace
 
 
@@ -148,16 +147,9 @@ def _by_policy(bare: Result, scenario: Scenario, trace: Trace, kvm: Kvm, policy:
     bare = replace(bare, conforms=True, reason=bare.finding)
     if bare.kept is not False:
         return replace(bare, verdict=Verdict.PASS if bare.kept else Verdict.INCONCLUSIVE)
-    predicted = Status.BROKEN in predicted_contract(scenario, policy, _like(kvm.host, scenario.host))
-    return replace(bare, verdict=Verdict.XFAIL, predicted=predicted)
-
-
-def _like(known: Host, made_up: Host) -> Host:
-    """A machine that has what a scenario needs, with what is known of KVM: of its Xen, and of the rate that
-    it noted before the kernel corrected that."""
-    noted = made_up.khz and known.kvm_khz and known.khz and made_up.khz * known.kvm_khz // known.khz
-    marks, keeps = known.marks_xen is True, known.keeps_runstate is not False
-    return replace(made_up, marks_xen=marks, keeps_runstate=keeps, kvm_khz=noted or None)
+    if not predicts_break(scenario, policy, kvm.host):
+        return replace(bare, verdict=Verdict.XFAIL, predicted=False)
+    return replace(bare, verdict=Verdict.XFAIL, only_if=only_if(scenario, policy, kvm.host))
 
 
 def _impossible(bare: Result, judgement: Judgement, explained: Sequence[str]) -> Result:

@@ -62,7 +62,9 @@ class Result:
     a kernel with the expected policy can have left the trace; if it cannot, `mismatch` is the step that shows
     this, and `consistent_with` names the policies under which the trace is possible. `kept` and `conforms`
     are None where that is not known, or not asked.
-    `predicted` is False for an XFAIL that the expected policy allows but does not predict.
+    `predicted` is False for an XFAIL that the expected policy allows but does not predict. `only_if` says of
+    one that it predicts what it depends on beside the policy, in words that follow "if its KVM"; it
+    is "" where every kernel with the policy breaks the contract.
     """
 
     scenario: str
@@ -76,6 +78,7 @@ class Result:
     by: str = ""
     consistent_with: tuple[str, ...] = ()
     predicted: bool = True
+    only_if: str = ""
     mismatch: Mismatch | None = None
     kind: str = ""
 

@@ -77,4 +77,5 @@ def _result(result: Result) -> dict[str, Any]:
         ],
         "consistent_with": list(result.consistent_with),
         "predicted": result.predicted,
+        "only_if": result.only_if,
     }

@@ -27,7 +27,7 @@ def render(report: Report, *, verbose: bool = False) -> str:
     blocks += _notes(report.kernels, titles)
     blocks += [_table(report.kernels, titles, verbose=verbose), _alike(report.kernels, verbose=verbose)]
     blocks += _unpredicted(report.kernels, titles)
-    blocks.append(_known(report.kernels, verbose=verbose))
+    blocks += _known(report.kernels, verbose=verbose)
     blocks += _unjudged(report.kernels, titles, (Verdict.SKIP,), verbose=verbose)
     blocks.append(_builds(report.kernels, titles))
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
@@ -135,23 +135,30 @@ def _unpredicted(kernels: Sequence[KernelReport], titles: Sequence[str]) -> Iter
             yield lines
 
 
-def _known(kernels: Sequence[KernelReport], *, verbose: bool) -> list[str]:
-    """The contracts that the expected policy itself breaks; nobody has to look into those."""
-    found = {each.scenario: each for kernel in kernels for each in _xfailed(kernel) if each.predicted}
-    if not found:
-        return []
-    expect = kernels[0].expect
+def _known(kernels: Sequence[KernelReport], *, verbose: bool) -> Iterator[list[str]]:
+    """The contracts whose break the expected policy predicts; nobody has to look into those.
+
+    Those that every kernel with it breaks come first.
+    """
+    found: dict[str, dict[str, Result]] = {}
+    for result in (each for kernel in kernels for each in _xfailed(kernel) if each.predicted):
+        found.setdefault(result.only_if, {})[result.scenario] = result
     more = "" if verbose else " (-v shows the readings)"
-    lines = wrap(f"XFAIL: every kernel with {expect} breaks these contracts{more}", "", "  ")
-    for name, result in found.items():
-        text = f"{name}: {result.contract}"
-        if verbose:
-            lines += [*wrap(text, "  ", "    "), *wrap(result.reason, "    ", "    ")]
-        else:
-            lines.append(
-                f"  {text if len(text) <= WIDTH - 2 else f'{text[: WIDTH - 5].rsplit(None, 1)[0]} ...'}"
-            )
-    return lines
+    for only_if, results in sorted(found.items()):
+        who = f"every kernel with {kernels[0].expect}"
+        who += f" breaks these contracts if its KVM {only_if}" if only_if else " breaks these contracts"
+        yield [
+            *wrap(f"XFAIL: {who}{more}", "", "  "),
+            *(line for result in results.values() for line in _broken(result, verbose=verbose)),
+        ]
+
+
+def _broken(result: Result, *, verbose: bool) -> list[str]:
+    """A contract that is broken as predicted, in one line unless `verbose`."""
+    text = f"{result.scenario}: {result.contract}"
+    if verbose:
+        return [*wrap(text, "  ", "    "), *wrap(result.reason, "    ", "    ")]
+    return [f"  {text if len(text) <= WIDTH - 2 else f'{text[: WIDTH - 5].rsplit(None, 1)[0]} ...'}"]
 
 
 def _xfailed(kernel: KernelReport) -> list[Result]:
