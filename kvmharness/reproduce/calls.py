@@ -7,7 +7,8 @@ that name; one that has none cannot be expressed.
 
 from typing import Any
 
-from kvmharness.guests.layout import KVMCLOCK, KVMCLOCK_SIZE, MAX_VCPUS
+from kvmharness.guests.layout import KVMCLOCK, KVMCLOCK_SIZE, MAX_VCPUS, STEAL_TIME, STEAL_TIME_SIZE
+from kvmharness.guests.rdtsc import PROGRAMS
 from kvmharness.player.msr import MSRS
 from kvmharness.reproduce import guests
 from kvmharness.reproduce.names import CannotExpressError, duration, number, text
@@ -21,8 +22,14 @@ _MSR_NAMES = {
     "SYSTEM_TIME_OLD": "MSR_KVM_SYSTEM_TIME",
     "WALL_CLOCK": "MSR_KVM_WALL_CLOCK_NEW",
     "SYSTEM_TIME": "MSR_KVM_SYSTEM_TIME_NEW",
+    "STEAL_TIME": "MSR_KVM_STEAL_TIME",
 }
-assert set(_MSR_NAMES) == {name for name in MSRS if not name.startswith(("HV_", "STEAL_"))}
+assert set(_MSR_NAMES) == {name for name in MSRS if not name.startswith("HV_")}
+# The pages whose addresses MSRs have: of which MSRs, from where on, of what size, and what tells it in C.
+_PAGES = (
+    ("SYSTEM_TIME", KVMCLOCK, KVMCLOCK_SIZE, "page_address"),
+    ("STEAL_TIME", STEAL_TIME, STEAL_TIME_SIZE, "steal_time"),
+)
 
 
 def _msr(name: str) -> str:
@@ -36,6 +43,7 @@ class Calls:
 
     def __init__(self, variables: dict[str, str]) -> None:
         self._variables = variables
+        self._guest_of: dict[int, str] = {}
         self.guests: list[str] = []
 
     def call(self, operation: dict[str, Any], name: str) -> str:
@@ -49,7 +57,7 @@ class Calls:
 
     def c_create_vcpu(self, operation: dict[str, Any]) -> tuple[Any, ...]:
         """With its guest."""
-        guest = operation["guest"]
+        guest = self._guest_of[operation["vcpu"]] = operation["guest"]
         called = guests.name(guest)
         if guest not in self.guests:
             self.guests.append(guest)
@@ -139,6 +147,17 @@ class Calls:
         vcpu, msr = operation["vcpu"], operation["msr"]
         return "guest_write", vcpu, _msr(msr), self._of_msr(msr, vcpu, operation["value"])
 
+    def c_read_steal_time(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """By a guest that does."""
+        guest = self._guest_of.get(operation["vcpu"], "")
+        if not guest or not PROGRAMS[guest].reads_steal_time:
+            raise CannotExpressError(f"the guest {guest} does not read its steal time")
+        return "read_steal_time", operation["vcpu"]
+
+    def c_wait_for_cpu(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """Against another process."""
+        return "wait_for_cpu", duration(operation["ns"])
+
     def c_move_thread(self, operation: dict[str, Any]) -> tuple[Any, ...]:
         """To another of the CPUs that may be used."""
         return "move_thread", operation["to"]
@@ -149,9 +168,10 @@ class Calls:
 
     def _of_msr(self, msr: str, vcpu: int, value: Any) -> str:
         """A value for an MSR: that of a page's address says so."""
-        place, on = divmod(value - KVMCLOCK, KVMCLOCK_SIZE) if isinstance(value, int) else (-1, 0)
-        if msr.startswith("SYSTEM_TIME") and 0 <= place < MAX_VCPUS and on == 1:
-            return f"page_address({place}) + 1"
+        for begins, address, size, called in _PAGES:
+            place, rest = divmod(value - address, size) if isinstance(value, int) else (-1, 0)
+            if msr.startswith(begins) and 0 <= place < MAX_VCPUS:
+                return f"{called}({place}) + {rest}" if rest else f"{called}({place})"
         return self._cycles(vcpu, value)
 
     def _cycles(self, vcpu: int, value: Any) -> str:

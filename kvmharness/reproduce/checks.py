@@ -13,6 +13,7 @@ from kvmharness.contract import (
     ForwardClaim,
     HostTimeClaim,
     LineClaim,
+    NoStealClaim,
     OffsetClaim,
     PageClaim,
     RateClaim,
@@ -20,6 +21,7 @@ from kvmharness.contract import (
     RealtimeClaim,
     SameClaim,
     ScaleClaim,
+    StealClaim,
     TimeClaim,
 )
 from kvmharness.contract.answer import same_place
@@ -29,6 +31,7 @@ from kvmharness.script import Operation, Script
 Check = tuple[str, str]  # a text, and the expression that checks it
 
 _MOST_SEEN, _MOST_DUE = 47, 7  # struct offset_claim
+_MOST_GROWN = 15  # struct steal_claim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +131,19 @@ class Checks:
         steps = ", ".join([*map(self._pointer, claim.seen), "NULL"])
         return [(claim.text, f"never_backwards((const struct step *[]) {{ {steps} }})")]
 
+    def _steal(self, claim: StealClaim) -> list[Check]:
+        if len(claim.seen) > _MOST_GROWN or len(claim.by) > _MOST_DUE:
+            raise CannotExpressError(f"a test in C cannot look at so many steps: {claim.text}")
+        fields = [f".due = {self._pointer(claim.expected)}", f".seen = {self._pointers(claim.seen)}"]
+        if claim.by:
+            fields.append(f".by = {self._pointers(claim.by)}")
+        lines = "".join(f"\t{field},\n" for field in fields)
+        return [(claim.text, f"steal_grows((struct steal_claim) {{\n{lines}}})")]
+
+    def _no_steal(self, claim: NoStealClaim) -> list[Check]:
+        due = self._pointer(claim.expected) if claim.expected else "NULL"
+        return [(_each(claim, label), f"no_steal({self._pointer(label)}, {due})") for label in claim.seen]
+
     def _entries(self, claim: RateClaim) -> list[Operation]:
         """The steps in which the vCPU's guest was entered meanwhile."""
         first, last = self._of_label[claim.first][0], self._of_label[claim.last][0]
@@ -218,4 +234,6 @@ _CHECKS: dict[type[Claim], Callable[[Checks, Any], list[Check]]] = {
     RealtimeClaim: Checks._realtime,
     ScaleClaim: Checks._scale,
     LineClaim: Checks._line,
+    StealClaim: Checks._steal,
+    NoStealClaim: Checks._no_steal,
 }

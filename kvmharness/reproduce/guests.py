@@ -15,6 +15,10 @@ _GUESTS = {
         "writes_msr",
         "The guest leaves its TSC before and after a WRMSR, which it finds in its mailbox.",
     ),
+    "steal-16": (
+        "reads_steal_time",
+        "The guest writes the MSR in its mailbox, and leaves its TSC and what it reads of its steal time.",
+    ),
 }
 
 
@@ -53,4 +57,6 @@ def code(guest: str) -> str:
 def _enter(program: Program) -> str:
     if program.bits == 64:
         return "long_mode"
+    if program.reads_steal_time:
+        return "real_mode_with_steal_time"
     return "real_mode_with_vectors" if program.catches_faults else "real_mode"

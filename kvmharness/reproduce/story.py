@@ -32,17 +32,19 @@ class _Function:
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How a test is written: its name, how calls are made, what a guest is in C, the headers, how it is
-    built, how main() begins and ends, and whether it prints a plan."""
+    """How a test is written: its name, how calls are made, what a guest is in C ("" where that is a piece),
+    the headers, how it is built, how main() begins and ends, whether it prints a plan, and what gives a VM
+    the memory that it shares with its guests ("" where it has that anyway)."""
 
     name: str
     calls: Callable[[dict[str, str]], Calls]
     guest: Callable[[str], str]
-    includes: str
+    includes: Callable[[str], str]
     build: Callable[[str], str]
     begin: tuple[str, ...]
     plan: bool
     end: str
+    shares: str
 
 
 def written(scenario: Scenario, style: Style) -> str:
@@ -58,13 +60,16 @@ def written(scenario: Scenario, style: Style) -> str:
     stay = "stay_here_of" if moves else "stay_here"
     body = "\n\n".join(
         [
-            *(style.guest(each) for each in used),
+            *filter(None, map(style.guest, used)),
             *(_probe_function(CAPABILITIES[name], each) for name, each in probes.items()),
             _main(scenario, main, needs, stay, style),
         ]
     )
-    own = "\n\n".join(piece.code for piece in pieces.used_by(body, style.name))
-    return f"{_head(scenario, style)}\n{style.includes}\n{own}\n\n{body}\n"
+    used_pieces = pieces.used_by(body, style.name)
+    if any(style.shares in piece.names for piece in used_pieces):
+        body = body.replace("\tcreate_vm();", f"\tcreate_vm();\n\t{style.shares}();")
+    own = "\n\n".join(piece.code for piece in used_pieces)
+    return f"{_head(scenario, style)}\n{style.includes(own)}\n{own}\n\n{body}\n"
 
 
 def _labelled(scenario: Scenario) -> Script:

@@ -42,7 +42,7 @@ struct guest {
 
 //// vcpus kvm vm memory MEMORY_SIZE MAX_VCPUS guest_of
 #define MAX_VCPUS 24
-#define MEMORY_SIZE CODE(MAX_VCPUS)
+#define MEMORY_SIZE 0x80000		/* with room for what KVM tells the guests */
 
 static int kvm, vm = -1;
 static __u8 *memory;

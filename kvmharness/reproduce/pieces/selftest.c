@@ -40,13 +40,22 @@ static void create_vm(void)
 	steps = 0;
 }
 
+//// reads_tsc
+static void reads_tsc(int vcpu)
+{
+	for (;;)
+		GUEST_SYNC(rdtsc());
+}
+
 //// create_vcpu
-static struct step create_vcpu(const char *name, int vcpu, void (*guest)(void))
+/* The guest is a function that takes the number of its vCPU. */
+static struct step create_vcpu(const char *name, int vcpu, void *guest)
 {
 	struct step step = begin(name);
 
 	vcpus[vcpu].vcpu = vm_vcpu_add(vm, vcpu, guest);
 	end(&step, 0);
+	vcpu_args_set(vcpus[vcpu].vcpu, 1, (uint64_t)vcpu);
 	vcpus[vcpu].khz = vcpus[vcpu].first_khz = __vcpu_ioctl(vcpus[vcpu].vcpu, KVM_GET_TSC_KHZ, NULL);
 	step.has_tsc = true;		/* KVM has it begin with a TSC of 0 */
 	step.count = 1;
@@ -71,9 +80,11 @@ static struct step get_msr(const char *name, int vcpu, __u32 index)
 static struct step set_msr(const char *name, int vcpu, __u32 index, __u64 data)
 {
 	struct step step = begin(name);
+	int done = _vcpu_set_msr(vcpus[vcpu].vcpu, index, data);
 
-	vcpu_set_msr(vcpus[vcpu].vcpu, index, data);
-	end(&step, 0);
+	if (!done)
+		errno = EINVAL;		/* KVM says how many it wrote, not why it stopped */
+	end(&step, done == 1 ? 0 : -1);
 	step.count = 1;
 	step.has_tsc = index == MSR_IA32_TSC;
 	step.tsc = step.value[0] = data;
