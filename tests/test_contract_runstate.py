@@ -75,6 +75,13 @@ def test_the_state_is_entered_between_two_readings_of_the_clock(
     assert found(offline, clock("first", first), read, clock("last", last))[0] is status
 
 
+def test_a_vcpu_that_was_preempted_before_its_first_run_was_offline_until_then() -> None:
+    offline = RunstateClaim(text="offline", seen=("look",), is_first=True, after="first", before="last")
+    steps = clock("first", 101), look("look", 7, 5, 0, 100, waited=705), clock("last", 200)
+    assert found(offline, look("new", 0, 0, 0, 0), *steps)[0] is Status.BROKEN
+    assert found(offline, look("new", 0, 0, 0, 100, state=RUNNABLE), *steps)[0] is Status.UNDECIDED
+
+
 @pytest.mark.parametrize(
     ("times", "status"),
     [

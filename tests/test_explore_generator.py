@@ -3,6 +3,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from random import Random
 
 import pytest
 
@@ -16,7 +17,7 @@ from kvmharness.model.arithmetic import cycles
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.simulate import HOST, Step, simulate
 from kvmharness.model.state import Host, World
-from kvmharness.script import OPERATIONS, CreateVcpu, Run, Script, SetMsrs
+from kvmharness.script import OPERATIONS, CreateVcpu, Run, Script, SetMsrs, SetTscKhz, SetVmTscKhz
 
 GROUND = Ground(POLICIES["mainline-6.7"])
 COUNT = 80
@@ -155,6 +156,26 @@ def test_no_wait_is_longer_than_the_ground_allows() -> None:
     short = Ground(GROUND.policy, most_wait_ns=SECOND)
     for each in scripts(short, 3, 30):
         assert all(step.waits_ns <= SECOND for step in each)
+
+
+def test_no_vcpu_counts_slower_than_the_ground_allows() -> None:
+    ground = replace(GROUND, least_khz=1_000)
+    for steps in (
+        (SetTscKhz(vcpu=0, khz=1_000), SetTscKhz(vcpu=0, khz=999)),
+        (SetVmTscKhz(khz=999), CreateVcpu(vcpu=1)),
+    ):
+        made = draft.Draft(ground, Random(1))
+        assert [made.add(step) is not None for step in (CreateVcpu(vcpu=0), *steps)] == [True, True, False]
+        assert made.is_over
+        assert made.script == (CreateVcpu(vcpu=0), steps[0])
+
+
+def test_the_lowest_rates_are_set_only_where_they_may_be() -> None:
+    for least in (0, 1_000):
+        generator = Generator(replace(GROUND, least_khz=least), 5, guided=False)
+        made = [step for _ in range(200) for step in generator.make().script]
+        rates = {step.khz for step in made if isinstance(step, SetTscKhz)}
+        assert (1 in rates) is (least == 0)
 
 
 def test_guidance_reaches_more_with_as_many_scripts() -> None:

@@ -127,6 +127,7 @@ def run(arguments: argparse.Namespace) -> int:
             real_time=way.real_time,
             most_wait_ns=way.most_wait_ns,
             cpus=way.cpus,
+            least_khz=way.least_khz,
             guided=not arguments.unguided,
             names=(way.spec, against.spec if against else ""),
         )

@@ -58,7 +58,7 @@ class RunstateClaim(Claim):
         if steps.missing:
             return self.undecided(steps.missing, steps.step)
         for label in self.seen:
-            finding = self._of_page(trace, steps, label) or self._of_clocks(steps, label)
+            finding = self._of_page(trace, steps, label) or self._of_clocks(trace, steps, label)
             if finding:
                 return finding
         return self.kept()
@@ -82,12 +82,16 @@ class RunstateClaim(Claim):
         called = RUNSTATES[state] if state < len(RUNSTATES) else f"in state {state}"
         return self.broken(f"step {label!r} read that the vCPU is {called}", number)
 
-    def _of_clocks(self, steps: _Steps, label: str) -> Finding | None:
+    def _of_clocks(self, trace: Trace, steps: _Steps, label: str) -> Finding | None:
         """Whether the state was entered between the two readings of the clock."""
         number = steps.numbers[label]
         entered = steps.value(label, "time_offline" if self.is_first else "state_entry_time")
         for clock, sign, side in ((self.after, 1, "before"), (self.before, -1, "after")):
             gap = signed(steps.value(clock, "clock") - entered) * sign if clock else 0
+            if gap > 0 and self.is_first and _had_entered(trace, number):
+                return self.undecided(
+                    f"step {label!r}: the thread was preempted before the first run", number
+                )
             if gap > 0:
                 said = f"step {label!r} read that the state was entered {in_words(gap)} {side} the clock"
                 return self.broken(f"{said} of step {clock!r}", number, in_words(gap))
@@ -165,6 +169,13 @@ class RunnableClaim(Claim):
 
 def _times(event: Event) -> list[int]:
     return [event.value(f"time_{name}") or 0 for name in RUNSTATES]
+
+
+def _had_entered(trace: Trace, number: int) -> bool:
+    """Whether the vCPU of the step `number` had entered a state when its runstate was read before."""
+    vcpus = trace.events[number - 1].operation.vcpu_numbers
+    before = (each for each in trace.events[: number - 1] if each.operation.vcpu_numbers == vcpus)
+    return any(each.value("state_entry_time") for each in before)
 
 
 def _waited_elsewhere(trace: Trace, steps: _Steps, first: str, last: str) -> bool:

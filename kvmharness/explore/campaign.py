@@ -41,13 +41,14 @@ _KNOWN_ROUNDS = 16
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How a campaign goes. In `real_time` no two runs are the same: what is wrong has to come twice of three
-    times. `names` are the kernels' that are held against each other."""
+    times. `names` are the kernels' that are held against each other. The rest is as a Ground has it."""
 
     expectation: Expectation
     seed: int = 0
     real_time: bool = False
     most_wait_ns: int = 100 * 10**9
     cpus: int = 1
+    least_khz: int = 0
     guided: bool = True
     shrinks: bool = True
     names: tuple[str, str] = ("", "")
@@ -99,6 +100,7 @@ class Campaign:
         ground = replace(
             paced(ground, probe.traces[0].events),
             cpus=settings.cpus,
+            least_khz=settings.least_khz,
             may_leave_tsc=findings(probe)["clocksource"].status is Status.KEPT,
         )
         self.generator = Generator(ground, settings.seed, kept, guided=settings.guided)

@@ -27,7 +27,8 @@ _LEAVES_TSC = 0.04
 class Ground:
     """What scripts are made for: the expected policy, the machine, how long a step takes there, how long a
     script may wait at a time (ns), how many CPUs there are, the machine's TSC when a script begins (None: of
-    one that was booted an hour ago), and whether the host's own clock may leave the TSC."""
+    one that was booted an hour ago), whether the host's own clock may leave the TSC, and the lowest rate of
+    a vCPU's TSC (kHz)."""
 
     policy: Policy
     host: Host = HOST
@@ -36,6 +37,7 @@ class Ground:
     cpus: int = 1
     begin: int | None = None
     may_leave_tsc: bool = False
+    least_khz: int = 0
 
 
 def known(host: Host) -> Host:
@@ -124,6 +126,9 @@ class Draft:
             self.is_over = True
             return None
         if event is None:
+            return None
+        if any(0 < each.virtual_tsc_khz < self.ground.least_khz for each in self.world.vcpus.values()):
+            self.is_over = True
             return None
         self.operations.append(operation)
         self._labels.add(operation.label)

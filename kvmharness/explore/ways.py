@@ -27,6 +27,8 @@ class OnHost:
     real_time: bool = True
     # Waits cost as long as they take.
     most_wait_ns: int = _SECOND + _SECOND // 5
+    # No machine counts slower. What only a fuzzer asks for is not tried on a kernel that others use.
+    least_khz: int = 1_000
 
     @property
     def cpus(self) -> int:
@@ -56,6 +58,7 @@ class InLab:
     kernel: Kernel
     machine: Machine
     executor: LabExecutor = field(default_factory=LocalExecutor)
+    least_khz: int = 0
     _crashed: dict[str, str] = field(default_factory=dict)
     _probed: Session | None = None
     _stopped: bool = False
