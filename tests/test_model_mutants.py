@@ -6,6 +6,7 @@ become impossible; where it has not, the mutant says why it cannot be seen.
 """
 
 import importlib
+import sys
 import tomllib
 import types
 from collections.abc import Callable
@@ -18,8 +19,7 @@ from kvmharness.judging.session import Session, SessionResult
 from kvmharness.lab import play
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.catalogue import MACHINES
-from kvmharness.model import arithmetic, masterclock, operations, rates, rules
-from kvmharness.model import judge as judge_module
+from kvmharness.model import operations
 from kvmharness.model.judge import Possibility, judge
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.policy import Policy, from_tables
@@ -27,10 +27,10 @@ from kvmharness.model.simulate import simulate
 from kvmharness.model.state import Host
 from kvmharness.scenarios import SCENARIOS
 from kvmharness.trace import Trace
-from tests import mutants_of_time, mutants_of_writes
+from tests import mutants_of_devices, mutants_of_time, mutants_of_writes
 from tests.mutant import BOOTED, NEW, OLD, Mutant
 
-MUTANTS = mutants_of_writes.MUTANTS + mutants_of_time.MUTANTS
+MUTANTS = (*mutants_of_writes.MUTANTS, *mutants_of_time.MUTANTS, *mutants_of_devices.MUTANTS)
 
 SERIES = Path(__file__).parents[1] / "docs" / "clock-series.toml"
 STATED = {**POLICIES, **from_tables(tomllib.loads(SERIES.read_text()), POLICIES)}
@@ -45,33 +45,34 @@ def source(module: str) -> Path:
 
 
 def mutate(mutant: Mutant, patch: pytest.MonkeyPatch) -> None:
-    """Put the mutant in the place of the rule."""
+    """Put the mutant in the place of the rule, wherever the model has that by its name."""
+    original = importlib.import_module(f"kvmharness.model.{mutant.module}")
     path = source(mutant.module)
     text = path.read_text()
     assert text.count(mutant.old) == 1, "this mutant no longer fits the model's source"
-    changed = types.ModuleType(f"kvmharness.model.{mutant.module}")
+    changed = types.ModuleType(original.__name__)
     exec(compile(text.replace(mutant.old, mutant.new), str(path), "exec"), changed.__dict__)
-    # What is raised there has to be what the judge knows.
-    for name, kind in vars(importlib.import_module(changed.__name__)).items():
-        if isinstance(kind, type) and issubclass(kind, Exception):
-            setattr(changed, name, kind)
-    if mutant.module in ("vcpu_operations", "clock_operations", "nested_operations", "together"):
-        for name, handler in list(operations.HANDLERS.items()):
-            if handler.__module__ == changed.__name__:
-                patch.setitem(operations.HANDLERS, name, getattr(changed, name))
-    elif mutant.module == "debugfs":
-        patch.setattr(judge_module, "shows", changed.shows)
-    elif mutant.module == "pages":
-        patch.setattr(masterclock, "written", changed.written)
-    elif mutant.module == "arithmetic":
-        for name in ("in_window", "tolerated"):
-            patch.setattr(arithmetic, name, getattr(changed, name))
-    else:
-        kinds = {"rules": rules.Rules, "rates": rates.Rates, "masterclock": masterclock.Masterclock}
-        kind = kinds[mutant.module]
-        for name, value in vars(getattr(changed, kind.__name__)).items():
-            if isinstance(value, types.FunctionType):
-                patch.setattr(kind, name, value)
+    for name, rule in list(vars(changed).items()):
+        if getattr(rule, "__module__", "") != original.__name__:
+            continue
+        if isinstance(rule, type):
+            own = getattr(original, name)
+            for method, value in vars(rule).items():
+                if isinstance(value, types.FunctionType) and not method.startswith("__"):
+                    patch.setattr(own, method, value)
+            # What is made or raised there has to be what the others know.
+            setattr(changed, name, own)
+        else:
+            _put_in_place(getattr(original, name), rule, patch)
+
+
+def _put_in_place(rule: object, changed: object, patch: pytest.MonkeyPatch) -> None:
+    """Have every module of the model, and the handlers of operations, use a changed rule."""
+    for module in [each for name, each in sys.modules.items() if name.startswith("kvmharness.model.")]:
+        for name in [name for name, value in vars(module).items() if value is rule]:
+            patch.setattr(module, name, changed)
+    for name in [name for name, handler in operations.HANDLERS.items() if handler is rule]:
+        patch.setitem(operations.HANDLERS, name, changed)
 
 
 def noticed(policy: Policy, played: Played) -> list[str]:
