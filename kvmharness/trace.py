@@ -207,6 +207,16 @@ class Trace:
         return tuple(event.operation for event in self.events)
 
     @property
+    def labelled(self) -> dict[str, Event]:
+        """The steps by their labels."""
+        return {event.operation.label: event for event in self.events}
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """Which step (from 1) has which label."""
+        return {event.operation.label: number for number, event in enumerate(self.events, 1)}
+
+    @property
     def excuses(self) -> frozenset[str]:
         """The errnos that say nothing about the kernel where this was played."""
         return _SHORTAGES if self.is_undisturbed else _SHORTAGES | _OF_OTHERS

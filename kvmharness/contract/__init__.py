@@ -49,7 +49,7 @@ def check_all(claims: Sequence[Claim], trace: Trace, promptly: Promptly | None =
         if event.death:
             reason = f"the guest of step {number} did not survive: {event.end}"
             return [claim.broken(reason, number) for claim in claims]
-    events = {event.operation.label: event for event in trace.events}
+    events = trace.labelled
     if promptly and (reason := held_up(promptly, events)):
         return [claim.undecided(reason) for claim in claims]
     return [claim.check(trace) for claim in claims]

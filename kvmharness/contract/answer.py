@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from kvmharness.contract.finding import Claim, Finding, read_nothing
 from kvmharness.script import TSC_STABLE, Operation
-from kvmharness.trace import Event, Trace
+from kvmharness.trace import Trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,14 +62,11 @@ class SameClaim(Claim):
 
     def check(self, trace: Trace) -> Finding:
         """Check that the two values are equal."""
-        steps: dict[str, tuple[int, Event]] = {
-            event.operation.label: (number, event) for number, event in enumerate(trace.events, 1)
-        }
+        events = trace.labelled
         for label in (self.seen, self.expected):
-            if label not in steps:
+            if label not in events:
                 return self.undecided(f"step {label!r} was not reached")
-        number, seen = steps[self.seen]
-        expected = steps[self.expected][1]
+        number, seen, expected = trace.numbers[self.seen], events[self.seen], events[self.expected]
         if seen.error or not seen.values:
             return self.undecided(f"step {self.seen!r} read nothing {seen.error}".rstrip(), number)
         # A step that failed still has the value that it should have written.

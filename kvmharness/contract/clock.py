@@ -72,7 +72,7 @@ class TimeClaim(Claim):
 
     def check(self, trace: Trace) -> Finding:
         """Check that the times agree."""
-        steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
+        steps = trace.numbers
         apart = {}
         for label in (self.expected, *self.seen):
             found = _apart(trace, steps[label]) if label in steps else None
@@ -100,8 +100,7 @@ class RealtimeClaim(Claim):
 
     def check(self, trace: Trace) -> Finding:
         """Check that the VM's time advanced with the host's, save for the duration of the KVM_SET_CLOCK."""
-        events = {event.operation.label: event for event in trace.events}
-        steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
+        steps, events = trace.numbers, trace.labelled
         before, by, after = (events.get(label) for label in (self.before, self.by, self.after))
         if not (before and by and after) or by.error:
             return self.undecided("a step was not reached, or failed")

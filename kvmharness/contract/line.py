@@ -42,26 +42,26 @@ class LineClaim(Claim):
 
     def check(self, trace: Trace) -> Finding:
         """Check that both times are the same at the TSC of each of the steps."""
-        steps = {event.operation.label: number for number, event in enumerate(trace.events)}
-        if self.expected in steps and trace.events[steps[self.expected]].value("version") == 0:
+        steps, events = trace.numbers, trace.labelled
+        origin = events.get(self.expected)
+        if origin is not None and origin.value("version") == 0:
             return self.broken(
-                f"step {self.expected!r} read no page: KVM never wrote it", steps[self.expected] + 1
+                f"step {self.expected!r} read no page: KVM never wrote it", steps[self.expected]
             )
-        if self.expected not in steps or not _is_reported_stable(trace.events[steps[self.expected]]):
+        if origin is None or not _is_reported_stable(origin):
             return self.undecided(f"step {self.expected!r} read no page of a masterclock")
-        origin = trace.events[steps[self.expected]]
         for label in self.seen:
             if label not in steps:
                 return self.undecided(f"step {label!r} was not reached")
-            told = _told(trace.events[: steps[label] + 1], origin)
+            told = _told(trace.events[: steps[label]], origin)
             if told is None:
                 return self.undecided(f"step {label!r} reported no time of a masterclock with its TSC")
             tsc, time = told
-            seen = trace.events[steps[label]]
+            seen = events[label]
             between = seen.bracket.ns_after - origin.bracket.ns_before
             gap = signed(time - page_time(origin.values, tsc))
             if abs(gap) > slack(counted(origin, tsc, seen)):
-                return self.broken(self._words(label, gap, between), steps[label] + 1, in_words(abs(gap)))
+                return self.broken(self._words(label, gap, between), steps[label], in_words(abs(gap)))
         return self.kept()
 
     def _words(self, label: str, gap: int, between: int) -> str:

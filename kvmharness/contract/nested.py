@@ -23,13 +23,11 @@ class L2RateClaim(Claim):
 
     def check(self, trace: Trace) -> Finding:
         """Check that what L2 read lies between what the two readings of L1's TSC make it."""
-        steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
+        steps, events = trace.numbers, trace.labelled
         for label in (self.before, self.seen, self.after):
             if label not in steps:
                 return self.undecided(f"step {label!r} was not reached")
-        before, event, after = (
-            trace.events[steps[label] - 1] for label in (self.before, self.seen, self.after)
-        )
+        before, event, after = (events[label] for label in (self.before, self.seen, self.after))
         rate_ppm = event.operation.l2_rate_ppm
         if rate_ppm is None:
             return self.undecided(f"step {self.seen!r} names no rate of L2")

@@ -40,8 +40,7 @@ class OffsetClaim(Claim):
 
     def check(self, trace: Trace) -> Finding:
         """Check that the offsets agree."""
-        steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
-        events = {event.operation.label: event for event in trace.events}
+        steps, events = trace.numbers, trace.labelled
         expected = self._unmet_condition(events) or self._expected(events)
         if isinstance(expected, str):
             return self.undecided(expected)

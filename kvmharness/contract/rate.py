@@ -33,8 +33,7 @@ class RateClaim(Claim):
 
     def check(self, trace: Trace) -> Finding:
         """Check that the TSC advanced as its rate and the time that passed require."""
-        steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
-        events = {event.operation.label: event for event in trace.events}
+        steps, events = trace.numbers, trace.labelled
         since = self.stands_since or self.first
         wanted = (self.first, self.last, self.khz, self.instead, since)
         missing = _missing(events, tuple(filter(None, wanted)))
@@ -77,8 +76,7 @@ class ForwardClaim(Claim):
 
     def check(self, trace: Trace) -> Finding:
         """Check that no reading is less than the one before it. There is no tolerance."""
-        steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
-        events = {event.operation.label: event for event in trace.events}
+        steps, events = trace.numbers, trace.labelled
         missing = _missing(events, self.seen)
         if missing:
             return self.undecided(missing)

@@ -37,24 +37,23 @@ class ReferenceClaim(Claim):
 
     def check(self, trace: Trace) -> Finding:
         """Check each of the steps."""
-        steps = {event.operation.label: number for number, event in enumerate(trace.events)}
-        if self.expected in steps and trace.events[steps[self.expected]].value("version") == 0:
+        steps, events = trace.numbers, trace.labelled
+        origin = events.get(self.expected)
+        if origin is not None and origin.value("version") == 0:
             said = f"step {self.expected!r} read no page: KVM never wrote it"
-            return self.broken(said, steps[self.expected] + 1)
-        if self.expected not in steps or not _is_function(trace.events[steps[self.expected]]):
+            return self.broken(said, steps[self.expected])
+        if origin is None or not _is_function(origin):
             return self.undecided(f"step {self.expected!r} read no page of a masterclock")
-        origin = trace.events[steps[self.expected]]
         for label in self.seen:
             if label not in steps:
                 return self.undecided(f"step {label!r} was not reached")
-            number = steps[label]
-            event = trace.events[number]
+            number, event = steps[label], events[label]
             if event.error or not event.values:
                 return self.undecided(f"step {label!r} read no reference time")
-            wrong = self._counter(event, origin) or self._page(trace.events[: number + 1], origin)
+            wrong = self._counter(event, origin) or self._page(trace.events[:number], origin)
             if wrong:
                 said, gap = wrong
-                return self.broken(f"step {label!r} {said}", number + 1, in_words(gap) if gap else "")
+                return self.broken(f"step {label!r} {said}", number, in_words(gap) if gap else "")
         return self.kept()
 
     def _counter(self, event: Event, origin: Event) -> tuple[str, int] | None:
@@ -105,8 +104,7 @@ class RenewedClaim(Claim):
 
     def check(self, trace: Trace) -> Finding:
         """Compare the two pages."""
-        events = {event.operation.label: event for event in trace.events}
-        steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
+        steps, events = trace.numbers, trace.labelled
         pages = []
         for label in (self.expected, self.seen):
             page = tsc_page(events[label]) if label in events else None

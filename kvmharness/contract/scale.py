@@ -22,11 +22,11 @@ class ScaleClaim(Claim):
 
     def check(self, trace: Trace) -> Finding:
         """Check that each TSC lies where both make it lie."""
-        steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
+        steps = trace.numbers
         for label in (self.ratio, self.offset, *self.seen):
             if label not in steps:
                 return self.undecided(f"step {label!r} was not reached")
-        events = {label: trace.events[steps[label] - 1] for label in steps}
+        events = trace.labelled
         reported, offset = events[self.ratio], events[self.offset].value("offset")
         ratio, bits = reported.value("ratio"), reported.value("fraction_bits")
         for label, value in ((self.ratio, ratio), (self.offset, offset)):

@@ -30,23 +30,23 @@ class StealClaim(Claim):
 
     def check(self, trace: Trace) -> Finding:
         """Check each of the steps."""
-        steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
+        steps, events = trace.numbers, trace.labelled
         for label in (self.expected, *self.by, *self.seen):
             if label not in steps:
                 return self.undecided(f"step {label!r} was not reached")
-            event = trace.events[steps[label] - 1]
+            event = events[label]
             if not event.values or event.error:
                 return self.undecided(read_nothing(event), steps[label])
             wrong = "" if label in self.by else _flaw(event)
             if wrong:
                 return self.broken(f"step {label!r} read {wrong}", steps[label])
         for label in self.by:
-            first, last = _waited(trace.events[steps[label] - 1])
+            first, last = _waited(events[label])
             if first == last:
                 return self.undecided(f"step {label!r}: nothing competed for the CPU", steps[label])
-        origin = trace.events[steps[self.expected] - 1]
+        origin = events[self.expected]
         for label in self.seen:
-            grown, least, most = _growth(origin, trace.events[steps[label] - 1])
+            grown, least, most = _growth(origin, events[label])
             if not least <= grown <= most:
                 said = f"from step {self.expected!r} to step {label!r} the steal time grew by {grown} ns, "
                 said += f"while the thread waited {least} to {most} ns for a CPU"
@@ -65,12 +65,12 @@ class NoStealClaim(Claim):
 
     def check(self, trace: Trace) -> Finding:
         """Check each of the steps."""
-        steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
+        steps, events = trace.numbers, trace.labelled
         was = [0] * len(_PAGE)
         for label in filter(None, (self.expected, *self.seen)):
             if label not in steps:
                 return self.undecided(f"step {label!r} was not reached")
-            event = trace.events[steps[label] - 1]
+            event = events[label]
             if not event.values or event.error:
                 return self.undecided(read_nothing(event), steps[label])
             page = [event.value(name) or 0 for name in _PAGE]

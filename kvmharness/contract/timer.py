@@ -27,8 +27,7 @@ class TimerClaim(Claim):
 
     def check(self, trace: Trace) -> Finding:
         """Check that the interrupt came, and not before its time."""
-        steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
-        events = {event.operation.label: event for event in trace.events}
+        steps, events = trace.numbers, trace.labelled
         for label in (self.expected, self.seen):
             if label not in events:
                 return self.undecided(f"step {label!r} was not reached")

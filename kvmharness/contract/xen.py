@@ -28,8 +28,7 @@ class WallClockClaim(Claim):
 
     def check(self, trace: Trace) -> Finding:
         """Check version and time."""
-        events = {event.operation.label: event for event in trace.events}
-        steps = {event.operation.label: number for number, event in enumerate(trace.events, 1)}
+        steps, events = trace.numbers, trace.labelled
         seen, by, expected = (events.get(label) for label in (self.seen, self.by, self.expected))
         if not (seen and by and expected) or by.error:
             return self.undecided("a step was not reached, or failed")
