@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
-from kvmharness.kvm._kvm import lib
+from kvmharness.kvm._kvm import ffi, lib
 from kvmharness.kvm.errors import KvmError
 
 TYPE_CHECKING = False
@@ -66,6 +67,20 @@ class Descriptor:
         if result < 0:
             raise KvmError(ioctl, -result)
         return result
+
+    def _cpuid(self, ioctl: Ioctl) -> Any:
+        """A `struct kvm_cpuid2 *`, filled in by an ioctl that refuses one which is too short."""
+        entries = 64
+        while True:
+            cpuid = ffi.new("struct kvm_cpuid2 *", {"nent": entries, "entries": entries})
+            try:
+                self._ioctl_pointer(ioctl, cpuid)
+            except KvmError as error:
+                if error.errno != errno.E2BIG:
+                    raise
+                entries *= 2
+            else:
+                return cpuid
 
     def fileno(self) -> int:
         """The file descriptor, -1 once closed."""

@@ -68,17 +68,7 @@ class System(Descriptor):
 
     def supported_cpuid(self) -> Any:
         """KVM_GET_SUPPORTED_CPUID: a `struct kvm_cpuid2 *` fit for Vcpu.set_cpuid2()."""
-        entries = 64
-        while True:
-            cpuid = ffi.new("struct kvm_cpuid2 *", {"nent": entries, "entries": entries})
-            try:
-                self._ioctl_pointer(ioctls.GET_SUPPORTED_CPUID, cpuid)
-            except KvmError as error:
-                if error.errno != errno.E2BIG:
-                    raise
-                entries *= 2
-            else:
-                return cpuid
+        return self._cpuid(ioctls.GET_SUPPORTED_CPUID)
 
     def msr_indices(self) -> list[int]:
         """KVM_GET_MSR_INDEX_LIST: the MSRs that a VMM saves and restores."""

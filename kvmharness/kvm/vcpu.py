@@ -239,17 +239,7 @@ class Vcpu(Descriptor):
         They lie at 0x40000000, where those of supported_cpuid() say that this is KVM: a guest that is to take
         its hypervisor for a Hyper-V gets these instead. ENOTTY or EINVAL where the kernel has no Hyper-V.
         """
-        entries = 16
-        while True:
-            cpuid = ffi.new("struct kvm_cpuid2 *", {"nent": entries, "entries": entries})
-            try:
-                self._ioctl_pointer(ioctls.GET_SUPPORTED_HV_CPUID, cpuid)
-            except KvmError as error:
-                if error.errno != errno.E2BIG:
-                    raise
-                entries *= 2
-            else:
-                return cpuid
+        return self._cpuid(ioctls.GET_SUPPORTED_HV_CPUID)
 
     def mp_state(self) -> int:
         """KVM_GET_MP_STATE: one of KVM_MP_STATE_*."""
