@@ -12,7 +12,28 @@ __all__ = ["GetTscKhz", "GetTscScale", "SetTscKhz", "SetVmTscKhz"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetTscKhz(OfVcpu):
+class _SetsKhz(Operation):
+    """A KVM_SET_TSC_KHZ, in kHz."""
+
+    value_names = ("khz",)
+    khz: KhzToWrite
+
+    @property
+    def rate_off_ppm(self) -> int | None:
+        """How far off the first rate it sets the rate, in millionths."""
+        return self.khz.ppm if isinstance(self.khz, Ppm) else None
+
+    def recorded(self, written: tuple[int, ...], read: Sequence[int]) -> tuple[int, ...]:
+        """What it wrote."""
+        return written
+
+    def in_words(self) -> str:
+        """With the kHz."""
+        return f"{self.describe()}{_to(self.khz)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetTscKhz(_SetsKhz, OfVcpu):
     """KVM_SET_TSC_KHZ of `vcpu` (kHz); once it succeeded, a Time of this vCPU is in the new kHz.
 
     0 stands for the host's own kHz (kvm_arch_vcpu_ioctl). KVM may remember kHz that it refuses, and say
@@ -21,13 +42,6 @@ class SetTscKhz(OfVcpu):
 
     name = "set_tsc_khz"
     phrase = "KVM_SET_TSC_KHZ"
-    value_names = ("khz",)
-    khz: KhzToWrite
-
-    @property
-    def rate_off_ppm(self) -> int | None:
-        """How far off the first rate it sets the rate, in millionths."""
-        return self.khz.ppm if isinstance(self.khz, Ppm) else None
 
     def doubt(self, values: tuple[int, ...], error: str) -> str:
         """What it was to write has to be known."""
@@ -40,14 +54,6 @@ class SetTscKhz(OfVcpu):
     def to_write(self, resolver: Resolver) -> tuple[int, ...]:
         """The kHz."""
         return (resolver.vcpu_khz(self.vcpu, self.khz),)
-
-    def recorded(self, written: tuple[int, ...], read: Sequence[int]) -> tuple[int, ...]:
-        """What it wrote."""
-        return written
-
-    def in_words(self) -> str:
-        """With the kHz."""
-        return f"{self.describe()}{_to(self.khz)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +91,7 @@ class GetTscScale(OfVcpu):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetVmTscKhz(Operation):
+class SetVmTscKhz(_SetsKhz):
     """KVM_SET_TSC_KHZ of the VM (kHz): what vCPUs to come start with.
 
     A Ppm is of what KVM_GET_TSC_KHZ says of the VM, which kernels before 5.18 do not know: the step then
@@ -94,13 +100,6 @@ class SetVmTscKhz(Operation):
 
     name = "set_vm_tsc_khz"
     phrase = "KVM_SET_TSC_KHZ of the VM"
-    value_names = ("khz",)
-    khz: KhzToWrite
-
-    @property
-    def rate_off_ppm(self) -> int | None:
-        """How far off the first rate it sets the rate, in millionths."""
-        return self.khz.ppm if isinstance(self.khz, Ppm) else None
 
     def doubt(self, values: tuple[int, ...], error: str) -> str:
         """What it wrote, if that is known, has to be a rate."""
@@ -109,14 +108,6 @@ class SetVmTscKhz(Operation):
     def to_write(self, resolver: Resolver) -> tuple[int, ...]:
         """The kHz."""
         return (resolver.vm_khz(self.khz),)
-
-    def recorded(self, written: tuple[int, ...], read: Sequence[int]) -> tuple[int, ...]:
-        """What it wrote."""
-        return written
-
-    def in_words(self) -> str:
-        """With the kHz."""
-        return f"{self.describe()}{_to(self.khz)}"
 
 
 def _to(khz: Khz) -> str:
