@@ -16,7 +16,6 @@ from kvmharness.judging.verdict import Expectation
 from kvmharness.report import KernelReport, Report
 from kvmharness.report.difference import DifferenceReport, render, to_json
 from kvmharness.scenarios import Scenario
-from kvmharness.trace import TraceError
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -109,13 +108,8 @@ def _kernel(path: Path, run: SavedRun) -> str:
 
 
 def _read(path: Path, scenarios: Mapping[str, Scenario]) -> list[Session]:
-    """The sessions in a file. UsageError when it does not hold that."""
-    try:
-        sessions = saved.read(path)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    except TraceError as error:
-        raise UsageError(f"{path}: {error}") from None
+    """The sessions in a file, of known scenarios. UsageError when it does not hold that."""
+    sessions = options.read_sessions(path)
     for name in SavedRun(tuple(sessions)).scenarios:
         try:
             options.pick_one(name, scenarios, "scenario")

@@ -33,6 +33,7 @@ from kvmharness.remote.box import Box
 from kvmharness.report import FORMATS, Report, colour, kcidb, lacks, render
 from kvmharness.scenarios import SCENARIOS, Scenario
 from kvmharness.scenarios.file import ScenarioFileError, from_text
+from kvmharness.trace import TraceError
 
 T = TypeVar("T")
 
@@ -318,6 +319,16 @@ def pick_scenarios(names: Sequence[str], files: Sequence[Path] = ()) -> list[Sce
     known = known_scenarios(files)
     of_files = [name for name in known if name not in SCENARIOS]
     return pick(names or of_files or SCENARIOS, known, "scenario")
+
+
+def read_sessions(path: Path) -> list[Session]:
+    """The sessions in a file of saved traces. UsageError when it does not hold that."""
+    try:
+        return saved.read(path)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    except TraceError as error:
+        raise UsageError(f"{path}: {error}") from None
 
 
 def check_places(output: Path | None, save_traces: Path | None) -> None:

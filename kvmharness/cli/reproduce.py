@@ -7,12 +7,10 @@ from pathlib import Path
 
 from kvmharness.cli import options
 from kvmharness.cli.errors import NOTHING_FAILED, UsageError
-from kvmharness.judging import saved
 from kvmharness.model.policies import EXPECTED
 from kvmharness.reproduce import STYLES, CannotExpressError
 from kvmharness.reproduce.oracle import with_claims
 from kvmharness.scenarios import SCENARIOS, Scenario
-from kvmharness.trace import TraceError
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -84,14 +82,8 @@ def _picked(name: str, available: Mapping[str, Scenario], what: str) -> Scenario
 
 def _of_trace(path: Path) -> dict[str, Scenario]:
     """The scenarios that a saved trace is of: the catalogue's, or else what was played, without claims."""
-    try:
-        sessions = saved.read(path)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    except TraceError as error:
-        raise UsageError(f"{path}: {error}") from None
     found: dict[str, Scenario] = {}
-    for session in sessions:
+    for session in options.read_sessions(path):
         for trace in session.traces.values():
             known = SCENARIOS.get(trace.scenario)
             is_known = known is not None and known.script[: len(trace.script)] == trace.script
