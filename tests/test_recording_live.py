@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -115,17 +117,26 @@ def is_prefix(short: list[Ioctl], whole: list[Ioctl]) -> bool:
     return True
 
 
+@contextmanager
+def recorded_until(
+    moment: float, vmm: Path, output: Path, log: Path, *, seed: int
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A recorder, and the process of the VMM that it records, so many seconds after that has begun."""
+    command = [*RECORD, str(output), "--", str(vmm), str(log), "1000000", str(seed)]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as recorder:
+        wait_for(log, recorder)
+        time.sleep(moment)
+        (child,) = Path(f"/proc/{recorder.pid}/task/{recorder.pid}/children").read_text().split()
+        yield recorder, int(child)
+
+
 @pytest.mark.parametrize("moments", [5, pytest.param(50, marks=pytest.mark.full)])
 def test_a_vmm_that_is_killed_leaves_a_whole_recording(vmm: Path, tmp_path: Path, moments: int) -> None:
     chance = random.Random(1)
     for number in range(moments):
         output, log = tmp_path / f"{number}.jsonl", tmp_path / f"{number}.log"
-        command = [*RECORD, str(output), "--", str(vmm), str(log), "1000000", str(number)]
-        with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as recorder:
-            wait_for(log, recorder)
-            time.sleep(chance.random() * 0.2)
-            (child,) = Path(f"/proc/{recorder.pid}/task/{recorder.pid}/children").read_text().split()
-            os.kill(int(child), signal.SIGKILL)
+        with recorded_until(chance.random() * 0.2, vmm, output, log, seed=number) as (recorder, child):
+            os.kill(child, signal.SIGKILL)
             assert recorder.wait(_GIVE_UP_S) == 128 + signal.SIGKILL
         recording = from_text(output.read_text())
         assert recording.end == f"the command exited with {128 + signal.SIGKILL}"
@@ -143,13 +154,9 @@ def test_a_recorder_that_is_killed_takes_the_command_along_and_leaves_every_line
     chance = random.Random(2)
     for number in range(moments):
         output, log = tmp_path / f"{number}.jsonl", tmp_path / f"{number}.log"
-        command = [*RECORD, str(output), "--", str(vmm), str(log), "1000000", str(number)]
-        with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as recorder:
-            wait_for(log, recorder)
-            time.sleep(chance.random() * 0.2)
-            (child,) = Path(f"/proc/{recorder.pid}/task/{recorder.pid}/children").read_text().split()
+        with recorded_until(chance.random() * 0.2, vmm, output, log, seed=number) as (recorder, child):
             recorder.kill()
-        while Path(f"/proc/{child}").exists() and "Z" not in _state(int(child)):
+        while Path(f"/proc/{child}").exists() and "Z" not in _state(child):
             time.sleep(0.01)
         recording = from_text(output.read_text())
         assert not recording.end

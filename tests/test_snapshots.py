@@ -31,6 +31,21 @@ def place(cache_root: Path) -> Path:
     return cache_root / "snapshots" / "0123456789abcdef"
 
 
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether there was one, each time that a snapshot was looked for."""
+    found: list[bool] = []
+    load = snapshot.load
+
+    def remembered(place: Path) -> Snapshot | None:
+        kept = load(place)
+        found.append(kept is not None)
+        return kept
+
+    monkeypatch.setattr(snapshot, "load", remembered)
+    return found
+
+
 def test_a_snapshot_is_kept_as_it_was_until_it_is_forgotten(place: Path) -> None:
     assert snapshot.load(place) is None
     snapshot.keep(place, SNAPSHOT)
@@ -153,22 +168,13 @@ def test_a_machine_that_cannot_load_modules_later_is_as_it_is() -> None:
 
 @pytest.mark.lab
 def test_another_build_of_the_modules_goes_on_from_the_kernels_snapshot_the_same_to_the_byte(
-    kernel: Callable[[str], Kernel], cache_root: Path, monkeypatch: pytest.MonkeyPatch
+    kernel: Callable[[str], Kernel], cache_root: Path, monkeypatch: pytest.MonkeyPatch, loaded: list[bool]
 ) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     found = kernel("debian:6.1")
     builds = [built_again(found, f"test-again-{number}") for number in range(2)]
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache_root.parent))
     scenarios = [SCENARIOS[name] for name in ("young-restore", "qemu-pair-old")]
-    loaded: list[bool] = []
-    load = snapshot.load
-
-    def remembered(place: Path) -> Snapshot | None:
-        kept = load(place)
-        loaded.append(kept is not None)
-        return kept
-
-    monkeypatch.setattr(snapshot, "load", remembered)
     # A host that is too busy leaves no snapshot.
     while loaded.count(True) < 1 and len(loaded) < 10:
         play.play(builds[0], AMD, scenarios)
@@ -208,21 +214,16 @@ def test_modules_that_do_not_load_are_told_and_leave_the_snapshot_to_the_others(
 @pytest.mark.lab
 @pytest.mark.parametrize("spec", ["debian:6.1", pytest.param("debian:6.12", marks=pytest.mark.full)])
 def test_a_run_from_a_snapshot_brings_back_what_a_run_from_a_boot_does_to_the_byte(
-    kernel: Callable[[str], Kernel], cache_root: Path, monkeypatch: pytest.MonkeyPatch, spec: str
+    kernel: Callable[[str], Kernel],
+    cache_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    loaded: list[bool],
+    spec: str,
 ) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     found = kernel(spec)
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache_root.parent))
     scenarios = [SCENARIOS[name] for name in ("young-restore", "qemu-pair-old")]
-    loaded: list[bool] = []
-    load = snapshot.load
-
-    def remembered(place: Path) -> Snapshot | None:
-        kept = load(place)
-        loaded.append(kept is not None)
-        return kept
-
-    monkeypatch.setattr(snapshot, "load", remembered)
     # A host that is too busy leaves no snapshot.
     sessions: list[Session] = []
     while len(sessions) < 20 and loaded.count(True) < 2:
