@@ -34,10 +34,8 @@ from tests.command_line import Capture, one_line, status_of
 MAINLINE = POLICIES["mainline-6.7"]
 OPTIONS = ("-static", "-O2", "-Wall", "-Wextra", "-Werror")
 # Guests that run until they are stopped, several at once, that read a Hyper-V's reference time, that take an
-# interrupt, that have guests of their own; a VM that is a Xen's; a host's clocksource or CPU that is changed.
-_NOT_IN_C = {
-    *("hyperv-time", "deadline-timer", "nested", "clocksource", "cpu-hotplug", "xen-time", "xen-runstate"),
-}
+# interrupt, that have guests of their own; a host's clocksource or CPU that is changed.
+_NOT_IN_C = {"hyperv-time", "deadline-timer", "nested", "clocksource", "cpu-hotplug"}
 INEXPRESSIBLE = {
     *("guest-never-runs-back", "restored-at-once", "restored-at-once-young", "restored-at-once-apart"),
     *("new-pair-at-once", "restored-pair-at-once", "offset-pair-at-once", "hotplugged-at-once"),
@@ -107,11 +105,12 @@ def test_a_test_has_only_functions_that_it_uses() -> None:
     }
 
 
-def test_each_piece_uses_only_earlier_ones() -> None:
+@pytest.mark.parametrize("style", pieces.STYLES)
+def test_each_piece_uses_only_earlier_ones(style: str) -> None:
     known: set[str] = set()
-    for piece in pieces.pieces():
+    for piece in pieces.pieces(style):
         known |= piece.names
-        assert not (piece.uses & pieces.names()) - known, piece.names
+        assert not (piece.uses & pieces.names(style)) - known, piece.names
 
 
 def test_a_file_says_what_it_tests_and_under_which_licence() -> None:

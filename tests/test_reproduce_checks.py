@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kvmharness.guests import layout
 from kvmharness.reproduce import pieces
 from kvmharness.reproduce.styles import included
 
@@ -30,7 +31,7 @@ def results(checks: Sequence[tuple[str, str]], tmp_path: Path) -> list[str]:
         for declared, expression in checks
     )
     body = f"int main(void)\n{{\n{blocks}\treturn 0;\n}}\n"
-    own = "\n\n".join(piece.code for piece in pieces.used_by(body))
+    own = "\n\n".join(piece.code for piece in pieces.used_by(f"{body} reason"))
     source, made = tmp_path / "a.c", tmp_path / "a"
     source.write_text(f"{included(own)}\n{own}\n\n{body}")
     subprocess.run(["cc", *OPTIONS, "-o", made, source], check=True, timeout=120)
@@ -105,3 +106,163 @@ def test_a_page_that_is_off_has_to_stay_as_it_was(tmp_path: Path) -> None:
         "kept",
         "broken: step last read a page of version 2, 100 ns",
     ]
+
+
+def wall_clock(version: int, wall: int, clock: int, real: int, *, took_ns: int = 100) -> str:
+    """A wall clock, read after KVM wrote it in so many ns, and a KVM_GET_CLOCK at once."""
+    return (
+        f"{step('wall', version, wall)} {step('by')} {step('clock', clock, 0, real, 0)} "
+        f"by.ns_before = clock.ns_before = 5000; by.ns_after = 5000 + {took_ns}; clock.ns_after = 5000;"
+    )
+
+
+IS_REAL_TIME_LESS_CLOCK = "wall_clock_is(&wall, &by, &clock, 1000000)"
+
+
+def test_a_wall_clock_may_be_off_by_how_long_kvm_took_to_write_it(tmp_path: Path) -> None:
+    """Real time 1,000,000 ns less a clock of 400,000 ns; KVM took 100 ns, and 4 numbers are rounded."""
+    gaps = {gap: wall_clock(2, 600_000 + gap, 400_000, 1_000_000) for gap in (-105, -104, 104, 105)}
+    said = "broken: step wall reports a wall clock 105 ns {} real time and clock of step clock"
+    assert results([(each, IS_REAL_TIME_LESS_CLOCK) for each in gaps.values()], tmp_path) == [
+        said.format("behind"),
+        "kept",
+        "kept",
+        said.format("ahead of"),
+    ]
+
+
+def test_a_wall_clock_that_was_never_written_is_broken(tmp_path: Path) -> None:
+    found = [(wall_clock(version, 600_000, 400_000, 10**6), IS_REAL_TIME_LESS_CLOCK) for version in (0, 3)]
+    assert results(found, tmp_path) == ["broken: step wall: version 0", "broken: step wall: version 3"]
+
+
+def runstate(
+    name: str,
+    state: str,
+    *times: int,
+    waited: int = 0,
+    on_purpose: int = 0,
+    since_last: int = 0,
+    entered: int = -1,
+) -> str:
+    """A step that reads a runstate, whose times add up unless `entered` says another sum."""
+    number = ("running", "runnable", "blocked", "offline").index(state)
+    clock = sum(times) if entered < 0 else entered
+    values = (number, clock, *times, waited, on_purpose, since_last)
+    return step(name, *values)
+
+
+def is_running(*fields: str) -> str:
+    """That the vCPU is, at the step last."""
+    given = ", ".join((".seen = &last, .state = RUNNING", *fields))
+    return f"runstate_is((struct runstate_claim) {{ {given} }})"
+
+
+def test_the_times_of_a_runstate_add_up_and_the_state_is_what_it_should_be(tmp_path: Path) -> None:
+    pages = (
+        runstate("last", "running", 10, 20, 30, 40),
+        runstate("last", "running", 10, 20, 30, 40, entered=99),
+        runstate("last", "running", 10, 20, 30, 40, entered=0),
+        runstate("last", "blocked", 10, 20, 30, 40),
+        runstate("last", "blocked", 10, 20, 30, 40, waited=9, since_last=9),
+        runstate("last", "runnable", 10, 20, 30, 40),
+        runstate("last", "runnable", 10, 20, 30, 40, waited=9, since_last=9),
+    )
+    assert results([(page, is_running()) for page in pages], tmp_path) == [
+        "kept",
+        "broken: the times that step last read are 1 ns more than the clock when the state was entered",
+        "broken: step last read a runstate that KVM never wrote",
+        "broken: step last read that the vCPU is blocked (2)",
+        "broken: step last read that the vCPU is blocked (2)",
+        "broken: step last read that the vCPU is runnable (1)",
+        "undecided: step last: the thread may have been preempted",
+    ]
+
+
+def test_a_state_is_entered_between_two_readings_of_the_clock(tmp_path: Path) -> None:
+    """The clock is 90 ns at first, then 110 ns. A first run ends a time offline of 40 ns, or so it should."""
+    clocks = f"{step('one', 90, 2)} {step('two', 110, 2)}"
+    last = runstate("last", "running", 10, 20, 30, 40)
+    later = runstate("last", "running", 10, 21, 30, 50)
+    between = is_running(".after = &one, .before = &two")
+    first = is_running(".first = true, .after = &one, .before = &two", ".earlier = { &earlier }")
+    new, entered = runstate("earlier", "running", 0, 0, 0, 0), runstate("earlier", "runnable", 0, 0, 0, 40)
+    found = [
+        (f"{clocks} {last}", between),
+        (f"{clocks} {later}", between),
+        (f"{clocks} {last} {new}", first),
+        (f"{clocks} {last} {entered}", first),
+    ]
+    assert results(found, tmp_path) == [
+        "kept",
+        "broken: step last read that the state was entered 1 ns after the clock of step two",
+        "broken: step last read that the state was entered 50 ns before the clock of step one",
+        "undecided: step last: the thread was preempted before the first run",
+    ]
+
+
+BLOCKED_ALONE = "only_grow(1 << BLOCKED, &first, &last)"
+
+
+def test_only_the_time_of_a_state_that_it_was_in_grows(tmp_path: Path) -> None:
+    """What a thread waits elsewhere than where it is made to may be runnable and running, never offline."""
+    first = runstate("first", "blocked", 10, 20, 30, 40, waited=100, on_purpose=50)
+    pages = (
+        runstate("last", "blocked", 10, 20, 35, 40, waited=100, on_purpose=50),
+        runstate("last", "blocked", 11, 20, 35, 40, waited=160, on_purpose=110),
+        runstate("last", "blocked", 11, 20, 35, 40, waited=161, on_purpose=110),
+        runstate("last", "blocked", 10, 21, 35, 40, waited=161, on_purpose=110),
+        runstate("last", "blocked", 10, 20, 35, 41, waited=161, on_purpose=110),
+        runstate("last", "blocked", 9, 20, 35, 40, waited=161, on_purpose=110),
+    )
+    said = "broken: from step first to last the time in which the vCPU was {} by 1 ns"
+    assert results([(f"{first} {page}", BLOCKED_ALONE) for page in pages], tmp_path) == [
+        "kept",
+        said.format("running grew"),
+        "undecided: step last: the thread may have been preempted",
+        "undecided: step last: the thread may have been preempted",
+        said.format("offline grew"),
+        said.format("running ran back"),
+    ]
+
+
+def test_a_vcpu_is_runnable_for_as_long_as_its_thread_waits(tmp_path: Path) -> None:
+    """The thread waits 60 ns where it is made to, and 5 ns elsewhere or none."""
+    new, due = runstate("new", "offline", 0, 0, 0, 9), runstate("due", "running", 10, 20, 30, 40)
+    wait = step("wait", 0, 60)
+    check = (
+        "was_runnable((struct runnable_claim) { .seen = &last, .due = &due, .first = &new, .by = { &wait } })"
+    )
+    pages = {
+        (grown, waited): runstate("last", "running", 10, 20 + grown, 30, 40, waited=waited)
+        for grown, waited in ((60, 60), (59, 60), (61, 60), (65, 65), (66, 65), (59, 65))
+    }
+    said = "broken: from step due to last the vCPU was runnable for {} ns"
+    said += ", while its thread waited 60 ns for a CPU"
+    elsewhere = "undecided: the thread also waited elsewhere"
+    found = [(f"{new} {due} {wait} {page}", check) for page in pages.values()]
+    assert results(found, tmp_path) == [
+        "kept",
+        said.format(59),
+        said.format(61),
+        "kept",
+        elsewhere,
+        elsewhere,
+    ]
+
+
+def test_c_has_the_guests_memory_as_the_harness_has_it(tmp_path: Path) -> None:
+    """So a number that is an address means the same in both."""
+    told = {
+        "page_address(3)": layout.kvmclock_address(3),
+        "steal_time(2)": layout.steal_time_address(2),
+        "xen_time(5)": layout.xen_time_address(5),
+        "xen_info(4)": layout.xen_vcpu_info_address(4),
+        "xen_shared()": layout.XEN_SHARED,
+        "xen_runstate(6)": layout.xen_runstate_address(6),
+        "MEMORY_SIZE": layout.MEMORY_SIZE,
+        "CODE(7)": layout.code_address(7),
+        "RESULTS(7)": layout.results_address(7),
+    }
+    same = [("", f"{called} == {address} ? KEPT : BROKEN") for called, address in told.items()]
+    assert results(same, tmp_path) == ["kept"] * len(told)

@@ -35,6 +35,8 @@ FAULTS = (
         "set-clock-backwards",
     ),
     *("steal-counted-again", "steal-at-start-of-page"),
+    *("xen-wall-clock-high-half", "xen-info-with-kvmclock-alone"),
+    *("runstate-steal-again", "runstate-told-running", "runstate-data-swapped"),
 )
 # Only debugfs decides these, which plain C does not read: it skips.
 _BY_DEBUGFS = {"qemu-reset-old", "qemu-hotplug-then-reset"}

@@ -11,7 +11,7 @@ from kvmharness.guests.layout import KVMCLOCK, KVMCLOCK_SIZE, MAX_VCPUS, STEAL_T
 from kvmharness.guests.rdtsc import PROGRAMS
 from kvmharness.player.msr import MSRS
 from kvmharness.reproduce import guests
-from kvmharness.reproduce.names import CannotExpressError, duration, number, text
+from kvmharness.reproduce.names import CannotExpressError, duration, number, runstate, text
 
 _PREFIX = "c_"
 _MSR_NAMES = {
@@ -153,6 +153,43 @@ class Calls:
         if not guest or not PROGRAMS[guest].reads_steal_time:
             raise CannotExpressError(f"the guest {guest} does not read its steal time")
         return "read_steal_time", operation["vcpu"]
+
+    def c_set_xen(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """Of the VM."""
+        return ("set_xen",)
+
+    def c_set_xen_time(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """Of a vCPU."""
+        return "set_xen_time", operation["vcpu"]
+
+    def c_read_xen_time(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """Of a vCPU."""
+        return "read_xen_time", operation["vcpu"]
+
+    def c_read_xen_vcpu_info(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """The time of a vCPU in there."""
+        return "read_xen_vcpu_info", operation["vcpu"]
+
+    def c_read_xen_wall_clock(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """Of the VM."""
+        return ("read_xen_wall_clock",)
+
+    def c_set_xen_runstate(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """Of a vCPU."""
+        return "set_xen_runstate", operation["vcpu"]
+
+    def c_read_xen_runstate(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """Of a vCPU."""
+        return "read_xen_runstate", operation["vcpu"]
+
+    def c_enter_xen_runstate(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """One of the four states."""
+        return "enter_xen_runstate", operation["vcpu"], runstate(operation["state"])
+
+    def c_set_xen_runstate_times(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """A state and four times."""
+        times = map(self._ns, operation["times"])
+        return "set_xen_runstate_times", operation["vcpu"], runstate(operation["state"]), *times
 
     def c_wait_for_cpu(self, operation: dict[str, Any]) -> tuple[Any, ...]:
         """Against another process."""

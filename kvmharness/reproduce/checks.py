@@ -19,19 +19,23 @@ from kvmharness.contract import (
     RateClaim,
     ReadsClaim,
     RealtimeClaim,
+    RunnableClaim,
+    RunstateClaim,
+    RunstateGrowthClaim,
     SameClaim,
     ScaleClaim,
     StealClaim,
     TimeClaim,
+    WallClockClaim,
 )
 from kvmharness.contract.answer import same_place
-from kvmharness.reproduce.names import CannotExpressError, duration, text
+from kvmharness.reproduce.names import CannotExpressError, duration, runstate, text
 from kvmharness.script import Operation, Script
 
 Check = tuple[str, str]  # a text, and the expression that checks it
 
 _MOST_SEEN, _MOST_DUE = 47, 7  # struct offset_claim
-_MOST_GROWN = 15  # struct steal_claim
+_MOST_GROWN = 15  # struct steal_claim, runstate_claim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +65,8 @@ class Checks:
         also = [step.label for step in self._entries(claim)] if isinstance(claim, RateClaim) else []
         if isinstance(claim, RateClaim):
             also.append(self._first_created.label)
+        if isinstance(claim, RunstateClaim) and claim.is_first:
+            also += [step.label for each in claim.seen for step in self._runstates_before(each)]
         if isinstance(claim, LineClaim):
             also += [label for each in claim.seen if (label := self._offset_before(claim, each))]
         return (*claim.labels, *also)
@@ -95,8 +101,7 @@ class Checks:
         if claim.together:
             first, last = map(self._pointer, claim.together)
             fields.append(f".first = {first}, .last = {last}, .within_ns = {duration(claim.within_ns)}")
-        lines = "".join(f"\t{field},\n" for field in fields)
-        return [(claim.text, f"same_offset((struct offset_claim) {{\n{lines}}})")]
+        return [(claim.text, _of_fields("same_offset", "offset_claim", fields))]
 
     def _same(self, claim: SameClaim) -> list[Check]:
         seen, expected = (self._of_label[label][1] for label in (claim.seen, claim.expected))
@@ -137,12 +142,55 @@ class Checks:
         fields = [f".due = {self._pointer(claim.expected)}", f".seen = {self._pointers(claim.seen)}"]
         if claim.by:
             fields.append(f".by = {self._pointers(claim.by)}")
-        lines = "".join(f"\t{field},\n" for field in fields)
-        return [(claim.text, f"steal_grows((struct steal_claim) {{\n{lines}}})")]
+        return [(claim.text, _of_fields("steal_grows", "steal_claim", fields))]
 
     def _no_steal(self, claim: NoStealClaim) -> list[Check]:
         due = self._pointer(claim.expected) if claim.expected else "NULL"
         return [(_each(claim, label), f"no_steal({self._pointer(label)}, {due})") for label in claim.seen]
+
+    def _wall_clock(self, claim: WallClockClaim) -> list[Check]:
+        steps = ", ".join(map(self._pointer, (claim.seen, claim.by, claim.expected)))
+        return [(claim.text, f"wall_clock_is({steps}, {self._khz})")]
+
+    def _runstate(self, claim: RunstateClaim) -> list[Check]:
+        return [(_each(claim, label), self._runstate_of(claim, label)) for label in claim.seen]
+
+    def _runstate_of(self, claim: RunstateClaim, label: str) -> str:
+        fields = [f".seen = {self._pointer(label)}, .state = {runstate(claim.state)}"]
+        clocks = (("after", claim.after), ("before", claim.before))
+        if any(clock for _, clock in clocks):
+            fields.append(", ".join(f".{name} = {self._pointer(clock)}" for name, clock in clocks if clock))
+        if claim.is_first:
+            fields.append(".first = true")
+            earlier = [step.label for step in self._runstates_before(label)]
+            if len(earlier) > _MOST_GROWN:
+                raise CannotExpressError(f"a test in C cannot look at so many steps: {claim.text}")
+            if earlier:
+                fields.append(f".earlier = {self._pointers(earlier)}")
+        return _of_fields("runstate_is", "runstate_claim", fields)
+
+    def _runstates_before(self, label: str) -> list[Operation]:
+        """The steps that read the runstate of the same vCPU before this one."""
+        place, last = self._of_label[label]
+        own = [step for step in self._script[:place] if step.vcpu_numbers == last.vcpu_numbers]
+        return [step for step in own if step.value_names == last.value_names]
+
+    def _growth(self, claim: RunstateGrowthClaim) -> list[Check]:
+        states = " | ".join(f"1 << {runstate(state)}" for state in claim.grows) or "0"
+        due = self._pointer(claim.expected)
+        return [
+            (_each(claim, label), f"only_grow({states}, {due}, {self._pointer(label)})")
+            for label in claim.seen
+        ]
+
+    def _runnable(self, claim: RunnableClaim) -> list[Check]:
+        seen, due, first = map(self._pointer, (claim.seen, claim.expected, claim.first))
+        fields = [f".seen = {seen}, .due = {due}, .first = {first}"]
+        if len(claim.by) > _MOST_DUE:
+            raise CannotExpressError(f"a test in C cannot look at so many steps: {claim.text}")
+        if claim.by:
+            fields.append(f".by = {self._pointers(claim.by)}")
+        return [(claim.text, _of_fields("was_runnable", "runnable_claim", fields))]
 
     def _entries(self, claim: RateClaim) -> list[Operation]:
         """The steps in which the vCPU's guest was entered meanwhile."""
@@ -162,8 +210,7 @@ class Checks:
             fields.append(f".since = {self._pointer(claim.stands_since)}")
         if entries := [f"took({self._pointer(step.label)})" for step in self._entries(claim)]:
             fields.append(f".entries_ns = {' + '.join(entries)}")
-        lines = "".join(f"\t{field},\n" for field in fields)
-        return [(claim.text, f"counts_at((struct rate_claim) {{\n{lines}}})")]
+        return [(claim.text, _of_fields("counts_at", "rate_claim", fields))]
 
     def _time(self, claim: TimeClaim) -> list[Check]:
         due = f"{self._pointer(claim.expected)}, {self._is_page(claim.expected)}"
@@ -214,6 +261,12 @@ class Checks:
         return said[-1] if said else ""
 
 
+def _of_fields(check: str, struct: str, fields: list[str]) -> str:
+    """A check whose argument is a struct."""
+    lines = "".join(f"\t{field},\n" for field in fields)
+    return f"{check}((struct {struct}) {{\n{lines}}})"
+
+
 def _each(claim: Any, label: str) -> str:
     """What a check of one of several steps says."""
     return claim.text if len(claim.seen) == 1 else f"{claim.text}: {label}"
@@ -236,4 +289,8 @@ _CHECKS: dict[type[Claim], Callable[[Checks, Any], list[Check]]] = {
     LineClaim: Checks._line,
     StealClaim: Checks._steal,
     NoStealClaim: Checks._no_steal,
+    WallClockClaim: Checks._wall_clock,
+    RunstateClaim: Checks._runstate,
+    RunstateGrowthClaim: Checks._growth,
+    RunnableClaim: Checks._runnable,
 }

@@ -4,6 +4,8 @@
 import re
 from collections.abc import Iterable
 
+from kvmharness.script import RUNSTATES
+
 # C's words, and names that a test cannot give away.
 _KEYWORDS = frozenset(
     {
@@ -47,6 +49,11 @@ def number(value: int) -> str:
     if value >= 2**63:
         return f"-{2**64 - value}LL" if 2**64 - value < 2**63 else f"{value:#x}ULL"
     return f"{value}LL" if value >= 2**31 else str(value)
+
+
+def runstate(state: int) -> str:
+    """A Xen's runstate."""
+    return RUNSTATES[state].upper()
 
 
 def wrapped(line: str, indent: str, columns: int = 100) -> str:

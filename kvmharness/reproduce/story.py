@@ -73,11 +73,13 @@ def written(scenario: Scenario, style: Style) -> str:
 
 
 def _labelled(scenario: Scenario) -> Script:
-    """The script with a label for each step that creates a vCPU or runs a guest: checks may name those."""
+    """The script with a label for each step that creates a vCPU, runs a guest or reads a runstate: checks may
+    name those."""
     labels = {step.label for step in scenario.script}
     steps = []
     for number, step in enumerate(scenario.script, 1):
-        if not step.label and (step.creates_vcpu or step.enters_guest):
+        is_named = step.creates_vcpu or step.enters_guest or "runstate" in step.value_names
+        if not step.label and is_named:
             label = next(each for each in (f"step-{number}", f"step-{number}-") if each not in labels)
             steps.append(replace(step, label=label))
         else:
@@ -131,7 +133,9 @@ def _probe(capability: Capability, style: Style) -> _Function:
         if step.label in wanted:
             looked = looked or not step.creates_vcpu
             kept.append(step)
-        elif step.creates_vcpu or step.sets_tsc or step.enters_guest or (step.waits_ns and looked):
+        elif step.waits_ns:
+            kept += [step] if looked else []
+        elif step.creates_vcpu or step.sets_tsc or step.enters_guest or not step.value_names:
             kept.append(step)
     asks = (capability.asks,) if capability.asks else ()
     return _function(tuple(kept), (capability.claim,), style, asks)

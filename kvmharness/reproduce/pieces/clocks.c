@@ -155,7 +155,7 @@ static bool shown(int vcpu, const char *what, __u64 *number)
 	FILE *file;
 	int found;
 
-	snprintf(path, sizeof(path), "/sys/kernel/debug/kvm/%d-%d/vcpu%d/%s", getpid(), vm, vcpu, what);
+	snprintf(path, sizeof(path), "/sys/kernel/debug/kvm/%d-%d/vcpu%d/%s", getpid(), vm_fd(), vcpu, what);
 	file = fopen(path, "r");
 	if (!file)
 		return false;

@@ -8,12 +8,13 @@
 
 //// page_address
 /* Where the kvmclock page of a vCPU is in the guest's memory. */
-#define PAGE_SIZE 0x20
-
 static __u64 page_address(int vcpu)
 {
-	return 0x3800 + vcpu * PAGE_SIZE;
+	return 0x3800 + vcpu * TIME_SIZE;
 }
+
+//// XEN
+#define XEN 0x7e000			/* where the pages of a Xen are in the guest's memory */
 
 //// CODE RESULTS
 /* The guest's memory: two pages for each vCPU, one with its code, one where it leaves what it read. */
@@ -52,6 +53,30 @@ static struct {
 	const struct guest *guest;
 	__s64 khz, first_khz;
 } vcpus[MAX_VCPUS];
+
+//// vm_fd
+static int vm_fd(void)
+{
+	return vm;
+}
+
+//// vm_call
+static int vm_call(unsigned long request, void *argument)
+{
+	return ioctl(vm_fd(), request, argument);
+}
+
+//// vcpu_call
+static int vcpu_call(int vcpu, unsigned long request, void *argument)
+{
+	return ioctl(vcpus[vcpu].fd, request, argument);
+}
+
+//// guest_memory
+static void *guest_memory(__u64 address)
+{
+	return memory + address;
+}
 
 //// skip_all
 /* Nothing can be said here. */

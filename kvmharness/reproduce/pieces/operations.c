@@ -236,19 +236,6 @@ static struct step set_clock_of(const char *name, __u64 ns, __u64 realtime)
 	return step;
 }
 
-//// kvmclock_ctrl
-/* The guest is to learn that it was stopped. */
-static struct step kvmclock_ctrl(const char *name, int vcpu)
-{
-	struct step step = begin(name);
-
-	end(&step, ioctl(vcpus[vcpu].fd, KVM_KVMCLOCK_CTRL, 0));
-	return step;
-}
-
-//// last_run
-static struct step last_run[MAX_VCPUS];
-
 //// run_guest
 static struct step run_guest(const char *name, int vcpu)
 {
@@ -292,32 +279,6 @@ static struct step guest_write(const char *name, int vcpu, __u32 msr, __u64 data
 	step.has_tsc = true;
 	step.tsc = msr == 0x10 ? data : step.value[step.count - 1];
 	last_run[vcpu] = step;
-	return step;
-}
-
-//// read_page
-/*
- * The kvmclock page: version, TSC (cycles), time (ns), multiplier, shift, flags. The guest computes the time
- * from it and its TSC; that of its last run is kept with the step.
- */
-static struct step read_page(const char *name, int vcpu)
-{
-	const __u8 *page = memory + page_address(vcpu);
-	struct step step = begin(name);
-
-	memcpy(&step.value[0], page, 4);
-	memcpy(&step.value[1], page + 8, 8);
-	memcpy(&step.value[2], page + 16, 8);
-	memcpy(&step.value[3], page + 24, 4);
-	step.value[4] = page[28];
-	step.value[5] = page[29];
-	step.count = 6;
-	end(&step, 0);
-	if (last_run[vcpu].has_tsc && !last_run[vcpu].error) {
-		step.tsc = last_run[vcpu].tsc;
-		step.guest.ns_before = last_run[vcpu].ns_before;
-		step.guest.ns_after = last_run[vcpu].ns_after;
-	}
 	return step;
 }
 

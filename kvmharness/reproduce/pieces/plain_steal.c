@@ -41,7 +41,7 @@ static struct step read_steal_time(const char *name, int vcpu)
 	take_steal_time(&step, page);
 	step.value[WAITED_BEFORE] = before;
 	step.value[WAITED_AFTER] = after;
-	step.count = results[STOLEN_READ] && step.has_tsc ? MAX_VALUES : 0;
+	step.count = results[STOLEN_READ] && step.has_tsc ? STEAL_TSC + 1 : 0;
 	step.by_guest = false;		/* not all that it read is its TSC */
 	return step;
 }

@@ -1,44 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The kernel's own selftests: VM and operations by kvm_util.h.
+ * The kernel's own selftests: operations by kvm_util.h.
  *
  * Pieces of tests in C: each begins with four slashes and the names that it defines. A test gets those whose names it
  * uses (../pieces.py).
  */
-
-//// skip_all
-__attribute__((noreturn)) static void skip_all(const char *why)
-{
-	ksft_exit_skip("%s\n", why);
-	exit(KSFT_SKIP);
-}
-
-//// report
-static void report(const char *text, enum result result)
-{
-	if (result == UNDECIDED)
-		skip_all(reason);
-	TEST_ASSERT(result == KEPT, "%s: %s", text, reason);
-}
-
-//// vcpus vm MAX_VCPUS
-#define MAX_VCPUS 24
-
-static struct kvm_vm *vm;
-static struct {
-	struct kvm_vcpu *vcpu;
-	__s64 khz, first_khz;
-} vcpus[MAX_VCPUS];
-
-//// create_vm
-static void create_vm(void)
-{
-	if (vm)
-		kvm_vm_free(vm);
-	memset(vcpus, 0, sizeof(vcpus));
-	vm = vm_create(MAX_VCPUS);
-	steps = 0;
-}
 
 //// reads_tsc
 static void reads_tsc(int vcpu)
@@ -183,6 +149,7 @@ static struct step run_guest(const char *name, int vcpu)
 	step.by_guest = step.has_tsc = true;
 	step.count = 1;
 	step.tsc = step.value[0] = uc.args[1];
+	last_run[vcpu] = step;
 	return step;
 }
 

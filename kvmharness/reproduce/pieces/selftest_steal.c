@@ -6,11 +6,8 @@
  * uses (../pieces.py).
  */
 
-//// SHARED shared steal_time share_memory
-/* What the guest of a vCPU, KVM and this test share: a page for each vCPU. */
-#define SHARED 0x40000000ul
-#define SHARED_SIZE 4096
-
+//// shared steal_time
+/* What the guest of a vCPU, KVM and this test share. */
 struct shared {
 	__u8 steal[STEAL_SIZE], read[STEAL_SIZE];	/* as KVM writes it, and as the guest read it */
 	__u64 tsc_before, value;
@@ -19,18 +16,12 @@ struct shared {
 
 static __u64 steal_time(int vcpu)
 {
-	return SHARED + vcpu * SHARED_SIZE;
+	return SHARED + vcpu * 0x1000;
 }
 
 static volatile struct shared *shared(int vcpu)
 {
-	return addr_gpa2hva(vm, steal_time(vcpu));
-}
-
-static void share_memory(void)
-{
-	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, SHARED, 1, MAX_VCPUS, 0);
-	virt_map(vm, SHARED, SHARED, MAX_VCPUS);
+	return guest_memory(steal_time(vcpu));
 }
 
 //// reads_steal_time
@@ -84,7 +75,7 @@ static struct step read_steal_time(const char *name, int vcpu)
 	take_steal_time(&step, (const __u8 *)shared(vcpu)->read);
 	step.value[WAITED_BEFORE] = before;
 	step.value[WAITED_AFTER] = after;
-	step.count = MAX_VALUES;
+	step.count = STEAL_TSC + 1;
 	step.by_guest = false;		/* not all that it read is its TSC */
 	return step;
 }

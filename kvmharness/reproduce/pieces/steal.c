@@ -22,6 +22,10 @@ static __u64 run_delay(void)
 	return waited;
 }
 
+//// waited_last waited_on_purpose
+/* What this thread had waited when a step read that last, and how much of that in wait_for_cpu(), in ns. */
+static __u64 waited_last, waited_on_purpose;
+
 //// wait_for_cpu
 /*
  * Another process competes for this CPU until this thread has waited `ns` for it, or for a second more. Reads this
@@ -48,7 +52,8 @@ static struct step wait_for_cpu(const char *name, __s64 ns)
 	end(&step, other);
 	step.count = step.error ? 0 : 2;
 	step.value[0] = before;
-	step.value[1] = run_delay();
+	step.value[1] = waited_last = run_delay();
+	waited_on_purpose += waited_last - before;
 	return step;
 }
 

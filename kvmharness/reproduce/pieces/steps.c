@@ -44,8 +44,11 @@
 //// PAGE_STOPPED
 #define PAGE_STOPPED 2			/* PVCLOCK_GUEST_STOPPED */
 
+//// TIME_SIZE
+#define TIME_SIZE 0x20			/* of struct pvclock_vcpu_time_info, in bytes */
+
 //// MAX_VALUES step
-#define MAX_VALUES 8
+#define MAX_VALUES 9
 
 /*
  * One operation, between two readings of the host's TSC and of its raw clock. What KVM read of either lies in
