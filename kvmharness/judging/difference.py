@@ -119,8 +119,10 @@ def of_one_policy(policies: Sequence[Policy], *played: tuple[Trace, Host]) -> bo
     machine.
 
     A kernel that has a masterclock and one that never has are not one kernel: what the probe of each showed
-    of the machine has to be the same for both.
+    of the machine has to be the same for both. So has what a policy leaves open of which a kernel has one or
+    the other.
     """
+    policies = [each for policy in policies for each in _kernels_with(policy)]
     machines = _machines([host for _, host in played])
     last = played[0][0].events[-1].operation
     if last.enters_guest and last.waits_ns:
@@ -136,6 +138,13 @@ def of_one_policy(policies: Sequence[Policy], *played: tuple[Trace, Host]) -> bo
     )
 
 
+def _kernels_with(policy: Policy) -> list[Policy]:
+    """The policy, as each kernel has it that has it."""
+    if policy.renews_masterclock != "either":
+        return [policy]
+    return [replace(policy, renews_masterclock=each) for each in ("write", "generation")]
+
+
 def _machines(hosts: Sequence[Host]) -> list[dict[str, Any]]:
     """The machines that these may all be, with the KVM that one of them may have."""
     names = (
@@ -143,7 +152,7 @@ def _machines(hosts: Sequence[Host]) -> list[dict[str, Any]]:
         *("marks_xen", "keeps_runstate"),
     )
     known = [{getattr(host, name) for host in hosts} - {None} or {None} for name in names]
-    return [dict(zip(names, each, strict=True)) for each in product(*known)]
+    return [dict(zip((*names, "xen_renews"), each, strict=True)) for each in product(*known, (True, False))]
 
 
 def _by_scenario(sessions: Sequence[Session]) -> dict[str, Session]:

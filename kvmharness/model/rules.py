@@ -43,6 +43,7 @@ class Rules(Masterclock):
             has_l2_scaling=host.has_l2_scaling,
             has_steal_time=host.has_steal_time,
             has_xen=host.has_xen,
+            xen_renews=host.xen_renews,
         )
         world.clock_khz = self.clock_rates[0] if len(self.clock_rates) == 1 else None
         # It counts from the creation of the VM, by a clock that need not have gone on as the raw one did.

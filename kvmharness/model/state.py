@@ -60,6 +60,8 @@ class Host:
     has_steal_time   whether it reports steal time to its guests
     has_xen          whether its VMs can be a Xen's
     marks_xen        whether a mark of the kvmclock page (PVCLOCK_GUEST_STOPPED) gets into Xen's pages
+    xen_renews       whether naming the page that a Xen shares has the masterclock looked at again, as up to
+                     7.2, though it is of no concern to that; no probe finds it out
     keeps_runstate   whether a runstate stands still while the VM's clock is earlier
     keeps_tsc_page   whether it notes a TSC page's status (hv_tsc_page_status, Linux 5.13), and so leaves one
                      alone that is right; of a kernel that does not, nothing is predicted of that page
@@ -91,6 +93,7 @@ class Host:
     has_xen: bool | None = None
     marks_xen: bool | None = None
     keeps_runstate: bool | None = None
+    xen_renews: bool | None = None
 
 
 class Story(NamedTuple):
@@ -196,9 +199,7 @@ class Vcpu:
 class World:
     """A VM, and what is known of the machine. TSCs and offsets in cycles, *_nsec in ns.
 
-    host_khz ... has_xen  what is known of the machine, see Host
-    xen_renews       whether naming the page that a Xen shares has the masterclock looked at again, as up to
-                     7.2, though it is of no concern to that; None: not seen
+    host_khz ... xen_renews  what is known of the machine, see Host
     refuses_vm_khz   whether KVM_SET_TSC_KHZ of the VM is refused after the first vCPU; None: not seen
     created          when the VM was created; None: not known
     clock_at_master  what the clock is at the masterclock's snapshot (ns), if KVM_SET_CLOCK gave it for that

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from kvmharness.contract.host_rate import CORRECTED_PPB, off_ppb
 from kvmharness.judging.relations.adjust import Adjusts
 from kvmharness.judging.relations.clock import Clock, Pages
+from kvmharness.judging.relations.looks import Looks
 from kvmharness.judging.relations.offsets import Offsets, UnstableOffsets
 from kvmharness.judging.relations.rates import Paces, Rates
 from kvmharness.judging.relations.reference import ReferenceTimes
@@ -47,6 +48,9 @@ class Reading:
         self._sources += [rates.relations, adjusts.relations, clock.relations, pages.relations]
         self._sources += [ReferenceTimes(rates, pages, clock).relations, timers.relations]
         self._sources += [Steal().relations, Runstates().relations]
+        if stable:
+            # Last: where a step shows something else, too, that says more.
+            self._sources.append(Looks(rates, offsets, created).relations)
 
     def relations(self, event: Event) -> Relations:
         """Take a step: each thing that it shows, and how that is related to what was seen before."""
