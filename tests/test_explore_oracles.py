@@ -1,33 +1,41 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the oracles say of a trace, and which breaks they know."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import permutations
 
 import pytest
 
 from kvmharness.explore.oracles import Oracles, difference
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.simulate import HOST, SimulatedRules
-from kvmharness.script import CreateVcpu, SetMsrs, Sleep, Time, WriteTogether
+from kvmharness.script import CreateVcpu, Script, SetMsrs, Sleep, Time, WriteTogether
 from kvmharness.trace import Bracket, DebugfsReading, Event, Trace
 from tests.made_up_faults import play
 
 MS = 1_000_000
 
 
-def written_at_once(*ms: int, order: tuple[int, int] = (0, 1)) -> Trace:
-    """Two vCPUs that were written 300 ms, and 10 s later so many ms at once: one after the other."""
-    both = tuple(SetMsrs(vcpu=vcpu, msrs=(("TSC", Time(300 * MS)),)) for vcpu in (0, 1))
+def written_at_once(*ms: int, order: Sequence[int] = (0, 1), after: Script = ()) -> Trace:
+    """vCPUs that were written 300 ms, and 10 s later so many ms at once: one after the other; and what
+    comes after that."""
+    vcpus = tuple(range(len(ms)))
+    first = tuple(SetMsrs(vcpu=vcpu, msrs=(("TSC", Time(300 * MS)),)) for vcpu in vcpus)
     later = tuple(SetMsrs(vcpu=vcpu, msrs=(("TSC", Time(ms[vcpu] * MS)),)) for vcpu in order)
-    created = tuple(CreateVcpu(vcpu=vcpu) for vcpu in (0, 1))
-    trace = play(SimulatedRules, "", (*created, *both, Sleep(ns=10_000 * MS), *later))
-    first, last = trace.events[-2:]
-    bracket = Bracket(*first.bracket[:2], *last.bracket[2:])
-    at_once = WriteTogether(vcpus=(0, 1), values=(Time(ms[0] * MS), Time(ms[1] * MS)))
-    first, last = (first, last) if order == (0, 1) else (last, first)
-    values = 0, first.values[0], 1, last.values[0]
-    event = Event(at_once, bracket, values, debugfs=(*first.debugfs, *last.debugfs))
-    return replace(trace, events=(*trace.events[:-2], event))
+    created = tuple(CreateVcpu(vcpu=vcpu) for vcpu in vcpus)
+    before = (*created, *first, Sleep(ns=10_000 * MS))
+    events = play(SimulatedRules, "", (*before, *later, *after)).events
+    begin, end = len(before), len(before) + len(later)
+    bracket = Bracket(*events[begin].bracket[:2], *events[end - 1].bracket[2:])
+    written = dict(zip(order, events[begin:end], strict=True))
+    event = Event(
+        WriteTogether(vcpus=vcpus, values=tuple(Time(each * MS) for each in ms)),
+        bracket,
+        tuple(value for vcpu in vcpus for value in (vcpu, *written[vcpu].values)),
+        debugfs=tuple(each for vcpu in vcpus for each in written[vcpu].debugfs),
+    )
+    return Trace("", "", (*events[:begin], event, *events[end:]))
 
 
 @pytest.mark.parametrize(("ms", "broken"), [(-600, True), (600, False)])
@@ -36,6 +44,23 @@ def test_what_vcpus_written_at_once_break_because_one_is_the_first_is_known(ms: 
     oracles = Oracles(POLICIES["mainline-6.7"], HOST)
     found = [each for each in oracles.ask(written_at_once(ms, ms)).symptoms if each.what == "together"]
     assert [each.predicted for each in found] == ([True] if broken else [])
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_what_is_broken_after_writes_at_once_is_known_in_whichever_order_they_came(
+    order: tuple[int, ...],
+) -> None:
+    # A 0 that comes last joins the vCPU before it, and what is written after it joins both.
+    ones = tuple(SetMsrs(vcpu=vcpu, msrs=(("TSC", 1),)) for vcpu in range(3))
+    ms = [0, 0, 0]
+    for vcpu, each in zip(order, (1_250, -9_700, 0), strict=True):
+        ms[vcpu] = each
+    found = (
+        Oracles(POLICIES["mainline-6.7"], HOST).ask(written_at_once(*ms, order=order, after=ones)).symptoms
+    )
+    broken = [each.predicted for each in found if each.what == "timeline"]
+    assert broken
+    assert all(broken)
 
 
 def test_two_kernels_whose_threads_write_in_another_order_do_not_differ() -> None:

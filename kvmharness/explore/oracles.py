@@ -10,7 +10,7 @@ complaint    the kernel warned, oopsed or was lost meanwhile
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import chain, islice, permutations, product
 from typing import NamedTuple
 
 from kvmharness.contract.entitled import ENTITLEMENTS, Breach, breaches
@@ -33,6 +33,8 @@ from kvmharness.trace import Bracket, Event, Trace
 
 IMPOSSIBLE, ENTITLEMENT, DIFFERS, COMPLAINT = "impossible", "entitlement", "differs", "complaint"
 
+# As many orders in which a script's vCPUs may have been written are simulated.
+_MOST_ORDERS = 100
 _NUMBERS = re.compile(r"-?\d[\d.]*( (ns|us|ms|s|cycles|kHz))?")
 _DURING = re.compile(r",? during [a-z]+-\d+")
 
@@ -107,7 +109,7 @@ class Oracles:
         if not self.host.stable:
             return []
         broken = [each for each in breaches(trace) if self._applies(each)]
-        predicted = self._predicted(trace) if broken else set()
+        predicted = self._predicted(trace, {each.rule for each in broken})
         return [
             Symptom(
                 *(ENTITLEMENT, each.rule, each.step, "", ""),
@@ -119,15 +121,20 @@ class Oracles:
     def _applies(self, breach: Breach) -> bool:
         return not (breach.rule == "stable" and self.host.tsc_clocksource is not True)
 
-    def _predicted(self, trace: Trace) -> set[str]:
-        """The entitlements that the policy breaks in this script at this trace's own pace, with what was read
-        then and with what is simulated, on a host that was up as long: an offset is one of the host's TSC."""
+    def _predicted(self, trace: Trace, broken: set[str]) -> set[str]:
+        """Those of the entitlements that the policy breaks in this script at this trace's own pace.
+
+        With what was read then and with what is simulated, on a host that was up as long: an offset is one of
+        the host's TSC.
+        """
         if self.policy is None or not trace.events:
             return set()
         shows = any(event.debugfs for event in trace.events)
         read = {each.operation.label: each.values for each in trace.events if each.values and not each.error}
         found: set[str] = set()
-        for played, choose, known_readings in product(_ways(trace), ENDS, (None, read)):
+        for played, (choose, known_readings) in product(_ways(trace), [*product(ENDS, (None, read))]):
+            if broken <= found:
+                break
             try:
                 simulated = simulate(
                     *("", played.script, self.policy, known(self.host)),
@@ -140,7 +147,7 @@ class Oracles:
             except (TooWideError, ClockBehindError, UnknownRateError, DoubtError):
                 continue
             found |= {each.rule for each in breaches(simulated, generous=True)}
-        return found
+        return broken & found
 
 
 def _sort(operation: Operation) -> str:
@@ -149,26 +156,42 @@ def _sort(operation: Operation) -> str:
     return f"{operation.name} TSC" if written else kind(operation)
 
 
-def _ways(trace: Trace) -> list[Trace]:
+def _ways(trace: Trace) -> Iterator[Trace]:
     """The trace; and where vCPUs are written at once, also as if they were written one after the other.
 
-    KVM does that (kvm_synchronize_tsc() takes the VM's tsc_write_lock), and a made-up player does it at one
-    moment.
+    KVM does that in any order (kvm_synchronize_tsc() takes the VM's tsc_write_lock), and a made-up player
+    does it at one moment.
     """
-    events: list[Event] = []
-    for event in trace.events:
-        operations = event.operation.one_after_the_other
-        if len(operations) < 2:
-            events.append(event)
-            continue
-        (tsc, ns, ns_after, tsc_after), count = event.bracket, len(operations)
-        width, width_ns = (tsc_after - tsc) // count, (ns_after - ns) // count
-        for place, operation in enumerate(operations):
-            begin, begin_ns = tsc + place * width, ns + place * width_ns
-            bracket = Bracket(begin, begin_ns, begin_ns + width_ns, begin + width)
-            events.append(Event(operation, bracket))
-    at_once = len(events) > len(trace.events)
-    return [trace, replace(trace, events=tuple(events))] if at_once else [trace]
+    yield trace
+    operations = [event.operation.one_after_the_other for event in trace.events]
+    if any(len(each) > 1 for each in operations):
+        for orders in islice(product(*map(_orders, operations)), _MOST_ORDERS):
+            events = chain.from_iterable(map(_one_by_one, trace.events, orders))
+            yield replace(trace, events=tuple(events))
+
+
+def _orders(operations: Sequence[Operation]) -> list[tuple[Operation, ...]]:
+    """The operations with each of them as the first, and each other one as the last."""
+    if len(operations) < 2:
+        return [tuple(operations)]
+    return [
+        (first, *(each for each in operations if each not in (first, last)), last)
+        for first, last in permutations(operations, 2)
+    ]
+
+
+def _one_by_one(event: Event, operations: Sequence[Operation]) -> list[Event]:
+    """The event; of several operations each as one that took an equal part of the time."""
+    if len(operations) < 2:
+        return [event]
+    (tsc, ns, ns_after, tsc_after), count = event.bracket, len(operations)
+    width, width_ns = (tsc_after - tsc) // count, (ns_after - ns) // count
+    found = []
+    for place, operation in enumerate(operations):
+        begin, begin_ns = tsc + place * width, ns + place * width_ns
+        bracket = Bracket(begin, begin_ns, begin_ns + width_ns, begin + width)
+        found.append(Event(operation, bracket))
+    return found
 
 
 def _pace_of(trace: Trace) -> Callable[[Operation], Pace]:
