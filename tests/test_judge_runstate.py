@@ -18,6 +18,7 @@ from kvmharness.script import (
     SetXenRunstate,
     SetXenRunstateTimes,
     WaitForCpu,
+    WriteTogether,
 )
 from kvmharness.trace import Event
 from tests.hand_worked import HOST, MS, create, judged, possible, run, step
@@ -171,6 +172,33 @@ def test_a_clock_that_is_set_back_has_a_time_run_back_or_the_runstate_stands_sti
         assert possible(*back, still, host=host) is stood
 
 
+@pytest.mark.parametrize("keeps", [True, None])
+def test_while_the_times_stand_still_the_state_changes(keeps: bool | None) -> None:
+    host = dataclasses.replace(XEN, keeps_runstate=keeps)
+    blocks = step(EnterXenRunstate(vcpu=0, state=BLOCKED), 1004 * MS + 5000, 700, 700)
+    blocked = 104 * MS + 5500
+    back = ran(blocks, step(SetClock(clock=MS), 1005 * MS, MS))
+    for state, may_be in ((RUNNING, True), (BLOCKED, False)):
+        still = look(1011 * MS, state, blocked, blocked - FIRST, 0, 0, FIRST)
+        assert possible(*back, still, host=host) is may_be
+
+
+@pytest.mark.parametrize("keeps", [True, False, None])
+def test_no_more_is_taken_for_waited_than_has_passed_where_times_stand_still(keeps: bool | None) -> None:
+    host = dataclasses.replace(XEN, keeps_runstate=keeps)
+    wait = step(WaitForCpu(ns=5 * MS), 1006 * MS, 700, 5 * MS + 700, width=3 * MS)
+    back = ran(step(SetClock(clock=100 * MS), 1005 * MS, 100 * MS), wait)
+    now = 105 * MS + 100
+    passed = now - FIRST
+    for running, runnable, may_be in (
+        (0, passed, keeps is not False),
+        (passed - 5 * MS, 5 * MS, True),
+        (passed - 5 * MS, 5 * MS - 1, False),
+    ):
+        read = look(1011 * MS, RUNNING, now, running, runnable, 0, FIRST, waited=5 * MS + 700)
+        assert possible(*back, read, host=host) is may_be
+
+
 def test_another_thread_waits_for_itself() -> None:
     both = (create(1000 * MS + 2000, vcpu=1, guest="warp-64"),)
     first = (*ran()[:1], *both, *ran()[1:])
@@ -182,6 +210,23 @@ def test_another_thread_waits_for_itself() -> None:
         assert possible(*first, on, together, read, host=XEN)
     off = look(1014 * MS, RUNNING, ended, ended, 1, 0, 0, vcpu=1)
     assert not possible(*first, on, together, off, host=XEN)
+
+
+def test_a_thread_that_writes_at_once_with_others_may_be_preempted_unseen() -> None:
+    now = 110 * MS + 300
+    first = create(1000 * MS + 2000, vcpu=1)
+    at_once = step(WriteTogether(vcpus=(0, 1), values=(0, 0)), 1005 * MS, 0, 0, 1, 0, width=MS)
+    for more, runnable, may_be in (
+        ((), 0, True),
+        ((), 900, False),
+        ((at_once,), 0, True),
+        ((at_once,), 900, True),
+    ):
+        begun = ran(*more)
+        read = look(1011 * MS, RUNNING, now, now - FIRST - runnable, runnable, 0, FIRST)
+        assert possible(begun[0], first, *begun[1:], read, host=XEN) is may_be
+        off = look(1011 * MS, RUNNING, now, now - FIRST - runnable, runnable + 1, 0, FIRST)
+        assert not possible(begun[0], first, *begun[1:], off, host=XEN)
 
 
 def test_a_page_that_is_off_is_empty_and_a_vm_that_is_no_xens_has_no_runstate() -> None:

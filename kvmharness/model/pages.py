@@ -81,6 +81,7 @@ class RunstatePage(NamedTuple):
     steal   the run_delay (ns) that KVM noted of the playing thread when it last entered the guest; None: of
             another thread
     since   what that was when `kept` had its times: what it has grown by is still to be added to them
+    least   as much as that (ns) is added, and no more may be; None: however much it is
     """
 
     on: bool = False
@@ -88,6 +89,7 @@ class RunstatePage(NamedTuple):
     page: Runstate | None = Runstate()
     steal: Interval | None = Interval(0, 0)
     since: Interval | None = Interval(0, 0)
+    least: int | None = None
 
 
 NO_RUNSTATE = RunstatePage()

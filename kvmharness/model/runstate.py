@@ -98,26 +98,31 @@ def update(
 ) -> None:
     """kvm_xen_update_runstate(), by the playing thread with a run_delay of `steal`, at a VM's clock of `now`.
 
-    Some kernels do nothing while that is earlier than it was the last time.
+    Some kernels change the state alone while that is earlier than it was the last time, and take no more for
+    waited than has passed (36a85200643e, 7.3).
     """
-    found = vcpu.runstate
+    found, keeps = vcpu.runstate, rules.host.keeps_runstate
     was = _state_before(found.kept)
     passed = _less(now, found.kept.entered)
-    stands = found.kept.entered != ZERO and _stands(rules.host.keeps_runstate, passed)
+    stands = _stands(keeps, passed)
+    if found.kept.entered == ZERO and stands is None:
+        stands = False  # no clock is less than 0 by itself
     if stands:
         found = settled(found)
-        vcpu.runstate = found._replace(kept=found.kept._replace(state=was), steal=steal, since=steal)
-        return
-    if was is None or stands is None:
-        now, known_state = (now, state) if stands is False else (None, None)
-        kept = Runstate(state=known_state, entered=now, times=_UNKNOWN_TIMES)
-        found = found._replace(kept=kept, steal=steal, since=steal)
+        found = found._replace(kept=found.kept._replace(state=state), steal=steal, since=steal)
+    elif was is None or stands is None:
+        now = now if stands is False else None
+        kept = Runstate(state=state, entered=now, times=_UNKNOWN_TIMES)
+        found = found._replace(kept=kept, steal=steal, since=steal, least=None)
     else:
         found = found._replace(kept=_with_time(found.kept, was, _plus(found.kept.times[was], passed)))
         if was != RUNNING:
             found = found._replace(since=steal)
         elif not found.steal:
             found = _without_steal(found, steal)
+        elif keeps is not False:
+            shortest = passed.low if passed else 0
+            found = found._replace(least=shortest if found.least is None else min(found.least, shortest))
         found = found._replace(steal=steal)
         found = settled(found) if state != RUNNING else found
         found = found._replace(kept=found.kept._replace(state=state, entered=now))
@@ -125,7 +130,7 @@ def update(
 
 
 def _stands(keeps: bool | None, passed: Interval | None) -> bool | None:
-    """Whether a runstate stands still; None if it is not known."""
+    """Whether a runstate's times stand still; None if it is not known."""
     if keeps is False or (passed and signed(passed.low) >= 0):
         return False
     return True if keeps and passed and signed(passed.high) < 0 else None
@@ -135,7 +140,7 @@ def record_of_another(vcpu: Vcpu) -> None:
     """Take back what is known of a runstate that another thread updated than the playing one."""
     found = vcpu.runstate
     unknown = Runstate(state=None, entered=None, times=_UNKNOWN_TIMES)
-    vcpu.runstate = found._replace(kept=unknown, steal=None, since=None)
+    vcpu.runstate = found._replace(kept=unknown, steal=None, since=None, least=None)
 
 
 def waited(world: World, run_delay: int) -> None:
@@ -166,15 +171,17 @@ def settled(found: RunstatePage) -> RunstatePage:
     if not found.steal or not found.since:
         return _without_steal(found, found.steal)
     grown = Interval(max(0, found.steal.low - found.since.high), found.steal.high - found.since.low)
+    if found.least is not None and grown.high > found.least:
+        return _without_steal(found, found.steal)
     running, runnable, *others = found.kept.times
     times = (_less(running, grown), _plus(runnable, grown), *others)
-    return found._replace(kept=found.kept._replace(times=times), since=found.steal)
+    return found._replace(kept=found.kept._replace(times=times), since=found.steal, least=None)
 
 
 def _without_steal(found: RunstatePage, steal: Interval | None) -> RunstatePage:
     """Where it is not known what the thread waited: how long the vCPU was running and runnable is not."""
     times = (None, None, *found.kept.times[BLOCKED:])
-    return found._replace(kept=found.kept._replace(times=times), steal=steal, since=steal)
+    return found._replace(kept=found.kept._replace(times=times), steal=steal, since=steal, least=None)
 
 
 def _state_before(kept: Runstate) -> int | None:

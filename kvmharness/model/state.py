@@ -62,7 +62,7 @@ class Host:
     marks_xen        whether a mark of the kvmclock page (PVCLOCK_GUEST_STOPPED) gets into Xen's pages
     xen_renews       whether naming the page that a Xen shares has the masterclock looked at again, as up to
                      7.2, though it is of no concern to that; no probe finds it out
-    keeps_runstate   whether a runstate stands still while the VM's clock is earlier
+    keeps_runstate   whether a runstate's times stand still while the VM's clock is earlier
     keeps_tsc_page   whether it notes a TSC page's status (hv_tsc_page_status, Linux 5.13), and so leaves one
                      alone that is right; of a kernel that does not, nothing is predicted of that page
     fraction_bits    those of its TSC scaling: 32 (AMD), 48 (Intel), 0 for none

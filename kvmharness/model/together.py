@@ -72,6 +72,9 @@ def write_together(rules: Rules, world: World, action: Action) -> list[Outcome]:
             raise DoubtError(f"{len(numbers)} vCPUs at once leave too many ways open that it may have gone")
     for each in found:
         each.cpu = home
+        for number in numbers if each.xen else ():
+            # Another thread may have been preempted with it loaded, which this one's run_delay does not show.
+            runstate.record_of_another(each.vcpus[number])
     return [Outcome(each, (None,) * len(values)) for each in found]
 
 
