@@ -283,7 +283,7 @@ CAPABILITIES = {
             "xen-runstate-kept",
             RUNSTATE,
             RunstateGrowthClaim(
-                text="a runstate stands still while the VM's clock is earlier",
+                text="the times of a runstate stand still while the VM's clock is earlier",
                 seen=("runstate-behind",),
                 expected="runstate",
                 grows=(),
