@@ -251,6 +251,84 @@ def test_a_vcpu_is_runnable_for_as_long_as_its_thread_waits(tmp_path: Path) -> N
     ]
 
 
+def by_page(name: str, sequence: int, scale: int, offset: int) -> str:
+    """A step that reads a TSC page."""
+    return step(name, sequence, scale, offset)
+
+
+# A kvmclock page of 1000 ns at a TSC of 0, of which each cycle is a ns: times half of 2**32, shifted by 1.
+KVMCLOCK = step("due", 2, 0, 1000, 2**31, 1, 1)
+# The TSC page that goes with it: of 2**64 a hundredth for each cycle, and 1000 ns are 10 units.
+SCALE, OFFSET = 2**64 // 100, 10
+
+
+def is_reference(**fields: str) -> str:
+    given = {"seen": "&seen", "due": "&due", "counter": "-1", "page": "-1", "due_page": "-1", **fields}
+    text = ", ".join(f".{name} = {value}" for name, value in given.items())
+    return f"is_reference((struct reference_claim) {{ {text} }})"
+
+
+def test_a_reference_counter_may_be_a_unit_ahead_of_the_clock_and_two_behind_it(tmp_path: Path) -> None:
+    """Between the TSCs 100,000 and 100,100 the clock goes from 101,000 to 101,100 ns; 2 ns for rounding."""
+    counts = {
+        count: f"{KVMCLOCK} {step('seen', 100_000, count, 100_100)}" for count in (1007, 1008, 1012, 1013)
+    }
+    found = [(each, is_reference(counter="0")) for each in counts.values()]
+    assert results(found, tmp_path) == [
+        "broken: step seen read a counter 98 ns too far behind step due",
+        "kept",
+        "kept",
+        "broken: step seen read a counter 98 ns too far ahead of step due",
+    ]
+
+
+def test_a_tsc_page_is_the_clock_at_the_guests_tsc(tmp_path: Path) -> None:
+    """At a TSC of 1000 the clock is at 2000 ns: 20 units. The scale has to be the clock's to the bit."""
+    at = f"{step('at', 1)} at.has_tsc = true; at.tsc = 1000;"
+    check = is_reference(page="0", at="&at", by_page="true")
+    pages = (
+        (2, SCALE, OFFSET),
+        (2, SCALE, OFFSET + 2),
+        (2, SCALE, OFFSET + 3),
+        (2, SCALE, OFFSET - 3),
+        (2, SCALE + 1, OFFSET),
+        (0, SCALE, OFFSET),
+    )
+    found = [(f"{KVMCLOCK} {at} {by_page('seen', *page)}", check) for page in pages]
+    beyond = "broken: step seen read a page whose time is {} ns too far {} step due"
+    assert results(found, tmp_path) == [
+        "kept",
+        "kept",
+        beyond.format(98, "ahead of"),
+        beyond.format(198, "behind"),
+        f"broken: step seen read a page of scale {SCALE + 1}, not that of step due",
+        "broken: step seen: the guest is not to go by the page",
+    ]
+
+
+def test_a_new_tsc_page_has_a_new_sequence(tmp_path: Path) -> None:
+    due = by_page("due", 2, SCALE, OFFSET)
+    new, same, hidden = (
+        by_page("seen", 3, SCALE, OFFSET + 9),
+        by_page("seen", 2, SCALE, OFFSET),
+        by_page("seen", 2, SCALE, OFFSET + 9),
+    )
+    renewed, kept = (f"is_renewed(&seen, 0, &due, 0, {each})" for each in ("true", "false"))
+    asked = ((new, renewed), (same, renewed), (hidden, renewed), (same, kept), (new, kept))
+    assert results([(f"{due} {page}", check) for page, check in asked], tmp_path) == [
+        "kept",
+        "broken: step seen read the TSC page of step due",
+        "broken: step seen read a new TSC page under the sequence of the old one, 2",
+        "kept",
+        "broken: step seen read a TSC page other than step due",
+    ]
+
+
+def test_a_tsc_page_that_is_off_is_empty(tmp_path: Path) -> None:
+    found = [(by_page("seen", *page), "is_empty(&seen, 0)") for page in ((0, 0, 0), (0, 0, 1))]
+    assert results(found, tmp_path) == ["kept", "broken: step seen read a page that was written"]
+
+
 def test_c_has_the_guests_memory_as_the_harness_has_it(tmp_path: Path) -> None:
     """So a number that is an address means the same in both."""
     told = {
@@ -259,6 +337,7 @@ def test_c_has_the_guests_memory_as_the_harness_has_it(tmp_path: Path) -> None:
         "xen_time(5)": layout.xen_time_address(5),
         "xen_info(4)": layout.xen_vcpu_info_address(4),
         "xen_shared()": layout.XEN_SHARED,
+        "TSC_PAGE": layout.TSC_PAGE,
         "xen_runstate(6)": layout.xen_runstate_address(6),
         "MEMORY_SIZE": layout.MEMORY_SIZE,
         "CODE(7)": layout.code_address(7),

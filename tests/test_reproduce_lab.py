@@ -36,7 +36,8 @@ FAULTS = (
     ),
     *("steal-counted-again", "steal-at-start-of-page"),
     *("xen-wall-clock-high-half", "xen-info-with-kvmclock-alone"),
-    *("runstate-steal-again", "runstate-told-running", "runstate-data-swapped"),
+    *("runstate-told-running", "runstate-data-swapped"),
+    *("hv-page-scale-without-shift", "hv-sequence-stands-still"),
 )
 # Only debugfs decides these, which plain C does not read: it skips.
 _BY_DEBUGFS = {"qemu-reset-old", "qemu-hotplug-then-reset"}

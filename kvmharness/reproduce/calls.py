@@ -7,7 +7,7 @@ that name; one that has none cannot be expressed.
 
 from typing import Any
 
-from kvmharness.guests.layout import KVMCLOCK, KVMCLOCK_SIZE, MAX_VCPUS, STEAL_TIME, STEAL_TIME_SIZE
+from kvmharness.guests.layout import KVMCLOCK, KVMCLOCK_SIZE, MAX_VCPUS, STEAL_TIME, STEAL_TIME_SIZE, TSC_PAGE
 from kvmharness.guests.rdtsc import PROGRAMS
 from kvmharness.player.msr import MSRS
 from kvmharness.reproduce import guests
@@ -23,8 +23,9 @@ _MSR_NAMES = {
     "WALL_CLOCK": "MSR_KVM_WALL_CLOCK_NEW",
     "SYSTEM_TIME": "MSR_KVM_SYSTEM_TIME_NEW",
     "STEAL_TIME": "MSR_KVM_STEAL_TIME",
+    **{name: f"HV_X64_MSR_{name.removeprefix('HV_')}" for name in MSRS if name.startswith("HV_")},
 }
-assert set(_MSR_NAMES) == {name for name in MSRS if not name.startswith("HV_")}
+assert set(_MSR_NAMES) == set(MSRS)
 # The pages whose addresses MSRs have: of which MSRs, from where on, of what size, and what tells it in C.
 _PAGES = (
     ("SYSTEM_TIME", KVMCLOCK, KVMCLOCK_SIZE, "page_address"),
@@ -154,6 +155,21 @@ class Calls:
             raise CannotExpressError(f"the guest {guest} does not read its steal time")
         return "read_steal_time", operation["vcpu"]
 
+    def c_read_reference_time(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """By a guest that does."""
+        guest = self._guest_of.get(operation["vcpu"], "")
+        if not guest or not PROGRAMS[guest].reads_reference:
+            raise CannotExpressError(f"the guest {guest} does not read its reference time")
+        return "read_reference_time", operation["vcpu"]
+
+    def c_set_hv_cpuid(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """Of a vCPU."""
+        return "set_hv_cpuid", operation["vcpu"]
+
+    def c_read_tsc_page(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """Of the VM."""
+        return ("read_tsc_page",)
+
     def c_set_xen(self, operation: dict[str, Any]) -> tuple[Any, ...]:
         """Of the VM."""
         return ("set_xen",)
@@ -209,6 +225,8 @@ class Calls:
             place, rest = divmod(value - address, size) if isinstance(value, int) else (-1, 0)
             if msr.startswith(begins) and 0 <= place < MAX_VCPUS:
                 return f"{called}({place}) + {rest}" if rest else f"{called}({place})"
+        if msr == "HV_REFERENCE_TSC" and value in (TSC_PAGE, TSC_PAGE + 1):
+            return f"TSC_PAGE + {value - TSC_PAGE}"
         return self._cycles(vcpu, value)
 
     def _cycles(self, vcpu: int, value: Any) -> str:

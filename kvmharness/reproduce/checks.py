@@ -9,6 +9,7 @@ from typing import Any
 from kvmharness.contract import (
     Claim,
     ClockClaim,
+    EmptyPageClaim,
     EndClaim,
     ForwardClaim,
     HostTimeClaim,
@@ -19,6 +20,8 @@ from kvmharness.contract import (
     RateClaim,
     ReadsClaim,
     RealtimeClaim,
+    ReferenceClaim,
+    RenewedClaim,
     RunnableClaim,
     RunstateClaim,
     RunstateGrowthClaim,
@@ -67,6 +70,10 @@ class Checks:
             also.append(self._first_created.label)
         if isinstance(claim, RunstateClaim) and claim.is_first:
             also += [step.label for each in claim.seen for step in self._runstates_before(each)]
+        if isinstance(claim, ReferenceClaim):
+            also += [
+                at for each in claim.seen if self._page_at(each) >= 0 and (at := self._entry_before(each))
+            ]
         if isinstance(claim, LineClaim):
             also += [label for each in claim.seen if (label := self._offset_before(claim, each))]
         return (*claim.labels, *also)
@@ -192,6 +199,46 @@ class Checks:
             fields.append(f".by = {self._pointers(claim.by)}")
         return [(claim.text, _of_fields("was_runnable", "runnable_claim", fields))]
 
+    def _reference(self, claim: ReferenceClaim) -> list[Check]:
+        return [(_each(claim, label), self._reference_of(claim, label)) for label in claim.seen]
+
+    def _reference_of(self, claim: ReferenceClaim, label: str) -> str:
+        counter, page, due_page = (
+            _counter(self._step(label)),
+            self._page_at(label),
+            self._page_at(claim.expected),
+        )
+        fields = [
+            f".seen = {self._pointer(label)}, .due = {self._pointer(claim.expected)}",
+            f".counter = {counter}, .page = {page}, .due_page = {due_page}",
+        ]
+        if page >= 0 and (at := self._entry_before(label)):
+            fields.append(f".at = {self._pointer(at)}")
+        if claim.by_page:
+            fields.append(".by_page = true")
+        return _of_fields("is_reference", "reference_claim", fields)
+
+    def _step(self, label: str) -> Operation:
+        return self._of_label[label][1]
+
+    def _page_at(self, label: str) -> int:
+        """Where among a step's values a TSC page begins; -1 if it reads none."""
+        names = self._step(label).value_names
+        return names.index("hv_sequence") if "hv_sequence" in names else -1
+
+    def _entry_before(self, label: str) -> str:
+        """The label of the last step, up to this one, in which a guest ran; "" if none did."""
+        place = self._of_label[label][0]
+        entered = [step.label for step in self._script[: place + 1] if step.enters_guest]
+        return entered[-1] if entered else ""
+
+    def _renewed(self, claim: RenewedClaim) -> list[Check]:
+        steps = [f"{self._pointer(label)}, {self._page_at(label)}" for label in (claim.seen, claim.expected)]
+        return [(claim.text, f"is_renewed({', '.join(steps)}, {str(claim.renewed).lower()})")]
+
+    def _empty(self, claim: EmptyPageClaim) -> list[Check]:
+        return [(claim.text, f"is_empty({self._pointer(claim.seen)}, {self._page_at(claim.seen)})")]
+
     def _entries(self, claim: RateClaim) -> list[Operation]:
         """The steps in which the vCPU's guest was entered meanwhile."""
         first, last = self._of_label[claim.first][0], self._of_label[claim.last][0]
@@ -267,6 +314,13 @@ def _of_fields(check: str, struct: str, fields: list[str]) -> str:
     return f"{check}((struct {struct}) {{\n{lines}}})"
 
 
+def _counter(step: Operation) -> int:
+    """Where among a step's values a TSC, the reference counter and the TSC again are; -1 if it reads none."""
+    names = step.value_names
+    wanted = (("tsc_before", "reference", "tsc_after"), ("TSC", "HV_TIME_REF_COUNT", "TSC"))
+    return next((place for place in range(len(names)) if names[place : place + 3] in wanted), -1)
+
+
 def _each(claim: Any, label: str) -> str:
     """What a check of one of several steps says."""
     return claim.text if len(claim.seen) == 1 else f"{claim.text}: {label}"
@@ -293,4 +347,7 @@ _CHECKS: dict[type[Claim], Callable[[Checks, Any], list[Check]]] = {
     RunstateClaim: Checks._runstate,
     RunstateGrowthClaim: Checks._growth,
     RunnableClaim: Checks._runnable,
+    ReferenceClaim: Checks._reference,
+    RenewedClaim: Checks._renewed,
+    EmptyPageClaim: Checks._empty,
 }

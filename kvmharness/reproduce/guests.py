@@ -15,6 +15,10 @@ _GUESTS = {
         "writes_msr",
         "The guest leaves its TSC before and after a WRMSR, which it finds in its mailbox.",
     ),
+    "hyperv-16": (
+        "reads_reference_time",
+        "The guest writes the MSR in its mailbox; it leaves its TSC and what it reads of its reference time.",
+    ),
     "steal-16": (
         "reads_steal_time",
         "The guest writes the MSR in its mailbox, and leaves its TSC and what it reads of its steal time.",
@@ -59,4 +63,6 @@ def _enter(program: Program) -> str:
         return "long_mode"
     if program.reads_steal_time:
         return "real_mode_with_steal_time"
+    if program.reads_reference:
+        return "real_mode_with_tsc_page"
     return "real_mode_with_vectors" if program.catches_faults else "real_mode"

@@ -135,10 +135,15 @@ def _probe(capability: Capability, style: Style) -> _Function:
             kept.append(step)
         elif step.waits_ns:
             kept += [step] if looked else []
-        elif step.creates_vcpu or step.sets_tsc or step.enters_guest or not step.value_names:
+        elif step.creates_vcpu or step.sets_tsc or step.enters_guest or _changes(step):
             kept.append(step)
     asks = (capability.asks,) if capability.asks else ()
     return _function(tuple(kept), (capability.claim,), style, asks)
+
+
+def _changes(step: Operation) -> bool:
+    """Whether it changes something that others may read: by its nature, or an MSR or the clock."""
+    return not step.value_names or bool({"msrs", "clock"} & {*to_json(step)})
 
 
 def _has(name: str) -> str:

@@ -96,12 +96,13 @@ static enum result moves_with_real_time(const struct step *before, const struct 
 	return broken("the VM's time advanced by %lld ns, the host's by %lld ns", clock, realtime);
 }
 
-//// on_one_line
+//// is_stable
 static bool is_stable(const struct step *page)
 {
 	return page->value[0] && page->value[5] & PAGE_STABLE;
 }
 
+//// on_one_line
 /*
  * At one TSC, `seen` and the page `due` report one time. 2 ns are for rounding. Between them there may be a new
  * masterclock: the host's raw clock, by which KVM draws it, multiplies by a number of 24 bits. The page's time is
