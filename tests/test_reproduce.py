@@ -4,11 +4,12 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from kvmharness.contract import EntitledClaim
+from kvmharness.contract import EntitledClaim, NoStealClaim
 from kvmharness.contract.entitled import ENTITLEMENTS
 from kvmharness.guests.rdtsc import PROGRAMS
 from kvmharness.model.policies import POLICIES
@@ -23,6 +24,7 @@ from kvmharness.script import (
     GetMsrs,
     GetTscOffset,
     Read,
+    ReadStealTime,
     Run,
     SetMsrs,
     SetTscOffset,
@@ -175,6 +177,16 @@ def test_what_is_checked_of_a_shape_compiles(tmp_path: Path) -> None:
 def test_a_rule_that_nothing_shows_cannot_be_checked() -> None:
     with pytest.raises(CannotExpressError):
         with_claims(restored(rule="khz"), MAINLINE)
+
+
+def test_what_only_claims_say_is_not_left_unchecked() -> None:
+    """A test in C that reads a steal time and checks TSCs alone would pass on a kernel with the fault."""
+    guest = CreateVcpu(vcpu=0, guest="steal-16")
+    found = made_up(guest, ReadStealTime(vcpu=0, label="steal"))
+    with pytest.raises(CannotExpressError, match="predicts nothing of 'let the guest read its steal time'"):
+        with_claims(found, MAINLINE)
+    claimed = replace(found, claims=(NoStealClaim(text="it is off", seen=("steal",)),))
+    assert "no_steal(&steal, NULL)" in plain(with_claims(claimed, MAINLINE))
 
 
 def test_what_depends_on_how_long_the_host_was_up_cannot_be_checked() -> None:

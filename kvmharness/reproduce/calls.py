@@ -32,6 +32,14 @@ _PAGES = (
     ("STEAL_TIME", STEAL_TIME, STEAL_TIME_SIZE, "steal_time"),
 )
 
+# What reads more than a TSC, of which only a scenario's own claims say what it has to be.
+READ_FOR_CLAIMS = frozenset(
+    {
+        *("read_steal_time", "read_reference_time", "read_tsc_page"),
+        *("read_xen_time", "read_xen_vcpu_info", "read_xen_wall_clock", "read_xen_runstate"),
+    }
+)
+
 
 def _msr(name: str) -> str:
     if name not in _MSR_NAMES:

@@ -21,6 +21,7 @@ from kvmharness.contract.entitled import ENTITLEMENTS
 from kvmharness.model.interval import Interval, signed
 from kvmharness.model.policy import Policy
 from kvmharness.model.simulate import simulate
+from kvmharness.reproduce.calls import READ_FOR_CLAIMS
 from kvmharness.reproduce.checks import NearlyClaim
 from kvmharness.reproduce.names import CannotExpressError
 from kvmharness.scenarios import Scenario
@@ -38,6 +39,9 @@ def with_claims(scenario: Scenario, policy: Policy) -> Scenario:
     if scenario.claims and not entitled:
         return scenario
     script = _labelled(scenario.script)
+    unclaimed = [step.phrase for step in script if step.name in READ_FOR_CLAIMS and not entitled]
+    if unclaimed:
+        raise CannotExpressError(f"it has no claims, and a test in C predicts nothing of '{unclaimed[0]}'")
     vcpus = sorted({vcpu for step in script if step.creates_vcpu for vcpu in step.vcpu_numbers})
     ends = tuple(_named(step, vcpu) for vcpu in vcpus for step in READ_ONE)
     trace = simulate(scenario.name, (*script, *ends), policy, scenario.host, debugfs=True)
