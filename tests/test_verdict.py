@@ -74,6 +74,12 @@ def test_a_kvm_that_ignores_writes_is_found_out_by_effect() -> None:
     ]
 
 
+def test_how_a_kvm_without_a_xen_would_serve_its_guests_is_neither_this_way_nor_that() -> None:
+    found = states(probe(host=dataclasses.replace(HOST, has_xen=False)))
+    assert (found["xen-time"], found["xen-runstate"]) == (Status.BROKEN, Status.BROKEN)
+    assert (found["xen-unmarked"], found["xen-runstate-kept"]) == (Status.UNDECIDED, Status.UNDECIDED)
+
+
 def test_an_unstable_tsc_is_found_out_by_effect() -> None:
     assert states(probe(stable=False))["stable-tsc"] is Status.BROKEN
 

@@ -394,7 +394,10 @@ def findings(probe: Probe) -> dict[str, Finding]:
         if name == "stable-tsc" and off:
             finding = Finding(capability.claim, Status.UNDECIDED, off)
         elif asked is not None and asked.error in _UNKNOWN:
-            if finding.status is Status.UNDECIDED:
+            if needless and CAPABILITIES[needless[0]].asks == capability.asks:
+                # How a KVM does what it does not do at all is neither this way nor that.
+                finding = Finding(capability.claim, Status.UNDECIDED, _without(needless[0], found))
+            elif finding.status is Status.UNDECIDED:
                 reason = f"{capability.asks} failed with {asked.error}"
                 finding = Finding(capability.claim, Status.BROKEN, reason)
         elif needless and isinstance(capability.claim, OffsetClaim | RateClaim):
