@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.limits import GIVE_UP_S
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -92,7 +94,7 @@ def started(folder: Path, workers: int, security: tuple[str, ...] = ()) -> Itera
 
 
 def _wait_until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + GIVE_UP_S
     while not holds():
-        assert time.monotonic() < end, "the cluster is not there after two minutes"
+        assert time.monotonic() < end, "the cluster still is not there"
         time.sleep(0.05)

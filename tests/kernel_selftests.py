@@ -9,6 +9,7 @@ from kvmharness.lab import cache
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import archive, packages
 from kvmharness.lab.kernels.packages import KernelPackage
+from tests.limits import GIVE_UP_S
 
 # What a selftest is built from, out of the whole source.
 _PARTS = (
@@ -85,6 +86,6 @@ def build(selftests: Path, name: str, code: str, into: Path) -> Path:
         f"{into}/{folder}/{name}",
     ]
     (into / folder).mkdir()
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=GIVE_UP_S)
     assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
     return into / folder / name

@@ -10,6 +10,7 @@ from pathlib import Path
 from kvmharness.lab import kernels
 from kvmharness.lab.kernels import Kernel, elf
 from kvmharness.lab.machines.cpio import Archive
+from tests.limits import GIVE_UP_S
 
 _HEADERS = "".join(f"#include <{name}.h>\n" for name in ("fcntl", "unistd", "sys/io", "sys/mount", "termios"))
 
@@ -18,7 +19,7 @@ def with_init_that(does: str, tmp_path: Path) -> bytes:
     """A piece whose /init replaces the real one and does only this, in C."""
     source, program = tmp_path / "init.c", tmp_path / "init"
     source.write_text(f"{_HEADERS}int main(void) {{ {does} }}\n")
-    subprocess.run(["cc", "-static", "-w", "-o", program, source], check=True, timeout=60)
+    subprocess.run(["cc", "-static", "-w", "-o", program, source], check=True, timeout=GIVE_UP_S)
     archive = Archive()
     archive.add_file("/init", program.read_bytes(), 0o755)
     return bytes(archive)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.machine import Machine
-
-_MOST_S = 120
+from tests.limits import GIVE_UP_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ def trouble(error: Exception) -> None:
 def until_stopped(folder: Path, machine: Machine) -> None:
     """Wait until the machine is to stop; files say that it begins, and that it was stopped."""
     (folder / "begun").touch()
-    end = time.monotonic() + _MOST_S
+    end = time.monotonic() + GIVE_UP_S
     while machine.stop is not None and time.monotonic() < end:
         if machine.stop.is_set():
             (folder / "stopped").touch()
@@ -56,15 +55,15 @@ def number(folder: Path, number: int) -> tuple[int, int]:
 
 def wait_for(path: Path) -> None:
     """Wait until a file is there."""
-    end = time.monotonic() + _MOST_S
+    end = time.monotonic() + GIVE_UP_S
     while not path.exists():
-        assert time.monotonic() < end, f"there is no {path.name} after two minutes"
+        assert time.monotonic() < end, f"there still is no {path.name}"
         time.sleep(0.02)
 
 
 def wait_for_any(folder: Path, count: int) -> None:
     """Wait until so many files are in a folder."""
-    end = time.monotonic() + _MOST_S
+    end = time.monotonic() + GIVE_UP_S
     while len(list(folder.iterdir())) < count:
-        assert time.monotonic() < end, f"there are not {count} files after two minutes"
+        assert time.monotonic() < end, f"there still are not {count} files"
         time.sleep(0.02)

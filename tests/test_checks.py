@@ -18,6 +18,7 @@ from kvmharness.lab.executor import LocalExecutor
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.runs import Played
 from scripts.kernel_faults import Fault
+from tests.limits import GIVE_UP_S
 
 pytest_plugins = "pytester"
 
@@ -120,7 +121,7 @@ def test_faults_are_reported_in_their_order_and_the_next_is_built_while_they_are
         return Kernel(fault.name, "6.12", tmp_path, {})
 
     def play_on(kernel: Kernel, *_: object) -> Played:
-        assert second_is_built.wait(60)
+        assert second_is_built.wait(GIVE_UP_S)
         return Played((), {}, notes=(kernel.spec,))
 
     monkeypatch.setattr(script.kernel_faults, "faulty", faulty)

@@ -17,6 +17,7 @@ from kvmharness.lab.machines.catalogue import AMD
 from kvmharness.model.policies import POLICIES
 from kvmharness.scenarios import SCENARIOS
 from tests.command_line import Capture, one_line, status_of
+from tests.limits import GIVE_UP_S
 from tests.made_up_distribution import on_distribution
 
 
@@ -233,7 +234,7 @@ def run_in_shell(command: str, **environment: str) -> subprocess.CompletedProces
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=GIVE_UP_S,
         env={**os.environ, **environment},
     )
 
@@ -265,7 +266,7 @@ def test_bad_input_is_status_2_also_when_nobody_reads_what_is_wrong(words: tuple
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "kvmharness", *words]
-    done = subprocess.run(command, stdout=writing, stderr=writing, check=False, timeout=60)
+    done = subprocess.run(command, stdout=writing, stderr=writing, check=False, timeout=GIVE_UP_S)
     os.close(writing)
     assert done.returncode == 2
 

@@ -20,6 +20,7 @@ from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines.machine import Machine
 from kvmharness.scenarios import Scenario
 from tests.command_line import Capture, one_line, status_of
+from tests.limits import GIVE_UP_S
 from tests.made_up import session
 from tests.made_up_mails import DIFF
 
@@ -54,7 +55,7 @@ def made_up_lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
         if kernel.spec == "debian:4":
             raise OSError(28, "No space left on device")
         if kernel.spec == "debian:2":
-            over.wait(600)
+            over.wait(GIVE_UP_S)
         if kernel.spec == "debian:3":
             raise ZeroDivisionError("a fault of ours")
         other = {"debian:6.1": "mainline-before-6.7", "debian:0": "tsc-protected"}
@@ -116,7 +117,7 @@ def interrupted_after_one(monkeypatch: pytest.MonkeyPatch) -> None:
     def endless(kernel: Kernel, machine: Machine, scenarios: Sequence[Scenario]) -> Session:
         assert machine.stop
         if kernel.spec == "debian:6.12":
-            assert machine.stop.wait(60)
+            assert machine.stop.wait(GIVE_UP_S)
         return play_there(kernel, machine, scenarios)
 
     def first_only(futures: Sequence[Future[Any]]) -> Iterator[Future[Any]]:

@@ -18,6 +18,7 @@ from kvmharness.lab.machines.machine import Machine
 from kvmharness.lab.runs import Matrix
 from kvmharness.scenarios import SCENARIOS, Scenario
 from tests.command_line import Capture, one_line, status_of
+from tests.limits import GIVE_UP_S
 from tests.made_up import session
 from tests.made_up_kernels import put
 
@@ -81,9 +82,9 @@ def test_as_many_machines_run_at_a_time_as_there_are_cpus_to_use_or_jobs_asked_f
     def play_there(kernel: Kernel, machine: Machine, scenarios: Sequence[Scenario]) -> Session:
         running.append(1)
         most.append(len(running))
-        together.wait(60)
+        together.wait(GIVE_UP_S)
         running.pop()
-        together.wait(60)
+        together.wait(GIVE_UP_S)
         return session(scenarios)
 
     monkeypatch.setattr(play, "play", play_there)
@@ -102,17 +103,17 @@ def test_what_still_runs_at_the_end_of_the_block_is_told_to_stop_and_the_rest_ne
     def play_there(kernel: Kernel, machine: Machine, scenarios: Sequence[Scenario]) -> Session:
         assert machine.stop
         begun.set()
-        if machine.stop.wait(60):
+        if machine.stop.wait(GIVE_UP_S):
             told.set()
         return session(scenarios)
 
     monkeypatch.setattr(play, "play", play_there)
     kernel = Kernel("made-up", "6.1.0", tmp_path, {})
     with Matrix([(kernel, AMD)] * 3, [SCENARIOS["old-restore"]], Expectation(), LocalExecutor(1)) as matrix:
-        assert begun.wait(60)
+        assert begun.wait(GIVE_UP_S)
         assert (matrix.finished, len(matrix.unfinished)) == ([], 3)
         begun.clear()
-    assert told.wait(60)
+    assert told.wait(GIVE_UP_S)
     assert not begun.is_set()
 
 

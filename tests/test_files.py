@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kvmharness.files import write_whole
+from tests.limits import GIVE_UP_S
 
 IN_A_NAMESPACE = ("unshare", "--map-root-user", "--mount")
 
@@ -73,7 +74,7 @@ def test_on_a_full_disk_what_was_there_stays_and_nothing_half_written_is_left(tm
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=GIVE_UP_S,
     )
     no_space, tree, copied, left, whole = done.stdout.splitlines()
     assert no_space == "No space left on device", done.stderr

@@ -11,6 +11,7 @@ from kvmharness import guests
 from kvmharness.guests import layout
 from kvmharness.kvm import BracketBuffer, Exit, Memory, System, Vcpu, Vm
 from kvmharness.player.msr import MSRS
+from tests.limits import GIVE_UP_S
 
 ONCE = ("rdtsc-16", "rdtsc-64", "rdmsr-16", "wrmsr-16", "hyperv-16", "steal-16")
 NEEDS_RDTSCP = "rdtscp-16"
@@ -25,8 +26,8 @@ def test_the_bytes_are_what_an_assembler_makes_of_the_text(name: str, tmp_path: 
     program = guests.PROGRAMS[name]
     source, assembled, flat = tmp_path / "guest.s", tmp_path / "guest.o", tmp_path / "guest.bin"
     source.write_text(program.assembly)
-    subprocess.run(["as", "-o", assembled, source], check=True, timeout=60)
-    subprocess.run(["objcopy", "-O", "binary", "-j", ".text", assembled, flat], check=True, timeout=60)
+    subprocess.run(["as", "-o", assembled, source], check=True, timeout=GIVE_UP_S)
+    subprocess.run(["objcopy", "-O", "binary", "-j", ".text", assembled, flat], check=True, timeout=GIVE_UP_S)
     assert program.code.hex() == flat.read_bytes().hex()
 
 

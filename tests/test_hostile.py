@@ -23,13 +23,13 @@ from kvmharness.contract import ClockClaim, Status
 from kvmharness.model.arithmetic import cycles
 from kvmharness.report import FORMATS
 from kvmharness.trace import MAX_IN_A_FILE, Bracket, Event, Trace, TraceError, from_lines, to_lines
+from tests.limits import GIVE_UP_S
 from tests.mutations import mutate
 from tests.random_traces import Chance, good_file
 from tests.worst_traces import WORST
 
 # What may become of one file, however hostile it is: seconds of CPU time, since others may keep the CPU busy.
 MAX_SECONDS = 10
-_GIVE_UP_S = 600
 MAX_MEMORY = 2**30
 
 
@@ -120,7 +120,7 @@ def judged_alone(path: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=_GIVE_UP_S,
+        timeout=GIVE_UP_S,
         preexec_fn=limit,
         env={**os.environ, "KVMHARNESS_DEBUG": "1"},
     )

@@ -22,6 +22,7 @@ from kvmharness.report.html import timeline
 from kvmharness.scenarios import SCENARIOS
 from tests import made_up
 from tests.command_line import Capture, one_line, status_of
+from tests.limits import GIVE_UP_S
 from tests.test_formats import made_up_run
 
 RESTORE = SCENARIOS["young-restore"]
@@ -181,7 +182,7 @@ def test_a_browser_lays_the_page_out_within_its_width(tmp_path: Path, width: int
     options += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
     options += ["--allow-file-access-from-files", f"--user-data-dir={tmp_path}/profile"]
     command = [browser, *options, "--window-size=1300,900", "--dump-dom", f"file://{tmp_path}/frame.html"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=GIVE_UP_S, check=True)
     title = re.search(r"<title>(.*?)</title>", done.stdout)
     assert title, done.stderr
     whole, picture, outside = json.loads(html.unescape(title[1]))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from kvmharness.lab.patches import apply, diffs
 from kvmharness.lab.patches.apply import PatchRefusedError
 from kvmharness.lab.patches.diffs import FileDiff
+from tests.limits import GIVE_UP_S
 from tests.made_up_mails import CHANGED, DIFF, OTHER_DIFF, SOURCE, damaged
 
 PATH = "arch/x86/kvm/clock.c"
@@ -185,7 +186,7 @@ def test_a_compiler_has_nothing_to_say_of_code_whose_indentation_was_lost(
     assert bare(applied) == bare(after)
     (source := tmp_path / "code.c").write_text(applied)
     command = ["gcc", "-fsyntax-only", "-Wall", "-Werror", str(source)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=GIVE_UP_S)
     assert done.stderr == ""
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.limits import GIVE_UP_S
+
 # Interrupts the command when it imports the nth module after its own first one.
 IMPORTS = """\
 import os, runpy, signal, sys
@@ -54,7 +56,7 @@ def run(code: str, *arguments: str, ignoring: bool = False) -> "subprocess.Compl
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=GIVE_UP_S,
         preexec_fn=(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) if ignoring else None,
     )
 

@@ -19,6 +19,7 @@ from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import archive, names, stored, suites
 from kvmharness.lab.kernels.apt import State
 from kvmharness.lab.kernels.packages import KernelPackage
+from tests.limits import GIVE_UP_S
 from tests.made_up_kernels import RELEASE, put, put_tree
 
 PACKAGE = KernelPackage("linux-image-6.1.0-9-cloud-amd64", "6.1.27-1", "6.1.0-9-cloud-amd64", usual=True)
@@ -49,7 +50,7 @@ def is_free(folder: Path) -> bool:
         "try: os.lockf(fd, os.F_TLOCK, 0)\nexcept OSError: sys.exit(1)"
     )
     command = [sys.executable, "-c", code, str(folder / "lock")]
-    return subprocess.run(command, check=False, timeout=60).returncode == 0
+    return subprocess.run(command, check=False, timeout=GIVE_UP_S).returncode == 0
 
 
 def test_a_folder_that_is_locked_twice_stays_locked_until_the_first_block_ends(cache_root: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kvmharness.kvm import ffi, lib
+from tests.limits import GIVE_UP_S
 
 # In kvm_run we declare the fields up to and with the padded union, not what follows it.
 _DECLARED_IN_PART = {"kvm_run"}
@@ -28,7 +29,7 @@ def compile_against_the_kernel(lines: list[str], folder: Path) -> str:
     source = folder / "layout.c"
     source.write_text("\n".join(["#include <stddef.h>", "#include <linux/kvm.h>", *lines, ""]))
     done = subprocess.run(
-        [compiler, "-fsyntax-only", source], capture_output=True, text=True, check=False, timeout=60
+        [compiler, "-fsyntax-only", source], capture_output=True, text=True, check=False, timeout=GIVE_UP_S
     )
     return done.stderr
 

@@ -13,6 +13,7 @@ from kvmharness.lab import play
 from kvmharness.lab.machines import initramfs, interpreter
 from kvmharness.lab.machines.cpio import Archive
 from kvmharness.scenarios import SCENARIOS
+from tests.limits import GIVE_UP_S
 
 
 def unpacked(data: bytes) -> dict[str, tuple[int, bytes, tuple[int, int]]]:
@@ -62,11 +63,11 @@ def test_the_interpreter_inside_finds_its_library_where_it_looks_for_it(
     command = ["unshare", "--map-root-user", "chroot", str(tmp_path / "root"), program]
     code = "import sys; print(sys.prefix, sys.exec_prefix, *sys.path, sep='\\n')"
     done = subprocess.run(
-        [*command, "-I", "-S", "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [*command, "-I", "-S", "-c", code], capture_output=True, text=True, check=True, timeout=GIVE_UP_S
     )
     assert done.stderr == ""
     outside = subprocess.run(
-        [program, "-I", "-S", "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [program, "-I", "-S", "-c", code], capture_output=True, text=True, check=True, timeout=GIVE_UP_S
     )
     assert done.stdout == outside.stdout
     # Without its folder of shared objects it complains, since 3.13. No other is of use there.
@@ -87,7 +88,7 @@ def test_what_runs_inside_loads_nothing_slow(module: str) -> None:
     path = interpreter.import_path()
     code = f"import sys; sys.path[:0] = {path!r}; import {module}; print(*sys.modules)"
     command = [str(interpreter.interpreter()), "-I", "-S", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=GIVE_UP_S)
     loaded = set(done.stdout.split())
     assert "kvmharness.player.player" in loaded
     assert loaded & {"typing", "dataclasses", "enum", "re", "json", "collections", "inspect"} == set()
@@ -101,6 +102,6 @@ def test_a_module_file_compiles_to_bytecode_the_interpreter_takes(tmp_path: Path
     compiled.write_bytes(interpreter.compiled(source))
     code = f"import sys; sys.path.insert(0, {str(compiled.parent)!r}); import thing"
     done = subprocess.run(
-        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True, timeout=GIVE_UP_S
     )
     assert done.stdout == "hello\n"

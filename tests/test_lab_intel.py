@@ -42,6 +42,7 @@ from kvmharness.script import (
 from kvmharness.trace import Event, to_lines
 from tests import made_up_kernels
 from tests.foretold import not_foretold, oddly_skipped
+from tests.limits import GIVE_UP_S
 from tests.machines import wait_until, with_init_that
 from tests.made_up_distribution import on_distribution
 
@@ -257,8 +258,8 @@ def test_the_roms_bytes_are_what_an_assembler_makes_of_its_text(tmp_path: Path) 
     program = bochs.rom_program(ENTRY)
     source, assembled, flat = tmp_path / "rom.s", tmp_path / "rom.o", tmp_path / "rom.bin"
     source.write_text("".join(f"{each.text}\n" for each in program))
-    subprocess.run(["as", "-o", assembled, source], check=True, timeout=60)
-    subprocess.run(["objcopy", "-O", "binary", "-j", ".text", assembled, flat], check=True, timeout=60)
+    subprocess.run(["as", "-o", assembled, source], check=True, timeout=GIVE_UP_S)
+    subprocess.run(["objcopy", "-O", "binary", "-j", ".text", assembled, flat], check=True, timeout=GIVE_UP_S)
     assert code_of(program).hex() == flat.read_bytes().hex()
 
 

@@ -23,6 +23,7 @@ from kvmharness.lab.machines.machine import Boot, Machine
 from kvmharness.lab.machines.results import BrokenResultError
 from kvmharness.lab.machines.snapshot import Snapshot
 from kvmharness.scenarios import SCENARIOS
+from tests.limits import GIVE_UP_S
 from tests.machines import built_again, wait_until, with_init_that
 
 pytestmark = pytest.mark.lab
@@ -239,7 +240,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_nothing_half_built(mib: int, t
         capture_output=True,
         text=True,
         check=True,
-        timeout=300,
+        timeout=GIVE_UP_S,
     )
     assert done.stdout == "2\n"
     (line,) = done.stderr.splitlines()

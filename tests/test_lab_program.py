@@ -13,6 +13,7 @@ from kvmharness.lab import program
 from kvmharness.lab.errors import LabError
 from kvmharness.lab.kernels import Kernel
 from tests.command_line import Capture, one_line, status_of
+from tests.limits import GIVE_UP_S
 
 needs_a_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="missing capability C compiler")
 
@@ -23,7 +24,7 @@ def compiled(tmp_path: Path, body: str, *options: str) -> Path:
     source.write_text(
         "#include <fcntl.h>\n#include <stdio.h>\n#include <stdlib.h>\nint main(void)\n{\n" + body + "\n}\n"
     )
-    subprocess.run(["cc", *options, "-o", made, source], check=True, timeout=60)
+    subprocess.run(["cc", *options, "-o", made, source], check=True, timeout=GIVE_UP_S)
     return made
 
 

@@ -25,6 +25,7 @@ from kvmharness.lab.patches import kept
 from kvmharness.lab.runs import Played
 from kvmharness.scenarios import Scenario
 from tests.command_line import checked
+from tests.limits import GIVE_UP_S
 from tests.made_up_builds import PACKAGE, SPEC, needs_a_compiler
 from tests.made_up_kernels import put
 from tests.made_up_mails import DIFF, THREAD, mail
@@ -126,7 +127,7 @@ def test_an_interrupted_validation_says_what_it_has_and_what_is_missing(
     def endless_on_smp(kernel: Kernel, machine: Machine, *rest: Any) -> Played:
         assert machine.stop
         if machine.name == "amd-smp":
-            assert machine.stop.wait(60)
+            assert machine.stop.wait(GIVE_UP_S)
         return play_on(kernel, machine, *rest)
 
     def two_only(matrix: runs.Matrix) -> Iterator[runs.Finished]:

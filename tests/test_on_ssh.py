@@ -17,6 +17,7 @@ from kvmharness.judging.bisection import BAD, GIVE_UP, GOOD, SKIP
 from kvmharness.remote import there
 from kvmharness.remote.box import Box
 from tests.command_line import Capture, one_line, status_of
+from tests.limits import GIVE_UP_S
 from tests.made_up_box import LOCAL, made_up_ssh, put_ssh
 
 ON = ("--on", "ssh://me@box:2222")
@@ -176,7 +177,9 @@ def test_what_travels_opens_no_file_of_the_python_that_is_installed(tmp_path: Pa
     )
     command = [sys.executable, "-m", "kvmharness", "probe", *ON]
     environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=GIVE_UP_S
+    )
     # No /dev is there, so no KVM either: it is the player that says so.
     assert "ssh://me@box:2222: there is no /dev/kvm: load kvm_amd" in one_line(done.stderr)
     assert [*(root / "tmp").iterdir()] == []

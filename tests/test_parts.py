@@ -18,6 +18,7 @@ from kvmharness.lab.machines.machine import FINISHED, Boot, Machine
 from kvmharness.lab.machines.snapshot import Snapshot
 from kvmharness.scenarios import SCENARIOS
 from kvmharness.trace import to_lines
+from tests.limits import GIVE_UP_S
 
 ALL = list(SCENARIOS.values())
 KEPT = Snapshot(b"state", b"console")
@@ -76,9 +77,9 @@ def test_no_more_machines_run_at_a_time_than_there_are_slots_and_results_come_in
     def booted(on: Machine, kernel: Path, image: bytes, job: bytes, *_: object, **__: object) -> Boot:
         running.append(1)
         most.append(len(running))
-        together.wait(60)
+        together.wait(GIVE_UP_S)
         running.pop()
-        together.wait(60)
+        together.wait(GIVE_UP_S)
         probed.append(b"probe-write" in job)
         return played(job)
 

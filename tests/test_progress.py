@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from kvmharness.cli import progress
+from tests.limits import GIVE_UP_S
 
 LOG = logging.getLogger("kvmharness.lab.made_up")
 
@@ -54,7 +55,7 @@ def test_a_log_moves_with_the_newest_line_now_and_then() -> None:
         LOG.info("old")
         LOG.info("new")
         for _ in range(2):  # it moves, also while nothing new is said
-            assert moved.wait(60)
+            assert moved.wait(GIVE_UP_S)
             moved.clear()
     assert {line.partition(": after ")[2].partition(" s: ")[2] for line in shown[1:]} == {"new"}
 

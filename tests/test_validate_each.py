@@ -23,6 +23,7 @@ from kvmharness.lab.runs import Played
 from kvmharness.scenarios import Scenario
 from tests import made_up_history
 from tests.command_line import Capture, checked, one_line, status_of
+from tests.limits import GIVE_UP_S
 from tests.made_up_builds import SPEC, needs_a_compiler
 from tests.made_up_history import Edit
 from tests.made_up_kernels import put
@@ -247,12 +248,12 @@ def test_an_interrupted_series_keeps_the_rows_that_were_measured(
         if kernel.spec.endswith(".6"):
             at_the_sixth.set()
             assert machine.stop
-            assert machine.stop.wait(60)
+            assert machine.stop.wait(GIVE_UP_S)
         return play_on(kernel, machine, *rest)
 
     def interrupted_at_the_seventh(on: Ground, contents: Contents, name: str) -> Built:
         if name.endswith(".7"):
-            assert at_the_sixth.wait(60)
+            assert at_the_sixth.wait(GIVE_UP_S)
             raise KeyboardInterrupt
         return build_contents(on, contents, name)
 
