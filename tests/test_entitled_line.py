@@ -9,7 +9,7 @@ from kvmharness.contract import EntitledClaim
 from kvmharness.contract.entitled import ENTITLEMENTS, breaches
 from kvmharness.guests.layout import kvmclock_address
 from kvmharness.model.policies import POLICIES
-from kvmharness.reproduce import plain
+from kvmharness.reproduce import CannotExpressError, plain
 from kvmharness.reproduce.oracle import with_claims
 from kvmharness.scenarios import SCENARIOS, Scenario
 from kvmharness.script import CreateVcpu, Operation, ReadKvmclock, Run, Script, SetClock, SetMsrs, Sleep, Time
@@ -65,6 +65,18 @@ def test_two_pages_tell_one_time_at_one_tsc_to_two_ns_of_rounding() -> None:
 )
 def test_a_clock_or_tsc_that_is_set_begins_another_line(between: Operation) -> None:
     assert lines_left(twice(between), SECOND) == []
+
+
+def test_a_page_of_before_the_clock_was_set_is_on_no_line() -> None:
+    old = SetClock(clock=Time(5 * SECOND), label="set"), ReadKvmclock(vcpu=0, label="old")
+    trace = play("", twice(*old))
+    one, old_page, two = (each for each in trace.events if each.value("version") is not None)
+    assert one.values[1:3] == old_page.values[1:3] != two.values[1:3]
+    assert [each for each in breaches(trace) if each.rule == "line"] == []
+    claim = EntitledClaim(text=ENTITLEMENTS["line"], rule="line")
+    scenario = Scenario(name="made-up", contract="Something.", script=twice(*old), claims=(claim,))
+    with pytest.raises(CannotExpressError):
+        plain(with_claims(scenario, MAINLINE))
 
 
 def test_of_a_page_that_others_may_have_written_to_nothing_is_said() -> None:

@@ -25,7 +25,9 @@ class Lines:
         operation = event.operation
         self._note_addresses(event)
         if operation.sets_clock or operation.host_clock_on_tsc is not None:
+            # A page stays as it is until its vCPU next enters its guest.
             self._pages.clear()
+            self._tscs.clear()
         for number in operation.vcpu_numbers:
             moves = operation.sets_tsc or operation.value_names == ("khz",)
             if moves or "SYSTEM_TIME" in "".join(operation.value_names):

@@ -175,16 +175,22 @@ def _stable(rule: str, trace: Trace, vcpus: list[int]) -> list[Claim]:
 
 
 def _line(rule: str, trace: Trace, vcpus: list[int]) -> list[Claim]:
-    """The last page of a vCPU is on the line of the first one that nothing has moved since."""
+    """The last page of a vCPU is on the line of the first one that nothing has moved since.
+
+    A page stays as it is until its vCPU next enters its guest.
+    """
     found: list[Claim] = []
     for vcpu in vcpus:
         pages: list[str] = []
+        entered = False
         for event in trace.events:
             names = event.operation.value_names
             sets_clock = names[:1] == ("clock",) and event.value("clock_flags") is None
             if sets_clock or (event.operation.sets_tsc and vcpu in event.operation.vcpu_numbers):
-                pages = []
-            elif event.value("version") and event.operation.vcpu_numbers == (vcpu,):
+                pages, entered = [], False
+            elif event.operation.enters_guest and vcpu in event.operation.vcpu_numbers:
+                entered = True
+            elif entered and event.value("version") and event.operation.vcpu_numbers == (vcpu,):
                 pages.append(event.operation.label)
         if len(pages) > 1:
             text = f"{ENTITLEMENTS[rule]}: vCPU {vcpu}"
