@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kvmharness.cli import lab_build, lab_options, options
+from kvmharness.cli import lab_build, lab_options, writing
 from kvmharness.judging.session import Session
 from kvmharness.lab import kernels, play, runs
 from kvmharness.lab.build.modules import Built
@@ -192,7 +192,7 @@ def test_what_cannot_be_written_in_the_end_goes_to_stdout_and_is_no_success(
     (tmp_path / "report").write_text("of an earlier run")
     assert status_of("lab", command, "debian:6.12", *asked) == 0
     whole = (tmp_path / "report").read_text()
-    monkeypatch.setattr(options, "write_whole", full)
+    monkeypatch.setattr(writing, "write_whole", full)
     assert status_of("lab", command, "debian:6.12", *asked) == 2
     out, error = capsys.readouterr()
     assert out == whole

@@ -14,7 +14,7 @@ import pytest
 from junitparser import JUnitXml
 
 from kvmharness import host
-from kvmharness.cli import main, options
+from kvmharness.cli import main, writing
 from kvmharness.judging.identity import Identity
 from kvmharness.judging.session import Session
 from kvmharness.judging.verdict import Result, Verdict
@@ -179,7 +179,7 @@ def test_a_terminal_gets_colours_unless_it_does_not_want_them(
     monkeypatch.setenv("TERM", "xterm")
 
     def written(*more: str) -> str:
-        options.write_report(REPORT, arguments_of("run", *more))
+        writing.write_report(REPORT, arguments_of("run", *more))
         return capsys.readouterr().out
 
     assert written() == plain
@@ -358,9 +358,9 @@ def test_a_report_that_cannot_be_written_is_printed_instead(
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(options, "write_whole", full)
+    monkeypatch.setattr(writing, "write_whole", full)
     arguments = arguments_of("run", "--format", "ktap", "--output", str(tmp_path / "report"))
-    options.write_report(REPORT, arguments)
+    writing.write_report(REPORT, arguments)
     out, error = capsys.readouterr()
     assert out == render(REPORT, "ktap")
     assert "No space left on device; the report follows on stdout" in one_line(error)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmharness.cli import options
+from kvmharness.cli import writing
 from kvmharness.judging.saved import HOSTS_OWN, file_name, sessions_of
 from kvmharness.judging.session import Session, SessionResult, settle
 from kvmharness.judging.verdict import Expectation, exit_status
@@ -73,7 +73,7 @@ def check(
     """Play until settled, save, judge again, compare."""
     expectation = Expectation(may_be_protected=place.may_protect_tscs)
     outcome = settle(scenarios, play, expectation, confirm=not place.counts_instructions)
-    options.save_sessions(outcome.sessions, outcome.attempts, place.kernel, place.machine, folder)
+    writing.save_sessions(outcome.sessions, outcome.attempts, place.kernel, place.machine, folder)
     status, (kernel,) = judged(folder, capsys)
     assert by_scenario(kernel) == by_scenario(reported(outcome, place, expectation))
     assert status == exit_status(outcome.results)
@@ -170,7 +170,7 @@ def test_what_is_judged_by_another_rule_than_the_runs_has_to_fail_twice_too(
 def test_files_of_two_runs_are_judged_apart(tmp_path: Path, capsys: Capture) -> None:
     for scenario in SOME[:2]:
         outcome = settle([scenario], one_after_the_other("mainline-6.7"), confirm=True)
-        options.save_sessions(outcome.sessions, outcome.attempts, "host", HOSTS_OWN, tmp_path)
+        writing.save_sessions(outcome.sessions, outcome.attempts, "host", HOSTS_OWN, tmp_path)
     status, found = judged(tmp_path, capsys)
     assert status == 0
     assert [[each["scenario"] for each in kernel["results"]] for kernel in found] == [
@@ -274,7 +274,7 @@ def test_the_catalogue_played_on_other_machines_is_judged_as_in_the_run(
 def compare_with_lab_run(kernel: Kernel, machine: Machine, folder: Path, capsys: Capture) -> None:
     expectation = Expectation()
     played = runs.play_on(kernel, machine, ALL, expectation)
-    options.save_sessions(played.sessions, played.attempts, kernel.spec, machine.name, folder)
+    writing.save_sessions(played.sessions, played.attempts, kernel.spec, machine.name, folder)
     report = runs.report(kernel, machine, played, expectation)
     (run,) = json.loads(render(Report((report,)), "json"))["kernels"]
     status, (again,) = judged(folder, capsys)

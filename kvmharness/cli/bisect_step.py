@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from kvmharness import host
-from kvmharness.cli import bisect_memory, lab_options, options
+from kvmharness.cli import bisect_memory, lab_options, options, writing
 from kvmharness.cli.errors import UsageError
 from kvmharness.judging import bisection
 from kvmharness.judging.bisection import SKIP, BisectAnswer
@@ -142,7 +142,7 @@ def _of_tree(
             if any(cache.is_full(each) for each in (cache.root(), tree)):
                 raise
             for line in error.details if isinstance(error, CompileError) else ():
-                options.complain(line)
+                writing.complain(line)
             return BisectAnswer(SKIP, str(error)), [], ""
         _show(played.notes)
         # A kernel that crashes has another fault than the one that is looked for, most likely.
@@ -155,7 +155,7 @@ def _of_tree(
     if memory and builder.of_sources and (end := memory.end_to_judge):
         of_end = partial(builder.of_sources, memory.sources(end))
         found, results, modules = judged(of_end)
-        options.complain(f"kvmharness: at the bad end, {end[:12]}: {found.line}")
+        writing.complain(f"kvmharness: at the bad end, {end[:12]}: {found.line}")
         memory.note_end(found, results, modules, by_name=by_name)
     found, results, modules = judged(builder.of_tree)
     found = memory.judged(found, results, by_name=by_name) if memory else found
@@ -166,7 +166,7 @@ def _of_tree(
 
 def _show(notes: Sequence[str]) -> None:
     for note in notes:
-        options.complain(f"  | {note}")
+        writing.complain(f"  | {note}")
 
 
 def _answer(

@@ -9,7 +9,7 @@ import shtab
 from argparse_manpage.manpage import Manpage
 
 import kvmharness
-from kvmharness.cli import options
+from kvmharness.cli import writing
 from kvmharness.cli.errors import NOTHING_FAILED, UsageError
 
 _INDEX = "index.md"
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         text = completion(arguments.completion)
     else:
         text = page(arguments.page) if arguments.page else _list()
-    options.write_text(text.rstrip("\n") + "\n", None, for_people=False)
+    writing.write_text(text.rstrip("\n") + "\n", None, for_people=False)
     return NOTHING_FAILED
 
 

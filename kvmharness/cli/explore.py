@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from kvmharness.cli import lab_options, options
+from kvmharness.cli import lab_options, options, writing
 from kvmharness.cli.errors import (
     FAILED,
     INTERRUPTED,
@@ -109,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Explore each kernel in turn; report what was found, also after a Ctrl-C."""
     _check(arguments)
     expectation = options.expectation(arguments)
-    options.check_places(arguments.output, arguments.corpus)
+    writing.check_places(arguments.output, arguments.corpus)
     kept = [*_corpus(arguments.corpus), *recorded(arguments.recording)]
     ways = _ways(arguments)
     against = (
@@ -149,13 +149,13 @@ def run(arguments: argparse.Namespace) -> int:
             break
         except LostError as error:
             lost = f"{way.spec} on {way.machine_name}: the machine was lost: {error}"
-            options.complain(f"kvmharness: {lost}")
+            writing.complain(f"kvmharness: {lost}")
         finally:
             way.stop()
             if against:
                 against.stop()
     _keep(arguments, explored)
-    options.write_text(_report(arguments, explored), arguments.output)
+    writing.write_text(_report(arguments, explored), arguments.output)
     return _status(explored, interrupted=interrupted, lost=bool(lost))
 
 
@@ -319,9 +319,9 @@ def _writing_to(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if folder not in options.unwritten:
-            options.unwritten.append(folder)
-            options.complain(f"kvmharness: cannot write to {folder}: {error.strerror}")
+        if folder not in writing.unwritten:
+            writing.unwritten.append(folder)
+            writing.complain(f"kvmharness: cannot write to {folder}: {error.strerror}")
 
 
 def _source(arguments: argparse.Namespace, way: InLab | OnHost) -> str:

@@ -5,7 +5,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kvmharness.cli import about, options
+from kvmharness.cli import about, options, writing
 from kvmharness.cli.errors import FAILED, NOTHING_FAILED, NOTHING_JUDGED, UsageError
 from kvmharness.judging import saved
 from kvmharness.judging.bisection import ignored_writes
@@ -36,7 +36,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Read, judge, report: a column for each run that the files are of."""
-    options.check_places(arguments.output, None)
+    writing.check_places(arguments.output, None)
     expectation = options.expectation(arguments)
     scenarios = options.known_scenarios(arguments.scenario_file)
     files: dict[tuple[Path, str], list[list[Session]]] = {}
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _compare(runs, arguments)
     reports = [_report(run, kernel, scenarios, expectation) for kernel, run in runs]
     report = Report(tuple(reports), strict=arguments.strict)
-    options.write_report(report, arguments)
+    writing.write_report(report, arguments)
     return report.exit_status
 
 
@@ -72,9 +72,9 @@ def _compare(runs: Sequence[tuple[str, SavedRun]], arguments: argparse.Namespace
         compare_sessions(one.sessions, other.sessions),
     )
     if arguments.format == "json":
-        options.write_text(to_json([report], about.of(arguments)), arguments.output, for_people=False)
+        writing.write_text(to_json([report], about.of(arguments)), arguments.output, for_people=False)
     else:
-        options.write_text(render([report]), arguments.output)
+        writing.write_text(render([report]), arguments.output)
     if report.comparison.differences:
         return FAILED
     return NOTHING_FAILED if report.comparison.compared else NOTHING_JUDGED

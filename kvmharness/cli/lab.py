@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from kvmharness.cli import lab_build, lab_diff, lab_options, lab_program, lab_validate, options
+from kvmharness.cli import lab_build, lab_diff, lab_options, lab_program, lab_validate, options, writing
 from kvmharness.cli.errors import BAD_INPUT, FAILED, UsageError
 from kvmharness.judging.verdict import Expectation
 from kvmharness.lab import kernels, runs
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     program = lab_program.check(arguments) if arguments.program else None
     scenarios = options.pick_scenarios(arguments.scenario, arguments.scenario_file)
     machines = _machines(arguments)
-    options.check_places(arguments.output, arguments.save_traces)
+    writing.check_places(arguments.output, arguments.save_traces)
     if arguments.modules and not any(map(kernels.takes_modules, arguments.kernel)):
         raise UsageError("--modules is for a KERNEL given as an image or a built tree")
     expectation = options.expectation(arguments)
@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
                 try:
                     _report(arguments, expectation, matrix)
                 except Exception as trouble:  # who reads the output may have been interrupted too
-                    options.complain(f"kvmharness: {trouble}")
+                    writing.complain(f"kvmharness: {trouble}")
             raise
         return _report(arguments, expectation, matrix)
 
@@ -112,7 +112,7 @@ def _save(each: Finished, arguments: argparse.Namespace) -> None:
     """Write what was played to --save-traces."""
     if each.played:
         of = each.kernel.spec, each.machine.name, arguments.save_traces
-        options.save_sessions(each.played.sessions, each.played.attempts, *of)
+        writing.save_sessions(each.played.sessions, each.played.attempts, *of)
 
 
 def _machines(arguments: argparse.Namespace) -> list[Machine]:
@@ -149,10 +149,10 @@ def _report(arguments: argparse.Namespace, expectation: Expectation, matrix: Mat
     ]
     missing += [f"{kernel.spec} on {machine.name} was interrupted" for kernel, machine in unfinished]
     report = Report(tuple(reports), "; ".join(missing), len(missing), arguments.strict)
-    options.write_report(report, arguments, [each.kernel for each in finished])
+    writing.write_report(report, arguments, [each.kernel for each in finished])
     for trouble in troubles:
         if not isinstance(trouble, LabError | OSError):
             raise trouble  # a fault of our own, for the command line to tell; the others are reported
-        options.complain(f"kvmharness: {trouble}")
+        writing.complain(f"kvmharness: {trouble}")
     status = report.exit_status
     return BAD_INPUT if troubles and status != FAILED else status

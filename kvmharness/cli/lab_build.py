@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from kvmharness.cli import lab_options, options, patch_files
+from kvmharness.cli import lab_options, patch_files, writing
 from kvmharness.cli.errors import NOTHING_FAILED
 from kvmharness.cli.patch_files import PatchFile
 from kvmharness.lab import build
@@ -65,9 +65,9 @@ def build_kernel(arguments: argparse.Namespace, files: Sequence[PatchFile]) -> B
         _tell(error.details)
         raise LabError(str(error)) from None
     for path in (path for patch in chosen for path in patch.passed_over):
-        options.complain(f"kvmharness: ignored: {path}, which is no source of KVM's modules")
+        writing.complain(f"kvmharness: ignored: {path}, which is no source of KVM's modules")
     for doubt in built.doubts:
-        options.complain(f"kvmharness: warning: {doubt}")
+        writing.complain(f"kvmharness: warning: {doubt}")
     _tell(built.applied)
     return built
 
@@ -80,4 +80,4 @@ def default_name(kernel: str, patches: Sequence[str]) -> str:
 
 def _tell(lines: Sequence[str]) -> None:
     for line in lines:
-        options.complain(line)
+        writing.complain(line)

@@ -5,7 +5,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from kvmharness.cli import about, lab_options, options
+from kvmharness.cli import about, lab_options, options, writing
 from kvmharness.cli.errors import FAILED, MACHINE_LOST, NOTHING_FAILED, NOTHING_JUDGED
 from kvmharness.judging.difference import compare_sessions
 from kvmharness.judging.session import Session
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Play on both kernels, compare, report."""
     scenarios = options.pick_scenarios(arguments.scenario, arguments.scenario_file)
     machines = lab_options.pick_machines(arguments)
-    options.check_places(arguments.output, arguments.save_traces)
+    writing.check_places(arguments.output, arguments.save_traces)
     lab_options.check_emulators(machines, arguments)
     both = [kernels.find(spec, offline=arguments.offline) for spec in arguments.kernel]
     boots = [(kernel, machine) for machine in machines for kernel in both]
@@ -61,16 +61,16 @@ def run(arguments: argparse.Namespace) -> int:
                 raise each.trouble
             if each.played:
                 place = each.kernel.spec, each.machine.name
-                options.save_sessions(
+                writing.save_sessions(
                     each.played.sessions, each.played.attempts, *place, arguments.save_traces
                 )
         finished = matrix.finished
     reports = [_report(*pair) for pair in zip(finished[::2], finished[1::2], strict=True)]
     if arguments.format == "json":
         run_of = about.of(arguments, (each.name for each in machines), both)
-        options.write_text(to_json(reports, run_of), arguments.output, for_people=False)
+        writing.write_text(to_json(reports, run_of), arguments.output, for_people=False)
     else:
-        options.write_text(render(reports), arguments.output)
+        writing.write_text(render(reports), arguments.output)
     return _status(reports)
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from kvmharness.cli import options
+from kvmharness.cli import options, writing
 from kvmharness.cli.errors import UsageError
 from kvmharness.lab.executor import LabExecutor, LocalExecutor
 from kvmharness.lab.machines.catalogue import MACHINES
@@ -80,7 +80,7 @@ def executor(arguments: argparse.Namespace) -> LabExecutor:
         from kvmharness.lab.cluster import ClusterExecutor  # noqa: PLC0415 - it is not always installed
     except ImportError as error:
         raise UsageError(f"--cluster needs pip install 'kvmharness[cluster]': {error}") from None
-    return ClusterExecutor(arguments.cluster, lambda line: options.complain(f"kvmharness: {line}"))
+    return ClusterExecutor(arguments.cluster, lambda line: writing.complain(f"kvmharness: {line}"))
 
 
 def check_emulators(machines: Sequence[Machine], arguments: argparse.Namespace) -> None:

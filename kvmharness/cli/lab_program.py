@@ -4,7 +4,7 @@
 import argparse
 from collections.abc import Sequence
 
-from kvmharness.cli import options
+from kvmharness.cli import writing
 from kvmharness.cli.errors import FAILED, MACHINE_LOST, NOTHING_FAILED, NOTHING_JUDGED, UsageError
 from kvmharness.judging.verdict import Verdict
 from kvmharness.lab import program
@@ -45,9 +45,9 @@ def run(content: bytes, boots: Sequence[tuple[Kernel, Machine]], arguments: argp
         lines += _lines(kernel, machine, ran, arguments.program.name)
     if troubles and not verdicts:
         raise troubles[0]
-    options.write_text("".join(f"{line}\n" for line in lines), arguments.output)
+    writing.write_text("".join(f"{line}\n" for line in lines), arguments.output)
     for trouble in troubles:
-        options.complain(f"kvmharness: {trouble}")
+        writing.complain(f"kvmharness: {trouble}")
     if Verdict.FAIL in verdicts:
         return FAILED
     if troubles:

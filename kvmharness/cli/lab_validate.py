@@ -5,7 +5,17 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from kvmharness.cli import about, again, lab_build, lab_options, means, options, patch_files, validate_each
+from kvmharness.cli import (
+    about,
+    again,
+    lab_build,
+    lab_options,
+    means,
+    options,
+    patch_files,
+    validate_each,
+    writing,
+)
 from kvmharness.cli.errors import NOTHING_JUDGED, UsageError
 from kvmharness.cli.patch_files import PatchFile
 from kvmharness.judging.difference import compare_sessions
@@ -56,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"without --each there is no {arguments.format}: take --format text or json")
     scenarios = options.pick_scenarios(arguments.scenario, arguments.scenario_file)
     machines = lab_options.pick_machines(arguments, "amd-smp")
-    options.check_places(arguments.output, None)
+    writing.check_places(arguments.output, None)
     expectation = options.expectation(arguments)
     lab_options.check_emulators(machines, arguments)
     files = patch_files.read(arguments)
@@ -79,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
             try:
                 _report(arguments, expectation, (patches, by_what), command, matrix)
             except Exception as trouble:  # who reads the output may have been interrupted too
-                options.complain(f"kvmharness: {trouble}")
+                writing.complain(f"kvmharness: {trouble}")
             raise
         return _report(arguments, expectation, (patches, by_what), command, matrix)
 
@@ -122,5 +132,5 @@ def _report(
         text = validation_json.render(*said, about=run)
     else:
         text = render(*said)
-    options.write_text(text, arguments.output)
+    writing.write_text(text, arguments.output)
     return exit_status(result for each in validations for result in each.after.results)

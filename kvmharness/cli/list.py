@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from kvmharness.cli import about, options
+from kvmharness.cli import about, options, writing
 from kvmharness.cli.errors import NOTHING_FAILED, UsageError
 from kvmharness.lab import kernels
 from kvmharness.lab.errors import LabError
@@ -129,7 +129,7 @@ def _of_suite(suite: str, ask: bool) -> list[KernelPackage]:
         return suites.remembered(suite)
     packages, troubles = suites.offered(suite)
     for trouble in troubles:
-        options.complain(f"kvmharness: not asked: {trouble}")
+        writing.complain(f"kvmharness: not asked: {trouble}")
     return packages
 
 

@@ -19,7 +19,6 @@ from kvmharness.cli import (
     judge,
     lab,
     list,
-    options,
     predict,
     probe,
     progress,
@@ -29,6 +28,7 @@ from kvmharness.cli import (
     rules,
     run,
     vmms,
+    writing,
 )
 from kvmharness.cli import cache as cache_command
 from kvmharness.cli.errors import BAD_INPUT, INTERRUPTED, NOTHING_FAILED, UsageError
@@ -69,10 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(words: Sequence[str]) -> int:
     _open_standard_files()
-    options.unwritten.clear()
+    writing.unwritten.clear()
     try:
         parsed = parser().parse_args(words)
-        with progress.shown(getattr(parsed, "verbosity", 0), options.complain):
+        with progress.shown(getattr(parsed, "verbosity", 0), writing.complain):
             about.begin(parsed, words)
             status: int = parsed.run(parsed)
         sys.stdout.flush()
@@ -99,11 +99,11 @@ def _run(words: Sequence[str]) -> int:
             raise
         kind = type(error).__name__
         return _give_up(f"fault in kvmharness itself: {kind}: {error} (KVMHARNESS_DEBUG=1 shows where)")
-    return BAD_INPUT if status == NOTHING_FAILED and options.unwritten else status
+    return BAD_INPUT if status == NOTHING_FAILED and writing.unwritten else status
 
 
 def _give_up(reason: str) -> int:
-    options.complain(f"kvmharness: {' '.join(reason.split())}")
+    writing.complain(f"kvmharness: {' '.join(reason.split())}")
     # What could not be written must not fail a second time when the interpreter closes it.
     try:
         sys.stdout.flush()

@@ -4,7 +4,7 @@
 import argparse
 from pathlib import Path
 
-from kvmharness.cli import options
+from kvmharness.cli import options, writing
 from kvmharness.cli.errors import NOTHING_FAILED
 from kvmharness.model.predict import predict
 from kvmharness.report import prediction
@@ -38,7 +38,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Play each scenario under each policy, and show where the policies first differ."""
-    options.check_places(arguments.output, None)
+    writing.check_places(arguments.output, None)
     scenarios = options.pick_scenarios(arguments.scenario, arguments.scenario_file)
     known = options.policies(arguments.policy_file)
     # A policy that ignores writes differs from all others at once, which would hide where those differ.
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     for scenario, predictions in found:
         told = {name for prediction in predictions for name in prediction.policies}
         if left := [policy.name for policy in policies if policy.name not in told]:
-            options.complain(
+            writing.complain(
                 f"kvmharness: the model does not predict all of {scenario.name} under {', '.join(left)}"
             )
     found = [each for each in found if each[1]]
@@ -60,5 +60,5 @@ def run(arguments: argparse.Namespace) -> int:
         text = prediction.as_json(found)
     else:
         text = "\n".join(prediction.as_text(*each) for each in found)
-    options.write_text(text, arguments.output, for_people=False)
+    writing.write_text(text, arguments.output, for_people=False)
     return NOTHING_FAILED

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kvmharness.cli import options
+from kvmharness.cli import writing
 from kvmharness.cli.errors import BAD_INPUT, NOTHING_FAILED, UsageError
 from kvmharness.printable import printable
 
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     output = arguments.output or DEFAULT
     if arguments.output is None and output.exists():
         raise UsageError(f"there is a {output} already: say --output FILE")
-    options.check_places(output, None)
+    writing.check_places(output, None)
     try:
         pid = processes.find(arguments.pid) if arguments.pid is not None else 0
         name = processes.name_of(pid) if pid else Path(command[0]).name
@@ -67,9 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(str(error)) from None
     show.erase()
     if done.unwritten:
-        options.complain(f"kvmharness: {output} is not whole: {done.unwritten}")
+        writing.complain(f"kvmharness: {output} is not whole: {done.unwritten}")
     progress = done.progress
-    options.complain(
+    writing.complain(
         f"kvmharness: recorded {progress.ioctls} ioctls of {progress.vms} VMs with {progress.vcpus} vCPUs "
         f"in {output}: `kvmharness recording {shlex.quote(str(output))}` shows them"
     )

@@ -5,7 +5,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from kvmharness.cli import options
+from kvmharness.cli import writing
 from kvmharness.cli.errors import NOTHING_FAILED, UsageError
 from kvmharness.recording import table, vmms
 from kvmharness.recording.lines import RecordingError, from_text
@@ -27,7 +27,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Show it."""
-    options.check_places(arguments.output, None)
+    writing.check_places(arguments.output, None)
     try:
         path = vmms.path_of(arguments.file)
         text = path.read_text(encoding="utf-8")
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     except RecordingError as error:
         raise UsageError(f"{arguments.file}: {error}") from None
     if arguments.output:
-        options.write_text(shown, arguments.output, for_people=False)
+        writing.write_text(shown, arguments.output, for_people=False)
     else:
         sys.stdout.write(shown)
     return NOTHING_FAILED

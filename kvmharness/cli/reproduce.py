@@ -5,7 +5,7 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from kvmharness.cli import options
+from kvmharness.cli import options, writing
 from kvmharness.cli.errors import NOTHING_FAILED, UsageError
 from kvmharness.model.policies import EXPECTED
 from kvmharness.reproduce import STYLES, CannotExpressError
@@ -46,14 +46,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the file."""
-    options.check_places(arguments.output, None)
+    writing.check_places(arguments.output, None)
     (policy,) = options.pick([arguments.expect], options.policies(arguments.policy_file), "policy")
     scenario = _scenario(arguments)
     try:
         text = STYLES[arguments.style](with_claims(scenario, policy))
     except CannotExpressError as error:
         raise UsageError(f"{scenario.name} cannot be written in C: {error}") from None
-    options.write_text(text, arguments.output, for_people=False)
+    writing.write_text(text, arguments.output, for_people=False)
     return NOTHING_FAILED
 
 

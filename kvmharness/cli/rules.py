@@ -4,7 +4,7 @@
 import argparse
 from pathlib import Path
 
-from kvmharness.cli import options
+from kvmharness.cli import options, writing
 from kvmharness.cli.errors import NOTHING_FAILED, UsageError
 from kvmharness.model.policy import PolicyError
 from kvmharness.report import rules as report
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not scenarios:
         raise UsageError("these scenarios are about a KVM that ignores writes, which has no rule for them")
     known = [each for each in options.policies(arguments.policy_file).values() if each.honours_writes]
-    options.check_places(arguments.output, None)
+    writing.check_places(arguments.output, None)
     try:
         varied = space(arguments.key)
     except PolicyError as error:
@@ -56,5 +56,5 @@ def run(arguments: argparse.Namespace) -> int:
     found = all_rules(varied, scenarios, known, arguments.jobs)
     verbose = getattr(arguments, "verbosity", 0) > 0
     text = report.as_json(found) if arguments.format == "json" else report.as_text(found, verbose=verbose)
-    options.write_text(text, arguments.output, for_people=False)
+    writing.write_text(text, arguments.output, for_people=False)
     return NOTHING_FAILED

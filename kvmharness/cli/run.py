@@ -5,7 +5,7 @@ import argparse
 import os
 
 from kvmharness import host
-from kvmharness.cli import options
+from kvmharness.cli import options, writing
 from kvmharness.judging import saved
 from kvmharness.judging.bisection import ignored_writes
 from kvmharness.judging.session import settle
@@ -28,12 +28,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(arguments: argparse.Namespace) -> int:
     """Play, judge, report."""
     scenarios = options.pick_scenarios([*arguments.name, *arguments.scenario], arguments.scenario_file)
-    options.check_places(arguments.output, arguments.save_traces)
+    writing.check_places(arguments.output, arguments.save_traces)
     expectation = options.expectation(arguments)
     box = arguments.on
     outcome = settle(scenarios, box.play if box else host.play, expectation, confirm=True)
     place = box.name if box else "host", saved.HOSTS_OWN
-    options.save_sessions(outcome.sessions, outcome.attempts, *place, arguments.save_traces)
+    writing.save_sessions(outcome.sessions, outcome.attempts, *place, arguments.save_traces)
     probes = [session.probe for session in outcome.sessions.values()]
     release = next((each.release for each in probes if each.release), "" if box else os.uname().release)
     report = KernelReport(
@@ -50,5 +50,5 @@ def run(arguments: argparse.Namespace) -> int:
         ignores_writes=next(filter(None, (ignored_writes(each, expectation) for each in probes)), ""),
     )
     whole = Report((report,), strict=arguments.strict)
-    options.write_report(whole, arguments)
+    writing.write_report(whole, arguments)
     return whole.exit_status

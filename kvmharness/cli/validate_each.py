@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from kvmharness.cli import about, again, lab_build, lab_options, options, patch_files
+from kvmharness.cli import about, again, lab_build, lab_options, options, patch_files, writing
 from kvmharness.cli.errors import NOTHING_JUDGED, UsageError
 from kvmharness.cli.patch_files import PatchFile
 from kvmharness.lab import build
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("--tree is for --range")
     scenarios = options.pick_scenarios(arguments.scenario, arguments.scenario_file)
     machines = lab_options.pick_machines(arguments, "amd-smp")
-    options.check_places(arguments.output, None)
+    writing.check_places(arguments.output, None)
     expectation = options.expectation(arguments)
     lab_options.check_emulators(machines, arguments)
     files = patch_files.read(arguments)
@@ -52,13 +52,13 @@ def run(arguments: argparse.Namespace) -> int:
             series_run.run()
         except CompileError as error:
             for line in error.details:
-                options.complain(line)
+                writing.complain(line)
             raise LabError(f"without the series: {error}") from None
         except KeyboardInterrupt:
             try:
                 _report(arguments, series_run, base, command, "it was interrupted")
             except Exception as trouble:  # who reads the output may have been interrupted too
-                options.complain(f"kvmharness: {trouble}")
+                writing.complain(f"kvmharness: {trouble}")
             raise
         return _report(arguments, series_run, base, command)
 
@@ -100,5 +100,5 @@ def _report(
     else:
         verbose = getattr(arguments, "verbosity", 0) > 0
         text = series_text.render(report, command, verbose=verbose)
-    options.write_text(text, arguments.output)
+    writing.write_text(text, arguments.output)
     return report.exit_status

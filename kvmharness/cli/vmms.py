@@ -4,7 +4,7 @@
 import argparse
 from pathlib import Path
 
-from kvmharness.cli import lab_options, options
+from kvmharness.cli import lab_options, options, writing
 from kvmharness.cli.errors import BAD_INPUT, NOTHING_FAILED
 from kvmharness.judging.verdict import Expectation
 from kvmharness.lab import kernels
@@ -48,7 +48,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table. 2 where a kernel could not be played on."""
-    options.check_places(arguments.output, None)
+    writing.check_places(arguments.output, None)
     known = options.policies(arguments.policy_file)
     usual = [name for name, policy in known.items() if policy.honours_writes]
     names = list(dict.fromkeys(arguments.of or usual))
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     wanted = [name for name in names if name not in known]
     columns |= _played(wanted, arguments, scenarios, known) if wanted else {}
     table = as_markdown if arguments.markdown else as_text
-    options.write_text(
+    writing.write_text(
         table(scenarios, [columns[name] for name in names if name in columns]),
         arguments.output,
         for_people=False,
@@ -82,5 +82,5 @@ def _played(
             if each.played:
                 columns[name] = of_kernel(name, each.played.results)
             else:
-                options.complain(f"kvmharness: {name} could not be played on: {each.trouble}")
+                writing.complain(f"kvmharness: {name} could not be played on: {each.trouble}")
     return columns
