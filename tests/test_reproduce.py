@@ -13,7 +13,7 @@ from kvmharness.contract import EntitledClaim, NoStealClaim
 from kvmharness.contract.entitled import ENTITLEMENTS
 from kvmharness.guests.rdtsc import PROGRAMS
 from kvmharness.model.policies import POLICIES
-from kvmharness.reproduce import CannotExpressError, guests, pieces, plain
+from kvmharness.reproduce import CannotExpressError, guests, pieces, plain, selftest
 from kvmharness.reproduce.names import duration, identifier, number, text, wrapped
 from kvmharness.reproduce.oracle import with_claims
 from kvmharness.scenarios import SCENARIOS, Scenario
@@ -88,6 +88,21 @@ def test_each_claim_is_checked_and_each_need_is_required(name: str) -> None:
     assert main.count("\trequire(has_") >= len(scenario.needs)
     assert main.count("\trequire_missing(has_") == len(scenario.lacks)
     assert f"1..{main.count(chr(9) + 'report(')}" in main
+
+
+OF_STEAL_TIME_AND_XEN = [name for name in SCENARIOS if name.startswith(("steal-", "xen-"))]
+
+
+@pytest.mark.parametrize("name", OF_STEAL_TIME_AND_XEN)
+def test_a_selftest_checks_each_claim_on_steal_time_and_a_xens_pages(name: str) -> None:
+    main = selftest(SCENARIOS[name]).partition("int main(void)")[2]
+    assert [claim.text for claim in SCENARIOS[name].claims if text(claim.text)[:-1] not in main] == []
+    # Each VM has the memory in which KVM tells its guests something.
+    assert main.count("\tcreate_vm();\n\tshare_memory();\n") == main.count("\tcreate_vm();") == 1
+
+
+def test_a_selftest_without_pages_has_no_memory_for_them() -> None:
+    assert "share_memory" not in selftest(SCENARIOS["young-restore"])
 
 
 @pytest.mark.parametrize("name", sorted(INEXPRESSIBLE))

@@ -135,3 +135,17 @@ def test_a_selftest_is_built_among_the_kernels_own_and_fails_before_the_fix(
     assert "Test Assertion Failure" in before.output
     assert "less than due" in before.output
     assert after.verdict is Verdict.PASS, after.output
+
+
+@pytest.mark.full
+@pytest.mark.skipif(shutil.which("make") is None, reason="missing capability make")
+@pytest.mark.parametrize("name", ["steal-by-guest", "xen-runstate-restored", "xen-stopped"])
+def test_a_selftest_ends_as_plain_c_does(kernel: Callable[[str], Kernel], name: str, tmp_path: Path) -> None:
+    called = f"{name.replace('-', '_')}_test"
+    made = kernel_selftests.build(
+        kernel_selftests.tree("6.1"), called, selftest(SCENARIOS[name]), tmp_path / called
+    )
+    as_selftest = program.run(kernel("debian:6.12"), AMD, program.read(made))
+    as_plain = program.run(kernel("debian:6.12"), AMD, compiled(plain(SCENARIOS[name]), tmp_path))
+    wanted = Verdict.FAIL if name == "xen-stopped" else Verdict.PASS
+    assert (as_selftest.verdict, as_plain.verdict) == (wanted, wanted), as_selftest.output
