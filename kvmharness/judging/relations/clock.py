@@ -58,7 +58,7 @@ class Pages:
             return
         (number,) = event.operation.vcpu_numbers
         # Another's pages than KVM's own, a Xen's, are held against themselves.
-        own = event.operation.name.endswith("kvmclock")
+        own = is_own_page(event)
         what = "the kvmclock page" if own else event.operation.phrase.removeprefix("read ")
         last = self.last if own else self._others.setdefault(what, {})
         subject = f"{what} of vCPU {number}"
@@ -169,6 +169,11 @@ class Clock:
             said = f"agrees with {of_page}", f"disagrees with {of_page}"
             within = self._pages.within(number, since(page, tsc))
             yield f"page {number}", on_line("the VM's clock", apart, within, *said)
+
+
+def is_own_page(event: Event) -> bool:
+    """Whether a step reads a page as KVM's own guests have it: no Xen's."""
+    return event.operation.name.endswith("kvmclock")
 
 
 def since(page: tuple[int, ...], tsc: int) -> int:

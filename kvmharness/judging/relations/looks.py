@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 
+from kvmharness.judging.relations.clock import is_own_page
 from kvmharness.judging.relations.offsets import Offsets
 from kvmharness.judging.relations.rates import Rates
 from kvmharness.judging.relations.relation import Relation
@@ -39,7 +40,7 @@ class Looks:
             return
         for number in operation.vcpu_numbers:
             self._follow(number, writes=operation.sets_tsc)
-            if operation.name == "read_kvmclock" and (event.value("flags") or 0) & PVCLOCK_TSC_STABLE_BIT:
+            if is_own_page(event) and (event.value("flags") or 0) & PVCLOCK_TSC_STABLE_BIT:
                 names = self._looked_at(number, event.value("tsc_timestamp") or 0)
                 if names:
                     subject = f"the masterclock in the kvmclock page of vCPU {number}"
