@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from kvmharness.contract.finding import Claim, Finding, read_nothing
 from kvmharness.contract.line import in_words
 from kvmharness.model.interval import signed
-from kvmharness.script import RUNSTATES, WaitForCpu
+from kvmharness.script import RUNSTATES
 from kvmharness.trace import Event, Trace
 
 # What a vCPU is whose thread is preempted: runnable, and running once it has entered its guest again.
@@ -182,7 +182,8 @@ def _waited_elsewhere(trace: Trace, steps: _Steps, first: str, last: str) -> boo
     """Whether the thread waited for a CPU between two steps other than at a WaitForCpu."""
     waited = steps.value(last, "run_delay") - steps.value(first, "run_delay")
     for event in trace.events[steps.numbers[first] : steps.numbers[last]]:
-        if isinstance(event.operation, WaitForCpu) and event.values:
+        # Steps that load a vCPU read it, too: of those a part may have been waited with that loaded.
+        if not event.operation.vcpu_numbers:
             waited -= (event.value("run_delay_after") or 0) - (event.value("run_delay_before") or 0)
     return waited != 0
 
