@@ -32,7 +32,7 @@ from kvmharness.contract import (
     WallClockClaim,
 )
 from kvmharness.contract.answer import same_place
-from kvmharness.reproduce.names import CannotExpressError, duration, runstate, text
+from kvmharness.reproduce.names import CannotExpressError, duration, of_fields, runstate, text
 from kvmharness.script import Operation, Script
 
 Check = tuple[str, str]  # a text, and the expression that checks it
@@ -108,7 +108,7 @@ class Checks:
         if claim.together:
             first, last = map(self._pointer, claim.together)
             fields.append(f".first = {first}, .last = {last}, .within_ns = {duration(claim.within_ns)}")
-        return [(claim.text, _of_fields("same_offset", "offset_claim", fields))]
+        return [(claim.text, of_fields("same_offset", "offset_claim", fields))]
 
     def _same(self, claim: SameClaim) -> list[Check]:
         seen, expected = (self._of_label[label][1] for label in (claim.seen, claim.expected))
@@ -149,7 +149,7 @@ class Checks:
         fields = [f".due = {self._pointer(claim.expected)}", f".seen = {self._pointers(claim.seen)}"]
         if claim.by:
             fields.append(f".by = {self._pointers(claim.by)}")
-        return [(claim.text, _of_fields("steal_grows", "steal_claim", fields))]
+        return [(claim.text, of_fields("steal_grows", "steal_claim", fields))]
 
     def _no_steal(self, claim: NoStealClaim) -> list[Check]:
         due = self._pointer(claim.expected) if claim.expected else "NULL"
@@ -174,7 +174,7 @@ class Checks:
                 raise CannotExpressError(f"a test in C cannot look at so many steps: {claim.text}")
             if earlier:
                 fields.append(f".earlier = {self._pointers(earlier)}")
-        return _of_fields("runstate_is", "runstate_claim", fields)
+        return of_fields("runstate_is", "runstate_claim", fields)
 
     def _runstates_before(self, label: str) -> list[Operation]:
         """The steps that read the runstate of the same vCPU before this one."""
@@ -197,7 +197,7 @@ class Checks:
             raise CannotExpressError(f"a test in C cannot look at so many steps: {claim.text}")
         if claim.by:
             fields.append(f".by = {self._pointers(claim.by)}")
-        return [(claim.text, _of_fields("was_runnable", "runnable_claim", fields))]
+        return [(claim.text, of_fields("was_runnable", "runnable_claim", fields))]
 
     def _reference(self, claim: ReferenceClaim) -> list[Check]:
         return [(_each(claim, label), self._reference_of(claim, label)) for label in claim.seen]
@@ -216,7 +216,7 @@ class Checks:
             fields.append(f".at = {self._pointer(at)}")
         if claim.by_page:
             fields.append(".by_page = true")
-        return _of_fields("is_reference", "reference_claim", fields)
+        return of_fields("is_reference", "reference_claim", fields)
 
     def _step(self, label: str) -> Operation:
         return self._of_label[label][1]
@@ -257,7 +257,7 @@ class Checks:
             fields.append(f".since = {self._pointer(claim.stands_since)}")
         if entries := [f"took({self._pointer(step.label)})" for step in self._entries(claim)]:
             fields.append(f".entries_ns = {' + '.join(entries)}")
-        return [(claim.text, _of_fields("counts_at", "rate_claim", fields))]
+        return [(claim.text, of_fields("counts_at", "rate_claim", fields))]
 
     def _time(self, claim: TimeClaim) -> list[Check]:
         due = f"{self._pointer(claim.expected)}, {self._is_page(claim.expected)}"
@@ -306,12 +306,6 @@ class Checks:
         own = [step for step in self._script[:place] if step.vcpu_numbers == vcpus]
         said = [step.label for step in own if "offset" in step.value_names]
         return said[-1] if said else ""
-
-
-def _of_fields(check: str, struct: str, fields: list[str]) -> str:
-    """A check whose argument is a struct."""
-    lines = "".join(f"\t{field},\n" for field in fields)
-    return f"{check}((struct {struct}) {{\n{lines}}})"
 
 
 def _counter(step: Operation) -> int:

@@ -56,6 +56,12 @@ def runstate(state: int) -> str:
     return RUNSTATES[state].upper()
 
 
+def of_fields(called: str, struct: str, fields: list[str]) -> str:
+    """A call whose argument is a struct."""
+    lines = "".join(f"\t{field},\n" for field in fields)
+    return f"{called}((struct {struct}) {{\n{lines}}})"
+
+
 def wrapped(line: str, indent: str, columns: int = 100) -> str:
     """A statement, broken after its commas where it is too long, the outer ones first; tabs are 8 columns."""
     begin = 8 * indent.count("\t")
