@@ -11,6 +11,7 @@ from binascii import crc32
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,8 +100,10 @@ def test_a_frame_that_does_not_unpack_is_damaged_whatever_its_checksum_says() ->
 
 @pytest.fixture
 def within_a_gibibyte() -> Iterator[None]:
+    # Of what the process has already, which ran other tests before.
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (2**30, before[1]))
+    had = psutil.Process().memory_info().data
+    resource.setrlimit(resource.RLIMIT_DATA, (had + 2**30, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_DATA, before)
 
