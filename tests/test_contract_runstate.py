@@ -55,6 +55,13 @@ def test_a_runnable_vcpu_shows_nothing_only_if_its_thread_may_have_been_preempte
     assert found(WHOLE, look("before", 1, 0, 0, 1, waited=600), read)[0] is Status.UNDECIDED
 
 
+def test_a_vcpu_is_runnable_until_it_next_runs_whenever_its_thread_was_preempted() -> None:
+    read = look("look", 50, 0, 0, 50, state=RUNNABLE, waited=705)
+    first, later = look("new", 0, 0, 0, 0), look("before", 50, 0, 0, 50, state=RUNNABLE, waited=705)
+    assert found(WHOLE, first, later, read)[0] is Status.UNDECIDED
+    assert found(WHOLE, first, wait(700, 705), later, read)[0] is Status.BROKEN
+
+
 @pytest.mark.parametrize(
     ("first", "last", "status"),
     [

@@ -119,11 +119,8 @@ class RunstateGrowthClaim(Claim):
                 grown, name = signed(after - before), RUNSTATES[state]
                 if grown == 0 or (grown > 0 and state in self.grows):
                     continue
-                if (
-                    grown > 0
-                    and state in _OF_PREEMPTED
-                    and _waited_elsewhere(trace, steps, self.expected, label)
-                ):
+                waited = _waited_elsewhere(trace, steps.numbers[self.expected], number)
+                if grown > 0 and state in _OF_PREEMPTED and waited:
                     return self.undecided(f"step {label!r}: the thread may have been preempted", number)
                 how = "grew by" if grown > 0 else "ran back by"
                 said = f"from step {self.expected!r} to step {label!r} the time in which the vCPU was {name} "
@@ -178,10 +175,11 @@ def _had_entered(trace: Trace, number: int) -> bool:
     return any(each.value("state_entry_time") for each in before)
 
 
-def _waited_elsewhere(trace: Trace, steps: _Steps, first: str, last: str) -> bool:
-    """Whether the thread waited for a CPU between two steps other than at a WaitForCpu."""
-    waited = steps.value(last, "run_delay") - steps.value(first, "run_delay")
-    for event in trace.events[steps.numbers[first] : steps.numbers[last]]:
+def _waited_elsewhere(trace: Trace, first: int, last: int) -> bool:
+    """Whether the thread waited for a CPU between two steps that read that, other than at a WaitForCpu."""
+    then, now = (trace.events[number - 1].value("run_delay") or 0 for number in (first, last))
+    waited = now - then
+    for event in trace.events[first:last]:
         # Steps that load a vCPU read it, too: of those a part may have been waited with that loaded.
         if not event.operation.vcpu_numbers:
             waited -= (event.value("run_delay_after") or 0) - (event.value("run_delay_before") or 0)
@@ -189,11 +187,10 @@ def _waited_elsewhere(trace: Trace, steps: _Steps, first: str, last: str) -> boo
 
 
 def _may_be_preempted(trace: Trace, number: int) -> bool:
-    """Whether the thread waited for a CPU since its run_delay was read before; or that is not known."""
-    now = trace.events[number - 1].value("run_delay")
-    seen = (
-        event.value(name)
-        for event in reversed(trace.events[: number - 1])
-        for name in ("run_delay", "run_delay_after")
-    )
-    return next((each for each in seen if each is not None), None) != now
+    """Whether the thread waited so since its run_delay was first read; or that is not known.
+
+    Not since it was last read: what a preempted vCPU is, it is until it next enters its guest.
+    """
+    read = (place for place, each in enumerate(trace.events, 1) if each.value("run_delay") is not None)
+    first = next(read, number)
+    return first == number or _waited_elsewhere(trace, first, number)

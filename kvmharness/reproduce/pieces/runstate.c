@@ -11,13 +11,13 @@ enum { RUNNING, RUNNABLE, BLOCKED, OFFLINE };
 
 static const char *const state_names[] = { "running", "runnable", "blocked", "offline" };
 
-//// RUNSTATE ENTERED TIMES RUN_DELAY ON_PURPOSE SINCE_LAST
+//// RUNSTATE ENTERED TIMES RUN_DELAY ON_PURPOSE SINCE_FIRST
 /*
  * What a step reads of a runstate: the state, the VM's clock when the vCPU entered it, how long it was in each of the
- * four until then. What the thread had waited for a CPU in all, how much of that in wait_for_cpu(), and since a step
- * read that last. All but the first in ns.
+ * four until then. What the thread had waited for a CPU in all, how much of that in wait_for_cpu(), and what elsewhere
+ * since a step first read it. All but the first in ns.
  */
-enum { RUNSTATE, ENTERED, TIMES, RUN_DELAY = TIMES + 4, ON_PURPOSE, SINCE_LAST };
+enum { RUNSTATE, ENTERED, TIMES, RUN_DELAY = TIMES + 4, ON_PURPOSE, SINCE_FIRST };
 
 //// xen_runstate
 /* Where the runstate of a vCPU is, without alignment: its guest has 32 bits. */
@@ -46,7 +46,7 @@ static struct step enter_xen_runstate(const char *name, int vcpu, int state)
 	end(&step, set_xen_address(vcpu, XEN_ATTR_STATE, state));
 	step.count = 2;
 	step.value[0] = before;
-	step.value[1] = waited_last = run_delay();
+	step.value[1] = run_delay();
 	return step;
 }
 
@@ -78,8 +78,9 @@ static struct step read_xen_runstate(const char *name, int vcpu)
 	end(&step, 0);
 	step.value[RUN_DELAY] = run_delay();
 	step.value[ON_PURPOSE] = waited_on_purpose;
-	step.value[SINCE_LAST] = step.value[RUN_DELAY] - waited_last;
-	waited_last = step.value[RUN_DELAY];
+	step.value[SINCE_FIRST] = step.value[RUN_DELAY] - step.value[ON_PURPOSE] - waited_at_first;
+	if (!waited_at_first)
+		waited_at_first = step.value[SINCE_FIRST];
 	step.count = RUN_DELAY + 1;
 	return step;
 }
@@ -134,7 +135,7 @@ static enum result runstate_is(struct runstate_claim claim)
 	if (gap)
 		return broken("the times that step %s read are %lld ns %s than the clock when the state was entered", name,
 			      gap < 0 ? -gap : gap, gap > 0 ? "more" : "less");
-	if (value[RUNSTATE] == RUNNABLE && claim.state != RUNNABLE && value[SINCE_LAST])
+	if (value[RUNSTATE] == RUNNABLE && claim.state != RUNNABLE && value[SINCE_FIRST])
 		return undecided("step %s: the thread may have been preempted", name);
 	if (value[RUNSTATE] != (__u64)claim.state)
 		return broken("step %s read that the vCPU is %s (%llu)", name,

@@ -22,9 +22,12 @@ static __u64 run_delay(void)
 	return waited;
 }
 
-//// waited_last waited_on_purpose
-/* What this thread had waited when a step read that last, and how much of that in wait_for_cpu(), in ns. */
-static __u64 waited_last, waited_on_purpose;
+//// waited_at_first waited_on_purpose
+/*
+ * What this thread had waited when a runstate was first read (0: none was), other than in wait_for_cpu(), and what it
+ * has waited there by now, in ns.
+ */
+static __u64 waited_at_first, waited_on_purpose;
 
 //// wait_for_cpu
 /*
@@ -52,8 +55,8 @@ static struct step wait_for_cpu(const char *name, __s64 ns)
 	end(&step, other);
 	step.count = step.error ? 0 : 2;
 	step.value[0] = before;
-	step.value[1] = waited_last = run_delay();
-	waited_on_purpose += waited_last - before;
+	step.value[1] = run_delay();
+	waited_on_purpose += step.value[1] - before;
 	return step;
 }
 
