@@ -67,6 +67,10 @@ static struct step set_xen_runstate_times(const char *name, int vcpu, int state,
 	return step;
 }
 
+//// waited_at_first
+/* What this thread had waited elsewhere than in wait_for_cpu() when a runstate was first read, in ns; 0: none was. */
+static __u64 waited_at_first;
+
 //// read_xen_runstate
 static struct step read_xen_runstate(const char *name, int vcpu)
 {

@@ -22,12 +22,9 @@ static __u64 run_delay(void)
 	return waited;
 }
 
-//// waited_at_first waited_on_purpose
-/*
- * What this thread had waited when a runstate was first read (0: none was), other than in wait_for_cpu(), and what it
- * has waited there by now, in ns.
- */
-static __u64 waited_at_first, waited_on_purpose;
+//// waited_on_purpose
+/* What this thread has waited in wait_for_cpu(), in ns. */
+static __u64 waited_on_purpose;
 
 //// wait_for_cpu
 /*
