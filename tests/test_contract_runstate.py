@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The claims on runstates, on hand-worked traces."""
 
+from dataclasses import replace
+
 import pytest
 
 from kvmharness.contract import Claim, RunnableClaim, RunstateClaim, RunstateGrowthClaim, Status
@@ -121,6 +123,21 @@ def test_a_wait_without_the_vcpu_excuses_no_time_in_which_it_was_to_be_blocked()
     assert found(grows, before, waits, look("after", 50, 7, 20, 50, waited=707))[0] is Status.BROKEN
     assert found(grows, before, waits, look("after", 50, 7, 20, 50, waited=709))[0] is Status.UNDECIDED
     assert found(grows, before, waits, look("after", 50, 0, 27, 50, waited=707))[0] is Status.KEPT
+
+
+def test_a_vcpu_that_was_preempted_before_goes_on_being_runnable() -> None:
+    grows = RunstateGrowthClaim(text="it grows", seen=("after",), expected="before", grows=(BLOCKED,))
+    new, after = look("new", 0, 0, 0, 0), look("after", 50, 9, 20, 50, waited=709)
+    for state, waited, status in (
+        (RUNNABLE, 709, Status.UNDECIDED),
+        (BLOCKED, 709, Status.BROKEN),
+        (RUNNABLE, 700, Status.BROKEN),
+    ):
+        before = look("before", 50, 0, 20, 50, state=state, waited=waited)
+        assert found(grows, new, before, replace(after, values=(*after.values[:-1], waited)))[0] is status
+    ran = look("after", 59, 0, 20, 50, waited=709)
+    before = look("before", 50, 0, 20, 50, state=RUNNABLE, waited=709)
+    assert found(grows, new, before, ran)[0] is Status.BROKEN
 
 
 def test_a_vcpu_of_another_state_is_runnable_once_its_thread_was_preempted() -> None:

@@ -142,13 +142,13 @@ def runstate(
     *times: int,
     waited: int = 0,
     on_purpose: int = 0,
-    since_last: int = 0,
+    since_first: int = 0,
     entered: int = -1,
 ) -> str:
     """A step that reads a runstate, whose times add up unless `entered` says another sum."""
     number = ("running", "runnable", "blocked", "offline").index(state)
     clock = sum(times) if entered < 0 else entered
-    values = (number, clock, *times, waited, on_purpose, since_last)
+    values = (number, clock, *times, waited, on_purpose, since_first)
     return step(name, *values)
 
 
@@ -164,9 +164,9 @@ def test_the_times_of_a_runstate_add_up_and_the_state_is_what_it_should_be(tmp_p
         runstate("last", "running", 10, 20, 30, 40, entered=99),
         runstate("last", "running", 10, 20, 30, 40, entered=0),
         runstate("last", "blocked", 10, 20, 30, 40),
-        runstate("last", "blocked", 10, 20, 30, 40, waited=9, since_last=9),
+        runstate("last", "blocked", 10, 20, 30, 40, waited=9, since_first=9),
         runstate("last", "runnable", 10, 20, 30, 40),
-        runstate("last", "runnable", 10, 20, 30, 40, waited=9, since_last=9),
+        runstate("last", "runnable", 10, 20, 30, 40, waited=9, since_first=9),
     )
     assert results([(page, is_running()) for page in pages], tmp_path) == [
         "kept",
@@ -223,6 +223,21 @@ def test_only_the_time_of_a_state_that_it_was_in_grows(tmp_path: Path) -> None:
         "undecided: step last: the thread may have been preempted",
         said.format("offline grew"),
         said.format("running ran back"),
+    ]
+
+
+def test_a_vcpu_that_was_preempted_before_goes_on_being_runnable(tmp_path: Path) -> None:
+    last = runstate("last", "running", 10, 29, 30, 40)
+    firsts = (
+        runstate("first", "runnable", 10, 20, 30, 40, since_first=9),
+        runstate("first", "blocked", 10, 20, 30, 40, since_first=9),
+        runstate("first", "runnable", 10, 20, 30, 40),
+    )
+    said = "broken: from step first to last the time in which the vCPU was runnable grew by 9 ns"
+    assert results([(f"{first} {last}", BLOCKED_ALONE) for first in firsts], tmp_path) == [
+        "undecided: step last: the thread may have been preempted",
+        said,
+        said,
     ]
 
 

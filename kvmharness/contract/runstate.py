@@ -119,13 +119,23 @@ class RunstateGrowthClaim(Claim):
                 grown, name = signed(after - before), RUNSTATES[state]
                 if grown == 0 or (grown > 0 and state in self.grows):
                     continue
-                waited = _waited_elsewhere(trace, steps.numbers[self.expected], number)
-                if grown > 0 and state in _OF_PREEMPTED and waited:
+                if (
+                    grown > 0
+                    and state in _OF_PREEMPTED
+                    and self._may_be_preempted(trace, steps, number, state)
+                ):
                     return self.undecided(f"step {label!r}: the thread may have been preempted", number)
                 how = "grew by" if grown > 0 else "ran back by"
                 said = f"from step {self.expected!r} to step {label!r} the time in which the vCPU was {name} "
                 return self.broken(f"{said}{how} {in_words(abs(grown))}", number, in_words(abs(grown)))
         return self.kept()
+
+    def _may_be_preempted(self, trace: Trace, steps: _Steps, number: int, state: int) -> bool:
+        """Whether its thread's preemption may have had the vCPU be in that state."""
+        first = steps.numbers[self.expected]
+        # What was preempted before `expected` goes on being runnable.
+        was_runnable = steps.value(self.expected, "runstate") == state == _RUNNABLE
+        return (was_runnable and _may_be_preempted(trace, first)) or _waited_elsewhere(trace, first, number)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

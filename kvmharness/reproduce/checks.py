@@ -94,8 +94,7 @@ class Checks:
         return f"vcpus[{self._first_created.vcpu_numbers[0]}].first_khz"
 
     def _offset(self, claim: OffsetClaim) -> list[Check]:
-        if len(claim.seen) > _MOST_SEEN or len(claim.expected) > _MOST_DUE:
-            raise CannotExpressError(f"a test in C cannot look at so many steps: {claim.text}")
+        _check_few(claim, (claim.seen, _MOST_SEEN), (claim.expected, _MOST_DUE))
         fields = [f".due = {self._pointers(claim.expected)}", f".seen = {self._pointers(claim.seen)}"]
         if claim.instead:
             fields.append(f".instead = {self._pointer(claim.instead)}")
@@ -144,8 +143,7 @@ class Checks:
         return [(claim.text, f"never_backwards((const struct step *[]) {{ {steps} }})")]
 
     def _steal(self, claim: StealClaim) -> list[Check]:
-        if len(claim.seen) > _MOST_GROWN or len(claim.by) > _MOST_DUE:
-            raise CannotExpressError(f"a test in C cannot look at so many steps: {claim.text}")
+        _check_few(claim, (claim.seen, _MOST_GROWN), (claim.by, _MOST_DUE))
         fields = [f".due = {self._pointer(claim.expected)}", f".seen = {self._pointers(claim.seen)}"]
         if claim.by:
             fields.append(f".by = {self._pointers(claim.by)}")
@@ -170,8 +168,7 @@ class Checks:
         if claim.is_first:
             fields.append(".first = true")
             earlier = [step.label for step in self._runstates_before(label)]
-            if len(earlier) > _MOST_GROWN:
-                raise CannotExpressError(f"a test in C cannot look at so many steps: {claim.text}")
+            _check_few(claim, (earlier, _MOST_GROWN))
             if earlier:
                 fields.append(f".earlier = {self._pointers(earlier)}")
         return of_fields("runstate_is", "runstate_claim", fields)
@@ -193,8 +190,7 @@ class Checks:
     def _runnable(self, claim: RunnableClaim) -> list[Check]:
         seen, due, first = map(self._pointer, (claim.seen, claim.expected, claim.first))
         fields = [f".seen = {seen}, .due = {due}, .first = {first}"]
-        if len(claim.by) > _MOST_DUE:
-            raise CannotExpressError(f"a test in C cannot look at so many steps: {claim.text}")
+        _check_few(claim, (claim.by, _MOST_DUE))
         if claim.by:
             fields.append(f".by = {self._pointers(claim.by)}")
         return [(claim.text, of_fields("was_runnable", "runnable_claim", fields))]
@@ -313,6 +309,12 @@ def _counter(step: Operation) -> int:
     names = step.value_names
     wanted = (("tsc_before", "reference", "tsc_after"), ("TSC", "HV_TIME_REF_COUNT", "TSC"))
     return next((place for place in range(len(names)) if names[place : place + 3] in wanted), -1)
+
+
+def _check_few(claim: Claim, *steps: tuple[Sequence[str], int]) -> None:
+    """CannotExpressError where a claim is about more steps than a test in C has places for."""
+    if any(len(labels) > most for labels, most in steps):
+        raise CannotExpressError(f"a test in C cannot look at so many steps: {claim.text}")
 
 
 def _each(claim: Any, label: str) -> str:

@@ -156,10 +156,13 @@ static enum result only_grow(unsigned int states, const struct step *first, cons
 		return UNDECIDED;
 	for (int state = RUNNING; state <= OFFLINE; state++) {
 		__s64 grown = last->value[TIMES + state] - first->value[TIMES + state];
+		bool went_on;
 
 		if (!grown || (grown > 0 && states >> state & 1))
 			continue;
-		if (grown > 0 && state <= RUNNABLE && waited_elsewhere(first, last))
+		/* what was preempted before the first goes on being runnable */
+		went_on = state == RUNNABLE && first->value[RUNSTATE] == RUNNABLE && first->value[SINCE_FIRST];
+		if (grown > 0 && state <= RUNNABLE && (went_on || waited_elsewhere(first, last)))
 			return undecided("step %s: the thread may have been preempted", last->name);
 		return broken("from step %s to %s the time in which the vCPU was %s %s by %lld ns", first->name, last->name,
 			      state_names[state], grown > 0 ? "grew" : "ran back", grown < 0 ? -grown : grown);
