@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmharness.explore.minimize import minimize
+from kvmharness.explore.minimize import MOST_SCRIPTS, MOST_STEPS, minimize
 from kvmharness.script import (
     AwaitTimer,
     CreateVcpu,
@@ -146,8 +146,46 @@ def test_no_more_is_asked_than_may_be() -> None:
 
     small = minimize(LONG, holds, most_rounds=2)
     assert small.rounds == len(batches) == 2
-    assert max(batches) <= 24
+    assert max(batches) <= MOST_SCRIPTS
     assert len(small.script) < len(LONG)
+
+
+def test_the_longer_the_scripts_are_the_fewer_a_round_plays() -> None:
+    batches: list[list[int]] = []
+
+    def holds(scripts: Sequence[Script]) -> list[bool]:
+        batches.append([len(each) for each in scripts])
+        return [False] * len(scripts)
+
+    minimize(tuple(Sleep(ns=number) for number in range(1, MOST_STEPS // 10)), holds, most_rounds=3)
+    assert 1 < max(len(batch) for batch in batches) < MOST_SCRIPTS
+    assert all(sum(batch) <= MOST_STEPS for batch in batches)
+
+
+def test_two_steps_that_only_go_together_are_spared_together() -> None:
+    def both_or_none(script: Script) -> bool:
+        kinds = [type(step) for step in script]
+        return GetClock in kinds and kinds.count(Run) in {0, 2}
+
+    script = (
+        CreateVcpu(vcpu=0, guest="rdtsc-16"),
+        Run(vcpu=0),
+        GetClock(label="clock"),
+        Run(vcpu=0, label="2"),
+    )
+
+    def keeps_vcpu(script: Script) -> bool:
+        return both_or_none(script) and any(step.creates_vcpu for step in script)
+
+    assert minimize(script, where(keeps_vcpu)).script == (script[0], script[2])
+
+
+def test_one_long_sleep_comes_in_place_of_two() -> None:
+    def sleeps_a_second(script: Script) -> bool:
+        return sum(step.waits_ns for step in script) >= 1000 * MS
+
+    script = (Sleep(ns=400 * MS), GetClock(label="clock"), Sleep(ns=600 * MS))
+    assert minimize(script, where(sleeps_a_second)).script == (Sleep(ns=1000 * MS),)
 
 
 def _writes(script: Script) -> int:
