@@ -76,7 +76,7 @@ def test_when_the_time_is_up_known_breaks_are_kept_as_they_were_found() -> None:
     campaign = explored(player(SimulatedRules), expecting(), 8)
     campaign.finish(lambda: True)
     assert "timeline" in {finding.symptom.what for finding in campaign.known_breaks}
-    assert all(finding.tried == 0 for finding in campaign.known_breaks)
+    assert all(finding.effort.tried == 0 for finding in campaign.known_breaks)
 
 
 def test_what_the_expected_policy_breaks_is_known_and_what_another_breaks_is_not() -> None:

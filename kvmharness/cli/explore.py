@@ -374,9 +374,10 @@ def _again(arguments: argparse.Namespace, way: InLab | OnHost, finding: Finding)
         )
     elif isinstance(way, InLab):
         command = f"lab run {way.spec} --machine {way.machine_name} --scenario-file {path} {options_given}"
+    effort = finding.effort
     return [
-        f"    from {finding.steps_before} steps, {finding.tried} scripts tried; "
-        f"found after {finding.seconds:.0f} s of machine time",
+        f"    from {effort.steps} steps, {effort.tried} scripts tried in {effort.shrinking_s:.0f} s; "
+        f"found after {effort.until_found_s:.0f} s of machine time",
         f"    again: kvmharness {command}",
     ]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from kvmharness.contract import Status
 from kvmharness.explore.draft import Ground, paced
-from kvmharness.explore.findings import Finding, shared_by, state_before
+from kvmharness.explore.findings import Effort, Finding, shared_by, state_before
 from kvmharness.explore.generator import Generator
 from kvmharness.explore.minimize import minimize
 from kvmharness.explore.oracles import Asked, Oracles, Symptom, complaint, difference
@@ -190,10 +190,12 @@ class Campaign:
                 _LOG.debug("it did not come again: %s", "; ".join(symptom.lines))
                 continue
             self._seen.add(symptom.key)
-            seconds = self.tally.playing_s
             if not symptom.predicted:
                 _LOG.info("a finding: %s", "; ".join(symptom.lines))
-            self._keep(symptom, *self._small(scenario.script, symptom), seconds, len(scenario.script))
+            found_s = self.tally.playing_s
+            small, tried = self._small(scenario.script, symptom)
+            effort = Effort(found_s, len(scenario.script), tried, self.tally.playing_s - found_s)
+            self._keep(symptom, small, effort)
 
     def _small(self, script: Script, symptom: Symptom) -> tuple[Script, int]:
         start = script[: symptom.step] if symptom.step else script
@@ -227,9 +229,9 @@ class Campaign:
             if symptom.key not in self._seen:
                 self._seen.add(symptom.key)
                 script = trace.script[: symptom.step]
-                self._keep(symptom, script, 0, self.tally.playing_s, len(trace.script))
+                self._keep(symptom, script, Effort(self.tally.playing_s, len(trace.script)))
 
-    def _keep(self, symptom: Symptom, script: Script, tried: int, seconds: float, before: int) -> None:
+    def _keep(self, symptom: Symptom, script: Script, effort: Effort) -> None:
         scenario = _scenario("small", script)
         session, other = self.play([scenario])
         trace = session.traces.get("small")
@@ -242,9 +244,7 @@ class Campaign:
             if trace
             else (),
             state=state_before(trace, symptom.step, policy, self.host) if trace else (),
-            seconds=seconds,
-            tried=tried,
-            steps_before=before,
+            effort=effort,
         )
         into = self.known_breaks if symptom.predicted else self.findings
         if not any(each.name == finding.name for each in into):

@@ -27,11 +27,22 @@ _BY_POLICY = "A kernel does what its policy says, whatever is done to its VM."
 
 
 @dataclass(frozen=True, slots=True)
+class Effort:
+    """What a finding took: how long had been played until it was found, in s; the steps of the script that
+    showed it; how many scripts were tried to make it small, and how long those were played, in s."""
+
+    until_found_s: float
+    steps: int
+    tried: int = 0
+    shrinking_s: float = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """A symptom, the smallest script that shows it, and what there is to say of it.
 
-    `trace` is of that script, `shared_by` names the known policies under which it is possible; `seconds` is
-    how long had been played until it was found, `tried` how many scripts it took to make it small.
+    `trace` is of that script, `shared_by` names the known policies under which it is possible, `effort` is
+    what it took.
     """
 
     symptom: Symptom
@@ -39,9 +50,7 @@ class Finding:
     trace: Trace
     shared_by: tuple[str, ...]
     state: tuple[str, ...]
-    seconds: float
-    tried: int = 0
-    steps_before: int = 0
+    effort: Effort
 
     @property
     def name(self) -> str:
