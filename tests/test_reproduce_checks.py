@@ -360,3 +360,38 @@ def test_c_has_the_guests_memory_as_the_harness_has_it(tmp_path: Path) -> None:
     }
     same = [("", f"{called} == {address} ? KEPT : BROKEN") for called, address in told.items()]
     assert results(same, tmp_path) == ["kept"] * len(told)
+
+
+def timer(*, fired: int, deadline: int = 5000, tsc: int = 0, armed: int = 1) -> tuple[str, str]:
+    """A guest that was given a deadline and took its interrupt at a TSC (0: not in 1000 ns), and a later TSC;
+    and the check. 10,000 cycles of the host pass, whose rate 8 steps are too few to tell: 1.05 % of them,
+    105, may be the host's clock."""
+    declared = step("timer", deadline, armed, fired) + step("after")
+    declared += f" timer.tsc_after = 10000; after.ns_after = 1000; after.tsc = {tsc}; after.has_tsc = true;"
+    given = ".seen = &timer, .due = &timer, .after = &after, .deadline = 0, .ns = 1000, .khz = 1000000"
+    return declared, f"timer_fires((struct timer_claim) {{ {given} }})"
+
+
+def test_a_timers_interrupt_comes_at_its_deadline_and_not_before(tmp_path: Path) -> None:
+    found = [timer(fired=each) for each in (5000, 9000, 4999, 4895, 4894)]
+    slewed = (
+        "undecided: the interrupt came so little before its time that the host's clock may have been slewed"
+    )
+    early = "broken: step timer: the interrupt came 106 cycles before the guest's TSC was at the deadline of "
+    assert results(found, tmp_path) == ["kept", "kept", slewed, slewed, f"{early}step timer"]
+
+
+def test_an_interrupt_is_lost_once_the_guest_has_waited_beyond_the_deadline(tmp_path: Path) -> None:
+    found = [timer(fired=0, tsc=5106), timer(fired=0, tsc=5105), timer(fired=0, tsc=5106, armed=0)]
+    lost = "broken: step timer: no interrupt came in 0 ms, though the TSC was 5106 then, "
+    assert results(found, tmp_path) == [
+        f"{lost}beyond the deadline 5000",
+        "undecided: the deadline did not come, or only after the guest had waited",
+        "undecided: the guest of step timer did not come to write its deadline",
+    ]
+
+
+def test_without_a_deadline_no_interrupt_comes(tmp_path: Path) -> None:
+    came = "broken: step timer: an interrupt came, though there was no deadline"
+    found = [timer(fired=0, deadline=0, tsc=9000), timer(fired=7000, deadline=0)]
+    assert results(found, tmp_path) == ["kept", came]

@@ -38,6 +38,7 @@ FAULTS = (
     *("xen-wall-clock-high-half", "xen-info-with-kvmclock-alone"),
     *("runstate-told-running", "runstate-data-swapped"),
     *("hv-page-scale-without-shift", "hv-sequence-stands-still"),
+    *("timer-by-the-hosts-tsc", "timer-kept-by-set-lapic"),
 )
 # Only debugfs decides these, which plain C does not read: it skips.
 _BY_DEBUGFS = {"qemu-reset-old", "qemu-hotplug-then-reset"}

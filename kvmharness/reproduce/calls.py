@@ -37,6 +37,7 @@ READ_FOR_CLAIMS = frozenset(
     {
         *("read_steal_time", "read_reference_time", "read_tsc_page"),
         *("read_xen_time", "read_xen_vcpu_info", "read_xen_wall_clock", "read_xen_runstate"),
+        *("await_timer", "get_lapic"),
     }
 )
 
@@ -53,6 +54,7 @@ class Calls:
     def __init__(self, variables: dict[str, str]) -> None:
         self._variables = variables
         self._guest_of: dict[int, str] = {}
+        self._has_chip = False
         self.guests: list[str] = []
 
     def call(self, operation: dict[str, Any], name: str) -> str:
@@ -70,7 +72,28 @@ class Calls:
         called = guests.name(guest)
         if guest not in self.guests:
             self.guests.append(guest)
-        return "create_vcpu", operation["vcpu"], f"&{called}"
+        return "create_vcpu_with_apic" if self._has_chip else "create_vcpu", operation["vcpu"], f"&{called}"
+
+    def c_create_irqchip(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """Of the VM. After the first vCPU KVM refuses it."""
+        self._has_chip = self._has_chip or not self._guest_of
+        return ("create_irqchip",)
+
+    def c_set_lapic(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """Of a vCPU whose guest takes the interrupt."""
+        vcpu = self._with_timer(operation)
+        return "set_lapic", vcpu, self._cycles(vcpu, operation["requested"])
+
+    def c_get_lapic(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """Of a vCPU."""
+        return "get_lapic", operation["vcpu"]
+
+    def c_await_timer(self, operation: dict[str, Any]) -> tuple[Any, ...]:
+        """For so many ns, with or without a deadline that the guest writes."""
+        vcpu, deadline, ns = self._with_timer(operation), operation["deadline"], duration(operation["ns"])
+        if deadline is None:
+            return "await_timer", vcpu, ns
+        return "arm_and_await", vcpu, self._cycles(vcpu, deadline), ns
 
     def c_set_msrs(self, operation: dict[str, Any]) -> tuple[Any, ...]:
         """One, or several at once."""
@@ -171,7 +194,9 @@ class Calls:
         return "read_reference_time", operation["vcpu"]
 
     def c_set_hv_cpuid(self, operation: dict[str, Any]) -> tuple[Any, ...]:
-        """Of a vCPU."""
+        """Of a vCPU, without a deadline timer."""
+        if self._has_chip:
+            raise CannotExpressError("a test in C has no Hyper-V's guest with an interrupt chip yet")
         return "set_hv_cpuid", operation["vcpu"]
 
     def c_read_tsc_page(self, operation: dict[str, Any]) -> tuple[Any, ...]:
@@ -226,6 +251,14 @@ class Calls:
     def c_sleep(self, operation: dict[str, Any]) -> tuple[Any, ...]:
         """A wait."""
         return "wait_ns", duration(operation["ns"])
+
+    def _with_timer(self, operation: dict[str, Any]) -> int:
+        """A vCPU whose guest takes its timer's interrupt."""
+        vcpu: int = operation["vcpu"]
+        guest = self._guest_of.get(vcpu, "")
+        if not guest or not PROGRAMS[guest].awaits_timer:
+            raise CannotExpressError(f"the guest {guest} does not take its timer's interrupt")
+        return vcpu
 
     def _of_msr(self, msr: str, vcpu: int, value: Any) -> str:
         """A value for an MSR: that of a page's address says so."""

@@ -29,6 +29,7 @@ from kvmharness.contract import (
     ScaleClaim,
     StealClaim,
     TimeClaim,
+    TimerClaim,
     WallClockClaim,
 )
 from kvmharness.contract.answer import same_place
@@ -265,6 +266,15 @@ class Checks:
             for label in claim.seen
         ]
 
+    def _timer(self, claim: TimerClaim) -> list[Check]:
+        steps = [("seen", claim.seen), ("due", claim.expected), ("after", claim.after)]
+        place = self._step(claim.expected).value_names.index("TSC_DEADLINE")
+        fields = [
+            ", ".join(f".{name} = {self._pointer(label)}" for name, label in steps if label),
+            f".deadline = {place}, .ns = {duration(self._step(claim.seen).waits_ns)}, .khz = {self._khz}",
+        ]
+        return [(claim.text, of_fields("timer_fires", "timer_claim", fields))]
+
     def _is_page(self, label: str) -> str:
         names = self._of_label[label][1].value_names
         return "true" if {"version", "page_version"} & {*names} else "false"
@@ -334,6 +344,7 @@ _CHECKS: dict[type[Claim], Callable[[Checks, Any], list[Check]]] = {
     ForwardClaim: Checks._forward,
     RateClaim: Checks._rate,
     TimeClaim: Checks._time,
+    TimerClaim: Checks._timer,
     RealtimeClaim: Checks._realtime,
     ScaleClaim: Checks._scale,
     LineClaim: Checks._line,

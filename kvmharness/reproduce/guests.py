@@ -19,6 +19,10 @@ _GUESTS = {
         "reads_reference_time",
         "The guest writes the MSR in its mailbox; it leaves its TSC and what it reads of its reference time.",
     ),
+    "timer-16": (
+        "awaits_timer",
+        "The guest writes the MSR in its mailbox; it leaves its TSC then and at its timer's interrupt.",
+    ),
     "steal-16": (
         "reads_steal_time",
         "The guest writes the MSR in its mailbox, and leaves its TSC and what it reads of its steal time.",
@@ -47,12 +51,13 @@ def code(guest: str) -> str:
         else:
             lines.append(f"{8 * chr(9)}/* {instruction.text} */".replace("\t" * 8, "\t\t\t\t\t\t\t"))
     fault = f"\t.fault = {program.place_of('fault')},\n" if program.catches_faults else ""
+    timer = f"\t.timer = {program.place_of('timer')},\n" if program.awaits_timer else ""
     lines += [
         "};",
         "",
         f"static const struct guest {called} = {{",
         f"\t.code = {called}_code, .size = sizeof({called}_code), .samples = {program.takes},",
-        f"{fault}\t.enter = {_enter(program)},",
+        f"{fault}{timer}\t.enter = {_enter(program)},",
         "};",
     ]
     return "\n".join(lines)
@@ -61,6 +66,8 @@ def code(guest: str) -> str:
 def _enter(program: Program) -> str:
     if program.bits == 64:
         return "long_mode"
+    if program.awaits_timer:
+        return "real_mode_with_timer"
     if program.reads_steal_time:
         return "real_mode_with_steal_time"
     if program.reads_reference:

@@ -9,7 +9,8 @@ from pathlib import Path
 _FOLDER = Path(__file__).with_name("pieces")
 # The files of each style, and the names that its headers define already.
 _COMMON = ("steal.c", "pages.c", "offsets.c", "clocks.c", "xen.c", "runstate.c")
-_PLAIN = ("steps.c", "machine.c", "values.c", *_COMMON, "operations.c", "plain_steal.c", "hyperv.c", "end.c")
+_DEVICES = ("plain_steal.c", "hyperv.c", "timer.c")
+_PLAIN = ("steps.c", "machine.c", "values.c", *_COMMON, "operations.c", *_DEVICES, "end.c")
 _SELFTEST = ("steps.c", "selftest_vm.c", "values.c", *_COMMON, "selftest.c", "selftest_steal.c")
 _OF_KERNEL = ("MSR_IA32_TSC", "MSR_IA32_TSC_ADJUST", "KVM_VCPU_TSC_CTRL")
 STYLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

@@ -9,9 +9,11 @@ from kvmharness.reproduce.names import CannotExpressError
 from kvmharness.reproduce.story import Style, written
 from kvmharness.scenarios import Scenario
 
+# What few tests use, and by which they show it.
+_FEW = {"sys/wait": "waitpid(", "sys/time": "setitimer("}
 _INCLUDES = (
     *("errno", "fcntl", "linux/kvm", "sched", "signal", "stdarg", "stdbool", "stdio", "stdlib", "string"),
-    *("sys/ioctl", "sys/mman", "sys/wait", "time", "unistd"),
+    *("sys/ioctl", "sys/mman", "sys/time", "sys/wait", "time", "unistd"),
 )
 
 
@@ -21,8 +23,7 @@ def included(code: str) -> str:
 
 
 def _lines(names: tuple[str, ...], code: str) -> str:
-    # Few tests have other processes.
-    wanted = [name for name in names if name != "sys/wait" or "waitpid(" in code]
+    wanted = [name for name in names if _FEW.get(name, "") in code]
     return "".join(f"#include <{name}.h>\n" for name in wanted)
 
 
@@ -71,7 +72,7 @@ class _SelftestCalls(Calls):
 
 _NOT_IN_SELFTESTS = (
     *("set_msrs(", "get_msrs(", "set_vm_tsc_khz(", "set_clock_of(", "get_tsc_scale("),
-    *("get_clock_guest(", "set_clock_guest("),
+    *("get_clock_guest(", "set_clock_guest(", "create_irqchip("),
 )
 # The functions that guests are.
 _SELFTEST_GUESTS = {"rdtsc-16": "reads_tsc", "rdtsc-64": "reads_tsc", "steal-16": "reads_steal_time"}

@@ -37,7 +37,7 @@ struct guest {
 	const __u8 *code;
 	size_t size;
 	int samples;
-	__u16 fault;			/* where in the code it goes on when the CPU refuses, or 0 */
+	__u16 fault, timer;		/* where in the code it goes on when the CPU refuses, when its timer fires */
 	void (*enter)(const struct guest *guest, int vcpu, struct kvm_sregs *sregs, struct kvm_regs *regs);
 };
 
