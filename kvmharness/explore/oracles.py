@@ -132,7 +132,9 @@ class Oracles:
         shows = any(event.debugfs for event in trace.events)
         read = {each.operation.label: each.values for each in trace.events if each.values and not each.error}
         found: set[str] = set()
-        for played, (choose, known_readings) in product(_ways(trace), [*product(ENDS, (None, read))]):
+        for (played, parts), (choose, known_readings) in product(
+            _ways(trace), [*product(ENDS, (None, read))]
+        ):
             if broken <= found:
                 break
             try:
@@ -146,7 +148,8 @@ class Oracles:
                 )
             except (TooWideError, ClockBehindError, UnknownRateError, DoubtError):
                 continue
-            found |= {each.rule for each in breaches(simulated, generous=True)}
+            joined = _joined(simulated, trace, parts)
+            found |= {each.rule for each in breaches(joined, generous=True)}
         return broken & found
 
 
@@ -156,18 +159,45 @@ def _sort(operation: Operation) -> str:
     return f"{operation.name} TSC" if written else kind(operation)
 
 
-def _ways(trace: Trace) -> Iterator[Trace]:
-    """The trace; and where vCPUs are written at once, also as if they were written one after the other.
+def _ways(trace: Trace) -> Iterator[tuple[Trace, list[int]]]:
+    """The trace; and where vCPUs are written at once, also as if they were written one after the other. With
+    the number of events that each of the trace's is.
 
     KVM does that in any order (kvm_synchronize_tsc() takes the VM's tsc_write_lock), and a made-up player
     does it at one moment.
     """
-    yield trace
+    yield trace, [1] * len(trace.events)
     operations = [event.operation.one_after_the_other for event in trace.events]
     if any(len(each) > 1 for each in operations):
         for orders in islice(product(*map(_orders, operations)), _MOST_ORDERS):
-            events = chain.from_iterable(map(_one_by_one, trace.events, orders))
-            yield replace(trace, events=tuple(events))
+            events = [_one_by_one(event, each) for event, each in zip(trace.events, orders, strict=True)]
+            yield replace(trace, events=tuple(chain.from_iterable(events))), [len(each) for each in events]
+
+
+def _joined(simulated: Trace, trace: Trace, parts: Sequence[int]) -> Trace:
+    """A simulation with one event again for each of the trace's: what was written at once, however slowly,
+    stands for one timeline."""
+    ahead = iter(simulated.events)
+    of_each = [[*islice(ahead, count)] for count in parts]
+    events = [
+        some[0] if count == 1 else _as_one(event.operation, some)
+        for event, some, count in zip(trace.events, of_each, parts, strict=True)
+        if len(some) == count
+    ]
+    return replace(simulated, events=tuple(events))
+
+
+def _as_one(operation: Operation, some: Sequence[Event]) -> Event:
+    """What vCPUs were written one after the other as the operation that writes them at once."""
+    by_vcpu = {each.operation.vcpu_numbers[0]: each for each in some}
+    in_order = [by_vcpu[vcpu] for vcpu in operation.vcpu_numbers if vcpu in by_vcpu]
+    first, last = some[0].bracket, some[-1].bracket
+    bracket = Bracket(first.tsc_before, first.ns_before, last.ns_after, last.tsc_after)
+    values = tuple(value for each in in_order for value in (0, *each.values))
+    return Event(
+        *(operation, bracket, values, next((each.error for each in some if each.error), "")),
+        debugfs=tuple(chain.from_iterable(each.debugfs for each in in_order)),
+    )
 
 
 def _orders(operations: Sequence[Operation]) -> list[tuple[Operation, ...]]:
