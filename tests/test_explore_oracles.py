@@ -8,9 +8,21 @@ from itertools import permutations
 import pytest
 
 from kvmharness.explore.oracles import Oracles, difference
+from kvmharness.guests.layout import kvmclock_address
 from kvmharness.model.policies import POLICIES
-from kvmharness.model.simulate import HOST, SimulatedRules
-from kvmharness.script import CreateVcpu, Script, SetMsrs, Sleep, Time, WriteTogether
+from kvmharness.model.simulate import HOST, Pace, SimulatedRules, simulate
+from kvmharness.script import (
+    CreateVcpu,
+    GuestWrite,
+    Operation,
+    ReadKvmclock,
+    Run,
+    Script,
+    SetMsrs,
+    Sleep,
+    Time,
+    WriteTogether,
+)
 from kvmharness.trace import Bracket, DebugfsReading, Event, Trace
 from tests.made_up_faults import play
 
@@ -71,6 +83,42 @@ def test_what_is_broken_after_writes_at_once_is_known_in_whichever_order_they_ca
     broken = [each.predicted for each in found if each.what == "timeline"]
     assert broken
     assert all(broken)
+
+
+def page_renewed_late(until: int) -> Trace:
+    """A guest sets its TSC ahead and reads its kvmclock page twice. Up to that step KVM has not written the
+    page again, as it asked itself to when the page was switched on."""
+    script = (
+        CreateVcpu(vcpu=0, guest="wrmsr-16"),
+        GuestWrite(vcpu=0, msr="SYSTEM_TIME", value=kvmclock_address(0) + 1),
+        GuestWrite(vcpu=0, msr="TSC", value=2**33),
+        Run(vcpu=0),
+        ReadKvmclock(vcpu=0),
+        Sleep(ns=300 * MS),
+        Run(vcpu=0),
+        ReadKvmclock(vcpu=0),
+    )
+    step = 0
+
+    def pace(operation: Operation) -> Pace:
+        nonlocal step
+        step += 1
+        return Pace(2_000, 0, 2_000, 200_000)
+
+    return simulate(
+        *("", script, POLICIES["mainline-before-6.7"]),
+        pace=pace,
+        choose=lambda count: count - 1 if step <= until else 0,
+        debugfs=True,
+    )
+
+
+def test_a_page_that_kvm_wrote_between_two_readings_is_a_break_that_is_known() -> None:
+    oracles = Oracles(POLICIES["mainline-before-6.7"], HOST)
+    for until in (3, 6):
+        found = oracles.ask(page_renewed_late(until)).symptoms
+        lines = [each.predicted for each in found if each.what == "line"]
+        assert lines == ([True] if until == 6 else [])
 
 
 def test_two_kernels_whose_threads_write_in_another_order_do_not_differ() -> None:

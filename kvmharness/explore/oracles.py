@@ -8,33 +8,25 @@ complaint    the kernel warned, oopsed or was lost meanwhile
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice, permutations, product
 from typing import NamedTuple
 
 from kvmharness.contract.entitled import ENTITLEMENTS, Breach, breaches
 from kvmharness.explore.coverage import kind
-from kvmharness.explore.draft import known
+from kvmharness.explore.known_breaks import predicted_breaks
 from kvmharness.explore.values import EDGE_NS
 from kvmharness.judging.difference import first_difference, of_one_policy
-from kvmharness.model.ends import ENDS
 from kvmharness.model.host_clocks import clocks_disagree
-from kvmharness.model.interval import TooWideError
 from kvmharness.model.judge import Judgement, Possibility, judge
-from kvmharness.model.masterclock import ClockBehindError
 from kvmharness.model.policies import POLICIES
 from kvmharness.model.policy import Policy
-from kvmharness.model.rates import UnknownRateError
-from kvmharness.model.simulate import Pace, simulate
-from kvmharness.model.state import DoubtError, Host
+from kvmharness.model.state import Host
 from kvmharness.script import Operation, to_json
-from kvmharness.trace import Bracket, Event, Trace
+from kvmharness.trace import Trace
 
 IMPOSSIBLE, ENTITLEMENT, DIFFERS, COMPLAINT = "impossible", "entitlement", "differs", "complaint"
 
-# As many orders in which a script's vCPUs may have been written are simulated.
-_MOST_ORDERS = 100
 _NUMBERS = re.compile(r"-?\d[\d.]*( (ns|us|ms|s|cycles|kHz))?")
 _DURING = re.compile(r",? during [a-z]+-\d+")
 
@@ -109,7 +101,8 @@ class Oracles:
         if not self.host.stable:
             return []
         broken = [each for each in breaches(trace) if self._applies(each)]
-        predicted = self._predicted(trace, {each.rule for each in broken})
+        rules = {each.rule for each in broken}
+        predicted = predicted_breaks(trace, rules, self.policy, self.host) if self.policy and rules else set()
         return [
             Symptom(
                 *(ENTITLEMENT, each.rule, each.step, "", ""),
@@ -121,130 +114,11 @@ class Oracles:
     def _applies(self, breach: Breach) -> bool:
         return not (breach.rule == "stable" and self.host.tsc_clocksource is not True)
 
-    def _predicted(self, trace: Trace, broken: set[str]) -> set[str]:
-        """Those of the entitlements that the policy breaks in this script at this trace's own pace.
-
-        With what was read then and with what is simulated, on a host that was up as long: an offset is one of
-        the host's TSC.
-        """
-        if self.policy is None or not trace.events:
-            return set()
-        shows = any(event.debugfs for event in trace.events)
-        read = {each.operation.label: each.values for each in trace.events if each.values and not each.error}
-        found: set[str] = set()
-        for (played, parts), (choose, known_readings) in product(
-            _ways(trace), [*product(ENDS, (None, read))]
-        ):
-            if broken <= found:
-                break
-            try:
-                simulated = simulate(
-                    *("", played.script, self.policy, known(self.host)),
-                    pace=_pace_of(played),
-                    choose=choose,
-                    debugfs=shows,
-                    begin=trace.events[0].bracket.tsc_before,
-                    read=known_readings,
-                )
-            except (TooWideError, ClockBehindError, UnknownRateError, DoubtError):
-                continue
-            joined = _joined(simulated, trace, parts)
-            found |= {each.rule for each in breaches(joined, generous=True)}
-        return broken & found
-
 
 def _sort(operation: Operation) -> str:
     """What sort of step it is: of MSRs that were written the TSC says it all."""
     written = operation.sets_tsc and "TSC" in operation.value_names
     return f"{operation.name} TSC" if written else kind(operation)
-
-
-def _ways(trace: Trace) -> Iterator[tuple[Trace, list[int]]]:
-    """The trace; and where vCPUs are written at once, also as if they were written one after the other. With
-    the number of events that each of the trace's is.
-
-    KVM does that in any order (kvm_synchronize_tsc() takes the VM's tsc_write_lock), and a made-up player
-    does it at one moment.
-    """
-    yield trace, [1] * len(trace.events)
-    operations = [event.operation.one_after_the_other for event in trace.events]
-    if any(len(each) > 1 for each in operations):
-        for orders in islice(product(*map(_orders, operations)), _MOST_ORDERS):
-            events = [_one_by_one(event, each) for event, each in zip(trace.events, orders, strict=True)]
-            yield replace(trace, events=tuple(chain.from_iterable(events))), [len(each) for each in events]
-
-
-def _joined(simulated: Trace, trace: Trace, parts: Sequence[int]) -> Trace:
-    """A simulation with one event again for each of the trace's: what was written at once, however slowly,
-    stands for one timeline."""
-    ahead = iter(simulated.events)
-    of_each = [[*islice(ahead, count)] for count in parts]
-    events = [
-        some[0] if count == 1 else _as_one(event.operation, some)
-        for event, some, count in zip(trace.events, of_each, parts, strict=True)
-        if len(some) == count
-    ]
-    return replace(simulated, events=tuple(events))
-
-
-def _as_one(operation: Operation, some: Sequence[Event]) -> Event:
-    """What vCPUs were written one after the other as the operation that writes them at once."""
-    by_vcpu = {each.operation.vcpu_numbers[0]: each for each in some}
-    in_order = [by_vcpu[vcpu] for vcpu in operation.vcpu_numbers if vcpu in by_vcpu]
-    first, last = some[0].bracket, some[-1].bracket
-    bracket = Bracket(first.tsc_before, first.ns_before, last.ns_after, last.tsc_after)
-    values = tuple(value for each in in_order for value in (0, *each.values))
-    return Event(
-        *(operation, bracket, values, next((each.error for each in some if each.error), "")),
-        debugfs=tuple(chain.from_iterable(each.debugfs for each in in_order)),
-    )
-
-
-def _orders(operations: Sequence[Operation]) -> list[tuple[Operation, ...]]:
-    """The operations with each of them as the first, and each other one as the last."""
-    if len(operations) < 2:
-        return [tuple(operations)]
-    return [
-        (first, *(each for each in operations if each not in (first, last)), last)
-        for first, last in permutations(operations, 2)
-    ]
-
-
-def _one_by_one(event: Event, operations: Sequence[Operation]) -> list[Event]:
-    """The event; of several operations each as one that took an equal part of the time."""
-    if len(operations) < 2:
-        return [event]
-    (tsc, ns, ns_after, tsc_after), count = event.bracket, len(operations)
-    width, width_ns = (tsc_after - tsc) // count, (ns_after - ns) // count
-    found = []
-    for place, operation in enumerate(operations):
-        begin, begin_ns = tsc + place * width, ns + place * width_ns
-        bracket = Bracket(begin, begin_ns, begin_ns + width_ns, begin + width)
-        found.append(Event(operation, bracket))
-    return found
-
-
-def _pace_of(trace: Trace) -> Callable[[Operation], Pace]:
-    """How long each step took, and what passed until the next; for a simulation of the same steps."""
-    paces = []
-    for event, after in zip(trace.events, (*trace.events[1:], None), strict=True):
-        bracket, khz = event.bracket, max(1, _khz(trace))
-        # One that is refused waits for nothing, and a timer's interrupt ends a wait.
-        waited = min(event.operation.waits_ns * khz // 1_000_000, bracket.width)
-        width = bracket.width - waited
-        pause = after.bracket.tsc_before - bracket.tsc_after if after else 0
-        paces.append(Pace(width // 2, 0, width - width // 2, max(0, pause), waited))
-    ahead = iter(paces)
-    return lambda operation: next(ahead, Pace())
-
-
-def _khz(trace: Trace) -> int:
-    """The host's rate, as the trace shows it."""
-    if not trace.events:
-        return 0
-    first, last = trace.events[0].bracket, trace.events[-1].bracket
-    ns = last.ns_after - first.ns_before
-    return (last.tsc_after - first.tsc_before) * 1_000_000 // ns if ns > 0 else 0
 
 
 def difference(first: Trace, second: Trace, hosts: tuple[Host, Host], names: Sequence[str]) -> list[Symptom]:
