@@ -10,15 +10,20 @@ import dataclasses
 import pytest
 
 from kvmharness.guests.layout import TSC_PAGE, kvmclock_address
+from kvmharness.model import simulate
+from kvmharness.model.arithmetic import scaled_khz
+from kvmharness.model.policies import POLICIES
 from kvmharness.model.state import Host
 from kvmharness.script import (
     CreateVcpu,
     GetMsrs,
     ReadReferenceTime,
     ReadTscPage,
+    Run,
     SetClock,
     SetHvCpuid,
     SetMsrs,
+    SetTscKhz,
 )
 from kvmharness.trace import Event
 from tests.hand_worked import HOST, MS, create, judged, offset, possible, run, step, write
@@ -178,3 +183,23 @@ def test_where_the_hosts_clock_is_not_the_tsc_the_page_is_never_valid() -> None:
     )
     assert possible(*first, look(1002 * MS, sequence=0, scale=0, ahead=0), host=other)
     assert not possible(*first, look(1002 * MS), host=other)
+
+
+@pytest.mark.parametrize(("khz", "sequence"), [(9_999, 0), (10_100, 1)])
+def test_a_tsc_of_10_mhz_and_less_has_no_page(khz: int, sequence: int) -> None:
+    script = (
+        CreateVcpu(vcpu=0, guest="hyperv-16"),
+        SetHvCpuid(vcpu=0),
+        SetTscKhz(vcpu=0, khz=khz),
+        SetMsrs(vcpu=0, msrs=(("HV_REFERENCE_TSC", TSC_PAGE + 1),)),
+        Run(vcpu=0),
+        ReadTscPage(),
+    )
+    host = dataclasses.replace(simulate.HOST, khz=50_000, fraction_bits=48)
+    found = simulate.simulate("", script, POLICIES["mainline-6.7"], host)
+    assert found.events[-1].value("hv_sequence") == sequence
+
+
+def test_the_rate_of_a_page_is_never_taken_for_one_that_is_not_known() -> None:
+    assert scaled_khz(3_000, 1 << 31, 32) == 1_500
+    assert scaled_khz(3, 1 << 30, 32) == 1

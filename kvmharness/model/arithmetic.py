@@ -128,3 +128,8 @@ def duration(cycles: int, khz: int) -> str:
     if ns < 1_000_000:
         return f"{ns / 1e3:.1f} us"
     return f"{ns / 1e6:.1f} ms" if ns < 1_000_000_000 else f"{ns / 1e9:.3f} s"
+
+
+def scaled_khz(khz: int, ratio: int, fraction_bits: int) -> int:
+    """The kHz of a page, of a TSC that is scaled: at least 1 (kvm_guest_time_update())."""
+    return (khz * ratio >> fraction_bits) or 1

@@ -292,7 +292,7 @@ class Masterclock(ReferenceTime):
         ]
         khz = world.clock_khz or world.host_khz
         if khz and vcpu.ratio:
-            khz = khz * vcpu.ratio >> (world.fraction_bits or 0)
+            khz = arithmetic.scaled_khz(khz, vcpu.ratio, world.fraction_bits or 0)
         if world.masterclock and world.clock_at_master is not None:
             offset, times = ZERO, [world.clock_at_master]
         return Page(
