@@ -180,6 +180,27 @@ def test_two_steps_that_only_go_together_are_spared_together() -> None:
     assert minimize(script, where(keeps_vcpu)).script == (script[0], script[2])
 
 
+def test_what_a_step_wrote_comes_in_place_of_what_a_later_one_reads_of_it() -> None:
+    def ns(script: Script, value: Value) -> int:
+        if isinstance(value, Read):
+            (read,) = (step for step in script if step.label == value.label and isinstance(step, SetMsrs))
+            return ns(script, read.msrs[0][1]) + ns(script, value.plus)
+        return value.ns if isinstance(value, Time) else 0
+
+    def writes_more_than_a_second(script: Script) -> bool:
+        last = script[-1] if script else None
+        return isinstance(last, SetMsrs) and ns(script, last.msrs[0][1]) > 1000 * MS
+
+    script = (
+        CreateVcpu(vcpu=0, guest="rdtsc-16", label="create"),
+        SetMsrs(vcpu=0, msrs=(("TSC", Time(800 * MS)),), label="first"),
+        SetMsrs(vcpu=0, msrs=(("TSC", Read("first")),), label="second"),
+        SetMsrs(vcpu=0, msrs=(("TSC", Read("second", Time(300 * MS))),), label="third"),
+    )
+    small = minimize(script, where(writes_more_than_a_second)).script
+    assert [step.describe() for step in small] == ["creation of vCPU 0", "write TSC of vCPU 0"]
+
+
 def test_one_long_sleep_comes_in_place_of_two() -> None:
     def sleeps_a_second(script: Script) -> bool:
         return sum(step.waits_ns for step in script) >= 1000 * MS

@@ -5,22 +5,21 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any
 
-from kvmharness.script import CreateVcpu, Operation, Read, Run, Script, Time, Value
+from kvmharness.script import CreateVcpu, Operation, Read, Run, Script, SetMsrs, Time, Value
 
 _SMALL_NS = 1_000_000
 _PLAIN_GUEST = "rdtsc-16"
-
 
 # A change of a script: what comes at these places instead.
 Steps = dict[int, Operation]
 
 
 def plainer(script: Script) -> list[Steps]:
-    """What can be plainer in a script, each for itself: the guests of a vCPU, then every step."""
+    """What can be plainer in a script, each alone: a vCPU's guest, a reading of what was written, a step."""
     numbers = sorted({number for step in script for number in step.vcpu_numbers})
     guests = [_plain_guest(script, number) for number in numbers]
     steps = [{place: offer} for place, step in enumerate(script) for offer in _plainer_steps(step)]
-    return [each for each in guests if each] + steps
+    return [each for each in guests if each] + list(_unread(script)) + steps
 
 
 def _plain_guest(script: Script, number: int) -> Steps:
@@ -37,6 +36,41 @@ def _with_plain_guest(step: Operation) -> Operation:
     if step.enters_guest and len(step.vcpu_numbers) == 1:
         return Run(vcpu=step.vcpu_numbers[0], label=step.label)
     return step
+
+
+def _unread(script: Script) -> Iterator[Steps]:
+    """What a step wrote in place of what a later one reads of it, which then does without that step."""
+    written = {step.label: [value for _, value in step.msrs] for step in script if isinstance(step, SetMsrs)}
+    for place, step in enumerate(script):
+        for field in fields(step):
+            value = getattr(step, field.name)
+            new: Any = value
+            if isinstance(value, Read):
+                new = _as_written(value, written)
+            elif field.name == "msrs":
+                new = tuple((msr, _as_written(each, written)) for msr, each in value)
+            if new != value:
+                yield {place: replace(step, **{field.name: new})}
+
+
+def _as_written(value: Value, written: dict[str, list[Value]]) -> Value:
+    if not isinstance(value, Read) or value.place >= len(written.get(value.label, ())):
+        return value
+    base = written[value.label][value.place]
+    if isinstance(base, Read):
+        plus = _sum(base.plus, value.plus)
+        return value if plus is None else replace(base, plus=plus)
+    found = _sum(base, value.plus)
+    return value if found is None else found
+
+
+def _sum(one: int | Time, other: int | Time) -> int | Time | None:
+    """The sum of two values to write; None if it is neither a time nor a number of cycles."""
+    if isinstance(one, Time) and isinstance(other, Time):
+        return Time(one.ns + other.ns)
+    if not isinstance(one, Time) and not isinstance(other, Time):
+        return one + other
+    return one if other == 0 else other if one == 0 else None
 
 
 def _plainer_steps(step: Operation) -> Iterator[Operation]:
