@@ -130,7 +130,7 @@ def _without_two(script: Script, ask: _Asked) -> Script | None:
 
 
 def _sleeps(script: Script) -> list[int]:
-    return [place for place, step in enumerate(script) if isinstance(step, Sleep)]
+    return [place for place, step in enumerate(script) if step.only_waits]
 
 
 def _with_one_sleep(script: Script, gone: int, longer: int) -> Script:

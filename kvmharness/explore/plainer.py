@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any
 
-from kvmharness.script import CreateVcpu, Operation, Read, Run, Script, SetMsrs, Time, Value
+from kvmharness.script import CreateVcpu, Operation, Read, Run, Script, Time, Value
 
 _SMALL_NS = 1_000_000
 _PLAIN_GUEST = "rdtsc-16"
@@ -40,7 +40,7 @@ def _with_plain_guest(step: Operation) -> Operation:
 
 def _unread(script: Script) -> Iterator[Steps]:
     """What a step wrote in place of what a later one reads of it, which then does without that step."""
-    written = {step.label: [value for _, value in step.msrs] for step in script if isinstance(step, SetMsrs)}
+    written = {step.label: [value for _, value in getattr(step, "msrs", ())] for step in script}
     for place, step in enumerate(script):
         for field in fields(step):
             value = getattr(step, field.name)
