@@ -395,3 +395,10 @@ def test_without_a_deadline_no_interrupt_comes(tmp_path: Path) -> None:
     came = "broken: step timer: an interrupt came, though there was no deadline"
     found = [timer(fired=0, deadline=0, tsc=9000), timer(fired=7000, deadline=0)]
     assert results(found, tmp_path) == ["kept", came]
+
+
+def test_nothing_is_said_of_a_timer_whose_step_failed(tmp_path: Path) -> None:
+    declared, check = timer(fired=5000)
+    failed = declared.replace(".error = 0, .count = 3", ".error = EINVAL, .count = 0")
+    assert failed != declared
+    assert results([(failed, check)], tmp_path) == ["undecided: step timer or timer read nothing"]

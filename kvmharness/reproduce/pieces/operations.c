@@ -236,6 +236,17 @@ static struct step set_clock_of(const char *name, __u64 ns, __u64 realtime)
 	return step;
 }
 
+//// check_survived
+/* A guest leaves KVM_RUN by its OUT alone. */
+static void check_survived(const char *name, int vcpu)
+{
+	if (vcpus[vcpu].run->exit_reason == KVM_EXIT_IO)
+		return;
+	printf("# the guest of step %s did not survive: KVM_RUN came back with exit reason %u\n"
+	       "not ok %d a guest survives\n", name, vcpus[vcpu].run->exit_reason, ++tests);
+	exit(1);
+}
+
 //// run_guest
 static struct step run_guest(const char *name, int vcpu)
 {
@@ -249,11 +260,8 @@ static struct step run_guest(const char *name, int vcpu)
 		end(&step, ioctl(vcpus[vcpu].fd, KVM_RUN, 0));
 	while (step.error == EINTR);
 	step.by_guest = true;
-	if (!step.error && vcpus[vcpu].run->exit_reason != KVM_EXIT_IO) {
-		printf("# the guest of step %s did not survive: KVM_RUN came back with exit reason %u\n"
-		       "not ok %d a guest survives\n", name, vcpus[vcpu].run->exit_reason, ++tests);
-		exit(1);
-	}
+	if (!step.error)
+		check_survived(name, vcpu);
 	while (step.count < guest->samples && samples[step.count]) {
 		step.tsc = step.value[step.count] = samples[step.count];
 		step.count++;

@@ -174,6 +174,8 @@ static struct step wait_for_interrupt(const char *name, int vcpu, __s64 ns)
 	for (int i = 1; unfinished[vcpu] && !result && i <= 50 && !memcmp(&counted, results + COUNTED, 4); i++)
 		unfinished[vcpu] = !run_for(vcpu, i * 2 * MS, &result);
 	end(&step, result);
+	if (!unfinished[vcpu])
+		check_survived(name, vcpu);
 	memcpy(step.value, results + FIRED, 8);
 	step.count = step.error ? 0 : 1;
 	return step;
@@ -237,13 +239,15 @@ static enum result timer_lost(struct timer_claim claim, __u64 deadline, __s64 sl
 static enum result timer_fires(struct timer_claim claim)
 {
 	const struct step *seen = claim.seen, *due = claim.due;
-	__u64 deadline = due->value[claim.deadline], fired = seen->value[seen->count - 1];
-	__s64 early = deadline - fired;
+	__u64 deadline = due->value[claim.deadline], fired;
+	__s64 early;
 	/* The host's timer by which KVM wakes up goes by CLOCK_MONOTONIC, which NTP may slew by 500 ppm. */
 	__s64 slack = (seen->tsc_after - due->tsc_before) * ((off_ppb(claim.khz) + 500000) / 1e9);
 
 	if (due->error || !due->count || seen->error || !seen->count)
 		return undecided("step %s or %s read nothing", due->name, seen->name);
+	fired = seen->value[seen->count - 1];
+	early = deadline - fired;
 	if (!fired)
 		return deadline && claim.after ? timer_lost(claim, deadline, slack) : KEPT;
 	if (!deadline)
